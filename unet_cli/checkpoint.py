@@ -1,0 +1,122 @@
+"""One file holds weights and all that is needed to use them: tensors and plain values, nothing that runs code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import unet_cli
+from unet_cli.config import ModelConfig, Preprocessing, plain
+from unet_cli.data.labels import LabelMap
+from unet_cli.errors import UserError, explain
+from unet_cli.files import whole_file
+from unet_cli.models import build_model
+
+FORMAT = "unet-checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what it needs.
+
+    threshold: probability from which a pixel is foreground unless the user says otherwise; best_threshold: the one that
+    scored best on the validation part, at original size (None before the end of a run, without a validation part and
+    for several classes). training: the settings as plain values; data: what it was trained on, in words; metrics: of
+    the epoch that the weights are from, and at original size with a 'final_' before the name; resume: optimiser,
+    epoch and step, in last.pth only.
+    """
+
+    model: ModelConfig
+    preprocessing: Preprocessing
+    labels: LabelMap
+    weights: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+    data: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    threshold: float = 0.5
+    best_threshold: float | None = None
+    version: str = unet_cli.__version__
+    resume: dict[str, Any] | None = None
+
+    def build(self) -> nn.Module:
+        """The network with these weights, on the CPU."""
+        model = build_model(self.model)
+        model.load_state_dict(self.weights)
+        return model
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write it whole and flushed to disk, or leave the old file as it was. Raises UserError where the disk refuses."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": checkpoint.version,
+        "model": plain(checkpoint.model),
+        "preprocessing": plain(checkpoint.preprocessing),
+        "labels": checkpoint.labels.plain(),
+        "threshold": checkpoint.threshold,
+        "best_threshold": checkpoint.best_threshold,
+        "training": checkpoint.training,
+        "data": checkpoint.data,
+        "metrics": checkpoint.metrics,
+        "weights": checkpoint.weights,
+        "resume": checkpoint.resume,
+    }
+    memory = io.BytesIO()  # torch reports a full disk as a failure of its own; Python's file tells why
+    torch.save(content, memory)
+    with whole_file(path, durable=True) as file:
+        file.write(memory.getbuffer())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, or the best one of a run's folder. Raises UserError where it isn't one of ours."""
+    path = find_checkpoint(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise explain(error, path) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
+            "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} holds weights of another tool: give a best.pth or last.pth that `unet train` wrote")
+    if content["format_version"] > FORMAT_VERSION:
+        raise UserError(f"{path} was written by unet {content['version']}, which is newer than this one: update unet")
+    preprocessing = content["preprocessing"]
+    return Checkpoint(
+        model=ModelConfig(**content["model"]),
+        preprocessing=Preprocessing(
+            **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+        ),
+        labels=LabelMap.from_plain(content["labels"]),
+        weights=content["weights"],
+        training=content["training"],
+        data=content["data"],
+        metrics=content["metrics"],
+        threshold=content["threshold"],
+        best_threshold=content["best_threshold"],
+        version=content["version"],
+        resume=content["resume"],
+    )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or a run folder's best.pth. Raises UserError that names the newest run where there is none."""
+    if path.is_dir():
+        path = path / "best.pth"
+    if path.is_file():
+        return path
+    runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda found: found.stat().st_mtime)
+    hint = f"the newest run's is {runs[-1]}" if runs else "train a network first: unet train --data DIR"
+    raise UserError(f"{path} does not exist: {hint}")

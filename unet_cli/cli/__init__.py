@@ -1,0 +1,45 @@
+"""The command line: one file a command. Nothing here imports torch or numpy on the way to --help."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+STARTED = time.monotonic()  # of the whole command: --max-time counts from here
+
+app = typer.Typer(
+    name="unet",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help="Turn a folder of images and masks into a segmentation network, and a folder of images into masks.\n\n"
+    "Start with: unet train --data DIR",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from unet_cli import __version__
+
+        print(f"unet {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The `unet` script."""
+    app()
+
+
+from unet_cli.cli import bench, info, predict, sample, train  # noqa: E402, F401  (each registers its command)

@@ -1,0 +1,65 @@
+"""`unet info`: what a checkpoint is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_cli.cli import app
+from unet_cli.cli.options import DONE, command
+from unet_cli.config import Output, plain, setting
+from unet_cli.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """What `unet info` can be told."""
+
+    weights: Path = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE", positional=True
+    )
+
+
+@command(app, "info", InfoConfig, example="unet info checkpoints/data-1/best.pth")
+def info_cli(config: InfoConfig, output: Output) -> int:
+    """Print what a checkpoint is: network, classes, preprocessing, training data, scores, version."""
+    from unet_cli.checkpoint import load_checkpoint
+    from unet_cli.models import parameter_count
+
+    checkpoint = load_checkpoint(config.weights)
+    console = Console(output.json, output.quiet)
+    model, preprocessing = checkpoint.model, checkpoint.preprocessing
+    parameters = parameter_count(checkpoint.build())
+    console.document(
+        {
+            "model": plain(model),
+            "parameters": parameters,
+            "preprocessing": plain(preprocessing),
+            "labels": checkpoint.labels.plain(),
+            "threshold": checkpoint.threshold,
+            "best_threshold": checkpoint.best_threshold,
+            "metrics": checkpoint.metrics,
+            "training": checkpoint.training,
+            "data": checkpoint.data,
+            "version": checkpoint.version,
+        }
+    )
+    numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
+    best = "" if checkpoint.best_threshold is None else f" (best on validation: {checkpoint.best_threshold:g})"
+    console.result(
+        f"{config.weights}, written by unet {checkpoint.version}",
+        f"network        {model.name}, width {model.base_channels}, depth {model.depth}, {model.upsampling} upsampling, "
+        f"{parameters:,} parameters",
+        f"classes        {checkpoint.labels.describe()}",
+        f"threshold      {checkpoint.threshold:g}{best}",
+        f"preprocessing  {preprocessing.in_channels} x {preprocessing.size} x {preprocessing.size}, "
+        f"{preprocessing.bits} bits, mean ± standard deviation {numbers}",
+        "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
+        *(f"{'scores' if not index else '':15}{name} {value:.6g}" for index, (name, value) in enumerate(_scores(checkpoint.metrics))),
+        f"next           unet predict --weights {config.weights} --input DIR",
+    )
+    return DONE
+
+
+def _scores(metrics: dict[str, float]) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in metrics.items() if name != "is_best"]

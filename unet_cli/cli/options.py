@@ -1,0 +1,161 @@
+"""A settings dataclass as the options of a command, and the exit code of what the command does."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import tempfile
+import tomllib
+import traceback
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unet_cli.config import Output, field_types, flag_of
+from unet_cli.errors import Stopped, UserError, explain
+from unet_cli.signals import stop_at_once
+
+PANELS = ("Files", "Data", "Masks", "Training", "Network", "Benchmark", "Output", "Hardware", "Messages")  # as help shows
+DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT = 0, 1, 2, 3, 70
+
+
+def command(app: typer.Typer, name: str, *settings: type, example: str) -> Callable[[Callable[..., int]], None]:
+    """Register a function that takes instances of the settings classes, and an Output, and returns the exit code.
+
+    Its docstring is the command's help; the example is shown below it.
+    """
+
+    def register(function: Callable[..., int]) -> None:
+        def run(**values: Any) -> None:
+            raise typer.Exit(_exit_code(function, (*settings, Output), values))
+
+        specs = [(cls, spec) for cls in (*settings, Output) for spec in fields(cls)]
+        specs.sort(key=lambda pair: PANELS.index(pair[1].metadata["panel"]))
+        parameters = [_parameter(cls, spec) for cls, spec in specs] + [_config_parameter()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__doc__ = f"{inspect.getdoc(function)}\n\nExample: {example}"
+        app.command(name)(run)
+
+    return register
+
+
+def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values: dict[str, Any]) -> int:
+    """Call the function; say in one message what went wrong. The only place that turns exceptions into exit codes."""
+    signal.signal(signal.SIGTERM, stop_at_once)
+    debug = values["debug"]
+    try:
+        instances = [cls(**{spec.name: values[spec.name] for spec in fields(cls)}) for cls in settings]
+    except UserError as error:
+        return _complain(str(error), USAGE_ERROR)
+    try:
+        return function(*instances)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        return _complain(str(error), USER_ERROR)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError):  # whoever read our output has left: `unet info FILE | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+        return _complain(str(explain(error)), USER_ERROR)
+    except KeyboardInterrupt:
+        return _complain("stopped", 128 + signal.SIGINT)
+    except Stopped as stopped:
+        return _complain("stopped", 128 + stopped.signum)
+    except Exception:
+        if debug:
+            traceback.print_exc()
+        return _complain(_report_defect(traceback.format_exc()), DEFECT)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"unet: {message}", file=sys.stderr)
+    return code
+
+
+def _report_defect(trace: str) -> str:
+    """Keep the traceback in a file, and ask for it."""
+    with tempfile.NamedTemporaryFile("w", prefix="unet-defect-", suffix=".log", delete=False) as log:
+        log.write(f"{' '.join(sys.argv)}\n{sys.version}\n{trace}")
+    last = trace.strip().splitlines()[-1]
+    return f"this is a defect of unet, not of your data ({last}).\nPlease report it with the log file {log.name}"
+
+
+def _parameter(settings: type, spec: Any) -> inspect.Parameter:
+    metadata = spec.metadata
+    kind = field_types(settings)[spec.name]
+    extra: dict[str, Any] = {}
+    if metadata["parse"]:
+        extra["parser"] = _parser(metadata["parse"])
+        kind = str | None if spec.default is None else str
+    else:
+        extra["min"], extra["max"] = metadata["minimum"], metadata["maximum"]
+    # Given alone, the flag of a boolean has no --no-... twin.
+    declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag_of(spec.name, metadata),))
+    option = declare(
+        *flags,
+        help=metadata["help"],
+        rich_help_panel=metadata["panel"],
+        metavar=metadata["metavar"],
+        show_default=spec.default not in (None, False),
+        **extra,
+    )
+    default = inspect.Parameter.empty if spec.default is MISSING else spec.default
+    return inspect.Parameter(
+        spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except UserError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parsed
+
+
+def _config_parameter() -> inspect.Parameter:
+    option = typer.Option(
+        "--config",
+        help="Read options from this TOML file: the flags' names as keys. Flags given here win.",
+        rich_help_panel="Messages",
+        metavar="FILE",
+        is_eager=True,
+        callback=_load_config,
+    )
+    return inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, option]
+    )
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's values the defaults of this command. An unknown key suggests the nearest known one."""
+    if path is None:
+        return None
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(str(explain(error, path))) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} is not TOML: {error}") from error
+    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    defaults = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = get_close_matches(name, [option for option in known if option], n=1)
+            hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see unet {context.command.name} --help"
+            raise typer.BadParameter(f"{path} sets '{key}', which this command doesn't know: {hint}")
+        defaults[name] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path

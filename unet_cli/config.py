@@ -1,0 +1,236 @@
+"""Settings: frozen dataclasses, each field declared once with its type, default, help, unit and range.
+
+The command line is built from these fields (cli/options.py); a checkpoint stores them as plain values. A value out of its
+range raises UserError, whether it comes from a flag, a TOML file or Python.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from unet_cli.errors import UserError
+
+DEFAULT_EPOCHS = 100
+DEFAULT_SIZE = 512
+
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """'2h30m', '90s', '1.5h' -> seconds. Raises UserError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([hms])", str(text))
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    leftover = re.sub(r"(\d+(?:\.\d+)?)\s*([hms])", "", str(text)).strip()
+    if leftover or seconds <= 0:
+        raise UserError(f"'{text}' is not a time: write 90s, 3m or 2h30m")
+    return seconds
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    help: str,
+    panel: str = "Options",
+    flag: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    parse: Any = None,
+    metavar: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """A dataclass field and its plain metadata. `minimum` and `maximum` belong to the range."""
+    metadata = {
+        "help": help,
+        "panel": panel,
+        "flag": flag,
+        "minimum": minimum,
+        "maximum": maximum,
+        "parse": parse,
+        "metavar": metavar,
+        "positional": positional,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@cache
+def field_types(settings: type) -> dict[str, Any]:
+    """The resolved type of each field."""
+    return get_type_hints(settings)
+
+
+def flag_of(name: str, metadata: Any) -> str:
+    """The flag that sets a field: its own name with dashes, unless the metadata give another."""
+    return metadata.get("flag") or "--" + name.replace("_", "-")
+
+
+class Checked:
+    """Settings that check their own ranges and choices."""
+
+    def __post_init__(self) -> None:
+        types = field_types(type(self))
+        for spec in fields(self):  # type: ignore[arg-type]
+            value, flag = getattr(self, spec.name), flag_of(spec.name, spec.metadata)
+            low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
+            if value is None:
+                continue
+            if (low is not None and value < low) or (high is not None and value > high):
+                bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+                raise UserError(f"{flag} is {value}: it has to be {bounds}")
+            choices = get_args(types[spec.name]) if get_origin(types[spec.name]) is Literal else ()
+            if choices and value not in choices:
+                raise UserError(f"{flag} is '{value}': choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Checked):
+    """How a command speaks. The same in every command."""
+
+    json: bool = setting(False, help="Print results as JSON on stdout.", panel="Messages")
+    quiet: bool = setting(False, help="Print nothing but errors.", panel="Messages")
+    debug: bool = setting(False, help="Show tracebacks.", panel="Messages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware(Checked):
+    """What computes, and how. The same in every command that runs a network."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", help="What computes; auto takes a GPU where there is one.", panel="Hardware"
+    )
+    precision: Literal["auto", "float32", "bf16", "float16"] = setting(
+        "auto", help="Number format; auto takes bf16 where the hardware is fast at it.", panel="Hardware"
+    )
+    workers: int | None = setting(
+        None, help="Threads that read and write files.  [default: one a processor, 8 at most]", panel="Hardware", minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Hardware):
+    """Everything that `unet train` can be told."""
+
+    data: Path = setting(help="Folder with the images and masks.", panel="Data", metavar="DIR")
+    size: int = setting(
+        DEFAULT_SIZE, help="Images are stretched to SIZE x SIZE pixels.", panel="Data", minimum=32, maximum=8192
+    )
+    val_fraction: float = setting(
+        0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Data",
+        minimum=0.0, maximum=0.9,
+    )  # fmt: skip
+    max_time: float | None = setting(
+        None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
+        panel="Training", parse=parse_duration, metavar="TIME",
+    )  # fmt: skip
+    epochs: int | None = setting(
+        None, help=f"Passes over the training images.  [default: {DEFAULT_EPOCHS}, unlimited with --max-time]",
+        panel="Training", minimum=1,
+    )  # fmt: skip
+    batch_size: int | None = setting(
+        None, help="Images a step.  [default: 2 on a CPU, 8 on a GPU]", panel="Training", minimum=1
+    )
+    lr: float = setting(1e-3, help="Highest learning rate of Adam.", panel="Training", minimum=1e-8, maximum=1.0)
+    clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
+    augment: Literal["none", "light", "full"] = setting(
+        "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
+        "noise and blur.", panel="Training",
+    )  # fmt: skip
+    seed: int = setting(0, help="Decides split, order, initial weights and augmentation.", panel="Training", minimum=0)
+    init: Path | None = setting(None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE")
+    width: int | None = setting(
+        None, help="Channels of the first level, doubled at each further one.  [default: 64 on a GPU, 32 on a CPU]",
+        panel="Network", minimum=1,
+    )  # fmt: skip
+    depth: int = setting(4, help="Number of poolings.", panel="Network", minimum=1, maximum=8)
+    upsampling: Literal["transposed", "bilinear"] = setting(
+        "transposed", help="Learned or bilinear upsampling; bilinear has fewer weights.", panel="Network"
+    )
+    gradient_checkpointing: bool = setting(
+        False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
+    )
+    output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", metavar="DIR")
+    name: str | None = setting(
+        None, help="Name of the run's own folder in it.  [default: the data folder's name and a number]", panel="Output"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 2 ** (self.depth + 1):
+            raise UserError(
+                f"--size {self.size} vanishes in {self.depth} poolings: "
+                f"give at least --size {2 ** (self.depth + 1)}, or a smaller --depth"
+            )
+        if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):
+            raise UserError(f"--name is '{self.name}': it has to be a folder name; put the place into --output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Hardware):
+    """Everything that `unet predict` can be told."""
+
+    weights: Path = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE"
+    )
+    input: str = setting(
+        help="An image, a folder (with its sub-folders), a quoted glob, or - for a list of paths on stdin.",
+        panel="Files", metavar="PATH",
+    )  # fmt: skip
+    output: Path | None = setting(
+        None, help="Folder for the masks.  [default: INPUT_masks beside an input folder or file]", panel="Files", metavar="DIR"
+    )
+    threshold: float = setting(
+        0.5, help="Probability from which a pixel is foreground; for one foreground class.", panel="Masks",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
+    probabilities: bool = setting(
+        False, help="Also write NAME_probability.png, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
+    )
+    batch_size: int | None = setting(
+        None, help="Images the network sees at once.  [default: 1 on a CPU, 8 on a GPU]", panel="Hardware", minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """A network: enough to build it again.
+
+    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax.
+    """
+
+    name: str = "unet"
+    in_channels: int = 3
+    num_classes: int = 2
+    base_channels: int = 64
+    depth: int = 4
+    upsampling: Literal["transposed", "bilinear"] = "transposed"
+
+    @property
+    def out_channels(self) -> int:
+        return 1 if self.num_classes == 2 else self.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing(Checked):
+    """How an image becomes network input, in training and in prediction alike.
+
+    size: side in pixels that images are stretched to. bits: depth of the files, 8 or 16. mean and std: of each channel
+    over the training part, in units of the files' values.
+    """
+
+    size: int
+    in_channels: int
+    bits: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain values that a checkpoint, JSON or TOML can hold."""
+    return {
+        key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(settings).items()
+    }

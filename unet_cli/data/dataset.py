@@ -1,0 +1,117 @@
+"""Pairs of files as samples at the network's size, kept in memory as long as they fit, and batches of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from unet_cli.ahead import ahead
+from unet_cli.config import Preprocessing
+from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.labels import LabelMap
+from unet_cli.data.layout import Pair
+from unet_cli.data.preprocess import prepare, resize_mask
+from unet_cli.errors import UserError
+
+CACHE_SHARE = 0.25  # of the machine's memory may hold decoded samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples `indices` of a dataset: image (N, C, S, S) as in the files, mask (N, S, S) uint8 class indices."""
+
+    indices: list[int]
+    image: Tensor
+    mask: Tensor
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs as (image (C, S, S) uint8 or uint16, mask (S, S) uint8 class indices), S being the network's size.
+
+    Samples are kept once decoded, up to CACHE_SHARE of the machine's memory (`cache_bytes` to set it). Reading may be
+    done from several threads.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], preprocessing: Preprocessing, labels: LabelMap, cache_bytes: int | None = None
+    ) -> None:
+        self.pairs = list(pairs)
+        self.preprocessing = preprocessing
+        self.labels = labels
+        sample_bytes = preprocessing.size**2 * (preprocessing.in_channels * preprocessing.bits // 8 + 1)
+        budget = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
+        self._capacity = budget // sample_bytes
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Raises UserError where the files have changed or vanished since they were examined."""
+        sample = self._cache.get(index)
+        if sample is None:
+            sample = self._read(self.pairs[index])
+            if index < self._capacity:
+                self._cache[index] = sample
+        return sample
+
+    def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        try:
+            image, _ = prepare(read_image(pair.image), self.preprocessing)
+        except UserError as error:
+            raise _named(error, pair.image) from error
+        try:
+            indices = self.labels.encode(read_mask(pair.mask)[0])
+        except UserError as error:
+            raise _named(error, pair.mask) from error
+        side = self.preprocessing.size
+        return image, resize_mask(torch.from_numpy(indices), (side, side))
+
+    def batches(self, order: Sequence[int], batch_size: int, workers: int | None = None) -> Iterator[Batch]:
+        """Samples in the given order, `batch_size` at a time (the last batch may be smaller), read ahead in threads."""
+        groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+        samples = ahead(self.__getitem__, [index for group in groups for index in group], workers)
+        for group in groups:
+            images, masks = zip(*(next(samples) for _ in group), strict=True)
+            yield Batch(group, torch.stack(images), torch.stack(masks))
+
+
+def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Draw the validation part: at least one pair, and at least one left for training; both parts keep their order.
+
+    Raises UserError where there are too few pairs for both.
+    """
+    if val_fraction == 0:
+        return list(pairs), []
+    if len(pairs) < 2:
+        raise UserError(
+            "one pair can't be both trained on and validated: add pairs, or give --val-fraction 0 to train without validation"
+        )
+    count = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
+    train = [pair for index, pair in enumerate(pairs) if index not in chosen]
+    return train, [pair for index, pair in enumerate(pairs) if index in chosen]
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
+    """The order of the samples, a function of seed and epoch alone."""
+    return np.random.default_rng((seed, epoch)).permutation(length).tolist()
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine; 8 GiB where the system doesn't say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def _named(error: UserError, path: object) -> UserError:
+    text = str(error)
+    return error if str(path) in text else UserError(f"{path} {text}")

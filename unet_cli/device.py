@@ -1,0 +1,90 @@
+"""What computes, and in which number format."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from unet_cli.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+WORTHWHILE = 1.3  # bf16 has to be this many times as fast on a CPU, since it costs precision
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the format that its convolutions compute in; weights and losses stay float32."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Within it, a network computes in `precision`."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.precision])
+
+    def describe(self) -> str:
+        """'CPU (2 threads), float32' or 'NVIDIA H100, bf16'."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        if self.device.type == "cpu":
+            return f"CPU ({torch.get_num_threads()} threads), {self.precision}"
+        return f"{self.device.type}, {self.precision}"
+
+
+def choose_compute(device: str, precision: str) -> Compute:
+    """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError."""
+    chosen = torch.device(_best_device() if device == "auto" else device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: torch sees no NVIDIA GPU here; check the driver with nvidia-smi, or use --device cpu"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch sees no Apple GPU here; use --device cpu")
+    if precision == "auto":
+        precision = _best_precision(chosen)
+    if precision == "float16" and chosen.type != "cuda":
+        raise UserError("--precision float16 is for NVIDIA GPUs: use bf16 or float32")
+    return Compute(chosen, precision)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "cpu" and cpu_has_bf16() and bf16_speedup() >= WORTHWHILE:
+        return "bf16"
+    return "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has instructions for bf16 products (AVX512-BF16 or AMX; those of ARM aren't asked for)."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+def bf16_speedup(size: int = 768, rounds: int = 5) -> float:
+    """Time of a float32 matrix product over that of a bf16 one, the best of a few rounds of each in turn.
+
+    Having the instructions doesn't mean that they are fast: with AMX or on AMD's Zen 4, bf16 is 2 to 8 times as fast;
+    Intel processors with AVX512-BF16 but no AMX issue it so slowly that float32 wins (measured: 0.6 times as fast).
+    Takes some 50 ms.
+    """
+    matrix = torch.ones(size, size)
+    times = {}
+    for _ in range(rounds):
+        for dtype in (torch.float32, torch.bfloat16):
+            operand = matrix.to(dtype)
+            start = time.perf_counter()
+            torch.mm(operand, operand)
+            times[dtype] = min(time.perf_counter() - start, times.get(dtype, float("inf")))
+    return times[torch.float32] / times[torch.bfloat16]

@@ -1,0 +1,258 @@
+"""Folder -> masks: reading, computing and writing overlap; one bad file never stops the rest."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from unet_cli.ahead import ahead
+from unet_cli.config import PredictConfig
+from unet_cli.data.imagefile import is_image_file, read_image, write_mask, write_png
+from unet_cli.data.layout import walk
+from unet_cli.errors import UserError
+from unet_cli.files import writable_folder
+from unet_cli.inference.predictor import Predictor, at_size, to_classes
+
+OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>.png."""
+
+    image: Path
+    mask: Path
+    extras: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Every file that is to be written."""
+        return [self.mask, *(self.beside(extra) for extra in self.extras)]
+
+    def beside(self, extra: str) -> Path:
+        return self.mask.with_name(f"{self.mask.stem}_{extra}.png")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: its size and the share of each class in its mask, or the error.
+
+    note: a conversion that was made. top_probability: the highest probability of any foreground pixel.
+    """
+
+    job: Job
+    error: str | None = None
+    note: str | None = None
+    width: int = 0
+    height: int = 0
+    shares: tuple[float, ...] = ()
+    top_probability: float = 0.0
+    seconds: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """As a line of --json."""
+        if self.error is not None:
+            return {"input": str(self.job.image), "error": self.error}
+        return {
+            "input": str(self.job.image),
+            "output": str(self.job.mask),
+            "width": self.width,
+            "height": self.height,
+            "class_shares": [round(share, 6) for share in self.shares],
+            "highest_probability": round(self.top_probability, 6),
+            "note": self.note,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An image on its way: decoded, resized, and after the network its probabilities (K, S, S)."""
+
+    job: Job
+    pixels: np.ndarray
+    prepared: Tensor
+    note: str | None
+    started: float
+    probs: Tensor | None = None
+
+
+def find_jobs(
+    input: str, output: Path | None, extras: tuple[str, ...], listed: Iterable[str]
+) -> tuple[list[Job], Path]:
+    """The images that `input` names and the files to write for each, below the output folder, which is returned as well.
+
+    input: a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in `listed`.
+    extras: see Job. Raises UserError where nothing is found, an output folder is needed, two images would write the
+    same file, or one would be written over an input.
+    """
+    path = Path(input)
+    if input == "-":
+        images, base = [Path(line.rstrip("\r\n")) for line in listed if line.strip()], None
+        output = _required(output, "a list of paths")
+    elif path.is_dir():
+        images, base = list(walk(path)), path
+        output = output or path.resolve().with_name(path.resolve().name + "_masks")
+        if not _same(output, path):  # masks of an earlier job in a folder below are not input
+            images = [image for image in images if not _inside(image, output)]
+    elif path.is_file():
+        images, base = [path], None
+        output = output or path.with_name(path.stem + "_masks")
+    elif glob.has_magic(input):
+        images = [Path(found) for found in sorted(glob.glob(input, recursive=True)) if is_image_file(Path(found))]
+        base, output = None, _required(output, "a glob")
+    else:
+        raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
+    if not images:
+        raise UserError(f"{input} holds no images that could be read (png, jpg, tif, bmp, gif, webp)")
+
+    inputs = {image.resolve() for image in images}
+    jobs: list[Job] = []
+    writers: dict[Path, Path] = {}
+    for image in images:
+        place = image.relative_to(base) if base else Path(image.name)
+        job = Job(image, output / place.with_suffix(".png"), extras)
+        for path in job.outputs:
+            if path.resolve() in inputs:
+                raise UserError(f"what is predicted for {image} would be written over the image {path}: choose another --output")
+            if path in writers:
+                raise UserError(
+                    f"{writers[path]} and {image} would both write {path}: predict them into different --output folders"
+                )
+            writers[path] = image
+        jobs.append(job)
+    return jobs, output
+
+
+def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:
+    """What is written beside each mask: an overlay, and a probability map (of each class, where there are several)."""
+    maps = ("probability",) if num_classes == 2 else tuple(f"probability_{index}" for index in range(num_classes))
+    return ("overlay",) * config.overlay + maps * config.probabilities
+
+
+def predict_all(predictor: Predictor, jobs: Sequence[Job], config: PredictConfig, batch_size: int) -> Iterator[Outcome]:
+    """Write the masks, and yield what became of each image, in the order of the jobs.
+
+    Images are read ahead in threads, go through the network `batch_size` at a time, and are written in threads while
+    the network computes the next ones. A job that fails leaves no mask, not even one of an earlier run.
+    """
+    ready = ahead(partial(_read, predictor), jobs, config.workers)
+    predicted = _through_network(predictor, ready, batch_size)
+    yield from ahead(partial(_write, predictor, config), predicted, config.workers)
+
+
+def _read(predictor: Predictor, job: Job) -> _Ready | Outcome:
+    started = time.perf_counter()
+    try:
+        pixels = read_image(job.image)
+        prepared, note = predictor.prepare(pixels)
+    except UserError as error:
+        return _failed(job, error)
+    return _Ready(job, pixels, prepared, note, started)
+
+
+def _through_network(
+    predictor: Predictor, items: Iterable[_Ready | Outcome], batch_size: int
+) -> Iterator[_Ready | Outcome]:
+    """Fill batches across files, keeping the order; failures pass through."""
+    waiting: list[_Ready | Outcome] = []
+    for item in items:
+        waiting.append(item)
+        if sum(isinstance(one, _Ready) for one in waiting) == batch_size:
+            yield from _compute(predictor, waiting, batch_size)
+            waiting = []
+    yield from _compute(predictor, waiting, batch_size)
+
+
+def _compute(predictor: Predictor, items: list[_Ready | Outcome], batch_size: int) -> Iterator[_Ready | Outcome]:
+    ready = [item for item in items if isinstance(item, _Ready)]
+    probs = iter(predictor.probabilities([item.prepared for item in ready], batch_size) if ready else ())
+    for item in items:
+        if isinstance(item, _Ready):
+            yield _Ready(item.job, item.pixels, item.prepared, item.note, item.started, next(probs))
+        else:
+            yield item
+
+
+def _write(predictor: Predictor, config: PredictConfig, item: _Ready | Outcome) -> Outcome:
+    """Bring the probabilities to the original size, threshold, write."""
+    if isinstance(item, Outcome):
+        return item
+    assert item.probs is not None
+    labels = predictor.checkpoint.labels
+    probs = at_size(item.probs, item.pixels.shape[1:])
+    classes = to_classes(probs, config.threshold)
+    try:
+        if not item.job.mask.parent.is_dir():
+            writable_folder(item.job.mask.parent)
+        planes = iter(probs)
+        for extra in item.job.extras:
+            picture = outlined(item.pixels, classes) if extra == "overlay" else sixteen_bit(next(planes))
+            write_png(item.job.beside(extra), picture)
+        write_mask(item.job.mask, labels.decode(classes), labels.written_palette)
+    except UserError as error:
+        return _failed(item.job, error)
+    foreground = probs if probs.shape[0] == 1 else probs[1:]
+    shares = np.bincount(classes.ravel(), minlength=labels.num_classes) / classes.size
+    return Outcome(
+        job=item.job,
+        note=item.note,
+        width=classes.shape[1],
+        height=classes.shape[0],
+        shares=tuple(float(share) for share in shares),
+        top_probability=float(foreground.max()),
+        seconds=time.perf_counter() - item.started,
+    )
+
+
+def _failed(job: Job, error: UserError) -> Outcome:
+    """A job's failure; files of an earlier run are removed, since they would pass for this run's result."""
+    text = str(error)
+    for path in job.outputs:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as removal:
+            text += f" (and the old {path} could not be removed: {removal.strerror})"
+    return Outcome(job, error=text if str(job.image) in text or str(job.mask.parent) in text else f"{job.image} {text}")
+
+
+def outlined(pixels: np.ndarray, classes: np.ndarray) -> Image.Image:
+    """(C, H, W) pixels and (H, W) class indices -> RGB with the borders of all objects drawn inside them."""
+    scaled = pixels if pixels.dtype == np.uint8 else _to_eight_bits(pixels)
+    colour = np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled[:3], (3, *scaled.shape[1:])), 0, -1))
+    eroded = np.asarray(Image.fromarray(classes).filter(ImageFilter.MinFilter(3)))
+    colour[(classes != eroded) & (classes > 0)] = OUTLINE
+    return Image.fromarray(colour)
+
+
+def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(pixels, [0.5, 99.5])
+    return (np.clip((pixels - low) / max(high - low, 1.0), 0, 1) * 255).astype(np.uint8)
+
+
+def sixteen_bit(probs: Tensor) -> Image.Image:
+    """(H, W) probabilities -> 16-bit gray, 65535 being 1."""
+    return Image.fromarray((probs.numpy() * 65535 + 0.5).astype(np.uint16))
+
+
+def _required(output: Path | None, what: str) -> Path:
+    if output is None:
+        raise UserError(f"--input is {what}: say with --output DIR where the masks shall go")
+    return output
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,26 @@
+"""The family: a table of networks. To add one, write its file and its row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from unet_cli.config import ModelConfig
+from unet_cli.errors import UserError
+from unet_cli.models.unet import UNet
+
+MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "unet": UNet,
+}
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network with fresh weights. Raises UserError at a name that is not in the table."""
+    if config.name not in MODELS:
+        raise UserError(f"there is no network '{config.name}': choose one of {', '.join(MODELS)}, or update unet")
+    return MODELS[config.name](config)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

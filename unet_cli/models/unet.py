@@ -1,0 +1,125 @@
+"""The plain U-Net, with padded convolutions and batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from unet_cli.config import ModelConfig
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3x3 convolutions, each followed by batch norm and ReLU: (N, in, H, W) -> (N, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None) -> None:
+        mid_channels = mid_channels or out_channels
+        super().__init__(
+            nn.Conv2d(in_channels, mid_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(mid_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Up(nn.Module):
+    """Double the resolution, pad to the skip, concatenate, convolve twice.
+
+    Transposed: (N, in, h, w) and skip (N, skip, H, W) -> (N, out, H, W), the upsampling having halved the channels.
+    Bilinear: the upsampling keeps the channels, so the convolutions narrow in two steps.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, bilinear: bool) -> None:
+        super().__init__()
+        self.upsample: nn.Module
+        if bilinear:
+            self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            merged = in_channels + skip_channels
+            self.convs = DoubleConv(merged, out_channels, merged // 2)
+        else:
+            self.upsample = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
+            self.convs = DoubleConv(in_channels // 2 + skip_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.upsample(x)
+        dy, dx = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
+        if dy or dx:  # a side was odd, and pooling dropped its last pixel
+            x = F.pad(x, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2))
+        return self.convs(torch.cat([skip, x], dim=1))
+
+
+class UNet(nn.Module):
+    """U-Net with padding, batch norm and logits of the input's size.
+
+    (N, in_channels, H, W) float -> (N, K, H, W) logits, for any H and W of at least 2^depth; K is `config.out_channels`.
+
+    Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
+    figure 1. It differs in what has become common since: convolutions are padded, so nothing is cropped; batch norm
+    replaces the bias; there is no dropout. With `upsampling="bilinear"` the bottleneck and the decoder have half the
+    channels, and corners are aligned.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.depth = config.depth
+        self.gradient_checkpointing = config.gradient_checkpointing
+        bilinear = config.upsampling == "bilinear"
+        widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
+        outs = [width // 2 if bilinear else width for width in widths]  # of the decoder, the bottleneck last
+
+        self.stem = DoubleConv(config.in_channels, widths[0])
+        self.encoder = nn.ModuleList(
+            DoubleConv(widths[level - 1], outs[level] if level == config.depth else widths[level])
+            for level in range(1, config.depth + 1)
+        )
+        self.decoder = nn.ModuleList(
+            Up(outs[level + 1], widths[level], outs[level] if level else widths[0], bilinear)
+            for level in reversed(range(config.depth))
+        )
+        self.head = nn.Conv2d(widths[0], config.out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if min(image.shape[-2:]) < 2**self.depth:
+            raise ValueError(
+                f"an image of {image.shape[-1]}x{image.shape[-2]} pixels vanishes in {self.depth} poolings: "
+                f"both sides need at least {2**self.depth}"
+            )
+        x = self._run(self.stem, image)
+        skips = []
+        for level in self.encoder:
+            skips.append(x)
+            x = self._run(level, F.max_pool2d(x, 2))
+        for level in self.decoder:
+            x = self._run(level, x, skips.pop())
+        return self.head(x)
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Call the block; where gradients are wanted and memory is short, forget its activations and recompute them."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled() and self.training):
+            return block(*inputs)
+        contexts = _first_pass_counts(block)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _first_pass_counts(
+    block: nn.Module,
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """Contexts for the first and the repeated forward pass: the repetition leaves batch-norm statistics alone."""
+
+    @contextmanager
+    def restored() -> Iterator[None]:
+        buffers = list(block.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+    return lambda: (nullcontext(), restored())

@@ -1,0 +1,193 @@
+"""Training: one epoch, one validation, and the run that alternates them until the budget is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unet_cli.config import TrainConfig
+from unet_cli.console import Console, duration
+from unet_cli.data.augment import AUGMENTATIONS, augment
+from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
+from unet_cli.data.preprocess import normalize
+from unet_cli.device import Compute
+from unet_cli.errors import UserError
+from unet_cli.metrics import count_pixels, summarize
+from unet_cli.signals import StopRequest
+from unet_cli.training.losses import Loss, loss_for
+from unet_cli.training.schedule import Budget, lr_factor
+
+MOST_BAD_STEPS = 10  # in a row, before the run is given up
+STEPS_BEFORE_ESTIMATE = 3
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size."""
+
+    epoch: int
+    step: int
+    seconds: float
+    lr: float
+    train_loss: float
+    val_loss: float | None
+    val_dice: float | None
+    val_iou: float | None
+    is_best: bool
+
+
+@dataclass
+class Trainer:
+    """What stays the same during a run, and the state that a checkpoint keeps: model, optimizer, scaler, step."""
+
+    model: nn.Module
+    train_data: SegmentationDataset
+    val_data: SegmentationDataset
+    config: TrainConfig
+    batch_size: int
+    compute: Compute
+    budget: Budget
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = self.compute.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.lr, fused=fused)
+        self.scaler = torch.amp.GradScaler(
+            self.compute.device.type, enabled=self.compute.precision == "float16"
+        )
+        self.loss: Loss = loss_for(self.train_data.labels.num_classes)
+        self.step = 0
+        self.bad_steps = 0
+
+    def fit(self, on_epoch: Callable[[EpochResult, Trainer], None], stop: StopRequest) -> None:
+        """Train until the budget is spent or a stop is asked for; `on_epoch` logs and saves after each epoch."""
+        best = -1.0
+        for epoch in count(1):
+            train_loss = self.train_one_epoch(epoch, stop)
+            scores = self.validate() if len(self.val_data) and stop.signum is None else {}
+            score = scores.get("dice")
+            is_best = score is None or score >= best
+            best = max(best, score or 0.0)
+            result = EpochResult(
+                epoch=epoch,
+                step=self.step,
+                seconds=time.monotonic() - self.budget.start,
+                lr=self.optimizer.param_groups[0]["lr"],
+                train_loss=train_loss,
+                val_loss=scores.get("loss"),
+                val_dice=score,
+                val_iou=scores.get("iou"),
+                is_best=is_best,
+            )
+            on_epoch(result, self)
+            stop.check()
+            if not self.budget.allows_step(self.step):
+                return
+
+    def train_one_epoch(self, epoch: int, stop: StopRequest) -> float:
+        """One pass over the training part, or what the budget leaves of it; returns the mean loss over its images."""
+        self.model.train()
+        order = epoch_order(len(self.train_data), self.config.seed, epoch)
+        batches = self.train_data.batches(order, self.batch_size, self.config.workers)
+        steps = self.budget.steps_per_epoch
+        total, images = 0.0, 0
+        for batch in self.console.progress(batches, steps, f"epoch {epoch}", "steps"):
+            if stop.signum is not None or not self.budget.allows_step(self.step):
+                break
+            start = time.monotonic()
+            loss = self.train_one_step(batch, epoch)
+            if np.isfinite(loss):
+                total, images = total + loss * len(batch.indices), images + len(batch.indices)
+            self._time_step(time.monotonic() - start)
+        batches.close()
+        return total / images if images else float("nan")
+
+    def train_one_step(self, batch: Batch, epoch: int) -> float:
+        """Forward, loss, backward, step; a loss or gradient that isn't finite is not stepped on. Returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * lr_factor(self.budget.progress(self.step))
+        image, mask = self._to_device(batch)
+        strength = AUGMENTATIONS[self.config.augment]
+        if strength is not None:
+            keys = [(self.config.seed, epoch, index) for index in batch.indices]
+            image, mask = augment(image, mask, strength, keys)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.compute.autocast():
+            logits = self.model(image.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(logits, mask)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.step += 1
+        if torch.isfinite(loss) & torch.isfinite(norm):
+            self.scaler.step(self.optimizer)
+            self.bad_steps = 0
+        else:
+            self._count_bad_step(batch)
+        self.scaler.update()
+        return float(loss.detach())
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Loss, Dice and IoU over the whole validation part, at network size."""
+        self.model.eval()
+        start = time.monotonic()
+        num_classes = self.val_data.labels.num_classes
+        losses, counts = [], []
+        batches = self.val_data.batches(range(len(self.val_data)), self.batch_size, self.config.workers)
+        steps = -(-len(self.val_data) // self.batch_size)
+        for batch in self.console.progress(batches, steps, "validating", "steps"):
+            image, mask = self._to_device(batch)
+            logits = self.predict(image)
+            losses.append(float(self.loss(logits, mask)) * len(batch.indices))
+            counts.append(count_pixels(to_classes(logits), mask, num_classes).cpu())
+        self.budget.validation_seconds = time.monotonic() - start
+        return {"loss": sum(losses) / len(self.val_data), **summarize(torch.cat(counts).numpy())}
+
+    def predict(self, image: Tensor) -> Tensor:
+        """Normalised (N, C, H, W) -> float32 logits (N, K, H, W)."""
+        with self.compute.autocast():
+            return self.model(image.contiguous(memory_format=torch.channels_last)).float()
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        image = batch.image.to(self.compute.device, non_blocking=True)
+        return normalize(image, self.train_data.preprocessing), batch.mask.to(self.compute.device, non_blocking=True)
+
+    def _count_bad_step(self, batch: Batch) -> None:
+        self.bad_steps += 1
+        names = ", ".join(str(self.train_data.pairs[index].image) for index in batch.indices)
+        self.console.say(f"step {self.step}: the loss is not finite, the step is skipped; images: {names}")
+        if self.bad_steps == MOST_BAD_STEPS:
+            raise UserError(
+                f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: training has diverged. "
+                f"Try a lower --lr than {self.config.lr:g}, or --precision float32"
+            )
+
+    def _time_step(self, seconds: float) -> None:
+        """Keep a running mean of a step's time, guess a validation's until one was timed, and say what to expect."""
+        budget = self.budget
+        first = budget.step_seconds == 0
+        budget.step_seconds = seconds if first else 0.7 * budget.step_seconds + 0.3 * seconds
+        if not budget.validation_seconds or self.step <= STEPS_BEFORE_ESTIMATE:
+            # a forward pass is a third of a step
+            budget.validation_seconds = budget.step_seconds * len(self.val_data) / self.batch_size / 3
+        if self.step == STEPS_BEFORE_ESTIMATE:
+            epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds
+            self.console.say(
+                f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; "
+                f"the run ends in about {duration(budget.remaining(self.step))}."
+            )
+
+
+def to_classes(logits: Tensor) -> Tensor:
+    """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
