@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -49,7 +51,25 @@ def choose_compute(device: str, precision: str) -> Compute:
         precision = _best_precision(chosen)
     if precision == "float16" and chosen.type != "cuda":
         raise UserError("--precision float16 is for NVIDIA GPUs: use bf16 or float32")
+    if chosen.type == "cpu":
+        keep_freed_memory()
     return Compute(chosen, precision)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's allocator to keep what is freed for the next step, instead of giving it back to the system.
+
+    By default each activation, of tens of megabytes, is mapped, cleared page by page, and unmapped again: that took a
+    third of a training step. One arena, since the backward pass has a thread of its own. Elsewhere than on Linux with
+    glibc nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    mallopt(m_trim_threshold, 2**31 - 1)
+    mallopt(m_mmap_max, 0)
+    mallopt(m_arena_max, 1)
 
 
 def _best_device() -> str:

@@ -74,10 +74,9 @@ def train(config: TrainConfig, console: Console, started: float = STARTED) -> di
     preprocessing = initial.preprocessing if initial else card.preprocessing(train_pairs, config.size)
     template = _template(config, card, preprocessing, initial, compute.device.type)
     torch.manual_seed(config.seed)
-    model = build_model(template.model)
+    model = build_model(template.model, config.gradient_checkpointing)
     if initial:
         model.load_state_dict(initial.weights)
-    model.gradient_checkpointing = config.gradient_checkpointing
 
     train_data = SegmentationDataset(train_pairs, preprocessing, template.labels)
     val_data = SegmentationDataset(val_pairs, preprocessing, template.labels)

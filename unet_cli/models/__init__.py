@@ -10,16 +10,19 @@ from unet_cli.config import ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models.unet import UNet
 
-MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+MODELS: dict[str, Callable[[ModelConfig, bool], nn.Module]] = {
     "unet": UNet,
 }
 
 
-def build_model(config: ModelConfig) -> nn.Module:
-    """The network with fresh weights. Raises UserError at a name that is not in the table."""
+def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> nn.Module:
+    """The network with fresh weights. Raises UserError at a name that is not in the table.
+
+    gradient_checkpointing: compute activations again for the gradient instead of keeping them; results are the same.
+    """
     if config.name not in MODELS:
         raise UserError(f"there is no network '{config.name}': choose one of {', '.join(MODELS)}, or update unet")
-    return MODELS[config.name](config)
+    return MODELS[config.name](config, gradient_checkpointing)
 
 
 def parameter_count(model: nn.Module) -> int:

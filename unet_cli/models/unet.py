@@ -63,12 +63,14 @@ class UNet(nn.Module):
     figure 1. It differs in what has become common since: convolutions are padded, so nothing is cropped; batch norm
     replaces the bias; there is no dropout. With `upsampling="bilinear"` the bottleneck and the decoder have half the
     channels, and corners are aligned.
+
+    gradient_checkpointing: keep only each level's input for the gradient, and compute the rest again.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.depth = config.depth
-        self.gradient_checkpointing = config.gradient_checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         bilinear = config.upsampling == "bilinear"
         widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
         outs = [width // 2 if bilinear else width for width in widths]  # of the decoder, the bottleneck last

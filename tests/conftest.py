@@ -1,0 +1,90 @@
+"""Tiny data sets that our own code draws, and the real command line in a subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_cli.data.sample import draw_pair
+
+# The fastest settings with which a network still learns something: for tests about everything but quality.
+TINY = ["--size", "32", "--width", "4", "--depth", "2", "--batch-size", "2", "--device", "cpu", "--precision", "float32"]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`unet ARGUMENTS` in a process of its own, as a user would call it."""
+    command = [sys.executable, "-m", "unet_cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def unet(tmp_path: Path) -> Run:
+    """Call the command line in an empty folder."""
+
+    def call(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return run_unet(*arguments, cwd=tmp_path, stdin=stdin)
+
+    return call
+
+
+def write_pairs(folder: Path, count: int = 6, side: int = 40, mask_suffix: str = "", extension: str = ".png") -> Path:
+    """folder/images and folder/masks with crops of sample images: RGB, masks of 0 and 255, sizes side x (side + index)."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for index in range(count):
+        image, mask = (pixels[:side, : side + index] for pixels in draw_pair(seed=1, index=index))
+        Image.fromarray(image).save(folder / "images" / f"cell{index}{extension}")
+        Image.fromarray(mask).save(folder / "masks" / f"cell{index}{mask_suffix}.png")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six small pairs in data/images and data/masks."""
+    return write_pairs(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.pth of a tiny network, trained once for all tests through the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_pairs(folder / "data", count=6, side=64)
+    done = run_unet("train", "--data", data, *TINY, "--epochs", 3, "--output", folder, "--name", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run" / "best.pth"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three small RGB images of different sizes in imgs/, one of them in a sub-folder."""
+    folder = tmp_path / "imgs"
+    (folder / "deeper").mkdir(parents=True)
+    for name, side in (("a", 30), ("b", 45), ("deeper/c", 70)):
+        Image.fromarray(draw_pair(seed=2, index=side)[0][:side, : side + 9]).save(folder / f"{name}.png")
+    return folder
+
+
+def assert_failed(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """The exit code, every part of the message, and no traceback."""
+    assert done.returncode == code, done.stderr
+    for part in parts:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stdout
+
+
+def json_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
