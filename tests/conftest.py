@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,20 @@ from PIL import Image
 from unet_cli.data.sample import draw_pair
 
 # The fastest settings with which a network still learns something: for tests about everything but quality.
-TINY = ["--size", "32", "--width", "4", "--depth", "2", "--batch-size", "2", "--device", "cpu", "--precision", "float32"]
+TINY = [
+    "--size",
+    "32",
+    "--width",
+    "4",
+    "--depth",
+    "2",
+    "--batch-size",
+    "2",
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -37,7 +51,7 @@ def unet(tmp_path: Path) -> Run:
 
 
 def write_pairs(folder: Path, count: int = 6, side: int = 40, mask_suffix: str = "", extension: str = ".png") -> Path:
-    """folder/images and folder/masks with crops of sample images: RGB, masks of 0 and 255, sizes side x (side + index)."""
+    """folder/images and folder/masks with crops of sample images: RGB, masks of 0 and 255; side x (side + index)."""
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for index in range(count):
@@ -88,3 +102,37 @@ def json_lines(text: str) -> list[dict]:
 
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Run:
+    """Call the command line where no file can grow beyond a number of bytes: a write then fails as on a full disk."""
+
+    def call(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+        resource = pytest.importorskip("resource")
+        command = [sys.executable, "-B", "-m", "unet_cli", *map(str, arguments)]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+
+    return call
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nobody can write to: by its permissions, or for root by an attribute."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    locked_for_root = os.access(folder, os.W_OK) and subprocess.run(["chattr", "+i", folder]).returncode == 0
+    if os.access(folder, os.W_OK) and not locked_for_root:
+        pytest.skip("this system lets root write everywhere")
+    yield folder
+    if locked_for_root:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    folder.chmod(0o700)

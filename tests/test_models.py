@@ -18,7 +18,9 @@ def test_parameter_count_for_three_channels_and_one_output(upsampling, parameter
 @pytest.mark.parametrize("depth", [1, 3])
 def test_width_and_depth_scale_the_network(upsampling, depth):
     model = build_model(ModelConfig(base_channels=6, depth=depth, upsampling=upsampling))
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
+    convolutions = [
+        module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+    ]
     assert len(convolutions) == 2 * (2 * depth + 1)
     assert convolutions[0].out_channels == 6
     assert max(module.out_channels for module in convolutions) == 6 * 2**depth // (2 if upsampling == "bilinear" else 1)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from conftest import Run, assert_failed, pixels
 from PIL import Image
 
-from conftest import Run, assert_failed, pixels
 from unet_cli.data.sample import draw_pair, write_sample
 
 COMMITTED = Path(__file__).parents[1] / "data"

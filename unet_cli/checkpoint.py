@@ -88,7 +88,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote"
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote") from error
+        raise UserError(
+            f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} holds weights of another tool: give a best.pth or last.pth that `unet train` wrote")
     if content["format_version"] > FORMAT_VERSION:

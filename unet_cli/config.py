@@ -1,14 +1,13 @@
 """Settings: frozen dataclasses, each field declared once with its type, default, help, unit and range.
 
-The command line is built from these fields (cli/options.py); a checkpoint stores them as plain values. A value out of its
-range raises UserError, whether it comes from a flag, a TOML file or Python.
+The command line is built from these fields (cli/options.py); a checkpoint stores them as plain values. A value out
+of its range raises UserError, whether it comes from a flag, a TOML file or Python.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -56,12 +55,6 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-@cache
-def field_types(settings: type) -> dict[str, Any]:
-    """The resolved type of each field."""
-    return get_type_hints(settings)
-
-
 def flag_of(name: str, metadata: Any) -> str:
     """The flag that sets a field: its own name with dashes, unless the metadata give another."""
     return metadata.get("flag") or "--" + name.replace("_", "-")
@@ -71,7 +64,7 @@ class Checked:
     """Settings that check their own ranges and choices."""
 
     def __post_init__(self) -> None:
-        types = field_types(type(self))
+        types = get_type_hints(type(self))
         for spec in fields(self):  # type: ignore[arg-type]
             value, flag = getattr(self, spec.name), flag_of(spec.name, spec.metadata)
             low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
@@ -105,7 +98,10 @@ class Hardware(Checked):
         "auto", help="Number format; auto takes bf16 where the hardware is fast at it.", panel="Hardware"
     )
     workers: int | None = setting(
-        None, help="Threads that read and write files.  [default: one a processor, 8 at most]", panel="Hardware", minimum=1
+        None,
+        help="Threads that read and write files.  [default: one a processor, 8 at most]",
+        panel="Hardware",
+        minimum=1,
     )
 
 
@@ -139,7 +135,9 @@ class TrainConfig(Hardware):
         "noise and blur.", panel="Training",
     )  # fmt: skip
     seed: int = setting(0, help="Decides split, order, initial weights and augmentation.", panel="Training", minimum=0)
-    init: Path | None = setting(None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE")
+    init: Path | None = setting(
+        None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
+    )
     width: int | None = setting(
         None, help="Channels of the first level, doubled at each further one.  [default: 64 on a GPU, 32 on a CPU]",
         panel="Network", minimum=1,
@@ -179,7 +177,10 @@ class PredictConfig(Hardware):
         panel="Files", metavar="PATH",
     )  # fmt: skip
     output: Path | None = setting(
-        None, help="Folder for the masks.  [default: INPUT_masks beside an input folder or file]", panel="Files", metavar="DIR"
+        None,
+        help="Folder for the masks.  [default: INPUT_masks beside an input folder or file]",
+        panel="Files",
+        metavar="DIR",
     )
     threshold: float = setting(
         0.5, help="Probability from which a pixel is foreground; for one foreground class.", panel="Masks",
@@ -211,6 +212,9 @@ class ModelConfig(Checked):
     @property
     def out_channels(self) -> int:
         return 1 if self.num_classes == 2 else self.num_classes
+
+    def describe(self) -> str:
+        return f"{self.name}, width {self.base_channels}, depth {self.depth}, {self.upsampling} upsampling"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ def bf16_speedup(size: int = 768, rounds: int = 5) -> float:
     Takes some 50 ms.
     """
     matrix = torch.ones(size, size)
-    times = {}
+    times: dict[torch.dtype, float] = {}
     for _ in range(rounds):
         for dtype in (torch.float32, torch.bfloat16):
             operand = matrix.to(dtype)

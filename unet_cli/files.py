@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from unet_cli.errors import UserError, explain
+from unet_cli.errors import explain
 
 
 @contextmanager

@@ -28,7 +28,9 @@ def bench_cli(config: BenchConfig, output: Output) -> int:
 
     console = Console(output.json, output.quiet)
     compute = choose_compute(config.device, config.precision)
-    console.say(f"Network unet, width {config.width}, depth 4, 3 channels; {compute.describe()}; {config.rounds} rounds in turn")
+    console.say(
+        f"Network unet, width {config.width}, depth 4, 3 channels; {compute.describe()}; {config.rounds} rounds in turn"
+    )
     report: dict[str, float] = {}
     for name, what, ours, plain in (
         ("step", "training step, batch 2, 256x256", *_steps(config, compute)),
@@ -52,7 +54,7 @@ def _steps(config: BenchConfig, compute) -> tuple[Callable[[], object], Callable
 
     def step_of(tuned: bool) -> Callable[[], object]:
         layout = torch.channels_last if tuned else torch.contiguous_format
-        model = build_model(ModelConfig(base_channels=config.width)).to(compute.device, memory_format=layout)
+        model = build_model(ModelConfig(base_channels=config.width)).to(compute.device).to(memory_format=layout)
         optimizer = torch.optim.Adam(model.parameters(), fused=tuned and compute.device.type in ("cpu", "cuda") or None)
         image = torch.randn(2, 3, 256, 256, device=compute.device).contiguous(memory_format=layout)
         mask = torch.rand(2, 256, 256, device=compute.device) > 0.5
@@ -77,11 +79,14 @@ def _forwards(config: BenchConfig, compute) -> tuple[Callable[[], object], Calla
 
     def forward_of(tuned: bool) -> Callable[[], object]:
         layout = torch.channels_last if tuned else torch.contiguous_format
-        model = build_model(ModelConfig(base_channels=config.width)).to(compute.device, memory_format=layout).eval()
+        model = build_model(ModelConfig(base_channels=config.width)).to(compute.device).to(memory_format=layout).eval()
         image = torch.randn(1, 3, 512, 512, device=compute.device).contiguous(memory_format=layout)
 
         def forward() -> None:
-            with torch.inference_mode(), compute.autocast() if tuned else torch.autocast(compute.device.type, enabled=False):
+            with (
+                torch.inference_mode(),
+                compute.autocast() if tuned else torch.autocast(compute.device.type, enabled=False),
+            ):
                 model(image)
 
         return forward

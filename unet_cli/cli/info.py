@@ -16,7 +16,10 @@ class InfoConfig:
     """What `unet info` can be told."""
 
     weights: Path = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE", positional=True
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).",
+        panel="Files",
+        metavar="FILE",
+        positional=True,
     )
 
 
@@ -44,18 +47,22 @@ def info_cli(config: InfoConfig, output: Output) -> int:
             "version": checkpoint.version,
         }
     )
-    numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
+    numbers = ", ".join(
+        f"{mean:.4g} ± {std:.4g}" for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
+    )
     best = "" if checkpoint.best_threshold is None else f" (best on validation: {checkpoint.best_threshold:g})"
     console.result(
         f"{config.weights}, written by unet {checkpoint.version}",
-        f"network        {model.name}, width {model.base_channels}, depth {model.depth}, {model.upsampling} upsampling, "
-        f"{parameters:,} parameters",
+        f"network        {model.describe()}, {parameters:,} parameters",
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
         f"preprocessing  {preprocessing.in_channels} x {preprocessing.size} x {preprocessing.size}, "
         f"{preprocessing.bits} bits, mean ± standard deviation {numbers}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
-        *(f"{'scores' if not index else '':15}{name} {value:.6g}" for index, (name, value) in enumerate(_scores(checkpoint.metrics))),
+        *(
+            f"{'scores' if not index else '':15}{name} {value:.6g}"
+            for index, (name, value) in enumerate(_scores(checkpoint.metrics))
+        ),
         f"next           unet predict --weights {config.weights} --input DIR",
     )
     return DONE

@@ -13,15 +13,25 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from unet_cli.config import Output, field_types, flag_of
+from unet_cli.config import Output, flag_of
 from unet_cli.errors import Stopped, UserError, explain
 from unet_cli.signals import stop_at_once
 
-PANELS = ("Files", "Data", "Masks", "Training", "Network", "Benchmark", "Output", "Hardware", "Messages")  # as help shows
+PANELS = (
+    "Files",
+    "Data",
+    "Masks",
+    "Training",
+    "Network",
+    "Benchmark",
+    "Output",
+    "Hardware",
+    "Messages",
+)  # as help shows
 DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT = 0, 1, 2, 3, 70
 
 
@@ -91,7 +101,7 @@ def _report_defect(trace: str) -> str:
 
 def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     metadata = spec.metadata
-    kind = field_types(settings)[spec.name]
+    kind = get_type_hints(settings)[spec.name]
     extra: dict[str, Any] = {}
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])

@@ -6,11 +6,15 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config import Output, PredictConfig
 from unet_cli.console import Console, counted
+
+if TYPE_CHECKING:
+    from unet_cli.inference.batch import Outcome
 
 BATCH_SIZE = {"cpu": 1}
 GPU_BATCH_SIZE = 8
@@ -30,7 +34,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.checkpoint import load_checkpoint
     from unet_cli.device import choose_compute
     from unet_cli.files import writable_folder
-    from unet_cli.inference.batch import Outcome, extras_of, find_jobs, predict_all
+    from unet_cli.inference.batch import extras_of, find_jobs, predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.signals import StopRequest
 
@@ -81,7 +85,7 @@ def _next_step(config: PredictConfig, image: Path) -> list[str]:
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 
-def _say_what_was_odd(outcomes: list, num_classes: int, console: Console) -> None:
+def _say_what_was_odd(outcomes: list[Outcome], num_classes: int, console: Console) -> None:
     """Conversions, each kind once; and masks that are all of one class, which look like a failure and often are one."""
     notes = Counter(outcome.note for outcome in outcomes if outcome.note)
     for note, count in notes.items():
@@ -89,6 +93,7 @@ def _say_what_was_odd(outcomes: list, num_classes: int, console: Console) -> Non
     if outcomes and all(outcome.shares[0] == 1 for outcome in outcomes):
         top = max(outcome.top_probability for outcome in outcomes)
         console.say(
-            f"Every mask is all background; the highest foreground probability was {top:.3f}. Check that these images look "
-            "like the training images" + (", or try a lower --threshold." if num_classes == 2 else ".")
+            f"Every mask is all background; the highest foreground probability was {top:.3f}. "
+            "Check that these images look like the training images"
+            + (", or try a lower --threshold." if num_classes == 2 else ".")
         )

@@ -15,7 +15,9 @@ from unet_cli.console import Console, counted
 class SampleConfig(Checked):
     """What `unet sample` can be told."""
 
-    folder: Path = setting(help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True)
+    folder: Path = setting(
+        help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True
+    )
     count: int = setting(32, help="Number of pairs.", panel="Data", minimum=1, maximum=100_000)
     seed: int = setting(0, help="Another seed draws other cells.", panel="Data", minimum=0)
 

@@ -48,13 +48,19 @@ def train(config: TrainConfig, console: Console, started: float = STARTED) -> di
     started: the second of time.monotonic() from which --max-time counts. Raises UserError, and Stopped after saving
     where a signal asked to stop.
     """
+    from unet_cli.data.layout import find_layout
+    from unet_cli.files import writable_folder
+
+    layout = find_layout(config.data)  # before torch is imported: a wrong path is told at once
+    writable_folder(config.output)
+
     import torch
 
     from unet_cli.checkpoint import load_checkpoint
     from unet_cli.data.card import examine
     from unet_cli.data.dataset import SegmentationDataset, split_pairs
-    from unet_cli.data.layout import find_layout
     from unet_cli.device import choose_compute
+    from unet_cli.errors import Stopped
     from unet_cli.models import build_model
     from unet_cli.signals import StopRequest
     from unet_cli.training.journal import Journal, new_run_folder
@@ -63,7 +69,6 @@ def train(config: TrainConfig, console: Console, started: float = STARTED) -> di
 
     compute = choose_compute(config.device, config.precision)
     initial = load_checkpoint(config.init) if config.init else None
-    layout = find_layout(config.data)
     card = examine(layout, console, config.workers)
     if "val" in layout.splits:
         train_pairs, val_pairs, how = layout.splits["train"], layout.splits["val"], "its own folder"
@@ -89,13 +94,21 @@ def train(config: TrainConfig, console: Console, started: float = STARTED) -> di
         end=started + config.max_time if config.max_time else None,
     )
     folder = new_run_folder(config.output, config.name, config.data)
-    console.say(*card.describe(), *_plan(config, template, compute, train_pairs, val_pairs, how, batch_size, epochs, folder))
+    console.say(
+        *card.describe(), *_plan(config, template, compute, train_pairs, val_pairs, how, batch_size, epochs, folder)
+    )
 
     trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
     journal = Journal(folder)
     run = _Run(folder, template, journal, console)
-    with StopRequest() as stop:
-        trainer.fit(run.after_epoch, stop)
+    try:
+        with StopRequest() as stop:
+            trainer.fit(run.after_epoch, stop)
+    except Stopped:
+        console.say(
+            f"Stopped in epoch {journal.rows[-1].epoch}; the weights so far are {run.best} and {folder / 'last.pth'}"
+        )
+        raise
     return run.finish(trainer, compute, val_pairs, batch_size)
 
 
@@ -173,7 +186,9 @@ class _Run:
             "epochs": self.journal.rows[-1].epoch,
             "scores": scores,
             "best_threshold": checkpoint.best_threshold,
-            "next": shlex.join(["unet", "predict", "--weights", str(self.best), "--input", self._example_input(trainer)]),
+            "next": shlex.join(
+                ["unet", "predict", "--weights", str(self.best), "--input", self._example_input(trainer)]
+            ),
         }
 
     def _example_input(self, trainer: Trainer) -> str:
@@ -183,7 +198,9 @@ class _Run:
         return str(pair.image.parents[depth - 1])
 
 
-def _template(config: TrainConfig, card: Card, preprocessing: Any, initial: Checkpoint | None, device: str) -> Checkpoint:
+def _template(
+    config: TrainConfig, card: Card, preprocessing: Any, initial: Checkpoint | None, device: str
+) -> Checkpoint:
     """The checkpoint of this run, still without weights. Raises UserError where --init has another network."""
     from unet_cli.checkpoint import Checkpoint
     from unet_cli.config import ModelConfig
@@ -225,12 +242,12 @@ def _plan(
     parameters = parameter_count(build_model(model))
     limits = [counted(epochs, "epoch")] if epochs else []
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
-    width = "" if config.width else f" (default on a {'CPU' if compute.device.type == 'cpu' else 'GPU'})"
+    where = "" if config.width else f" (width as is usual on a {'CPU' if compute.device.type == 'cpu' else 'GPU'})"
     size = template.preprocessing.size
     return [
         f"  split    {len(train)} for training, {len(val)} for validation ({how})",
-        f"Network {model.name}, width {model.base_channels}{width}, depth {model.depth}, {model.upsampling} upsampling, "
-        f"{parameters:,} parameters",
-        f"Images are stretched to {size}x{size}; batches of {batch_size}; augmentation {config.augment}; {compute.describe()}",
+        f"Network {model.describe()}, {parameters:,} parameters{where}",
+        f"Images are stretched to {size}x{size}; batches of {batch_size}; augmentation {config.augment}",
+        f"Computing on {compute.describe()}",
         f"Training for {', '.join(limits)}, into {folder}",
     ]

@@ -46,7 +46,9 @@ ELASTIC_GRID = 8  # control points a side
 BLUR_RADIUS = 3  # pixels
 
 
-def augment(image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
+def augment(
+    image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]]
+) -> tuple[Tensor, Tensor]:
     """Change each sample in its own way: image (N, C, H, W) float, normalised; mask (N, H, W) integer.
 
     keys: (seed, epoch, index of the sample) for each sample; the change is a function of it alone. All geometric
@@ -56,9 +58,7 @@ def augment(image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tupl
     draws = [np.random.default_rng(key) for key in keys]
     grid = _grid(image, strength, draws)
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    warped = F.grid_sample(
-        mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
-    )
+    warped = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
     return _intensity(image, strength, draws), warped[:, 0].to(mask.dtype)
 
 
@@ -135,7 +135,9 @@ def _blur(image: Tensor, sigma: Tensor) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[hit][:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    rows = F.pad(chosen, (radius, radius, radius, radius), mode="reflect").view(1, -1, height + 2 * radius, width + 2 * radius)
+    rows = F.pad(chosen, (radius, radius, radius, radius), mode="reflect").view(
+        1, -1, height + 2 * radius, width + 2 * radius
+    )
     rows = F.conv2d(rows, kernel[:, None, :, None], groups=len(kernel))
     rows = F.conv2d(rows, kernel[:, None, None, :], groups=len(kernel))
     result = image.clone()

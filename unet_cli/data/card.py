@@ -56,7 +56,7 @@ class Card:
             shown = f"{len(sizes)} sizes, sides of {min(sides)} to {max(sides)} pixels"
         return [
             f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
-            f"  images   {shown}; {'gray' if self.in_channels == 1 else 'RGB'}{self._mixture(everything)}, {self.bits} bits",
+            f"  images   {shown}; {self._colour(everything)}, {self.bits} bits",
             f"  masks    {self.labels.describe()}",
             f"  pixels   {', '.join(self._shares(everything))}",
         ]
@@ -66,8 +66,8 @@ class Card:
         wanted = {pair.image for pair in train}
         facts = [fact for part in self.facts.values() for fact in part if fact.pair.image in wanted]
         pixels = sum(fact.height * fact.width for fact in facts)
-        mean = sum(fact.sums for fact in facts) / pixels
-        variance = sum(fact.squares for fact in facts) / pixels - mean**2
+        mean = np.sum([fact.sums for fact in facts], axis=0) / pixels
+        variance = np.sum([fact.squares for fact in facts], axis=0) / pixels - mean**2
         std = np.sqrt(np.maximum(variance, 0))
         std = np.where(std > 0, std, 1.0)  # a set of constant images is black after normalisation, not infinite
         return Preprocessing(
@@ -78,11 +78,11 @@ class Card:
             std=tuple(float(value) for value in std[: self.in_channels]),
         )
 
-    def _mixture(self, facts: list[Facts]) -> str:
+    def _colour(self, facts: list[Facts]) -> str:
+        if self.in_channels == 1:
+            return "gray"
         gray = sum(fact.gray for fact in facts)
-        if self.in_channels == 1 or not gray:
-            return ""
-        return f" ({counted(gray, 'gray image')} among {len(facts)})"
+        return f"RGB ({counted(gray, 'gray image')} among {len(facts)})" if gray else "RGB"
 
     def _shares(self, facts: list[Facts]) -> Iterator[str]:
         counts = np.zeros(self.labels.num_classes)
@@ -124,7 +124,9 @@ def examine(layout: Layout, console: Console, workers: int | None = None) -> Car
         raise UserError("\n".join([f"{layout.root}: {counted(len(problems), 'problem')} with the files:", *shown]))
 
     palettes = [fact.palette for fact in everything if fact.palette is not None]
-    labels = find_labels([fact.values for fact in everything], palettes[0] if len(palettes) == len(everything) else None)
+    labels = find_labels(
+        [fact.values for fact in everything], palettes[0] if len(palettes) == len(everything) else None
+    )
     return Card(
         layout=layout,
         facts=facts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         side = self.preprocessing.size
         return image, resize_mask(torch.from_numpy(indices), (side, side))
 
-    def batches(self, order: Sequence[int], batch_size: int, workers: int | None = None) -> Iterator[Batch]:
+    def batches(self, order: Sequence[int], batch_size: int, workers: int | None = None) -> Generator[Batch]:
         """Samples in the given order, `batch_size` at a time (the last batch may be smaller), read ahead in threads."""
         groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
         samples = ahead(self.__getitem__, [index for group in groups for index in group], workers)
@@ -91,7 +91,8 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[
         return list(pairs), []
     if len(pairs) < 2:
         raise UserError(
-            "one pair can't be both trained on and validated: add pairs, or give --val-fraction 0 to train without validation"
+            "one pair can't be both trained on and validated: "
+            "add pairs, or give --val-fraction 0 to train without validation"
         )
     count = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
     chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())

@@ -15,8 +15,8 @@ SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then w
 # Paul Tol's 'bright' and 'light' schemes: told apart by colour-blind people. Background is black.
 CLASS_COLOURS = (
     (0, 0, 0), (102, 204, 238), (238, 102, 119), (34, 136, 51), (204, 187, 68), (68, 119, 170), (170, 51, 119),
-    (187, 187, 187), (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255), (68, 187, 153),
-    (187, 204, 51), (170, 170, 0),
+    (187, 187, 187), (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255),
+    (68, 187, 153), (187, 204, 51), (170, 170, 0),
 )  # fmt: skip
 
 
@@ -75,7 +75,11 @@ class LabelMap:
         """The map in words, for the log."""
         if self.num_classes == 2:
             low, high = self.values
-            rule = f"values from {(low + high) / 2:g} on are foreground" if self.soft else f"{low} is background, {high} foreground"
+            rule = (
+                f"values from {(low + high) / 2:g} on are foreground"
+                if self.soft
+                else f"{low} is background, {high} foreground"
+            )
             return f"2 classes ({rule})"
         return f"{self.num_classes} classes (values {self._values()})"
 

@@ -47,7 +47,9 @@ class Nucleus:
         across = (dy * np.cos(self.angle) - dx * np.sin(self.angle)) * self.aspect
         theta = np.arctan2(across, along)
         orders = np.arange(2, 2 + len(self.harmonics))[:, None, None]
-        waves = self.harmonics[:, :1, None] * np.cos(orders * theta) + self.harmonics[:, 1:, None] * np.sin(orders * theta)
+        waves = self.harmonics[:, :1, None] * np.cos(orders * theta) + self.harmonics[:, 1:, None] * np.sin(
+            orders * theta
+        )
         return self.radius * (1 + waves.sum(0)) - np.hypot(along, across)
 
 

@@ -68,8 +68,12 @@ def _read(predictor: Predictor, pair: Pair) -> tuple[torch.Tensor, np.ndarray]:
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold."""
-    passed = np.searchsorted(THRESHOLDS.astype(np.float32), probs.ravel(), side="right")  # thresholds that a pixel reaches
+    passed = np.searchsorted(
+        THRESHOLDS.astype(np.float32), probs.ravel(), side="right"
+    )  # thresholds that a pixel reaches
     truth = target.ravel() > 0
     bins = len(THRESHOLDS) + 1
-    reached_true, reached_false = (np.bincount(passed[part], minlength=bins)[::-1].cumsum()[::-1][1:] for part in (truth, ~truth))
+    reached_true, reached_false = (
+        np.bincount(passed[part], minlength=bins)[::-1].cumsum()[::-1][1:] for part in (truth, ~truth)
+    )
     return np.stack([reached_true, reached_false, truth.sum() - reached_true], axis=-1)

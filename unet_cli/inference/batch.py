@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ class _Ready:
 def find_jobs(
     input: str, output: Path | None, extras: tuple[str, ...], listed: Iterable[str]
 ) -> tuple[list[Job], Path]:
-    """The images that `input` names and the files to write for each, below the output folder, which is returned as well.
+    """The images that `input` names with the files to write for each, and the output folder that these are in.
 
     input: a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in `listed`.
     extras: see Job. Raises UserError where nothing is found, an output folder is needed, two images would write the
@@ -123,7 +123,9 @@ def find_jobs(
         job = Job(image, output / place.with_suffix(".png"), extras)
         for path in job.outputs:
             if path.resolve() in inputs:
-                raise UserError(f"what is predicted for {image} would be written over the image {path}: choose another --output")
+                raise UserError(
+                    f"what is predicted for {image} would be written over the image {path}: choose another --output"
+                )
             if path in writers:
                 raise UserError(
                     f"{writers[path]} and {image} would both write {path}: predict them into different --output folders"
@@ -139,7 +141,9 @@ def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:
     return ("overlay",) * config.overlay + maps * config.probabilities
 
 
-def predict_all(predictor: Predictor, jobs: Sequence[Job], config: PredictConfig, batch_size: int) -> Iterator[Outcome]:
+def predict_all(
+    predictor: Predictor, jobs: Sequence[Job], config: PredictConfig, batch_size: int
+) -> Generator[Outcome]:
     """Write the masks, and yield what became of each image, in the order of the jobs.
 
     Images are read ahead in threads, go through the network `batch_size` at a time, and are written in threads while

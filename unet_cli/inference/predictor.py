@@ -18,10 +18,10 @@ class Predictor:
         self.checkpoint = checkpoint
         self.compute = compute
         self.model = checkpoint.build().eval()
-        self.model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(compute.device).to(memory_format=torch.channels_last)
 
     def prepare(self, image: np.ndarray) -> tuple[Tensor, str | None]:
-        """(C, H, W) pixels -> (in_channels, S, S) tensor of the same dtype, and what was converted. Raises UserError."""
+        """(C, H, W) pixels -> (in_channels, S, S) tensor of the same dtype, and what was converted."""
         return prepare(image, self.checkpoint.preprocessing)
 
     @torch.inference_mode()

@@ -57,7 +57,7 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """U-Net with padding, batch norm and logits of the input's size.
 
-    (N, in_channels, H, W) float -> (N, K, H, W) logits, for any H and W of at least 2^depth; K is `config.out_channels`.
+    (N, in_channels, H, W) float -> (N, K, H, W) logits, for H and W of at least 2^depth; K is `config.out_channels`.
 
     Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
     figure 1. It differs in what has become common since: convolutions are padded, so nothing is cropped; batch norm

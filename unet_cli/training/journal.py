@@ -72,6 +72,7 @@ class Journal:
     def draw_curves(self) -> None:
         """curves.png: losses, and validation Dice and IoU, over epochs."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         epochs = [row.epoch for row in self.rows]
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -88,6 +89,7 @@ class Journal:
         losses.legend()
         for axes in (losses, scores):
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
         with whole_file(self.folder / "curves.png") as file:
             figure.savefig(file, format="png", dpi=110)

@@ -56,12 +56,10 @@ class Trainer:
     console: Console
 
     def __post_init__(self) -> None:
-        self.model.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(self.compute.device).to(memory_format=torch.channels_last)
         fused = self.compute.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.lr, fused=fused)
-        self.scaler = torch.amp.GradScaler(
-            self.compute.device.type, enabled=self.compute.precision == "float16"
-        )
+        self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.precision == "float16")
         self.loss: Loss = loss_for(self.train_data.labels.num_classes)
         self.step = 0
         self.bad_steps = 0
@@ -73,7 +71,7 @@ class Trainer:
             train_loss = self.train_one_epoch(epoch, stop)
             scores = self.validate() if len(self.val_data) and stop.signum is None else {}
             score = scores.get("dice")
-            is_best = score is None or score >= best
+            is_best = not len(self.val_data) or (score is not None and score >= best)
             best = max(best, score or 0.0)
             result = EpochResult(
                 epoch=epoch,
@@ -190,4 +188,3 @@ class Trainer:
 def to_classes(logits: Tensor) -> Tensor:
     """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-

@@ -1,0 +1,106 @@
+"""The command line itself: help without torch, exit codes, info, bench."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import Run, assert_failed, json_lines
+
+from unet_cli import __version__
+from unet_cli.cli import options
+from unet_cli.config import Output
+from unet_cli.errors import Stopped, UserError
+
+COMMANDS = ["train", "predict", "info", "sample", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(unet: Run, command):
+    done = unet(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: unet {command}" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_neither_torch_nor_numpy(arguments, tmp_path):
+    code = (
+        "import sys\nfrom unet_cli.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as stop: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    loaded = done.stderr.split()
+    assert loaded[0] == "LOADED"
+    assert not {"torch", "numpy", "PIL", "matplotlib", "torchvision", "tqdm"} & set(loaded)
+
+
+def test_version(unet: Run):
+    assert unet("--version").stdout.strip() == f"unet {__version__}"
+
+
+def test_an_unknown_command_suggests_the_nearest(unet: Run):
+    assert_failed(unet("trian"), 2, "trian", "train")
+
+
+def test_info_says_what_a_checkpoint_is(unet: Run, trained):
+    done = unet("info", trained)
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "unet, width 4, depth 2",
+        "2 classes",
+        "3 x 32 x 32",
+        "6 pairs",
+        "val_dice",
+        "final_dice",
+        __version__,
+    ):
+        assert part in done.stdout
+    report = json_lines(unet("info", trained, "--json").stdout)[0]
+    assert report["model"]["base_channels"] == 4
+    assert report["training"]["epochs"] == 3
+    assert_failed(unet("info", "nothing.pth"), 1, "nothing.pth does not exist")
+
+
+def test_bench_prints_two_ratios(unet: Run):
+    done = unet("bench", "--rounds", 1, "--width", 2, "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json_lines(done.stdout)[0]
+    assert report["step_ratio"] == pytest.approx(report["step_seconds"] / report["step_plain_seconds"])
+    assert report["forward_ratio"] > 0
+
+
+def test_sample_prints_the_next_command(unet: Run, tmp_path):
+    done = unet("sample", "cells", "--count", 2)
+    assert done.returncode == 0
+    assert "unet train --data cells --max-time 3m" in done.stdout
+    assert len(list((tmp_path / "cells").rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("look here"), 1, "unet: look here\n"),
+        (PermissionError(13, "Permission denied", "x"), 1, "unet: x: Permission denied: choose a folder that you may"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Stopped(15), 143, "stopped"),
+        (ZeroDivisionError("oops"), 70, "defect of unet"),
+    ],
+)
+def test_exit_codes(error, code, message, capsys):
+    def fail(output: Output) -> int:
+        raise error
+
+    assert options._exit_code(fail, (Output,), {"json": False, "quiet": False, "debug": False}) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback_in_a_file_and_debug_shows_it(capsys):
+    def fail(output: Output) -> int:
+        raise ZeroDivisionError("oops")
+
+    options._exit_code(fail, (Output,), {"json": False, "quiet": False, "debug": False})
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    with open(message.split()[-1]) as log:
+        assert "ZeroDivisionError: oops" in log.read()
+    options._exit_code(fail, (Output,), {"json": False, "quiet": False, "debug": True})
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""Training itself: it learns, it is the same twice, and nothing that isn't finite is stepped on or saved."""
+
+import math
+import time
+
+import pytest
+import torch
+from conftest import write_pairs
+
+from unet_cli.config import ModelConfig, TrainConfig
+from unet_cli.console import Console
+from unet_cli.data.card import examine
+from unet_cli.data.dataset import SegmentationDataset, split_pairs
+from unet_cli.data.layout import find_layout
+from unet_cli.device import Compute
+from unet_cli.errors import Stopped, UserError
+from unet_cli.models import build_model
+from unet_cli.signals import StopRequest
+from unet_cli.training.loop import EpochResult, Trainer, to_classes
+from unet_cli.training.schedule import Budget
+
+QUIET = Console(quiet=True)
+
+
+def trainer_for(data, epochs: int = 2, seconds: float | None = None, precision: str = "float32", **settings) -> Trainer:
+    config = TrainConfig(data=data, size=32, depth=2, lr=1e-2, workers=2, **settings)
+    card = examine(find_layout(data), QUIET)
+    train, val = split_pairs(card.layout.splits["train"], 0.34, seed=0)
+    preprocessing = card.preprocessing(train, config.size)
+    torch.manual_seed(config.seed)
+    model = build_model(ModelConfig(base_channels=4, depth=2))
+    start = time.monotonic()
+    end = None if seconds is None else start + seconds
+    return Trainer(
+        model,
+        SegmentationDataset(train, preprocessing, card.labels),
+        SegmentationDataset(val, preprocessing, card.labels),
+        config,
+        batch_size=2,
+        compute=Compute(torch.device("cpu"), precision),
+        budget=Budget(None if seconds else epochs, steps_per_epoch=2, start=start, end=end),
+        console=QUIET,
+    )
+
+
+def run(trainer: Trainer) -> list[EpochResult]:
+    results: list[EpochResult] = []
+    trainer.fit(lambda result, _: results.append(result), StopRequest())
+    return results
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_loss_falls_and_scores_are_those_of_the_model(data, precision):
+    results = run(trainer := trainer_for(data, epochs=15, precision=precision, augment="none"))
+    assert results[-1].train_loss < 0.6 * results[0].train_loss
+    assert results[-1].step == 30
+    scores = trainer.validate()
+    assert (results[-1].val_dice, results[-1].val_iou) == (scores["dice"], scores["iou"])
+    best = [result for result in results if result.is_best][-1]
+    assert best.val_dice == max(result.val_dice for result in results if result.val_dice is not None)
+
+
+def test_the_same_seed_gives_the_same_weights(data):
+    weights = []
+    for seed in (3, 3, 4):
+        run(trainer := trainer_for(data, seed=seed))
+        weights.append(torch.cat([value.flatten().float() for value in trainer.model.state_dict().values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_run_without_time_still_takes_a_step_and_validates(data):
+    results = run(trainer_for(data, seconds=0.001))
+    assert [(result.epoch, result.step) for result in results] == [(1, 1)]
+    assert results[0].val_dice is not None
+
+
+def test_a_loss_that_is_not_finite_is_not_stepped_on(data):
+    trainer = trainer_for(data)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.loss = lambda logits, mask: logits.mean() * math.nan
+    for batch in trainer.train_data.batches([0, 1], 2):
+        assert math.isnan(trainer.train_one_step(batch, epoch=1))
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
+
+
+def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data):
+    trainer = trainer_for(data, epochs=6)
+    trainer.loss = lambda logits, mask: logits.mean() * math.inf
+    with pytest.raises(UserError, match="10 steps in a row.*lower --lr"):
+        run(trainer)
+
+
+def test_a_stop_ends_the_epoch_logs_it_and_leaves(data):
+    trainer, stop, results = trainer_for(data, epochs=50), StopRequest(), []
+
+    def after_epoch(result: EpochResult, _: Trainer) -> None:
+        results.append(result)
+        if result.epoch == 2:
+            stop.signum = 15
+
+    with pytest.raises(Stopped):
+        trainer.fit(after_epoch, stop)
+    assert len(results) == 2
+
+
+def test_weights_that_a_stop_left_unvalidated_are_not_called_the_best(data):
+    trainer, stop, results = trainer_for(data), StopRequest(), []
+    stop.signum = 2
+    with pytest.raises(Stopped):
+        trainer.fit(lambda result, _: results.append(result), stop)
+    assert [(result.val_dice, result.is_best) for result in results] == [(None, False)]
+
+
+def test_classes_from_logits():
+    assert to_classes(torch.tensor([[[[-0.1, 0.1]]]])).tolist() == [[[0, 1]]]
+    assert to_classes(torch.tensor([[[[3.0]], [[1.0]], [[4.0]]]])).tolist() == [[[2]]]
+
+
+def test_validation_smaller_than_a_batch_and_none_at_all(tmp_path):
+    data = write_pairs(tmp_path / "d", count=3)
+    trainer = trainer_for(data)
+    assert len(trainer.val_data) == 1
+    assert run(trainer)[-1].val_dice is not None
+    trainer = trainer_for(data)
+    trainer.val_data = SegmentationDataset([], trainer.train_data.preprocessing, trainer.train_data.labels)
+    assert [(result.val_dice, result.is_best) for result in run(trainer)] == [(None, True)] * 2

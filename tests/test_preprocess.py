@@ -1,0 +1,66 @@
+"""Channels, size and intensity: the same for training and prediction."""
+
+import numpy as np
+import pytest
+import torch
+
+from unet_cli.config import Preprocessing
+from unet_cli.data.preprocess import normalize, prepare, resize_image, resize_mask, to_channels
+from unet_cli.errors import UserError
+
+GRAY = np.arange(48, dtype=np.uint8).reshape(1, 6, 8)
+
+
+def settings(in_channels: int = 1, bits: int = 8, size: int = 4) -> Preprocessing:
+    return Preprocessing(
+        size=size, in_channels=in_channels, bits=bits, mean=(10.0,) * in_channels, std=(2.0,) * in_channels
+    )
+
+
+def test_gray_and_colour_are_converted_and_it_is_said():
+    colour, note = to_channels(GRAY, 3)
+    assert (colour == GRAY).all()
+    assert colour.shape == (3, 6, 8)
+    assert note == "gray was repeated to three channels"
+    back, note = to_channels(colour, 1)
+    assert (back == GRAY).all()
+    assert note == "RGB with equal channels was taken as gray"
+    red = np.zeros((3, 1, 1), np.uint8)
+    red[0] = 255
+    assert to_channels(red, 1)[0].item() == 76  # 0.299 * 255
+    assert to_channels(red, 3) == (red, None)
+
+
+def test_other_numbers_of_channels_are_refused():
+    with pytest.raises(UserError, match="has 2 channels, but the network was trained on 3"):
+        to_channels(np.zeros((2, 4, 4), np.uint8), 3)
+
+
+def test_another_depth_is_refused():
+    with pytest.raises(UserError, match="has 16 bits a channel, but the network was trained on 8-bit"):
+        prepare(GRAY.astype(np.uint16), settings())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_resizing_averages_what_a_pixel_covers(dtype):
+    checkers = (np.indices((8, 8)).sum(0) % 2 * 200).astype(dtype)[None]
+    small = resize_image(torch.from_numpy(checkers), (2, 2))
+    assert small.dtype == torch.from_numpy(checkers).dtype
+    assert (small.to(torch.int32) - 100).abs().max() <= 8  # without antialiasing it would be 0 or 200
+
+
+def test_eight_and_sixteen_bits_are_resized_alike():
+    values = np.random.default_rng(0).integers(0, 255, (3, 50, 37), np.uint8)
+    small = resize_image(torch.from_numpy(values), (16, 64)).int()
+    wide = resize_image(torch.from_numpy(values.astype(np.uint16)), (16, 64)).int()
+    assert (small - wide).abs().max() <= 1
+
+
+def test_masks_keep_their_values_when_resized():
+    mask = torch.tensor([[0, 7], [3, 1]], dtype=torch.uint8)
+    assert resize_mask(mask, (4, 4)).tolist() == [[0, 0, 7, 7], [0, 0, 7, 7], [3, 3, 1, 1], [3, 3, 1, 1]]
+
+
+def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation():
+    image = torch.tensor([[[[10, 14]]]], dtype=torch.uint16)
+    assert normalize(image, settings(bits=16)).tolist() == [[[[0.0, 2.0]]]]

@@ -1,0 +1,232 @@
+"""`unet train` through the real command line: what it leaves, what it says, and what bad input or a signal does."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Run, assert_failed, json_lines, pixels, write_pairs
+from PIL import Image
+
+from unet_cli.checkpoint import load_checkpoint
+
+
+def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path):
+    done = unet("train", "--data", "data", *TINY, "--epochs", 12)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "checkpoints" / "data-1"
+    assert sorted(path.name for path in run.iterdir()) == ["best.pth", "curves.png", "last.pth", "log.csv", "pictures"]
+    rows = list(csv.DictReader((run / "log.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert all(0 <= float(row["val_dice"]) <= 1 for row in rows)
+    names = [f"epoch_{epoch:04d}.png" for epoch in [*range(1, 11), 12]]
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == names
+    assert pixels(run / "pictures" / "epoch_0012.png").shape == (256, 3 * 256 + 8, 3)
+    assert pixels(run / "curves.png").std() > 0
+
+    best, last = load_checkpoint(run / "best.pth"), load_checkpoint(run / "last.pth")
+    assert best.metrics["val_dice"] == max(float(row["val_dice"]) for row in rows) or best.metrics[
+        "val_dice"
+    ] == pytest.approx(max(float(row["val_dice"]) for row in rows), abs=1e-5)
+    assert 0 < best.best_threshold < 1
+    assert best.threshold == 0.5
+    assert "final_dice" in best.metrics
+    assert best.resume is None
+    assert last.resume["epoch"] == 12
+
+
+def test_it_says_what_it_found_and_what_it_will_do_and_what_to_do_next(unet: Run, data):
+    done = unet("train", "--data", "data", *TINY, "--epochs", 3)
+    for part in (
+        "6 pairs (train 6), images and masks of the same name",
+        "sides of 40 to 45 pixels; RGB, 8 bits",
+        "2 classes (0 is background, 255 foreground)",
+        "foreground",
+        "5 for training, 1 for validation (drawn with --seed 0)",
+        "Network unet, width 4, depth 2, transposed upsampling",
+        "parameters",
+        "CPU",
+        "float32",
+        "the run ends in about",
+        "Threshold that scores best",
+    ):
+        assert part in done.stderr, part
+    assert "Best weights: checkpoints/data-1/best.pth" in done.stdout
+    words = done.stdout.strip().splitlines()[-1].split()
+    assert words == ["unet", "predict", "--weights", "checkpoints/data-1/best.pth", "--input", "data/images"]
+    assert unet(*words[1:]).returncode == 0
+
+
+def test_no_run_overwrites_another(unet: Run, data, tmp_path):
+    for _ in range(2):
+        assert unet("train", "--data", "data", *TINY, "--epochs", 1).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["data-1", "data-2"]
+    assert_failed(unet("train", "--data", "data", *TINY, "--name", "data-1"), 1, "data-1 exists", "--name")
+
+
+def test_the_same_seed_and_epochs_give_the_same_weights_twice(unet: Run, data, tmp_path):
+    weights = []
+    for name, workers in (("a", 1), ("b", 4)):
+        done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--name", name, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+        weights.append(load_checkpoint(tmp_path / "checkpoints" / name / "last.pth").weights)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_time_budget_ends_annealed_and_with_both_checkpoints(unet: Run, data, tmp_path):
+    done = unet("train", "--data", "data", *TINY, "--max-time", "12s")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "checkpoints" / "data-1"
+    rows = list(csv.DictReader((run / "log.csv").open()))
+    assert float(rows[-1]["lr"]) < 2e-5
+    assert (run / "best.pth").is_file()
+    assert (run / "last.pth").is_file()
+
+
+def test_train_and_val_folders(unet: Run, tmp_path):
+    write_pairs(tmp_path / "data" / "train", count=3, mask_suffix="_mask")
+    write_pairs(tmp_path / "data" / "val", count=2, mask_suffix="_mask", extension=".bmp")
+    done = unet("train", "--data", "data", *TINY, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert "3 for training, 2 for validation (its own folder)" in done.stderr
+    assert "mask NAME_mask for image NAME" in done.stderr
+
+
+def test_classes_sixteen_bits_and_palettes_go_from_training_to_predicted_masks(unet: Run, data, tmp_path):
+    for path in (data / "masks").iterdir():
+        mask = (pixels(path) > 0).astype(np.uint8)
+        mask[:6, :6] = 5
+        Image.fromarray(mask).save(path)
+    for path in (data / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 10 + 33_000).save(path)
+    done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "3 classes (values 0, 1, 5)" in done.stderr
+    assert "gray, 16 bits" in done.stderr
+    report = json_lines(done.stdout)[0]
+    assert report["epochs"] == 2
+    assert unet(*report["next"].split()[1:]).returncode == 0
+    masks = [Image.open(path) for path in (tmp_path / "data" / "images_masks").iterdir()]
+    assert len(masks) == 6
+    assert all(mask.mode == "P" and set(np.unique(np.asarray(mask))) <= {0, 1, 5} for mask in masks)
+
+
+def test_starting_from_weights_of_the_same_network(unet: Run, data, trained, tmp_path):
+    options = ["--depth", 2, "--size", 32, "--epochs", 1, "--device", "cpu"]
+    done = unet("train", "--data", "data", "--init", trained, *options, "--lr", 1e-8, "--augment", "none")
+    assert done.returncode == 0, done.stderr
+    old, new = load_checkpoint(trained), load_checkpoint(tmp_path / "checkpoints" / "data-1" / "best.pth")
+    assert new.model == old.model  # its width as well
+    assert all(
+        torch.allclose(value, old.weights[name], atol=1e-5) for name, value in new.weights.items() if "conv" in name
+    )
+    other = unet("train", "--data", "data", "--init", trained, "--depth", 3, "--size", 32)
+    assert_failed(other, 1, "holds another network: depth 2 there, 3 here")
+
+
+def test_settings_from_a_file_and_flags_win(unet: Run, data, tmp_path):
+    (tmp_path / "run.toml").write_text(
+        'data = "data"\nsize = 32\nwidth = 4\ndepth = 2\nmax-time = "2h"\nepochs = 7\nname = "x"\n'
+    )
+    done = unet("train", "--config", "run.toml", "--epochs", 1, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    training = load_checkpoint(tmp_path / "checkpoints" / "x" / "best.pth").training
+    assert (training["epochs"], training["size"], training["max_time"]) == (1, 32, 7200)
+    (tmp_path / "typo.toml").write_text('data = "data"\nepoch = 7\n')
+    assert_failed(unet("train", "--config", "typo.toml"), 2, "'epoch'", "did you mean epochs?")
+    (tmp_path / "bad.toml").write_text("epochs = = 7")
+    assert_failed(unet("train", "--config", "bad.toml"), 2, "bad.toml is not TOML")
+    (tmp_path / "range.toml").write_text('data = "data"\nval_fraction = 3.0\n')
+    assert_failed(unet("train", "--config", "range.toml"), 2, "--val-fraction")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--data", "nowhere"], 1, ["nowhere does not exist", "--data"]),
+        (["--data", "empty"], 1, ["empty has no images folder", "holds nothing"]),
+        (["--data", "data", "--max-time", "soon"], 2, ["--max-time", "'soon' is not a time", "2h30m"]),
+        (["--data", "data", "--size", "64", "--depth", "7"], 2, ["--size 64 vanishes"]),
+        (["--data", "data", "--epoch", "4"], 2, ["--epoch", "--epochs"]),
+        (["--data", "data", "--output", "file.txt"], 1, ["file.txt", "a file is in the way"]),
+        (["--data", "data", "--init", "none.pth"], 1, ["none.pth does not exist"]),
+    ],
+)
+def test_bad_arguments(unet: Run, data, tmp_path, arguments, code, parts):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").touch()
+    assert_failed(unet("train", *arguments), code, *parts)
+    assert list(tmp_path.glob("checkpoints/*")) == []
+
+
+def test_bad_files_are_all_named_before_anything_is_trained(unet: Run, data, tmp_path):
+    (data / "images" / "cell1.png").write_text("not an image")
+    Image.new("L", (7, 7)).save(data / "masks" / "cell3.png")
+    done = unet("train", "--data", "data", *TINY)
+    assert_failed(done, 1, "2 problems", "cell1.png is not an image", "cell3.png is 7x7 but its image", "is 43x40")
+    (data / "masks" / "cell5.png").unlink()
+    assert_failed(unet("train", "--data", "data", *TINY), 1, "image without a mask: data/images/cell5.png")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_one_pair_needs_a_word(unet: Run, tmp_path):
+    write_pairs(tmp_path / "data", count=1)
+    assert_failed(unet("train", "--data", "data", *TINY), 1, "--val-fraction 0")
+    done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--val-fraction", 0)
+    assert done.returncode == 0, done.stderr
+    assert "(not validated)" in done.stdout
+
+
+def test_a_folder_that_cannot_be_written(unet: Run, data, read_only):
+    assert_failed(unet("train", "--data", "data", *TINY, "--output", read_only), 1, str(read_only), "choose")
+    assert os.listdir(read_only) == []
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(data, tmp_path, full_disk):
+    done = full_disk(20_000, "train", "--data", "data", *TINY, "--epochs", 2)
+    assert_failed(done, 1, "last.pth", "free some space")
+    assert [path.name for path in (tmp_path / "checkpoints" / "data-1").iterdir()] == []
+
+
+def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "unet_cli", "train", "--data", "data", *map(str, (*TINY, *arguments))]
+    return subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
+    process = start(tmp_path, "--epochs", 100_000)
+    run = tmp_path / "checkpoints" / "data-1"
+    wait_for(run / "pictures", process)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Stopped in epoch" in err
+    assert "best.pth" in err
+    assert "Traceback" not in err
+    assert out == ""
+    rows = list(csv.DictReader((run / "log.csv").open()))
+    assert load_checkpoint(run / "last.pth").resume["epoch"] == int(rows[-1]["epoch"])
+
+
+def test_a_killed_run_leaves_whole_checkpoints(data, tmp_path):
+    process = start(tmp_path, "--epochs", 100_000)
+    run = tmp_path / "checkpoints" / "data-1"
+    for epoch in (1, 3, 6):
+        wait_for(run / "pictures" / f"epoch_{epoch:04d}.png", process)
+    process.kill()
+    process.communicate(timeout=120)
+    assert load_checkpoint(run / "last.pth").resume["epoch"] >= 6
+    load_checkpoint(run / "best.pth")
