@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import pixels, write_pairs
 from PIL import Image
 
 from unet_cli.console import Console
@@ -60,7 +60,7 @@ def test_sixteen_bit_images(data):
 
 def test_constant_images_do_not_divide_by_zero(data):
     for path in (data / "images").iterdir():
-        Image.new("L", Image.open(path).size, 7).save(path)
+        Image.fromarray(np.full_like(pixels(path)[..., 0], 7)).save(path)
     card = card_of(data)
     assert card.preprocessing(card.layout.splits["train"], size=64).std == (1.0,)
 

@@ -221,13 +221,15 @@ class ModelConfig(Checked):
 class Preprocessing(Checked):
     """How an image becomes network input, in training and in prediction alike.
 
-    size: side in pixels that images are stretched to. bits: depth of the files, 8 or 16. mean and std: of each channel
-    over the training part, in units of the files' values.
+    size: side in pixels that images are stretched to. bits: depth of the files, 8 or 16. intensity: what is subtracted
+    and divided by: 'dataset', the mean and std of each channel over the training part; 'image', the mean and standard
+    deviation over all pixels and channels of the image itself. mean and std are in units of the files' values.
     """
 
     size: int
     in_channels: int
     bits: int
+    intensity: Literal["dataset", "image"] = "dataset"
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

@@ -14,7 +14,7 @@ from unet_cli.console import Console, counted
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.layout import Layout, Pair
-from unet_cli.data.preprocess import bits_of
+from unet_cli.data.preprocess import LEAST_STD, bits_of
 from unet_cli.errors import UserError
 
 MOST_LISTED = 50
@@ -62,18 +62,24 @@ class Card:
         ]
 
     def preprocessing(self, train: list[Pair], size: int) -> Preprocessing:
-        """How images of this set become network input; the statistics are those of the training part."""
+        """How images of this set become network input; the statistics are those of the training part.
+
+        Where images differ more from each other in brightness than their pixels do within an image (dark and bright
+        backgrounds mixed, exposures that vary), each image is normalised by itself; elsewhere all by the same numbers,
+        which keep what absolute intensity says.
+        """
         wanted = {pair.image for pair in train}
         facts = [fact for part in self.facts.values() for fact in part if fact.pair.image in wanted]
         pixels = sum(fact.height * fact.width for fact in facts)
         mean = np.sum([fact.sums for fact in facts], axis=0) / pixels
         variance = np.sum([fact.squares for fact in facts], axis=0) / pixels - mean**2
-        std = np.sqrt(np.maximum(variance, 0))
-        std = np.where(std > 0, std, 1.0)  # a set of constant images is black after normalisation, not infinite
+        between, within = _spread(facts)
+        std = np.sqrt(np.maximum(variance, LEAST_STD**2))
         return Preprocessing(
             size=size,
             in_channels=self.in_channels,
             bits=self.bits,
+            intensity="image" if between > within else "dataset",
             mean=tuple(float(value) for value in mean[: self.in_channels]),
             std=tuple(float(value) for value in std[: self.in_channels]),
         )
@@ -92,6 +98,14 @@ class Card:
         names = ["background", "foreground"] if self.labels.num_classes == 2 else [f"{v}:" for v in self.labels.values]
         for name, share in zip(names, counts / counts.sum(), strict=True):
             yield f"{name} {share:.1%}"
+
+
+def _spread(facts: list[Facts]) -> tuple[float, float]:
+    """Variance of the images' mean intensities, and mean variance of the pixels within an image."""
+    pixels = np.array([3 * fact.height * fact.width for fact in facts])
+    means = np.array([fact.sums.sum() for fact in facts]) / pixels
+    squares = np.array([fact.squares.sum() for fact in facts]) / pixels
+    return float(means.var()), float((squares - means**2).mean())
 
 
 def examine(layout: Layout, console: Console, workers: int | None = None) -> Card:

@@ -81,13 +81,12 @@ def pair_up(images: Path, masks: Path) -> tuple[list[Pair], str]:
     expected = {stem + suffix for stem in image_files}
     unmatched_masks = [path for stem, path in mask_files.items() if stem not in expected]
     if unmatched_images or unmatched_masks:
-        rule = f"NAME{suffix}" if suffix else "the same name"
         matched = len(image_files) - len(unmatched_images)
         raise UserError(
             "\n".join(
                 [
                     f"{images} and {masks} do not match one to one: "
-                    f"with masks called by {rule}, {matched} of {len(image_files)} images have one.",
+                    f"by the rule '{_rule(suffix)}', {matched} of {len(image_files)} images have a mask.",
                     *(f"  image without a mask: {path}" for path in unmatched_images),
                     *(f"  mask without an image: {path}" for path in unmatched_masks),
                     "Rename, add or remove these files.",
@@ -95,7 +94,11 @@ def pair_up(images: Path, masks: Path) -> tuple[list[Pair], str]:
             )
         )
     pairs = [Pair(stem, path, mask_files[stem + suffix]) for stem, path in sorted(image_files.items())]
-    return pairs, f"mask NAME{suffix} for image NAME" if suffix else "images and masks of the same name"
+    return pairs, _rule(suffix)
+
+
+def _rule(suffix: str) -> str:
+    return f"mask NAME{suffix} for image NAME" if suffix else "images and masks of the same name"
 
 
 def _shared_suffix(image_stems: dict[str, Path], mask_stems: dict[str, Path]) -> str:

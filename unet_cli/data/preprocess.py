@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from unet_cli.config import Preprocessing
 from unet_cli.errors import UserError
 
+LEAST_STD = 1.0  # in units of the files' values: a constant image is all zero, not infinite
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
 
 
@@ -64,7 +65,11 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1 over the training part."""
+    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image."""
+    if preprocessing.intensity == "image":
+        centred = image.float()
+        centred = centred - centred.mean((1, 2, 3), keepdim=True)
+        return centred / centred.std((1, 2, 3), keepdim=True, correction=0).clamp(min=LEAST_STD)
     shape = (1, -1, 1, 1)
     mean = torch.tensor(preprocessing.mean, device=image.device).view(shape)
     std = torch.tensor(preprocessing.std, device=image.device).view(shape)
