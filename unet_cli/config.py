@@ -233,6 +233,12 @@ class Preprocessing(Checked):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def describe_intensity(self) -> str:
+        if self.intensity == "image":
+            return "each normalised by its own mean and deviation"
+        numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(self.mean, self.std, strict=True))
+        return f"normalised by {numbers}"
+
 
 def plain(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain values that a checkpoint, JSON or TOML can hold."""

@@ -29,6 +29,10 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
+    @property
+    def kind(self) -> str:
+        return "CPU" if self.device.type == "cpu" else "GPU"
+
     def describe(self) -> str:
         """'CPU (2 threads), float32' or 'NVIDIA H100, bf16'."""
         if self.device.type == "cuda":

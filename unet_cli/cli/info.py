@@ -47,9 +47,6 @@ def info_cli(config: InfoConfig, output: Output) -> int:
             "version": checkpoint.version,
         }
     )
-    numbers = ", ".join(
-        f"{mean:.4g} ± {std:.4g}" for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
-    )
     best = "" if checkpoint.best_threshold is None else f" (best on validation: {checkpoint.best_threshold:g})"
     console.result(
         f"{config.weights}, written by unet {checkpoint.version}",
@@ -57,7 +54,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
         f"preprocessing  {preprocessing.in_channels} x {preprocessing.size} x {preprocessing.size}, "
-        f"{preprocessing.bits} bits, mean ± standard deviation {numbers}",
+        f"{preprocessing.bits} bits, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
         *(
             f"{'scores' if not index else '':15}{name} {value:.6g}"

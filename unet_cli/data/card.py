@@ -61,13 +61,16 @@ class Card:
             f"  pixels   {', '.join(self._shares(everything))}",
         ]
 
-    def preprocessing(self, train: list[Pair], size: int) -> Preprocessing:
+    def preprocessing(self, train: list[Pair], size: int, in_channels: int | None = None) -> Preprocessing:
         """How images of this set become network input; the statistics are those of the training part.
+
+        in_channels: as many as the network has, where it has more than the images.
 
         Where images differ more from each other in brightness than their pixels do within an image (dark and bright
         backgrounds mixed, exposures that vary), each image is normalised by itself; elsewhere all by the same numbers,
         which keep what absolute intensity says.
         """
+        in_channels = in_channels or self.in_channels
         wanted = {pair.image for pair in train}
         facts = [fact for part in self.facts.values() for fact in part if fact.pair.image in wanted]
         pixels = sum(fact.height * fact.width for fact in facts)
@@ -77,11 +80,11 @@ class Card:
         std = np.sqrt(np.maximum(variance, LEAST_STD**2))
         return Preprocessing(
             size=size,
-            in_channels=self.in_channels,
+            in_channels=in_channels,
             bits=self.bits,
             intensity="image" if between > within else "dataset",
-            mean=tuple(float(value) for value in mean[: self.in_channels]),
-            std=tuple(float(value) for value in std[: self.in_channels]),
+            mean=tuple(float(value) for value in mean[:in_channels]),
+            std=tuple(float(value) for value in std[:in_channels]),
         )
 
     def _colour(self, facts: list[Facts]) -> str:

@@ -41,6 +41,14 @@ class EpochResult:
     val_iou: float | None
     is_best: bool
 
+    def describe(self) -> str:
+        """A line for the log."""
+        line = f"epoch {self.epoch:3d} ({duration(self.seconds)}): loss {self.train_loss:.4f}"
+        if self.val_dice is not None:
+            line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
+            line += " (best)" if self.is_best else ""
+        return line
+
 
 @dataclass
 class Trainer:

@@ -1,0 +1,194 @@
+"""The training journey from end to end: folder -> card -> samples -> network -> checkpoint, in a run's folder."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_cli.config import DEFAULT_EPOCHS, ModelConfig, TrainConfig, plain
+from unet_cli.console import Console, counted, duration
+from unet_cli.data.card import Card, examine
+from unet_cli.data.dataset import SegmentationDataset, split_pairs
+from unet_cli.data.layout import Layout, Pair
+from unet_cli.device import Compute, choose_compute
+from unet_cli.errors import Stopped, UserError
+from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.files import writable_folder
+from unet_cli.inference.predictor import Predictor
+from unet_cli.models import build_model, parameter_count
+from unet_cli.signals import StopRequest
+from unet_cli.training.journal import Journal, new_run_folder
+from unet_cli.training.loop import EpochResult, Trainer
+from unet_cli.training.schedule import Budget
+
+CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 2, 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run leaves: files, scores of the best weights at original size, and the command to run next.
+
+    scores: see metrics.summarize; empty where there was no validation part.
+    """
+
+    run: str
+    best: str
+    last: str
+    epochs: int
+    scores: dict[str, float]
+    best_threshold: float | None
+    next: str
+
+
+def train(config: TrainConfig, layout: Layout, console: Console, started: float) -> Report:
+    """Train as told on the pairs of `layout`.
+
+    started: the second of time.monotonic() from which --max-time counts. Raises UserError, and Stopped after saving
+    where a signal asked to stop.
+    """
+    writable_folder(config.output)
+    compute = choose_compute(config.device, config.precision)
+    initial = load_checkpoint(config.init) if config.init else None
+    card = examine(layout, console, config.workers)
+    if "val" in layout.splits:
+        train_pairs, val_pairs, how = layout.splits["train"], layout.splits["val"], "its own folder"
+    else:
+        train_pairs, val_pairs = split_pairs(layout.splits["train"], config.val_fraction, config.seed)
+        how = f"drawn with --seed {config.seed}"
+
+    template = _template(config, card, train_pairs, initial, compute)
+    torch.manual_seed(config.seed)
+    model = build_model(template.model, config.gradient_checkpointing)
+    if initial:
+        model.load_state_dict(initial.weights)
+    train_data = SegmentationDataset(train_pairs, template.preprocessing, template.labels)
+    val_data = SegmentationDataset(val_pairs, template.preprocessing, template.labels)
+    batch_size = config.batch_size or (CPU_BATCH_SIZE if compute.device.type == "cpu" else GPU_BATCH_SIZE)
+    batch_size = min(batch_size, len(train_pairs))
+    budget = Budget(
+        epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
+        steps_per_epoch=-(-len(train_pairs) // batch_size),
+        start=started,
+        end=started + config.max_time if config.max_time else None,
+    )
+    trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
+    journal = Journal(new_run_folder(config.output, config.name, config.data))
+    console.say(
+        *card.describe(),
+        f"  split    {len(train_pairs)} for training, {len(val_pairs)} for validation ({how})",
+        *_plan(trainer, template, journal.folder),
+    )
+
+    def after_epoch(result: EpochResult, trainer: Trainer) -> None:
+        _save(result, trainer, template, journal.folder)
+        journal.add(result, trainer)
+        console.say(result.describe())
+
+    try:
+        with StopRequest() as stop:
+            trainer.fit(after_epoch, stop)
+    except Stopped:
+        console.say(f"Stopped in epoch {journal.rows[-1].epoch}; best.pth and last.pth are in {journal.folder}")
+        raise
+    journal.finish(trainer)
+    return _finish(trainer, journal, val_pairs)
+
+
+def _template(
+    config: TrainConfig, card: Card, train_pairs: list[Pair], initial: Checkpoint | None, compute: Compute
+) -> Checkpoint:
+    """The checkpoint of this run, still without weights. Raises UserError where --init has another network."""
+    # A network for colour takes gray images too.
+    in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
+    width = initial.model.base_channels if initial else CPU_WIDTH if compute.device.type == "cpu" else GPU_WIDTH
+    model = ModelConfig(
+        in_channels=in_channels,
+        num_classes=card.labels.num_classes,
+        base_channels=config.width or width,
+        depth=config.depth,
+        upsampling=config.upsampling,
+    )
+    if initial and initial.model != model:
+        here, there = plain(model), plain(initial.model)
+        differences = [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
+        raise UserError(f"--init {config.init} holds another network: {', '.join(differences)}")
+    return Checkpoint(
+        model=model,
+        preprocessing=card.preprocessing(train_pairs, config.size, in_channels),
+        labels=card.labels,
+        weights={},
+        training=plain(config),
+        data=card.describe(),
+    )
+
+
+def _plan(trainer: Trainer, template: Checkpoint, folder: Path) -> list[str]:
+    """What the run will do, in words."""
+    config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
+    usual = "" if config.width or config.init else f" (--width is usually that on a {trainer.compute.kind})"
+    limits = [counted(budget.epochs, "epoch")] if budget.epochs else []
+    limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
+    return [
+        f"Network {template.model.describe()}, {parameter_count(trainer.model):,} parameters{usual}",
+        f"Images are stretched to {preprocessing.size}x{preprocessing.size}, {preprocessing.describe_intensity()}; "
+        f"batches of {trainer.batch_size}; augmentation {config.augment}",
+        f"Computing on {trainer.compute.describe()}",
+        f"Training for {', '.join(limits)}, into {folder}",
+    ]
+
+
+def _save(result: EpochResult, trainer: Trainer, template: Checkpoint, folder: Path) -> None:
+    """Write last.pth, and best.pth where these are the best weights so far, or the only ones."""
+    checkpoint = replace(
+        template,
+        weights={key: value.detach().cpu() for key, value in trainer.model.state_dict().items()},
+        metrics={key: value for key, value in asdict(result).items() if value is not None},
+    )
+    resume = {
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "epoch": result.epoch,
+        "step": result.step,
+    }
+    save_checkpoint(folder / "last.pth", replace(checkpoint, resume=resume))
+    if result.is_best or not (folder / "best.pth").exists():
+        save_checkpoint(folder / "best.pth", checkpoint)
+
+
+def _finish(trainer: Trainer, journal: Journal, val_pairs: list[Pair]) -> Report:
+    """Score the best weights at original size, find the threshold that suits them, and store both."""
+    best = journal.folder / "best.pth"
+    checkpoint = load_checkpoint(best)
+    scores: dict[str, float] = {}
+    if val_pairs:
+        predictor = Predictor(checkpoint, trainer.compute)
+        found = evaluate(predictor, val_pairs, trainer.batch_size, trainer.config.workers, trainer.console)
+        scores = found.scores
+        final = {f"final_{name}": value for name, value in scores.items()}
+        checkpoint = replace(checkpoint, metrics={**checkpoint.metrics, **final}, best_threshold=found.best_threshold)
+        save_checkpoint(best, checkpoint)
+        if found.best_threshold is not None:
+            trainer.console.say(
+                f"Threshold that scores best on the validation part: {found.best_threshold:g} "
+                f"(Dice {found.best_dice:.4f}; at the default of 0.5 {scores['dice']:.4f})"
+            )
+    return Report(
+        run=str(journal.folder),
+        best=str(best),
+        last=str(journal.folder / "last.pth"),
+        epochs=journal.rows[-1].epoch,
+        scores=scores,
+        best_threshold=checkpoint.best_threshold,
+        next=shlex.join(["unet", "predict", "--weights", str(best), "--input", str(_images_folder(trainer))]),
+    )
+
+
+def _images_folder(trainer: Trainer) -> Path:
+    """Where the training images are: a folder that is there, to try the weights on."""
+    pair = trainer.train_data.pairs[0]
+    return pair.image.parents[pair.name.count("/")]
