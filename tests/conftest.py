@@ -55,7 +55,11 @@ def write_pairs(folder: Path, count: int = 6, side: int = 40, mask_suffix: str =
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for index in range(count):
-        image, mask = (pixels[:side, : side + index] for pixels in draw_pair(seed=1, index=index))
+        image, mask = draw_pair(seed=1, index=index)
+        top, left = (
+            int(place[0]) for place in np.nonzero(mask[: -2 * side, : -2 * side])
+        )  # where the first cell begins
+        image, mask = (pixels[top : top + side, left : left + side + index] for pixels in (image, mask))
         Image.fromarray(image).save(folder / "images" / f"cell{index}{extension}")
         Image.fromarray(mask).save(folder / "masks" / f"cell{index}{mask_suffix}.png")
     return folder

@@ -58,6 +58,16 @@ def test_sixteen_bit_images(data):
     assert 33_000 < preprocessing.mean[0] < 37_100
 
 
+def test_images_that_differ_more_than_their_pixels_are_normalised_one_by_one(data):
+    card = card_of(data)
+    assert card.preprocessing(card.layout.splits["train"], size=64).intensity == "dataset"
+    for index, path in enumerate(sorted((data / "images").iterdir())):
+        dim = pixels(path) // 8 + 200 * (index % 2)
+        Image.fromarray(dim.astype(np.uint8)).save(path)
+    card = card_of(data)
+    assert card.preprocessing(card.layout.splits["train"], size=64).intensity == "image"
+
+
 def test_constant_images_do_not_divide_by_zero(data):
     for path in (data / "images").iterdir():
         Image.fromarray(np.full_like(pixels(path)[..., 0], 7)).save(path)

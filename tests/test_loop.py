@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,15 +39,13 @@ def trainer_for(data, epochs: int = 2, seconds: float | None = None, precision: 
         config,
         batch_size=2,
         compute=Compute(torch.device("cpu"), precision),
-        budget=Budget(None if seconds else epochs, steps_per_epoch=2, start=start, end=end),
+        budget=Budget(None if seconds else epochs, steps_per_epoch=-(-len(train) // 2), start=start, end=end),
         console=QUIET,
     )
 
 
 def run(trainer: Trainer) -> list[EpochResult]:
-    results: list[EpochResult] = []
-    trainer.fit(lambda result, _: results.append(result), StopRequest())
-    return results
+    return list(trainer.fit(StopRequest()))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -84,6 +83,15 @@ def test_a_loss_that_is_not_finite_is_not_stepped_on(data):
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
 
 
+def test_activations_that_are_not_finite_leave_no_trace_in_the_running_statistics(data):
+    trainer = trainer_for(data)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train_data.preprocessing = replace(trainer.train_data.preprocessing, mean=(math.nan,) * 3)
+    for batch in trainer.train_data.batches([0, 1], 2):
+        trainer.train_one_step(batch, epoch=1)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
 def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data):
     trainer = trainer_for(data, epochs=6)
     trainer.loss = lambda logits, mask: logits.mean() * math.inf
@@ -92,29 +100,50 @@ def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data):
 
 
 def test_a_stop_ends_the_epoch_logs_it_and_leaves(data):
-    trainer, stop, results = trainer_for(data, epochs=50), StopRequest(), []
-
-    def after_epoch(result: EpochResult, _: Trainer) -> None:
-        results.append(result)
-        if result.epoch == 2:
-            stop.signum = 15
-
+    trainer, stop = trainer_for(data, epochs=50), StopRequest()
+    epochs = trainer.fit(stop)
+    assert [next(epochs).epoch, next(epochs).epoch] == [1, 2]
+    stop.signum = 15
     with pytest.raises(Stopped):
-        trainer.fit(after_epoch, stop)
-    assert len(results) == 2
+        next(epochs)
+
+
+def test_a_stop_before_the_first_step_leaves_nothing_to_save(data):
+    trainer, stop = trainer_for(data), StopRequest()
+    stop.signum = 2
+    with pytest.raises(Stopped):
+        next(trainer.fit(stop))
 
 
 def test_weights_that_a_stop_left_unvalidated_are_not_called_the_best(data):
-    trainer, stop, results = trainer_for(data), StopRequest(), []
-    stop.signum = 2
-    with pytest.raises(Stopped):
-        trainer.fit(lambda result, _: results.append(result), stop)
-    assert [(result.val_dice, result.is_best) for result in results] == [(None, False)]
+    trainer, stop = trainer_for(data), StopRequest()
+    step = trainer.train_one_step
+
+    def step_and_stop(*arguments):
+        stop.signum = 15
+        return step(*arguments)
+
+    trainer.train_one_step = step_and_stop
+    result = next(trainer.fit(stop))
+    assert (result.step, result.val_dice, result.is_best) == (1, None, False)
+
+
+def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
+    trainer = trainer_for(data)
+    trainer.validate = lambda: {"loss": math.nan, "dice": 1.0, "iou": 1.0}
+    assert [result.is_best for result in trainer.fit(StopRequest())] == [False, False]
 
 
 def test_classes_from_logits():
     assert to_classes(torch.tensor([[[[-0.1, 0.1]]]])).tolist() == [[[0, 1]]]
     assert to_classes(torch.tensor([[[[3.0]], [[1.0]], [[4.0]]]])).tolist() == [[[2]]]
+
+
+def test_an_epoch_without_time_for_a_step_is_not_logged(data):
+    trainer = trainer_for(data, seconds=60)
+    allowed = iter([True, True, True] + [False] * 10)  # two steps of the first epoch, and then a second one begins
+    trainer.budget.allows_step = lambda step: next(allowed)
+    assert [(result.epoch, result.step) for result in run(trainer)] == [(1, 2)]
 
 
 def test_validation_smaller_than_a_batch_and_none_at_all(tmp_path):

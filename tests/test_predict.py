@@ -37,7 +37,7 @@ def test_the_printed_next_command_works(unet: Run, trained, images):
 
 def test_file_glob_and_list(unet: Run, trained, images, tmp_path):
     assert unet("predict", "--weights", trained.parent, "--input", "imgs/a.png").returncode == 0
-    assert (tmp_path / "imgs" / "a_masks" / "a.png").is_file()
+    assert (tmp_path / "imgs_masks" / "a.png").is_file()
     assert unet("predict", "--weights", trained, "--input", "imgs/*.png", "--output", "glob").returncode == 0
     assert sorted(path.name for path in (tmp_path / "glob").iterdir()) == ["a.png", "b.png"]
     listed = unet(

@@ -1,5 +1,7 @@
 """Channels, size and intensity: the same for training and prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,14 @@ def test_eight_and_sixteen_bits_are_resized_alike():
 def test_masks_keep_their_values_when_resized():
     mask = torch.tensor([[0, 7], [3, 1]], dtype=torch.uint8)
     assert resize_mask(mask, (4, 4)).tolist() == [[0, 0, 7, 7], [0, 0, 7, 7], [3, 3, 1, 1], [3, 3, 1, 1]]
+
+
+def test_an_image_can_be_normalised_by_itself():
+    image = torch.tensor([[[[1, 3]]], [[[100, 100]]]], dtype=torch.uint8)
+    own = replace(settings(), intensity="image")
+    assert normalize(image, own).tolist() == [[[[-1.0, 1.0]]], [[[0.0, 0.0]]]]  # a constant image is zero
+    together, alone = normalize(image, own)[:1], normalize(image[:1], own)
+    assert torch.equal(together, alone)
 
 
 def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation():

@@ -34,7 +34,6 @@ def setting(
     *,
     help: str,
     panel: str = "Options",
-    flag: str | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     parse: Any = None,
@@ -45,7 +44,6 @@ def setting(
     metadata = {
         "help": help,
         "panel": panel,
-        "flag": flag,
         "minimum": minimum,
         "maximum": maximum,
         "parse": parse,
@@ -55,9 +53,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def flag_of(name: str, metadata: Any) -> str:
-    """The flag that sets a field: its own name with dashes, unless the metadata give another."""
-    return metadata.get("flag") or "--" + name.replace("_", "-")
+def flag_of(name: str) -> str:
+    """The flag that sets a field: its name with dashes."""
+    return "--" + name.replace("_", "-")
 
 
 class Checked:
@@ -66,13 +64,14 @@ class Checked:
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
         for spec in fields(self):  # type: ignore[arg-type]
-            value, flag = getattr(self, spec.name), flag_of(spec.name, spec.metadata)
+            value, flag = getattr(self, spec.name), flag_of(spec.name)
             low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
             if value is None:
                 continue
-            if (low is not None and value < low) or (high is not None and value > high):
-                bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
-                raise UserError(f"{flag} is {value}: it has to be {bounds}")
+            # Written so that a NaN, which no comparison is true of, is refused too.
+            if not (low is None or value >= low) or not (high is None or value <= high):
+                bounds = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+                raise UserError(f"{flag} is {value:g}: it has to be {bounds}")
             choices = get_args(types[spec.name]) if get_origin(types[spec.name]) is Literal else ()
             if choices and value not in choices:
                 raise UserError(f"{flag} is '{value}': choose one of {', '.join(choices)}")
@@ -128,16 +127,23 @@ class TrainConfig(Hardware):
     batch_size: int | None = setting(
         None, help="Images a step.  [default: 2 on a CPU, 8 on a GPU]", panel="Training", minimum=1
     )
-    lr: float = setting(1e-3, help="Highest learning rate of Adam.", panel="Training", minimum=1e-8, maximum=1.0)
+    lr: float = setting(2e-3, help="Highest learning rate of Adam.", panel="Training", minimum=1e-8, maximum=1.0)
     clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
     augment: Literal["none", "light", "full"] = setting(
         "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
         "noise and blur.", panel="Training",
     )  # fmt: skip
-    seed: int = setting(0, help="Decides split, order, initial weights and augmentation.", panel="Training", minimum=0)
+    seed: int = setting(
+        0,
+        help="Decides split, order, initial weights and augmentation.",
+        panel="Training",
+        minimum=0,
+        maximum=2**63 - 1,
+    )
     init: Path | None = setting(
         None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
     )
+    model: str = setting("unet", help="Network, by its name in the table of models.", panel="Network", metavar="NAME")
     width: int | None = setting(
         None, help="Channels of the first level, doubled at each further one.  [default: 64 on a GPU, 32 on a CPU]",
         panel="Network", minimum=1,
@@ -178,7 +184,7 @@ class PredictConfig(Hardware):
     )  # fmt: skip
     output: Path | None = setting(
         None,
-        help="Folder for the masks.  [default: INPUT_masks beside an input folder or file]",
+        help="Folder for the masks.  [default: FOLDER_masks beside the folder of the input]",
         panel="Files",
         metavar="DIR",
     )

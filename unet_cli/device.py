@@ -29,6 +29,10 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
+    def usual(self, on_cpu: int, on_gpu: int) -> int:
+        """The default that suits this device."""
+        return on_cpu if self.device.type == "cpu" else on_gpu
+
     @property
     def kind(self) -> str:
         return "CPU" if self.device.type == "cpu" else "GPU"

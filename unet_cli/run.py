@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import DEFAULT_EPOCHS, ModelConfig, TrainConfig, plain
 from unet_cli.console import Console, counted, duration
 from unet_cli.data.card import Card, examine
-from unet_cli.data.dataset import SegmentationDataset, split_pairs
+from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory, split_pairs
 from unet_cli.data.layout import Layout, Pair
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import Stopped, UserError
@@ -66,15 +67,18 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     model = build_model(template.model, config.gradient_checkpointing)
     if initial:
         model.load_state_dict(initial.weights)
-    train_data = SegmentationDataset(train_pairs, template.preprocessing, template.labels)
-    val_data = SegmentationDataset(val_pairs, template.preprocessing, template.labels)
-    batch_size = config.batch_size or (CPU_BATCH_SIZE if compute.device.type == "cpu" else GPU_BATCH_SIZE)
-    batch_size = min(batch_size, len(train_pairs))
+    cache_bytes = int(CACHE_SHARE * machine_memory() / (len(train_pairs) + len(val_pairs)))  # for each pair
+    train_data, val_data = (
+        SegmentationDataset(pairs, template.preprocessing, template.labels, cache_bytes * len(pairs))
+        for pairs in (train_pairs, val_pairs)
+    )
+    batch_size = min(config.batch_size or compute.usual(CPU_BATCH_SIZE, GPU_BATCH_SIZE), len(train_pairs))
     budget = Budget(
         epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
         steps_per_epoch=-(-len(train_pairs) // batch_size),
         start=started,
         end=started + config.max_time if config.max_time else None,
+        reading_seconds=card.seconds_per_pair * len(val_pairs),
     )
     trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
     journal = Journal(new_run_folder(config.output, config.name, config.data))
@@ -84,16 +88,15 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         *_plan(trainer, template, journal.folder),
     )
 
-    def after_epoch(result: EpochResult, trainer: Trainer) -> None:
-        _save(result, trainer, template, journal.folder)
-        journal.add(result, trainer)
-        console.say(result.describe())
-
     try:
         with StopRequest() as stop:
-            trainer.fit(after_epoch, stop)
+            for result in trainer.fit(stop):
+                _save(result, trainer, template, journal.folder)
+                journal.add(result, trainer)
+                console.say(result.describe())
     except Stopped:
-        console.say(f"Stopped in epoch {journal.rows[-1].epoch}; best.pth and last.pth are in {journal.folder}")
+        if journal.rows:
+            console.say(f"Stopped in epoch {journal.rows[-1].epoch}; best.pth and last.pth are in {journal.folder}")
         raise
     journal.finish(trainer)
     return _finish(trainer, journal, val_pairs)
@@ -105,8 +108,9 @@ def _template(
     """The checkpoint of this run, still without weights. Raises UserError where --init has another network."""
     # A network for colour takes gray images too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    width = initial.model.base_channels if initial else CPU_WIDTH if compute.device.type == "cpu" else GPU_WIDTH
+    width = initial.model.base_channels if initial else compute.usual(CPU_WIDTH, GPU_WIDTH)
     model = ModelConfig(
+        name=config.model,
         in_channels=in_channels,
         num_classes=card.labels.num_classes,
         base_channels=config.width or width,
@@ -122,7 +126,7 @@ def _template(
         preprocessing=card.preprocessing(train_pairs, config.size, in_channels),
         labels=card.labels,
         weights={},
-        training=plain(config),
+        training=plain(config) | {"width": model.base_channels, "device": compute.kind, "precision": compute.precision},
         data=card.describe(),
     )
 
@@ -147,7 +151,7 @@ def _save(result: EpochResult, trainer: Trainer, template: Checkpoint, folder: P
     checkpoint = replace(
         template,
         weights={key: value.detach().cpu() for key, value in trainer.model.state_dict().items()},
-        metrics={key: value for key, value in asdict(result).items() if value is not None},
+        metrics={key: value for key, value in asdict(result).items() if value is not None and math.isfinite(value)},
     )
     resume = {
         "optimizer": trainer.optimizer.state_dict(),

@@ -106,22 +106,26 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])
         kind = str | None if spec.default is None else str
-    else:
-        extra["min"], extra["max"] = metadata["minimum"], metadata["maximum"]
     # Given alone, the flag of a boolean has no --no-... twin.
-    declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag_of(spec.name, metadata),))
+    declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag_of(spec.name),))
     option = declare(
         *flags,
-        help=metadata["help"],
+        help=_help(metadata),
         rich_help_panel=metadata["panel"],
         metavar=metadata["metavar"],
-        show_default=spec.default not in (None, False),
+        show_default=spec.default is not None and spec.default is not False,
         **extra,
     )
     default = inspect.Parameter.empty if spec.default is MISSING else spec.default
     return inspect.Parameter(
         spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
+
+
+def _help(metadata: Any) -> str:
+    low, high = metadata["minimum"], metadata["maximum"]
+    is_range = low is not None and high is not None and high < 2**62
+    return metadata["help"] + (f"  [{low:g} to {high:g}]" if is_range else "")
 
 
 def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -22,10 +22,11 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     console = Console(output.json, output.quiet)
     report = train(config, layout, console, STARTED)
     console.document(asdict(report))
-    best = f"Best weights: {report.best} (validation Dice {report.scores['dice']:.3f} at original size)"
+    dice = report.scores.get("dice")
+    score = "not validated" if dice is None else f"validation Dice {dice:.3f} at original size"
     console.result(
         "",
-        best if report.scores else f"Weights: {report.best} (not validated)",
+        f"Best weights: {report.best} ({score})",
         f"Log, curves and pictures: {report.run}",
         "Next, predict masks for a folder of images:",
         f"  {report.next}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Card:
     labels: LabelMap
     in_channels: int
     bits: int
+    seconds_per_pair: float
 
     def describe(self) -> list[str]:
         """The card in a few lines."""
@@ -116,6 +118,7 @@ def examine(layout: Layout, console: Console, workers: int | None = None) -> Car
 
     Raises UserError that lists every unreadable file and every pair whose sizes differ, at once.
     """
+    start = time.monotonic()
     facts: dict[str, list[Facts]] = {split: [] for split in layout.splits}
     problems: list[str] = []
     todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
@@ -150,6 +153,7 @@ def examine(layout: Layout, console: Console, workers: int | None = None) -> Car
         labels=labels,
         in_channels=1 if all(fact.gray for fact in everything) else 3,
         bits=everything[0].bits,
+        seconds_per_pair=(time.monotonic() - start) / len(everything),
     )
 
 

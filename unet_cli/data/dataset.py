@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -106,11 +107,14 @@ def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine; 8 GiB where the system doesn't say."""
+    """Bytes of memory of this machine, or of the container that we are in; 8 GiB where the system doesn't say."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
+        physical = 8 * 2**30
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    return min(physical, int(allowed)) if allowed.isdigit() else physical
 
 
 def _named(error: UserError, path: object) -> UserError:

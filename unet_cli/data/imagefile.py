@@ -41,7 +41,7 @@ def read_image(path: Path) -> np.ndarray:
     else:
         colour = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))
         pixels = np.moveaxis(colour[..., :3], -1, 0)
-    return np.ascontiguousarray(pixels)
+    return np.array(pixels, order="C")  # a copy: arrays of Pillow's are read-only, which torch warns of
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, list[int] | None]:

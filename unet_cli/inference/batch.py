@@ -101,12 +101,12 @@ def find_jobs(
         output = _required(output, "a list of paths")
     elif path.is_dir():
         images, base = list(walk(path)), path
-        output = output or path.resolve().with_name(path.resolve().name + "_masks")
+        output = output or masks_beside(path)
         if not _same(output, path):  # masks of an earlier job in a folder below are not input
             images = [image for image in images if not _inside(image, output)]
     elif path.is_file():
         images, base = [path], None
-        output = output or path.with_name(path.stem + "_masks")
+        output = output or masks_beside(path.parent)
     elif glob.has_magic(input):
         images = [Path(found) for found in sorted(glob.glob(input, recursive=True)) if is_image_file(Path(found))]
         base, output = None, _required(output, "a glob")
@@ -115,6 +115,7 @@ def find_jobs(
     if not images:
         raise UserError(f"{input} holds no images that could be read (png, jpg, tif, bmp, gif, webp)")
 
+    images = list(dict.fromkeys(images))
     inputs = {image.resolve() for image in images}
     jobs: list[Job] = []
     writers: dict[Path, Path] = {}
@@ -133,6 +134,12 @@ def find_jobs(
             writers[path] = image
         jobs.append(job)
     return jobs, output
+
+
+def masks_beside(folder: Path) -> Path:
+    """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(named.name + "_masks")
 
 
 def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:

@@ -117,8 +117,12 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
     for index in range(min(PICTURED, len(dataset))):
         image, mask = dataset[index]
         network_input = normalize(image[None].to(trainer.compute.device), dataset.preprocessing)
-        pred = to_classes(trainer.predict(network_input))[0].cpu()
-        panels = [_visible(image.numpy()), _coloured(mask.numpy()), _coloured(pred.numpy())]
+        pred = to_classes(trainer.logits(network_input))[0].cpu()
+        panels = [
+            _visible(image.numpy()),
+            _coloured(mask.numpy(), dataset.labels.num_classes),
+            _coloured(pred.numpy(), dataset.labels.num_classes),
+        ]
         rows.append([panel.resize((PANEL, PANEL), Image.Resampling.BILINEAR) for panel in panels])
     sheet = Image.new("RGB", (3 * (PANEL + GAP) - GAP, len(rows) * (PANEL + GAP) - GAP), "white")
     for y, row in enumerate(rows):
@@ -135,9 +139,9 @@ def _visible(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.moveaxis(colour, 0, -1).copy())
 
 
-def _coloured(mask: np.ndarray) -> Image.Image:
+def _coloured(mask: np.ndarray, num_classes: int) -> Image.Image:
     """(H, W) class indices -> RGB; white on black for one foreground class."""
-    if mask.max(initial=0) <= 1:
+    if num_classes == 2:
         return Image.fromarray((mask * 255).astype(np.uint8)).convert("RGB")
     colours = np.array(CLASS_COLOURS, dtype=np.uint8)
     return Image.fromarray(colours[mask % len(colours)])

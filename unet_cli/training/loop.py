@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -24,12 +24,16 @@ from unet_cli.training.losses import Loss, loss_for
 from unet_cli.training.schedule import Budget, lr_factor
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
+FIRST_LOSS_SCALE = 2.0**12  # of float16: low enough that the search for a scale takes fewer bad steps than that
 STEPS_BEFORE_ESTIMATE = 3
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size."""
+    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
+
+    seconds: since the command began. The val_ fields are None where nothing was validated.
+    """
 
     epoch: int
     step: int
@@ -67,32 +71,45 @@ class Trainer:
         self.model.to(self.compute.device).to(memory_format=torch.channels_last)
         fused = self.compute.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.lr, fused=fused)
-        self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.precision == "float16")
+        self.scaler = torch.amp.GradScaler(
+            self.compute.device.type, init_scale=FIRST_LOSS_SCALE, enabled=self.compute.precision == "float16"
+        )
         self.loss: Loss = loss_for(self.train_data.labels.num_classes)
         self.step = 0
         self.bad_steps = 0
+        self.validated = False
 
-    def fit(self, on_epoch: Callable[[EpochResult, Trainer], None], stop: StopRequest) -> None:
-        """Train until the budget is spent or a stop is asked for; `on_epoch` logs and saves after each epoch."""
+    def fit(self, stop: StopRequest) -> Iterator[EpochResult]:
+        """Train until the budget is spent, yielding each epoch's result for the caller to log and save.
+
+        A stop that is asked for ends the epoch at hand; it is not validated, and the best weights stay what they were.
+        Raises Stopped after that, and UserError where training has diverged.
+        """
+        self.budget.begin = time.monotonic()
         best = -1.0
         for epoch in count(1):
+            step_before = self.step
             train_loss = self.train_one_epoch(epoch, stop)
+            if self.step == step_before:  # the time was up, or a stop asked for, before its first step
+                stop.check()
+                return
             scores = self.validate() if len(self.val_data) and stop.signum is None else {}
-            score = scores.get("dice")
-            is_best = not len(self.val_data) or (score is not None and score >= best)
-            best = max(best, score or 0.0)
-            result = EpochResult(
+            score = scores.get("dice", -1.0) if np.isfinite(scores.get("loss", 0.0)) else -1.0
+            is_best = not len(self.val_data) or (bool(scores) and score >= max(best, 0.0))
+            best = max(best, score)
+            finished = time.monotonic()
+            yield EpochResult(
                 epoch=epoch,
                 step=self.step,
-                seconds=time.monotonic() - self.budget.start,
+                seconds=finished - self.budget.start,
                 lr=self.optimizer.param_groups[0]["lr"],
                 train_loss=train_loss,
                 val_loss=scores.get("loss"),
-                val_dice=score,
+                val_dice=scores.get("dice"),
                 val_iou=scores.get("iou"),
                 is_best=is_best,
             )
-            on_epoch(result, self)
+            self.budget.saving_seconds = time.monotonic() - finished
             stop.check()
             if not self.budget.allows_step(self.step):
                 return
@@ -104,14 +121,15 @@ class Trainer:
         batches = self.train_data.batches(order, self.batch_size, self.config.workers)
         steps = self.budget.steps_per_epoch
         total, images = 0.0, 0
+        start = time.monotonic()
         for batch in self.console.progress(batches, steps, f"epoch {epoch}", "steps"):
             if stop.signum is not None or not self.budget.allows_step(self.step):
                 break
-            start = time.monotonic()
             loss = self.train_one_step(batch, epoch)
             if np.isfinite(loss):
                 total, images = total + loss * len(batch.indices), images + len(batch.indices)
-            self._time_step(time.monotonic() - start)
+            start, step_start = time.monotonic(), start  # waiting for the batch is part of a step's time
+            self._time_step(start - step_start)
         batches.close()
         return total / images if images else float("nan")
 
@@ -125,10 +143,9 @@ class Trainer:
             keys = [(self.config.seed, epoch, index) for index in batch.indices]
             image, mask = augment(image, mask, strength, keys)
 
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
-        with self.compute.autocast():
-            logits = self.model(image.contiguous(memory_format=torch.channels_last))
-        loss = self.loss(logits, mask)
+        loss = self.loss(self.logits(image), mask)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
@@ -137,6 +154,8 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.bad_steps = 0
         else:
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)  # batch norm has seen what was not finite
             self._count_bad_step(batch)
         self.scaler.update()
         return float(loss.detach())
@@ -152,13 +171,13 @@ class Trainer:
         steps = -(-len(self.val_data) // self.batch_size)
         for batch in self.console.progress(batches, steps, "validating", "steps"):
             image, mask = self._to_device(batch)
-            logits = self.predict(image)
+            logits = self.logits(image)
             losses.append(float(self.loss(logits, mask)) * len(batch.indices))
             counts.append(count_pixels(to_classes(logits), mask, num_classes).cpu())
-        self.budget.validation_seconds = time.monotonic() - start
+        self.budget.validation_seconds, self.validated = time.monotonic() - start, True
         return {"loss": sum(losses) / len(self.val_data), **summarize(torch.cat(counts).numpy())}
 
-    def predict(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
         """Normalised (N, C, H, W) -> float32 logits (N, K, H, W)."""
         with self.compute.autocast():
             return self.model(image.contiguous(memory_format=torch.channels_last)).float()
@@ -170,7 +189,9 @@ class Trainer:
     def _count_bad_step(self, batch: Batch) -> None:
         self.bad_steps += 1
         names = ", ".join(str(self.train_data.pairs[index].image) for index in batch.indices)
-        self.console.say(f"step {self.step}: the loss is not finite, the step is skipped; images: {names}")
+        self.console.say(
+            f"step {self.step}: the loss or its gradient is not finite, the step is skipped; images: {names}"
+        )
         if self.bad_steps == MOST_BAD_STEPS:
             raise UserError(
                 f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: training has diverged. "
@@ -180,10 +201,9 @@ class Trainer:
     def _time_step(self, seconds: float) -> None:
         """Keep a running mean of a step's time, guess a validation's until one was timed, and say what to expect."""
         budget = self.budget
-        first = budget.step_seconds == 0
-        budget.step_seconds = seconds if first else 0.7 * budget.step_seconds + 0.3 * seconds
-        if not budget.validation_seconds or self.step <= STEPS_BEFORE_ESTIMATE:
-            # a forward pass is a third of a step
+        warming_up = self.step <= 2  # the first step allocates memory and chooses algorithms
+        budget.step_seconds = seconds if warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
+        if not self.validated:  # a forward pass is a third of a step
             budget.validation_seconds = budget.step_seconds * len(self.val_data) / self.batch_size / 3
         if self.step == STEPS_BEFORE_ESTIMATE:
             epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds
