@@ -91,6 +91,16 @@ def test_every_problem_is_listed_at_once(data):
     assert "cell3.png has 16 bits where most images have 8" in message
 
 
+def test_palettes_that_disagree_are_a_problem(tmp_path):
+    data = write_pairs(tmp_path / "data", count=3)
+    for index, path in enumerate(sorted((data / "masks").iterdir())):
+        mask = Image.fromarray((pixels(path) > 0).astype(np.uint8))
+        mask.putpalette([0, 0, 0, 200, 30, 30 if index < 2 else 31])
+        mask.save(path)
+    with pytest.raises(UserError, match=r"cell2.png has colour \[200, 30, 31\] for its value 1, where .*cell0.png"):
+        card_of(data)
+
+
 def test_the_palette_is_kept_where_all_masks_have_one(tmp_path):
     data = write_pairs(tmp_path / "data", count=2)
     for path in (data / "masks").iterdir():

@@ -63,13 +63,14 @@ class Evil:
 def test_what_is_not_ours_is_refused_and_never_run(checkpoint, tmp_path, capsys):
     torch.save({"format": "unet-checkpoint", "evil": Evil()}, tmp_path / "evil.pth")
     torch.save(checkpoint.weights, tmp_path / "raw.pth")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
+    (tmp_path / "stack.pth").write_text("s is popped off an empty stack")
     (tmp_path / "text.pth").write_text("no weights here")
     (tmp_path / "empty.pth").touch()
     save_checkpoint(tmp_path / "whole.pth", checkpoint)
     content = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
-    for name in ("evil", "raw", "pickle", "text", "empty", "cut"):
+    for name in ("evil", "raw", "pickle", "text", "stack", "empty", "cut"):
         with pytest.raises(UserError, match=f"{name}.pth .*unet train"):
             load_checkpoint(tmp_path / f"{name}.pth")
     assert capsys.readouterr().out == ""

@@ -28,6 +28,7 @@ def test_what_is_no_duration_is_refused(text):
         ({"epochs": 0}, "--epochs is 0: it has to be at least 1"),
         ({"augment": "wild"}, "--augment is 'wild': choose one of none, light, full"),
         ({"size": 64, "depth": 7}, "--size 64 vanishes in 7 poolings: give at least --size 256"),
+        ({"lr": float("nan")}, "--lr is nan"),
         ({"name": "a/b"}, "--name is 'a/b'"),
     ],
 )

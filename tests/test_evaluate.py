@@ -26,7 +26,8 @@ def test_scores_and_best_threshold_agree_with_a_plain_loop(trained, tmp_path):
         probs = at_size(predictor.probabilities([predictor.prepare(image)[0]], 2)[0], truth.shape)[0].numpy()
         for column, threshold in enumerate([*THRESHOLDS, 0.5]):
             pred = probs >= np.float32(threshold)
-            score = 2 * (pred & truth).sum() / max((pred.sum() + truth.sum()), 1)
+            total = pred.sum() + truth.sum()
+            score = 2 * (pred & truth).sum() / total if total else 1.0
             if column < len(THRESHOLDS):
                 dices[row, column] = score
             else:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_cli.data.imagefile import read_image, read_mask, read_size, write_mask
+from unet_cli.data.imagefile import is_ours, read_image, read_mask, write_mask
 from unet_cli.errors import UserError
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -51,13 +51,12 @@ def test_alpha_is_dropped_not_blended(tmp_path):
     assert (np.moveaxis(read_image(tmp_path / "a.png"), 0, -1) == COLOUR).all()
 
 
-def test_exif_orientation_turns_image_mask_and_size_alike(tmp_path):
+def test_exif_orientation_turns_image_and_mask_alike(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
     assert read_image(tmp_path / "a.png").shape == (1, 8, 6)
     assert read_mask(tmp_path / "a.png")[0].shape == (8, 6)
-    assert read_size(tmp_path / "a.png") == (8, 6)
 
 
 def test_palette_masks_are_their_indices(tmp_path):
@@ -67,6 +66,20 @@ def test_palette_masks_are_their_indices(tmp_path):
     assert (values == mask).all()
     assert palette is not None
     assert palette[3:6] == [255, 0, 0]
+
+
+def test_gray_gifs_are_their_gray_levels_since_each_file_numbers_its_palette_anew(tmp_path):
+    for name, values in (("a", [0, 128, 255]), ("b", [0, 255]), ("c", [255])):
+        mask = np.resize(np.array(values, np.uint8), (6, 8))
+        Image.fromarray(mask).save(tmp_path / f"{name}.gif")
+        assert (read_mask(tmp_path / f"{name}.gif")[0] == mask).all()
+
+
+def test_our_own_files_are_told_from_the_users(tmp_path):
+    write_mask(tmp_path / "ours.png", RAMP)
+    Image.fromarray(RAMP).save(tmp_path / "theirs.png")
+    (tmp_path / "text.png").write_text("x")
+    assert [is_ours(tmp_path / f"{name}.png") for name in ("ours", "theirs", "text")] == [True, False, False]
 
 
 def test_rgb_masks_with_equal_channels_are_gray_and_colours_are_refused(tmp_path):

@@ -42,7 +42,7 @@ def test_resized_masks_are_binary(scale):
     assert found(np.asarray(resized)).soft
 
 
-@pytest.mark.parametrize("quality", [60, 85, 95])
+@pytest.mark.parametrize("quality", [30, 60, 85, 95, 100])
 def test_jpeg_masks_are_binary(quality):
     memory = io.BytesIO()
     Image.fromarray(BINARY).save(memory, format="JPEG", quality=quality)

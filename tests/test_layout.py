@@ -94,6 +94,15 @@ def test_what_is_no_data_set_is_explained(tmp_path, files, message):
         find_layout(touch(tmp_path, *files))
 
 
+def test_folders_that_could_each_be_meant_are_not_chosen_between(tmp_path):
+    touch(tmp_path, "images/a.png", "imgs/a.png", "masks/a.png")
+    with pytest.raises(UserError, match="images and imgs, which could each be meant"):
+        find_layout(tmp_path)
+    other = touch(tmp_path / "other", "images/a.png", "masks/a.png", "train/images/b.png", "train/masks/b.png")
+    with pytest.raises(UserError, match="images and masks folders and also train"):
+        find_layout(other)
+
+
 def test_a_missing_folder_and_a_file_are_told_apart(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         find_layout(tmp_path / "nowhere")

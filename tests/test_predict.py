@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,7 +148,7 @@ def test_masks_below_the_input_folder_are_not_input_the_next_time(unet: Run, tra
         (["--input", "nowhere"], 1, ["nowhere does not exist"]),
         (["--input", "empty"], 1, ["empty holds no images"]),
         (["--input", "imgs", "--output", "imgs"], 1, ["would be written over the image", "choose another --output"]),
-        (["--input", "imgs", "--threshold", "2"], 2, ["--threshold", "2.0", "0.0<=x<=1.0"]),
+        (["--input", "imgs", "--threshold", "2"], 2, ["--threshold is 2: it has to be 0 to 1"]),
         (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "high"]),
         (["--input", "imgs", "--thresold", "0.4"], 2, ["--thresold", "--threshold"]),
         (["--input", "imgs", "--device", "cuda"], 1, ["--device cuda", "--device cpu"]),
@@ -187,6 +191,34 @@ def test_a_folder_that_cannot_be_written(unet: Run, trained, images, read_only):
     done = unet("predict", "--weights", trained, "--input", "imgs", "--output", read_only)
     assert_failed(done, 1, str(read_only), "choose")
     assert os.listdir(read_only) == []
+
+
+def test_files_that_are_not_ours_are_never_written_over(unet: Run, trained, images, tmp_path):
+    out = tmp_path / "truth"
+    out.mkdir()
+    Image.new("L", (5, 5)).save(out / "a.png")
+    before = (out / "a.png").read_bytes()
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--output", "truth")
+    assert_failed(done, 1, "a.png is there already and was not written by unet", "--output")
+    assert (out / "a.png").read_bytes() == before
+    assert [path.name for path in out.rglob("*.png")] == ["a.png"]
+
+
+def test_a_stop_finishes_the_files_at_hand_and_tells_of_each(trained, images, tmp_path):
+    for index in range(300):
+        shutil.copy(images / "a.png", images / f"copy{index:03d}.png")
+    command = [sys.executable, "-m", "unet_cli", "predict", "--weights", str(trained), "--input", "imgs", "--json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "imgs_masks" / "a.png").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    written = {path.name for path in (tmp_path / "imgs_masks").rglob("*.png")}
+    assert {Path(row["output"]).name for row in json_lines(out)} == written
+    assert 1 <= len(written) < 303
+    assert f"stopped after {len(written)} of 303" in err
 
 
 def test_quiet_is_quiet(unet: Run, trained, images):

@@ -87,7 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
             "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # what is no checkpoint may make the unpickler fail in any way
         raise UserError(
             f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote"
         ) from error

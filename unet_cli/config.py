@@ -15,6 +15,8 @@ from unet_cli.errors import UserError
 
 DEFAULT_EPOCHS = 100
 DEFAULT_SIZE = 512
+CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
+CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_BATCH = 2, 1, 8  # images; on a processor larger batches save no time
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -105,7 +107,18 @@ class Hardware(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Hardware):
+class Batches(Hardware):
+    """How many images the network sees at once. The same in training and prediction."""
+
+    batch_size: int | None = setting(
+        None, help="Images the network sees at once.  "
+        f"[default: on a CPU {CPU_TRAIN_BATCH} in training, {CPU_PREDICT_BATCH} in prediction; on a GPU {GPU_BATCH}]",
+        panel="Hardware", minimum=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Batches):
     """Everything that `unet train` can be told."""
 
     data: Path = setting(help="Folder with the images and masks.", panel="Data", metavar="DIR")
@@ -124,9 +137,6 @@ class TrainConfig(Hardware):
         None, help=f"Passes over the training images.  [default: {DEFAULT_EPOCHS}, unlimited with --max-time]",
         panel="Training", minimum=1,
     )  # fmt: skip
-    batch_size: int | None = setting(
-        None, help="Images a step.  [default: 2 on a CPU, 8 on a GPU]", panel="Training", minimum=1
-    )
     lr: float = setting(2e-3, help="Highest learning rate of Adam.", panel="Training", minimum=1e-8, maximum=1.0)
     clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
     augment: Literal["none", "light", "full"] = setting(
@@ -145,7 +155,8 @@ class TrainConfig(Hardware):
     )
     model: str = setting("unet", help="Network, by its name in the table of models.", panel="Network", metavar="NAME")
     width: int | None = setting(
-        None, help="Channels of the first level, doubled at each further one.  [default: 64 on a GPU, 32 on a CPU]",
+        None, help="Channels of the first level, doubled at each further one.  "
+        f"[default: {GPU_WIDTH} on a GPU, {CPU_WIDTH} on a CPU]",
         panel="Network", minimum=1,
     )  # fmt: skip
     depth: int = setting(4, help="Number of poolings.", panel="Network", minimum=1, maximum=8)
@@ -172,7 +183,7 @@ class TrainConfig(Hardware):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Hardware):
+class PredictConfig(Batches):
     """Everything that `unet predict` can be told."""
 
     weights: Path = setting(
@@ -188,17 +199,43 @@ class PredictConfig(Hardware):
         panel="Files",
         metavar="DIR",
     )
-    threshold: float = setting(
-        0.5, help="Probability from which a pixel is foreground; for one foreground class.", panel="Masks",
+    threshold: float | None = setting(
+        None, help="Probability from which a pixel is foreground, with one class of it.  [default: 0.5]", panel="Masks",
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
     probabilities: bool = setting(
         False, help="Also write NAME_probability.png, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
     )
-    batch_size: int | None = setting(
-        None, help="Images the network sees at once.  [default: 1 on a CPU, 8 on a GPU]", panel="Hardware", minimum=1
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig(Checked):
+    """What `unet info` can be told."""
+
+    weights: Path = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE",
+        positional=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Checked):
+    """What `unet sample` can be told."""
+
+    folder: Path = setting(
+        help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True
     )
+    count: int = setting(32, help="Number of pairs.", panel="Data", minimum=1, maximum=100_000)
+    seed: int = setting(0, help="Another seed draws other cells.", panel="Data", minimum=0, maximum=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(Hardware):
+    """What `unet bench` can be told."""
+
+    rounds: int = setting(5, help="How often each is timed, in turn.", panel="Benchmark", minimum=1)
+    width: int = setting(64, help="Channels of the first level.", panel="Benchmark", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,11 +38,19 @@ def writable_folder(folder: Path) -> Path:
 
     Raises UserError, before anything was computed for it.
     """
-    probe = folder / f".write-test.{os.getpid()}"
+    probe = make_folder(folder) / f".write-test.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+    except OSError as error:
+        raise explain(error, folder) from error
+    return folder
+
+
+def make_folder(folder: Path) -> Path:
+    """Create the folder, its parents included, unless it is there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, folder) from error
     return folder

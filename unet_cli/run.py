@@ -10,7 +10,16 @@ from pathlib import Path
 import torch
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unet_cli.config import DEFAULT_EPOCHS, ModelConfig, TrainConfig, plain
+from unet_cli.config import (
+    CPU_TRAIN_BATCH,
+    CPU_WIDTH,
+    DEFAULT_EPOCHS,
+    GPU_BATCH,
+    GPU_WIDTH,
+    ModelConfig,
+    TrainConfig,
+    plain,
+)
 from unet_cli.console import Console, counted, duration
 from unet_cli.data.card import Card, examine
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory, split_pairs
@@ -25,9 +34,6 @@ from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal, new_run_folder
 from unet_cli.training.loop import EpochResult, Trainer
 from unet_cli.training.schedule import Budget
-
-CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
-CPU_BATCH_SIZE, GPU_BATCH_SIZE = 2, 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         SegmentationDataset(pairs, template.preprocessing, template.labels, cache_bytes * len(pairs))
         for pairs in (train_pairs, val_pairs)
     )
-    batch_size = min(config.batch_size or compute.usual(CPU_BATCH_SIZE, GPU_BATCH_SIZE), len(train_pairs))
+    batch_size = min(config.batch_size or compute.usual(CPU_TRAIN_BATCH, GPU_BATCH), len(train_pairs))
     budget = Budget(
         epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
         steps_per_epoch=-(-len(train_pairs) // batch_size),

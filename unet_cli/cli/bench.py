@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import Hardware, ModelConfig, Output, setting
+from unet_cli.config import BenchConfig, ModelConfig, Output
 from unet_cli.console import Console
 
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig(Hardware):
-    """What `unet bench` can be told."""
-
-    rounds: int = setting(5, help="How often each is timed, in turn.", panel="Benchmark", minimum=1)
-    width: int = setting(64, help="Channels of the first level.", panel="Benchmark", minimum=1)
+if TYPE_CHECKING:
+    from unet_cli.device import Compute
 
 
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
@@ -42,11 +37,12 @@ def bench_cli(config: BenchConfig, output: Output) -> int:
         report[f"{name}_ratio"] = median(a / b for a, b in pairs)
         console.result(f"{what}: {times[0]:.3f} s against {times[1]:.3f} s, ratio {report[f'{name}_ratio']:.2f}")
     console.document(report)
+    console.result("Next, train on the sample data:", "  unet train --data data/ --max-time 3m")
     return DONE
 
 
-def _steps(config: BenchConfig, compute) -> tuple[Callable[[], object], Callable[[], object]]:  # type: ignore[no-untyped-def]
-    """A training step as `unet train` makes it, and the plain one."""
+def _steps(config: BenchConfig, compute: Compute) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward, loss, backward and step in the layout and format of `unet train`, and the plain ones."""
     import torch
 
     from unet_cli.models import build_model
@@ -71,8 +67,8 @@ def _steps(config: BenchConfig, compute) -> tuple[Callable[[], object], Callable
     return step_of(True), step_of(False)
 
 
-def _forwards(config: BenchConfig, compute) -> tuple[Callable[[], object], Callable[[], object]]:  # type: ignore[no-untyped-def]
-    """A forward pass as `unet predict` makes it, and the plain one."""
+def _forwards(config: BenchConfig, compute: Compute) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A forward pass in the layout and format of `unet predict`, and the plain one."""
     import torch
 
     from unet_cli.models import build_model
@@ -94,11 +90,11 @@ def _forwards(config: BenchConfig, compute) -> tuple[Callable[[], object], Calla
     return forward_of(True), forward_of(False)
 
 
-def _seconds(function: Callable[[], object], compute) -> float:  # type: ignore[no-untyped-def]
+def _seconds(function: Callable[[], object], compute: Compute) -> float:
     import torch
 
     start = time.perf_counter()
     function()
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize()
+    if compute.device.type != "cpu":
+        torch.get_device_module(compute.device).synchronize()
     return time.perf_counter() - start

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import shlex
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import Output, plain, setting
+from unet_cli.config import InfoConfig, Output, plain
 from unet_cli.console import Console
-
-
-@dataclass(frozen=True, kw_only=True)
-class InfoConfig:
-    """What `unet info` can be told."""
-
-    weights: Path = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).",
-        panel="Files",
-        metavar="FILE",
-        positional=True,
-    )
 
 
 @command(app, "info", InfoConfig, example="unet info checkpoints/data-1/best.pth")
@@ -60,7 +47,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
             f"{'scores' if not index else '':15}{name} {value:.6g}"
             for index, (name, value) in enumerate(_scores(checkpoint.metrics))
         ),
-        f"next           unet predict --weights {config.weights} --input DIR",
+        f"next           unet predict --weights {shlex.quote(str(config.weights))} --input DIR",
     )
     return DONE
 

@@ -32,7 +32,11 @@ PANELS = (
     "Hardware",
     "Messages",
 )  # as help shows
-DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT = 0, 1, 2, 3, 70
+OUT_OF_MEMORY = (
+    "the memory is not enough: try --batch-size 1, a smaller --size, and in training also --gradient-checkpointing "
+    "or a smaller --width"
+)
+DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT, BROKEN_PIPE = 0, 1, 2, 3, 70, 141
 
 
 def command(app: typer.Typer, name: str, *settings: type, example: str) -> Callable[[Callable[..., int]], None]:
@@ -74,16 +78,24 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):  # whoever read our output has left: `unet info FILE | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return DONE
+            return BROKEN_PIPE
         return _complain(str(explain(error)), USER_ERROR)
     except KeyboardInterrupt:
         return _complain("stopped", 128 + signal.SIGINT)
     except Stopped as stopped:
         return _complain("stopped", 128 + stopped.signum)
-    except Exception:
+    except Exception as error:
         if debug:
             traceback.print_exc()
+        if _is_out_of_memory(error):
+            return _complain(OUT_OF_MEMORY, USER_ERROR)
         return _complain(_report_defect(traceback.format_exc()), DEFECT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's error, a GPU's, or the one of torch's allocator for the processor."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _complain(message: str, code: int) -> int:

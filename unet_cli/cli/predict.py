@@ -5,19 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from pathlib import Path
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
-from unet_cli.config import Output, PredictConfig
+from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Output, PredictConfig
 from unet_cli.console import Console, counted
 
 if TYPE_CHECKING:
-    from unet_cli.inference.batch import Outcome
-
-BATCH_SIZE = {"cpu": 1}
-GPU_BATCH_SIZE = 8
+    from unet_cli.inference.batch import Job, Outcome
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -33,36 +30,41 @@ def predict(config: PredictConfig, console: Console) -> int:
     """
     from unet_cli.checkpoint import load_checkpoint
     from unet_cli.device import choose_compute
+    from unet_cli.errors import UserError
     from unet_cli.files import writable_folder
     from unet_cli.inference.batch import extras_of, find_jobs, predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.signals import StopRequest
 
     checkpoint = load_checkpoint(config.weights)
-    extras = extras_of(config, checkpoint.labels.num_classes)
+    num_classes = checkpoint.labels.num_classes
+    if config.threshold is not None and num_classes > 2:
+        raise UserError(
+            f"--threshold is for one foreground class, and these weights have {num_classes - 1}: leave it out"
+        )
+    threshold = checkpoint.threshold if config.threshold is None else config.threshold
+    extras = extras_of(config, num_classes)
     jobs, folder = find_jobs(config.input, config.output, extras, sys.stdin if config.input == "-" else ())
     writable_folder(folder)
     compute = choose_compute(config.device, config.precision)
-    batch_size = config.batch_size or BATCH_SIZE.get(compute.device.type, GPU_BATCH_SIZE)
+    batch_size = config.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
     predictor = Predictor(checkpoint, compute)
     size = checkpoint.preprocessing.size
     console.say(
         f"{counted(len(jobs), 'image')}, {checkpoint.model.name} of width {checkpoint.model.base_channels} "
-        f"at {size}x{size}, threshold {config.threshold:g}; {compute.describe()}"
+        f"at {size}x{size}" + (f", threshold {threshold:g}" if num_classes == 2 else "") + f"; {compute.describe()}"
     )
 
     outcomes: list[Outcome] = []
     with StopRequest() as stop:
-        results = predict_all(predictor, jobs, config, batch_size)
+        wanted = takewhile(lambda _: stop.signum is None, jobs)  # a stop finishes the files at hand
+        results = predict_all(predictor, wanted, threshold, batch_size, config.workers)
         for outcome in console.progress(results, len(jobs), "predicting", "images"):
             outcomes.append(outcome)
             console.document(outcome.plain())
-            if stop.signum is not None:
-                results.close()
-                break
     failed = [outcome for outcome in outcomes if outcome.error]
     written = len(outcomes) - len(failed)
-    _say_what_was_odd([outcome for outcome in outcomes if not outcome.error], checkpoint.labels.num_classes, console)
+    _say_what_was_odd([outcome for outcome in outcomes if not outcome.error], num_classes, console)
     for outcome in failed:
         print(f"unet: {outcome.error}", file=sys.stderr)
     summary = f"{counted(written, 'mask')} written to {folder}"
@@ -71,17 +73,17 @@ def predict(config: PredictConfig, console: Console) -> int:
     if stop.signum is not None:
         console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}")
         stop.check()
-    console.result(summary, *_next_step(config, jobs[0].image))
+    console.result(summary, *_next_step(config, jobs[0]))
     return SOME_FAILED if failed else DONE
 
 
-def _next_step(config: PredictConfig, image: Path) -> list[str]:
+def _next_step(config: PredictConfig, job: Job) -> list[str]:
     """See the outlines, unless that was asked for already."""
     if config.overlay:
         return []
-    again = ["unet", "predict", "--weights", str(config.weights), "--input", str(image), "--overlay"]
-    if config.output:
-        again += ["--output", str(config.output)]
+    again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image)]
+    again += ["--output", str(job.mask.parent), "--overlay"]
+    again += [] if config.threshold is None else ["--threshold", f"{config.threshold:g}"]
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -137,6 +138,7 @@ def examine(layout: Layout, console: Console, workers: int | None = None) -> Car
             for fact in everything
             if fact.bits == rare
         ]
+    problems += _palette_problems(everything)
     if problems:
         shown = [f"  {problem}" for problem in problems[:MOST_LISTED]]
         if len(problems) > MOST_LISTED:
@@ -155,6 +157,23 @@ def examine(layout: Layout, console: Console, workers: int | None = None) -> Car
         bits=everything[0].bits,
         seconds_per_pair=(time.monotonic() - start) / len(everything),
     )
+
+
+def _palette_problems(facts: list[Facts]) -> list[str]:
+    """Masks whose palettes give an index that they use another colour than earlier masks do."""
+    colours: dict[int, tuple[list[int], Path]] = {}
+    problems = []
+    for fact in facts:
+        for index in fact.values.counts if fact.palette else ():
+            colour = fact.palette[3 * index : 3 * index + 3] if fact.palette else []
+            known, first = colours.setdefault(index, (colour, fact.pair.mask))
+            if known != colour:
+                problems.append(
+                    f"{fact.pair.mask} has colour {colour} for its value {index}, where {first} has {known}: "
+                    "save all masks with one palette"
+                )
+                break
+    return problems
 
 
 def _facts_or_problem(pair: Pair) -> Facts | str:

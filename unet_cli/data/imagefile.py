@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
@@ -15,6 +16,11 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"
 
 # Pillow's guard against decompression bombs stops at 179 megapixels; a microscope's image may well be larger.
 Image.MAX_IMAGE_PIXELS = 2_000_000_000
+
+SIGNATURE = ("Software", "unet")  # a text chunk of every PNG that we write
+
+# Of odd metadata; what matters for the pixels raises.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 GRAY_MODES = {"1": "L", "L": "L", "LA": "L", "La": "L"}
 SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
@@ -47,12 +53,16 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> tuple[np.ndarray, list[int] | None]:
     """A mask as (H, W) uint8 or uint16 values, and its palette (r, g, b, r, g, ...) where it has one.
 
-    The values of a palette image are its indices. A mask in RGB whose channels are equal is read as gray.
+    The values of a palette image are its indices, but those of a gray GIF its gray levels: writers of GIF renumber the
+    palette in each file. A mask in RGB whose channels are equal is read as gray.
     Raises UserError where the file is missing, broken, or holds colours.
     """
     image = _open(path)
     if image.mode == "P":
-        return np.asarray(image), image.getpalette("RGB")
+        palette = image.getpalette("RGB") or []
+        if path.suffix.lower() == ".gif" and palette[0::3] == palette[1::3] == palette[2::3]:
+            return np.asarray(image.convert("L")), None
+        return np.asarray(image), palette
     if image.mode in SIXTEEN_BIT_MODES or image.mode == "I":
         return _sixteen_bit(image, path), None
     if image.mode in GRAY_MODES:
@@ -65,17 +75,6 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[int] | None]:
     return np.ascontiguousarray(colour[..., 0]), None
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width from the file's header, orientation applied, without decoding the pixels. Raises UserError."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
-
-
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -> None:
     """Write (H, W) uint8 or uint16 values as PNG, with a palette where one is given. Raises UserError."""
     image = Image.fromarray(mask)
@@ -85,21 +84,32 @@ def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -
     write_png(path, image)
 
 
-def write_png(path: Path, image: Image.Image, durable: bool = False) -> None:
-    """Write losslessly and whole. Raises UserError."""
-    with whole_file(path, durable) as file:
-        image.save(file, format="PNG", compress_level=3)
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write losslessly and whole, with our name in it. Raises UserError."""
+    signature = PngInfo()
+    signature.add_text(*SIGNATURE)
+    with whole_file(path) as file:
+        image.save(file, format="PNG", compress_level=3, pnginfo=signature)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `write_png` made this file, so that it may be replaced: anything else belongs to the user."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def _open(path: Path) -> Image.Image:
     """Decode the first page, upright."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; what matters for the pixels raises
-            with Image.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (
+        Exception
+    ) as error:  # a broken file may make its decoder fail in any way, struct.error and IndexError included
         raise _unreadable(path, error) from error
 
 

@@ -134,18 +134,23 @@ def find_labels(masks: list[ValueStats], palette: list[int] | None = None) -> La
 def _kind(counts: dict[int, int], plateaus: dict[int, int]) -> Literal["classes", "soft"]:
     """Classes, or a binary mask with soft borders.
 
-    Smoothing and JPEG leave values all over the middle half of the range, few pixels of them, and as ramps: hardly any
-    such pixel has four neighbours of its own value. Classes have flat areas, or no value in the middle at all.
+    A binary mask that was smoothed, resized or saved as JPEG has two values that most pixels hold, one in the lower and
+    one in the upper half of the range. The other values are rare and stand on ramps and in noise: few such pixels have
+    four neighbours of their own value. Classes cover areas of their own.
     """
     low, high = min(counts), max(counts)
     if high - low < 100 or len(counts) < 4:
         return "classes"
-    quarter = (high - low) / 4
-    middle = [value for value in counts if low + quarter <= value <= high - quarter]
-    pixels = sum(counts[value] for value in middle)
-    flat = sum(plateaus.get(value, 0) for value in middle)
-    is_ramp = pixels > 0 and flat < 0.1 * pixels and pixels < 0.25 * sum(counts.values())
-    return "soft" if is_ramp else "classes"
+    middle = (low + high) / 2
+    dominant = {
+        max((value for value in counts if (value < middle) == below), key=lambda value: counts[value])
+        for below in (True, False)
+    }
+    others = [value for value in counts if value not in dominant]
+    pixels = sum(counts[value] for value in others)
+    flat = sum(plateaus.get(value, 0) for value in others)
+    is_binary = pixels < 0.3 * sum(counts.values()) and flat < 0.3 * pixels
+    return "soft" if is_binary else "classes"
 
 
 def _as_dict(counts: np.ndarray) -> dict[int, int]:

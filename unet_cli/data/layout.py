@@ -52,7 +52,12 @@ def find_layout(data: Path) -> Layout:
         raise UserError(f"{data} does not exist: give the folder that holds your images and masks as --data")
     if not data.is_dir():
         raise UserError(f"{data} is a file: give the folder that holds your images and masks as --data")
-    folders = {"train": data} if _pair_of_folders(data) else _split_folders(data)
+    folders = _split_folders(data)
+    if _pair_of_folders(data):
+        if folders:
+            names = ", ".join(folder.name for folder in folders.values())
+            raise UserError(f"{data} holds images and masks folders and also {names}: move one kind elsewhere")
+        folders = {"train": data}
     if "train" not in folders:
         raise UserError(_no_layout(data))
 
@@ -148,9 +153,14 @@ def _split_folders(data: Path) -> dict[str, Path]:
 
 
 def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of the names that is a folder here, in any case."""
-    here = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
-    return next((here[name] for name in names if name in here), None)
+    """The folder here that has one of the names, in any case. Raises UserError where there are several."""
+    found = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name.lower() in names]
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} holds {' and '.join(entry.name for entry in found)}, which could each be meant: "
+            "move or rename all but one"
+        )
+    return found[0] if found else None
 
 
 def _no_layout(folder: Path) -> str:

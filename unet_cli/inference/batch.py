@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from unet_cli.ahead import ahead
 from unet_cli.config import PredictConfig
-from unet_cli.data.imagefile import is_image_file, read_image, write_mask, write_png
+from unet_cli.data.imagefile import is_image_file, is_ours, read_image, write_mask, write_png
 from unet_cli.data.layout import walk
 from unet_cli.errors import UserError
-from unet_cli.files import writable_folder
+from unet_cli.files import make_folder
 from unet_cli.inference.predictor import Predictor, at_size, to_classes
 
 OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
@@ -93,7 +93,7 @@ def find_jobs(
 
     input: a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in `listed`.
     extras: see Job. Raises UserError where nothing is found, an output folder is needed, two images would write the
-    same file, or one would be written over an input.
+    same file, or one would be written over an input or any other file that isn't ours.
     """
     path = Path(input)
     if input == "-":
@@ -127,6 +127,8 @@ def find_jobs(
                 raise UserError(
                     f"what is predicted for {image} would be written over the image {path}: choose another --output"
                 )
+            if path.exists() and not is_ours(path):
+                raise UserError(f"{path} is there already and was not written by unet: choose another --output")
             if path in writers:
                 raise UserError(
                     f"{writers[path]} and {image} would both write {path}: predict them into different --output folders"
@@ -149,16 +151,16 @@ def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:
 
 
 def predict_all(
-    predictor: Predictor, jobs: Sequence[Job], config: PredictConfig, batch_size: int
-) -> Generator[Outcome]:
+    predictor: Predictor, jobs: Iterable[Job], threshold: float, batch_size: int, workers: int | None
+) -> Iterator[Outcome]:
     """Write the masks, and yield what became of each image, in the order of the jobs.
 
     Images are read ahead in threads, go through the network `batch_size` at a time, and are written in threads while
     the network computes the next ones. A job that fails leaves no mask, not even one of an earlier run.
     """
-    ready = ahead(partial(_read, predictor), jobs, config.workers)
+    ready = ahead(partial(_read, predictor), jobs, workers)
     predicted = _through_network(predictor, ready, batch_size)
-    yield from ahead(partial(_write, predictor, config), predicted, config.workers)
+    return ahead(partial(_write, predictor, threshold), predicted, workers)
 
 
 def _read(predictor: Predictor, job: Job) -> _Ready | Outcome:
@@ -194,31 +196,30 @@ def _compute(predictor: Predictor, items: list[_Ready | Outcome], batch_size: in
             yield item
 
 
-def _write(predictor: Predictor, config: PredictConfig, item: _Ready | Outcome) -> Outcome:
+def _write(predictor: Predictor, threshold: float, item: _Ready | Outcome) -> Outcome:
     """Bring the probabilities to the original size, threshold, write."""
     if isinstance(item, Outcome):
         return item
     assert item.probs is not None
     labels = predictor.checkpoint.labels
     probs = at_size(item.probs, item.pixels.shape[1:])
-    classes = to_classes(probs, config.threshold)
+    pred = to_classes(probs, threshold)
     try:
-        if not item.job.mask.parent.is_dir():
-            writable_folder(item.job.mask.parent)
+        make_folder(item.job.mask.parent)
         planes = iter(probs)
         for extra in item.job.extras:
-            picture = outlined(item.pixels, classes) if extra == "overlay" else sixteen_bit(next(planes))
+            picture = outlined(item.pixels, pred) if extra == "overlay" else sixteen_bit(next(planes))
             write_png(item.job.beside(extra), picture)
-        write_mask(item.job.mask, labels.decode(classes), labels.written_palette)
+        write_mask(item.job.mask, labels.decode(pred), labels.written_palette)
     except UserError as error:
         return _failed(item.job, error)
     foreground = probs if probs.shape[0] == 1 else probs[1:]
-    shares = np.bincount(classes.ravel(), minlength=labels.num_classes) / classes.size
+    shares = np.bincount(pred.ravel(), minlength=labels.num_classes) / pred.size
     return Outcome(
         job=item.job,
         note=item.note,
-        width=classes.shape[1],
-        height=classes.shape[0],
+        width=pred.shape[1],
+        height=pred.shape[0],
         shares=tuple(float(share) for share in shares),
         top_probability=float(foreground.max()),
         seconds=time.perf_counter() - item.started,
@@ -236,12 +237,12 @@ def _failed(job: Job, error: UserError) -> Outcome:
     return Outcome(job, error=text if str(job.image) in text or str(job.mask.parent) in text else f"{job.image} {text}")
 
 
-def outlined(pixels: np.ndarray, classes: np.ndarray) -> Image.Image:
+def outlined(pixels: np.ndarray, pred: np.ndarray) -> Image.Image:
     """(C, H, W) pixels and (H, W) class indices -> RGB with the borders of all objects drawn inside them."""
     scaled = pixels if pixels.dtype == np.uint8 else _to_eight_bits(pixels)
     colour = np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled[:3], (3, *scaled.shape[1:])), 0, -1))
-    eroded = np.asarray(Image.fromarray(classes).filter(ImageFilter.MinFilter(3)))
-    colour[(classes != eroded) & (classes > 0)] = OUTLINE
+    eroded = np.asarray(Image.fromarray(pred).filter(ImageFilter.MinFilter(3)))
+    colour[(pred != eroded) & (pred > 0)] = OUTLINE
     return Image.fromarray(colour)
 
 
