@@ -149,7 +149,7 @@ def test_masks_below_the_input_folder_are_not_input_the_next_time(unet: Run, tra
         (["--input", "empty"], 1, ["empty holds no images"]),
         (["--input", "imgs", "--output", "imgs"], 1, ["would be written over the image", "choose another --output"]),
         (["--input", "imgs", "--threshold", "2"], 2, ["--threshold is 2: it has to be 0 to 1"]),
-        (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "high"]),
+        (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "number"]),
         (["--input", "imgs", "--thresold", "0.4"], 2, ["--thresold", "--threshold"]),
         (["--input", "imgs", "--device", "cuda"], 1, ["--device cuda", "--device cpu"]),
         (["--input", "imgs", "--output", "file.txt"], 1, ["file.txt", "a file is in the way"]),

@@ -79,9 +79,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, or the best one of a run's folder. Raises UserError where it isn't one of ours."""
     path = find_checkpoint(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        file = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise explain(error, path) from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
