@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
 def bench_cli(config: BenchConfig, output: Output) -> int:
     """Time a training step and a forward pass as unet runs them against float32 in the default memory layout."""
+    from statistics import median
+
     from unet_cli.device import choose_compute
 
     console = Console(output.json, output.quiet)

@@ -6,12 +6,8 @@ import inspect
 import os
 import signal
 import sys
-import tempfile
-import tomllib
-import traceback
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -69,27 +65,34 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
         return _complain(str(error), USAGE_ERROR)
     try:
         return function(*instances)
-    except UserError as error:
+    except BaseException as error:
         if debug:
-            traceback.print_exc()
+            _show_traceback()
+        return _explained(error)
+
+
+def _show_traceback() -> None:
+    import traceback  # not on the way to --help
+
+    traceback.print_exc()
+
+
+def _explained(error: BaseException) -> int:
+    """One message for the error, and its exit code."""
+    if isinstance(error, UserError):
         return _complain(str(error), USER_ERROR)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, BrokenPipeError):  # whoever read our output has left: `unet info FILE | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return BROKEN_PIPE
+    if isinstance(error, BrokenPipeError):  # whoever read our output has left: `unet info FILE | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if isinstance(error, OSError):
         return _complain(str(explain(error)), USER_ERROR)
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         return _complain("stopped", 128 + signal.SIGINT)
-    except Stopped as stopped:
-        return _complain("stopped", 128 + stopped.signum)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if _is_out_of_memory(error):
-            return _complain(OUT_OF_MEMORY, USER_ERROR)
-        return _complain(_report_defect(traceback.format_exc()), DEFECT)
+    if isinstance(error, Stopped):
+        return _complain("stopped", 128 + error.signum)
+    if isinstance(error, Exception):
+        return _complain(OUT_OF_MEMORY, USER_ERROR) if _is_out_of_memory(error) else _report_defect()
+    raise error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -103,12 +106,18 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _report_defect(trace: str) -> str:
-    """Keep the traceback in a file, and ask for it."""
+def _report_defect() -> int:
+    """Keep the traceback of the exception at hand in a file, and ask for it."""
+    import tempfile
+    import traceback
+
+    trace = traceback.format_exc()
     with tempfile.NamedTemporaryFile("w", prefix="unet-defect-", suffix=".log", delete=False) as log:
         log.write(f"{' '.join(sys.argv)}\n{sys.version}\n{trace}")
     last = trace.strip().splitlines()[-1]
-    return f"this is a defect of unet, not of your data ({last}).\nPlease report it with the log file {log.name}"
+    return _complain(
+        f"this is a defect of unet, not of your data ({last}).\nPlease report it with the log file {log.name}", DEFECT
+    )
 
 
 def _parameter(settings: type, spec: Any) -> inspect.Parameter:
@@ -168,6 +177,9 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's values the defaults of this command. An unknown key suggests the nearest known one."""
     if path is None:
         return None
+    import tomllib
+    from difflib import get_close_matches
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
