@@ -1,5 +1,8 @@
 """Every format and colour mode that the tool promises to read, and files that are not what their names say."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,6 +109,18 @@ def test_broken_files_are_told_apart(tmp_path):
             read_image(tmp_path / name)
         with pytest.raises(UserError, match=message):
             read_mask(tmp_path / name)
+
+
+def test_a_header_that_claims_a_huge_image_is_refused_before_memory_is_taken(tmp_path):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"0")), chunk(b"IEND", b"")]
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(UserError, match="huge.png has more than 500 million pixels"):
+        read_image(tmp_path / "huge.png")
 
 
 def test_floating_point_is_refused_with_what_to_do(tmp_path):

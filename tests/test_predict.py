@@ -91,6 +91,7 @@ def test_bad_files_are_named_and_skipped_and_leave_no_mask_of_an_earlier_run(une
     assert_failed(done, 3, "a.png is damaged", "deep16.png has 16 bits", "8-bit")
     assert "2 masks written" in done.stdout
     assert "2 images failed" in done.stdout
+    assert "--input imgs/b.png" in done.stdout  # the next step is one that works
     assert sorted(path.name for path in (tmp_path / "imgs_masks").rglob("*.png")) == ["b.png", "c.png"]
     assert (tmp_path / "imgs_masks" / "b.png").read_bytes() == before
 

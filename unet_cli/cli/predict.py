@@ -14,7 +14,7 @@ from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Output, PredictConfig
 from unet_cli.console import Console, counted
 
 if TYPE_CHECKING:
-    from unet_cli.inference.batch import Job, Outcome
+    from unet_cli.inference.batch import Outcome
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -73,13 +73,14 @@ def predict(config: PredictConfig, console: Console) -> int:
     if stop.signum is not None:
         console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}")
         stop.check()
-    console.result(summary, *_next_step(config, jobs[0]))
+    console.result(summary, *_next_step(config, outcomes))
     return SOME_FAILED if failed else DONE
 
 
-def _next_step(config: PredictConfig, job: Job) -> list[str]:
-    """See the outlines, unless that was asked for already."""
-    if config.overlay:
+def _next_step(config: PredictConfig, outcomes: list[Outcome]) -> list[str]:
+    """See the outline over the first image that has a mask, unless outlines were asked for already."""
+    job = next((outcome.job for outcome in outcomes if not outcome.error), None)
+    if config.overlay or job is None:
         return []
     again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image)]
     again += ["--output", str(job.mask.parent), "--overlay"]

@@ -14,8 +14,10 @@ from unet_cli.files import whole_file
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 
-# Pillow's guard against decompression bombs stops at 179 megapixels; a microscope's image may well be larger.
-Image.MAX_IMAGE_PIXELS = 2_000_000_000
+# Pillow's guard against headers that claim more than a file can hold refuses twice this many pixels: its own limit is
+# that of a photograph, and a microscope's image may well be larger.
+Image.MAX_IMAGE_PIXELS = 250_000_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 SIGNATURE = ("Software", "unet")  # a text chunk of every PNG that we write
 
@@ -116,6 +118,10 @@ def _open(path: Path) -> Image.Image:
 def _unreadable(path: Path, error: Exception) -> UserError:
     if isinstance(error, UnidentifiedImageError):
         return UserError(f"{path} is not an image, whatever its name says: replace or remove it")
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(
+            f"{path} has more than 500 million pixels, or a damaged header: cut it into parts, or replace it"
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return explain(error, path)
     return UserError(f"{path} is damaged ({error}): replace or remove it")
