@@ -23,9 +23,9 @@ UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 def parse_duration(text: str) -> float:
     """'2h30m', '90s', '1.5h' -> seconds. Raises UserError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([hms])", str(text))
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    leftover = re.sub(r"(\d+(?:\.\d+)?)\s*([hms])", "", str(text)).strip()
+    part = re.compile(r"(\d+(?:\.\d+)?)\s*([hms])")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in part.findall(str(text)))
+    leftover = part.sub("", str(text)).strip()
     if leftover or seconds <= 0:
         raise UserError(f"'{text}' is not a time: write 90s, 3m or 2h30m")
     return seconds

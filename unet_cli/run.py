@@ -89,7 +89,7 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
     journal = Journal(new_run_folder(config.output, config.name, config.data))
     console.say(
-        *card.describe(),
+        *template.data,
         f"  split    {len(train_pairs)} for training, {len(val_pairs)} for validation ({how})",
         *_plan(trainer, template, journal.folder),
     )

@@ -164,8 +164,9 @@ def _palette_problems(facts: list[Facts]) -> list[str]:
     colours: dict[int, tuple[list[int], Path]] = {}
     problems = []
     for fact in facts:
-        for index in fact.values.counts if fact.palette else ():
-            colour = fact.palette[3 * index : 3 * index + 3] if fact.palette else []
+        palette = fact.palette or []
+        for index in fact.values.counts if palette else ():
+            colour = palette[3 * index : 3 * index + 3]
             known, first = colours.setdefault(index, (colour, fact.pair.mask))
             if known != colour:
                 problems.append(

@@ -94,6 +94,17 @@ def write_png(path: Path, image: Image.Image) -> None:
         image.save(file, format="PNG", compress_level=3, pnginfo=signature)
 
 
+def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
+    """Pixels of any depth -> uint8 that spans their own range, from the `cut` percentile to that far from the top."""
+    low, high = np.percentile(pixels, [cut, 100 - cut])
+    return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
+    return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
+
+
 def is_ours(path: Path) -> bool:
     """Whether `write_png` made this file, so that it may be replaced: anything else belongs to the user."""
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unet_cli.ahead import ahead
 from unet_cli.config import PredictConfig
-from unet_cli.data.imagefile import is_image_file, is_ours, read_image, write_mask, write_png
+from unet_cli.data.imagefile import is_image_file, is_ours, read_image, stretched, to_rgb, write_mask, write_png
 from unet_cli.data.layout import walk
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder
@@ -102,8 +102,9 @@ def find_jobs(
     elif path.is_dir():
         images, base = list(walk(path)), path
         output = output or masks_beside(path)
-        if not _same(output, path):  # masks of an earlier job in a folder below are not input
-            images = [image for image in images if not _inside(image, output)]
+        masks = output.resolve()
+        if masks != path.resolve():  # masks of an earlier job in a folder below are not input
+            images = [image for image in images if not image.resolve().is_relative_to(masks)]
     elif path.is_file():
         images, base = [path], None
         output = output or masks_beside(path.parent)
@@ -239,16 +240,10 @@ def _failed(job: Job, error: UserError) -> Outcome:
 
 def outlined(pixels: np.ndarray, pred: np.ndarray) -> Image.Image:
     """(C, H, W) pixels and (H, W) class indices -> RGB with the borders of all objects drawn inside them."""
-    scaled = pixels if pixels.dtype == np.uint8 else _to_eight_bits(pixels)
-    colour = np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled[:3], (3, *scaled.shape[1:])), 0, -1))
+    colour = to_rgb(pixels if pixels.dtype == np.uint8 else stretched(pixels, cut=0.5))
     eroded = np.asarray(Image.fromarray(pred).filter(ImageFilter.MinFilter(3)))
     colour[(pred != eroded) & (pred > 0)] = OUTLINE
     return Image.fromarray(colour)
-
-
-def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(pixels, [0.5, 99.5])
-    return (np.clip((pixels - low) / max(high - low, 1.0), 0, 1) * 255).astype(np.uint8)
 
 
 def sixteen_bit(probs: Tensor) -> Image.Image:
@@ -260,11 +255,3 @@ def _required(output: Path | None, what: str) -> Path:
     if output is None:
         raise UserError(f"--input is {what}: say with --output DIR where the masks shall go")
     return output
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.resolve() == b.resolve()
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())

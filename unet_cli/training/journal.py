@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unet_cli.data.dataset import SegmentationDataset
-from unet_cli.data.imagefile import write_png
+from unet_cli.data.imagefile import stretched, to_rgb, write_png
 from unet_cli.data.labels import CLASS_COLOURS
 from unet_cli.data.preprocess import normalize
 from unet_cli.errors import UserError, explain
@@ -119,7 +119,7 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
         network_input = normalize(image[None].to(trainer.compute.device), dataset.preprocessing)
         pred = to_classes(trainer.logits(network_input))[0].cpu()
         panels = [
-            _visible(image.numpy()),
+            Image.fromarray(to_rgb(stretched(image.numpy(), cut=1))),
             _coloured(mask.numpy(), dataset.labels.num_classes),
             _coloured(pred.numpy(), dataset.labels.num_classes),
         ]
@@ -129,14 +129,6 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
         for x, panel in enumerate(row):
             sheet.paste(panel, (x * (PANEL + GAP), y * (PANEL + GAP)))
     return sheet
-
-
-def _visible(image: np.ndarray) -> Image.Image:
-    """(C, H, W) of any depth -> RGB that spans the image's own range from its 1st to its 99th percentile."""
-    low, high = np.percentile(image, [1, 99])
-    scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
-    colour = np.broadcast_to(scaled, (3, *scaled.shape[1:])).astype(np.uint8)
-    return Image.fromarray(np.moveaxis(colour, 0, -1).copy())
 
 
 def _coloured(mask: np.ndarray, num_classes: int) -> Image.Image:
