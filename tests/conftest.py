@@ -40,6 +40,12 @@ def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subproc
     return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of data sets stays out of the user's own cache, in subprocesses too."""
+    os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def unet(tmp_path: Path) -> Run:
     """Call the command line in an empty folder."""

@@ -20,8 +20,8 @@ def checkpoint() -> Checkpoint:
     model = ModelConfig(base_channels=2, depth=2, in_channels=1, upsampling="bilinear")
     return Checkpoint(
         model=model,
-        preprocessing=Preprocessing(size=64, in_channels=1, bits=16, mean=(5.5,), std=(2.0,)),
-        labels=LabelMap((0, 7), palette=(0, 0, 0, 1, 1, 1)),
+        preprocessing=Preprocessing(size=64, in_channels=1, dtype="uint16", mean=(5.5,), std=(2.0,)),
+        labels=LabelMap((0, 7), ("background", "cell"), palette=(0, 0, 0, 1, 1, 1)),
         weights=build_model(model).state_dict(),
         training={"seed": 4},
         data=["12 pairs"],

@@ -1,19 +1,17 @@
-"""Samples, splits, order and batches."""
+"""Samples, order and batches."""
 
 import numpy as np
 import pytest
 import torch
+from test_card import card_of
 
-from unet_cli.console import Console
-from unet_cli.data.card import examine
-from unet_cli.data.dataset import SegmentationDataset, epoch_order, split_pairs
-from unet_cli.data.layout import find_layout
+from unet_cli.data.dataset import SegmentationDataset, epoch_order
 from unet_cli.errors import UserError
 
 
 def dataset_of(data, cache_bytes=None) -> SegmentationDataset:
-    card = examine(find_layout(data), Console(quiet=True))
-    pairs = card.layout.splits["train"]
+    card = card_of(data)
+    pairs = card.pairs("train")
     return SegmentationDataset(pairs, card.preprocessing(pairs, size=32), card.labels, cache_bytes)
 
 
@@ -47,24 +45,6 @@ def test_a_file_that_vanishes_is_named(data):
     (data / "images" / "cell4.png").unlink()
     with pytest.raises(UserError, match="cell4.png"):
         list(dataset.batches(range(6), batch_size=2))
-
-
-def test_splits_have_no_pair_in_common_and_follow_the_seed(data):
-    pairs = find_layout(data).splits["train"]
-    train, val = split_pairs(pairs, 0.34, seed=1)
-    assert len(val) == 2
-    assert sorted(train + val, key=lambda pair: pair.name) == pairs
-    assert split_pairs(pairs, 0.34, seed=1) == (train, val)
-    assert any(split_pairs(pairs, 0.34, seed=seed)[1] != val for seed in range(2, 8))
-
-
-def test_small_splits(data):
-    pairs = find_layout(data).splits["train"]
-    assert len(split_pairs(pairs[:2], 0.01, seed=0)[1]) == 1
-    assert len(split_pairs(pairs[:2], 0.9, seed=0)[0]) == 1
-    assert split_pairs(pairs[:1], 0.0, seed=0) == (pairs[:1], [])
-    with pytest.raises(UserError, match="--val-fraction 0"):
-        split_pairs(pairs[:1], 0.15, seed=0)
 
 
 def test_order_is_a_function_of_seed_and_epoch():

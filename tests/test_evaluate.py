@@ -22,7 +22,7 @@ def test_scores_and_best_threshold_agree_with_a_plain_loop(trained, tmp_path):
     dices = np.zeros((len(pairs), len(THRESHOLDS)))
     at_half = []
     for row, pair in enumerate(pairs):
-        image, truth = read_image(pair.image), read_mask(pair.mask)[0] > 0
+        image, truth = read_image(pair.image), read_mask(pair.mask).values[0] > 0
         probs = at_size(predictor.probabilities([predictor.prepare(image)[0]], 2)[0], truth.shape)[0].numpy()
         for column, threshold in enumerate([*THRESHOLDS, 0.5]):
             pred = probs >= np.float32(threshold)

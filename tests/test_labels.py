@@ -6,15 +6,29 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from unet_cli.data.labels import LabelMap, find_labels, value_stats
+from unet_cli.data.imagefile import MaskPixels
+from unet_cli.data.labels import IGNORED, ClassSpec, LabelMap, find_labels, parse_classes, value_stats
 from unet_cli.data.sample import draw_pair
 from unet_cli.errors import UserError
 
 BINARY = draw_pair(seed=0, index=0)[1]  # 0 and 255
 
 
-def found(*masks: np.ndarray) -> LabelMap:
-    return find_labels([value_stats(mask) for mask in masks])
+def pixels(mask: np.ndarray, palette: list[int] | None = None, colour: bool = False) -> MaskPixels:
+    return MaskPixels(mask[None], palette, colour)
+
+
+def found(*masks: np.ndarray, spec: ClassSpec | None = None, **options) -> LabelMap:
+    stats = [value_stats(pixels(mask, **options)) for mask in masks]
+    return find_labels(stats, spec or ClassSpec())
+
+
+def encoded(labels: LabelMap, mask: np.ndarray, **options) -> np.ndarray:
+    return labels.encode(pixels(mask, **options))[0]
+
+
+def stripes(*values: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.repeat(np.array(values, dtype), 12)[None].repeat(30, axis=0)
 
 
 @pytest.mark.parametrize("high", [1, 2, 128, 255])
@@ -22,24 +36,28 @@ def test_two_values_are_background_and_foreground(high):
     mask = (BINARY > 0).astype(np.uint8) * high
     labels = found(mask, mask)
     assert labels.values == (0, high)
-    assert (labels.encode(mask) == (BINARY > 0)).all()
-    assert (labels.decode(labels.encode(mask)) == mask).all()
+    assert labels.names == ("background", "foreground")
+    assert (encoded(labels, mask) == (BINARY > 0)).all()
+    assert (labels.decode(encoded(labels, mask)) == mask).all()
+
+
+def test_two_arbitrary_values_the_smaller_one_is_background():
+    assert found(stripes(40, 90)).values == (40, 90)
 
 
 def test_smoothed_masks_are_binary_from_the_middle_on():
     smooth = np.asarray(Image.fromarray(BINARY).filter(ImageFilter.GaussianBlur(1)))
     labels = found(smooth)
-    assert labels.soft
-    assert labels.values == (0, 255)
-    assert (labels.encode(smooth) == (smooth >= 128)).all()
-    assert set(np.unique(labels.decode(labels.encode(smooth)))) == {0, 255}
+    assert (labels.kind, labels.values) == ("soft", (0, 255))
+    assert (encoded(labels, smooth) == (smooth >= 128)).all()
+    assert set(np.unique(labels.decode(encoded(labels, smooth)))) == {0, 255}
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.37, 2.5])
 def test_resized_masks_are_binary(scale):
     image = Image.fromarray(BINARY)
     resized = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    assert found(np.asarray(resized)).soft
+    assert found(np.asarray(resized)).kind == "soft"
 
 
 @pytest.mark.parametrize("quality", [30, 60, 85, 95, 100])
@@ -48,23 +66,23 @@ def test_jpeg_masks_are_binary(quality):
     Image.fromarray(BINARY).save(memory, format="JPEG", quality=quality)
     decoded = np.asarray(Image.open(memory))
     labels = found(decoded)
-    assert labels.soft
-    assert (labels.encode(decoded) == (BINARY > 0)).mean() > 0.99
-
-
-def stripes(*values: int) -> np.ndarray:
-    return np.repeat(np.array(values, np.uint8), 12)[None].repeat(30, axis=0)
+    assert labels.kind == "soft"
+    assert (encoded(labels, decoded) == (BINARY > 0)).mean() > 0.99
 
 
 @pytest.mark.parametrize(
-    "values",
-    [(0, 1, 2), (1, 2, 3), (0, 128, 255), (0, 32, 64, 96, 128, 159, 191, 223, 255), tuple(range(40)) + (255,)],
+    "values", [(0, 1, 2), (1, 2, 3), (0, 128, 255), (0, 32, 64, 96, 128, 159, 191, 223, 255), (0, 3, 7, 200)]
 )
 def test_integer_classes(values):
     labels = found(stripes(*values))
     assert labels.values == values
-    assert not labels.soft
-    assert (labels.decode(labels.encode(stripes(*values))) == stripes(*values)).all()
+    assert labels.kind == "values"
+    assert (labels.decode(encoded(labels, stripes(*values))) == stripes(*values)).all()
+
+
+def test_classes_of_which_each_mask_shows_one_are_not_taken_for_soft_edges():
+    labels = found(*(stripes(0, value, 0, 0) for value in (64, 128, 192, 255)))
+    assert (labels.kind, labels.values) == ("values", (0, 64, 128, 192, 255))
 
 
 def test_classes_come_from_all_masks_together():
@@ -76,14 +94,141 @@ def test_empty_masks_alone_still_make_a_map():
     assert found(np.full((8, 8), 7, np.uint8)).values == (0, 7)
 
 
-def test_object_numbers_are_not_taken_for_classes():
-    with pytest.raises(UserError, match="look like object numbers"):
-        found(np.arange(3000, dtype=np.uint16).reshape(50, 60))
+def test_255_beside_small_whole_numbers_is_ignored_unless_told_otherwise():
+    mask = stripes(0, 1, 2, 255)
+    labels = found(mask)
+    assert (labels.values, labels.ignore) == ((0, 1, 2), 255)
+    assert set(np.unique(encoded(labels, mask))) == {0, 1, 2, IGNORED}
+    assert "255 is ignored" in labels.describe()
+    assert found(mask, spec=ClassSpec(ignore=-1)).values == (0, 1, 2, 255)
+    assert found(mask, spec=ClassSpec(names=("a", "b", "c", "d"))).ignore is None
+    for binary_or_sparse in (stripes(0, 255), stripes(0, 128, 255), stripes(0, 60, 120, 255)):
+        assert found(binary_or_sparse).ignore is None
+
+
+def test_an_ignore_value_of_the_user():
+    labels = found(stripes(0, 1, 2, 11), spec=ClassSpec(ignore=11))
+    assert (labels.values, labels.ignore) == ((0, 1, 2), 11)
+    assert encoded(labels, stripes(2, 11))[0, -1] == IGNORED
+    counts, strangers = labels.count_classes([value_stats(pixels(stripes(*v))) for v in ((0, 2, 11), (1, 7))])
+    assert counts.tolist() == [[360, 0, 360], [0, 360, 0]]
+    assert strangers == [(1, 7, 360)]
+
+
+def numbered(count: int) -> np.ndarray:
+    return stripes(0, *range(1, count + 1), dtype=np.uint16)
+
+
+def test_object_numbers_are_foreground():
+    masks = [numbered(count) for count in (5, 20, 9, 31, 14)]
+    labels = found(*masks)
+    assert (labels.kind, labels.values) == ("instances", (0, 255))
+    assert (encoded(labels, masks[1]) == (masks[1] > 0)).all()
+    assert "numbered objects are foreground" in labels.describe()
+
+
+def test_many_high_numbers_are_objects_even_where_they_do_not_count_from_one():
+    rng = np.random.default_rng(0)
+    masks = [stripes(0, *rng.choice(5000, 30, replace=False), dtype=np.uint16) for _ in range(3)]
+    assert found(*masks).kind == "instances"
+    more_than_are_counted = np.arange(1, 3001, dtype=np.uint16).reshape(50, 60)
+    labels = found(more_than_are_counted)
+    stats = value_stats(pixels(more_than_are_counted))
+    assert labels.kind == "instances"
+    assert labels.count_classes([stats])[0].sum() == 3000
+
+
+def test_classes_that_every_mask_shows_are_not_object_numbers():
+    masks = [stripes(*range(20)) for _ in range(6)]
+    assert found(*masks).values == tuple(range(20))
 
 
 def test_a_value_without_a_class_is_refused():
     with pytest.raises(UserError, match=r"holds the value 9.*0, 1, 2"):
-        found(stripes(0, 1, 2)).encode(stripes(0, 9))
+        encoded(found(stripes(0, 1, 2)), stripes(0, 9))
+
+
+RED, GREEN, BLACK = 0xFF0000, 0x00FF00, 0
+
+
+def test_colours_are_classes_and_near_colours_are_those_of_the_class():
+    mask = stripes(BLACK, RED, GREEN, dtype=np.int32)
+    mask[0, 0] = 0x050300  # nearly black
+    mask[0, 13] = 0xF60804  # nearly red
+    labels = found(mask, colour=True)
+    assert (labels.kind, labels.values) == ("colours", (BLACK, GREEN, RED))
+    indices = encoded(labels, mask, colour=True)
+    assert (indices[0, 0], indices[0, 13], indices[0, 30]) == (0, 2, 1)
+    assert labels.decode(indices)[0, 13].tolist() == [255, 0, 0]
+
+
+def test_strange_colours_are_counted_and_refused():
+    mask = stripes(BLACK, RED, dtype=np.int32)
+    mask[4, 4:7] = 0x7B2D43
+    labels = found(mask, colour=True)
+    assert labels.values == (BLACK, RED)
+    assert labels.count_classes([value_stats(pixels(mask, colour=True))])[1] == [(0, 0x7B2D43, 3)]
+    with pytest.raises(UserError, match="holds the colour #7b2d43"):
+        encoded(labels, mask, colour=True)
+
+
+def test_a_gray_mask_among_coloured_ones_is_black_and_white():
+    labels = find_labels(
+        [
+            value_stats(pixels(stripes(BLACK, RED, dtype=np.int32), colour=True)),
+            value_stats(pixels(stripes(0, 255))),
+        ]
+    )
+    assert labels.values == (BLACK, RED, 0xFFFFFF)
+    assert (encoded(labels, stripes(0, 255))[0, [0, 20]] == [0, 2]).all()
+
+
+def test_palettes_that_number_the_same_colours_differently_are_read_by_colour():
+    first, second = [0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]
+    stats = [value_stats(pixels(stripes(0, 1), palette)) for palette in (first, second)]
+    labels = find_labels(stats)
+    assert (labels.kind, labels.values) == ("colours", (BLACK, RED))
+    assert encoded(labels, stripes(0, 1), palette=second)[0].tolist() == [1] * 12 + [0] * 12
+
+
+def test_names_of_the_classes():
+    spec = parse_classes("background,weed,crop")
+    labels = found(stripes(0, 128, 255), spec=spec)
+    assert labels.describe() == "3 classes (background 0, weed 128, crop 255)"
+    assert found(stripes(0, 1), spec=spec).values == (0, 1, 2)  # one is not in these masks
+    with pytest.raises(UserError, match=r"names 3 classes .* but the masks hold 2 values"):
+        found(stripes(0, 255), spec=spec)
+    for wrong in ("one", "a,,b", "a,a"):
+        with pytest.raises(UserError, match="--classes is"):
+            parse_classes(wrong)
+
+
+def test_classes_from_a_file(tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text("background = 0\ncell = 7\nignore = 9\n")
+    spec = parse_classes(str(path))
+    labels = found(stripes(0, 7, 9), spec=spec)
+    assert (labels.names, labels.values, labels.ignore) == (("background", "cell"), (0, 7), 9)
+    path.write_text("[classes]\nsoil = '#000000'\nweed = [255, 0, 0]\n")
+    labels = found(stripes(BLACK, RED, dtype=np.int32), spec=parse_classes(str(path)), colour=True)
+    assert (labels.kind, labels.names, labels.values) == ("colours", ("soil", "weed"), (BLACK, RED))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("background = ", "is not TOML"),
+        ("background = 0", "at least two classes"),
+        ("a = 0\nb = 0", "each with a value of its own"),
+        ("a = 0\nb = '#ff0000'", "mixes numbers and colours"),
+        ("a = 0\nb = 'red'", "b is 'red': give a mask value"),
+        ("a = 0\nb = -4", "b is -4"),
+    ],
+)
+def test_a_wrong_file_of_classes_is_explained(tmp_path, content, message):
+    (tmp_path / "classes.toml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        parse_classes(str(tmp_path / "classes.toml"))
 
 
 def test_small_integers_are_written_with_visible_colours():
@@ -96,6 +241,6 @@ def test_small_integers_are_written_with_visible_colours():
 
 
 def test_the_users_own_palette_is_kept():
-    labels = find_labels([value_stats(stripes(0, 1))], palette=[9, 9, 9, 1, 2, 3])
+    labels = found(stripes(0, 1), palette=[9, 9, 9, 1, 2, 3])
     assert labels.written_palette == [9, 9, 9, 1, 2, 3]
     assert LabelMap.from_plain(labels.plain()) == labels

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from unet_cli.data.labels import IGNORED
 from unet_cli.training.losses import bce_dice, ce_dice, dice_loss, loss_for
 
 
@@ -53,3 +54,15 @@ def test_half_precision_logits_give_a_float32_loss_that_cannot_overflow(dtype):
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)
     assert loss < 0.01
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_ignored_pixels_change_nothing(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1 if num_classes == 2 else num_classes, 6, 8, generator=generator)
+    mask = torch.randint(0, num_classes, (2, 6, 8), generator=generator)
+    loss = loss_for(num_classes)
+    without = loss(logits[..., :5], mask[..., :5])
+    mask[..., 5:] = IGNORED
+    assert loss(logits, mask).item() == pytest.approx(without.item(), abs=1e-6)
+    assert torch.isfinite(loss(logits, torch.full_like(mask, IGNORED)))

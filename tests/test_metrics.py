@@ -36,3 +36,10 @@ def test_several_classes():
     counts = count_pixels(pred, target, 3)
     assert counts.tolist() == [[[1, 0, 0], [1, 0, 1], [1, 1, 0]]]
     assert summarize(counts.numpy())["dice"] == pytest.approx(2 / 3)
+    scores = summarize(counts.numpy(), ("soil", "weed", "crop"))
+    assert [scores[f"dice_{name}"] for name in ("soil", "weed", "crop")] == pytest.approx([1, 2 / 3, 2 / 3])
+
+
+def test_ignored_pixels_count_nowhere():
+    target = torch.tensor([[[0, 1, 255, 255]]])
+    assert count_pixels(torch.tensor([[[0, 1, 1, 0]]]), target, 2).tolist() == [[[1, 0, 0], [1, 0, 0]]]

@@ -88,7 +88,7 @@ def test_bad_files_are_named_and_skipped_and_leave_no_mask_of_an_earlier_run(une
     (images / "a.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(images / "deep16.png")
     done = unet("predict", "--weights", trained, "--input", "imgs")
-    assert_failed(done, 3, "a.png is damaged", "deep16.png has 16 bits", "8-bit")
+    assert_failed(done, 3, "a.png is damaged", "deep16.png holds 16-bit values", "8-bit")
     assert "2 masks written" in done.stdout
     assert "2 images failed" in done.stdout
     assert "--input imgs/b.png" in done.stdout  # the next step is one that works
@@ -113,7 +113,13 @@ def three_classes(tmp_path, trained) -> Path:
     base = load_checkpoint(trained)
     path = tmp_path / "three.pth"
     save_checkpoint(
-        path, replace(base, model=model, weights=build_model(model).state_dict(), labels=LabelMap((0, 1, 10)))
+        path,
+        replace(
+            base,
+            model=model,
+            weights=build_model(model).state_dict(),
+            labels=LabelMap((0, 1, 10), ("0", "1", "10")),
+        ),
     )
     return path
 

@@ -1,6 +1,7 @@
 """Channels, size and intensity: the same for training and prediction."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from unet_cli.errors import UserError
 GRAY = np.arange(48, dtype=np.uint8).reshape(1, 6, 8)
 
 
-def settings(in_channels: int = 1, bits: int = 8, size: int = 4) -> Preprocessing:
+def settings(
+    in_channels: int = 1, dtype: Literal["uint8", "uint16", "float32"] = "uint8", size: int = 4
+) -> Preprocessing:
     return Preprocessing(
-        size=size, in_channels=in_channels, bits=bits, mean=(10.0,) * in_channels, std=(2.0,) * in_channels
+        size=size, in_channels=in_channels, dtype=dtype, mean=(10.0,) * in_channels, std=(2.0,) * in_channels
     )
 
 
@@ -39,7 +42,7 @@ def test_other_numbers_of_channels_are_refused():
 
 
 def test_another_depth_is_refused():
-    with pytest.raises(UserError, match="has 16 bits a channel, but the network was trained on 8-bit"):
+    with pytest.raises(UserError, match="holds 16-bit values, but the network was trained on 8-bit"):
         prepare(GRAY.astype(np.uint16), settings())
 
 
@@ -73,4 +76,29 @@ def test_an_image_can_be_normalised_by_itself():
 
 def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation():
     image = torch.tensor([[[[10, 14]]]], dtype=torch.uint16)
-    assert normalize(image, settings(bits=16)).tolist() == [[[[0.0, 2.0]]]]
+    assert normalize(image, settings(dtype="uint16")).tolist() == [[[[0.0, 2.0]]]]
+
+
+def test_percentiles_take_no_notice_of_a_few_hot_pixels():
+    image = torch.linspace(100, 200, 10_000).view(1, 1, 100, 100).round().to(torch.uint16)
+    hot = image.clone()
+    hot[0, 0, 0, :20] = 65_535
+    own = replace(settings(dtype="uint16"), intensity="percentile")
+    quiet, loud = normalize(image, own), normalize(hot, own)
+    assert (quiet[..., 1:, :] - loud[..., 1:, :]).abs().max() < 0.05
+    assert loud.max() < 2
+
+
+def test_floating_point_images_of_any_scale_are_normalised_and_constant_ones_are_zero():
+    image = torch.rand(1, 1, 20, 20) * 1e-6
+    own = replace(settings(dtype="float32"), intensity="image")
+    assert normalize(image, own).std() == pytest.approx(1, abs=0.01)
+    assert normalize(torch.full((1, 1, 4, 4), 3.3), own).abs().max() < 0.1
+
+
+def test_alpha_stays_the_last_channel():
+    rgba = np.stack([GRAY[0], GRAY[0], GRAY[0], 255 - GRAY[0]])
+    gray_and_alpha, _ = to_channels(rgba, 2, alpha=True)
+    assert (gray_and_alpha == rgba[[0, 3]]).all()
+    back, _ = to_channels(gray_and_alpha, 4, alpha=True)
+    assert (back == rgba).all()

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -22,25 +23,36 @@ def default_workers() -> int:
 
 
 def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, depth: int | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    depth: int | None = None,
+    chunk: int = 1,
 ) -> Iterator[Result]:
     """`map(function, items)` in threads, results in the order of the items, with a bounded number in flight.
 
     While the caller works on one result, the next `depth` (two for each worker unless given) are being made, so memory
     stays bounded however many items there are. An exception of `function` is raised where its result is due; the rest
-    is then cancelled.
+    is then cancelled. chunk: as many items go to a thread at a time; for thousands of items that take less than a
+    millisecond each, handing them over one by one would take longer than they do.
     """
     workers = workers or default_workers()
     depth = depth or 2 * workers
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[list[Result]]] = deque()
+    rest = iter(items)
+    chunks = iter(lambda: list(islice(rest, chunk)), [])
     with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
         try:
-            for item in items:
-                pending.append(pool.submit(function, item))
+            for some in chunks:
+                pending.append(pool.submit(_each, function, some))
                 if len(pending) > depth:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]

@@ -18,6 +18,8 @@ DEFAULT_SIZE = 512
 CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
 CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_BATCH = 2, 1, 8  # images; on a processor larger batches save no time
 
+FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
+
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -89,7 +91,64 @@ class Output(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware(Checked):
+class Reading(Checked):
+    """How files are read. The same in every command that reads many."""
+
+    workers: int | None = setting(
+        None,
+        help="Threads that read and write files.  [default: one a processor, 8 at most]",
+        panel="Hardware",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Reading):
+    """Which images and masks there are, and what their values mean. The same in check and training."""
+
+    data: Path | None = setting(None, help="Folder with the images and masks.", panel="Data", metavar="DIR")
+    images: str | None = setting(
+        None, help="Folder of the images, where it isn't found; or its name in each of train, val and test.",
+        panel="Data", metavar="DIR",
+    )  # fmt: skip
+    masks: str | None = setting(
+        None, help="Folder of the masks, likewise.", panel="Data", metavar="DIR",
+    )  # fmt: skip
+    pair: str | None = setting(
+        None, help="Which mask belongs to which image: 'images/{id}_image.png=masks/{id}_annotation.png'.  "
+        "[default: found from the names]", panel="Data", metavar="RULE",
+    )  # fmt: skip
+    skip_bad: bool = setting(
+        False, help="Leave out files that can't be used, and name them, instead of stopping.", panel="Data"
+    )
+    classes: str | None = setting(
+        None, help="Names of the classes, such as background,weed,crop; or a TOML file of names and mask values.",
+        panel="Data", metavar="NAMES",
+    )  # fmt: skip
+    ignore_index: int | None = setting(
+        None, help="Mask value that counts nowhere; -1: none.  [default: 255 beside small whole numbers]",
+        panel="Data", minimum=-1,
+    )  # fmt: skip
+    keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is None and (self.images is None or self.masks is None):
+            raise UserError("say where the images and masks are: --data DIR, or both --images DIR and --masks DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataConfig):
+    """Everything that `unet check` can be told."""
+
+    pictures: Path | None = setting(
+        None, help="Write a contact sheet into this folder: images with the outlines of their masks.", panel="Output",
+        metavar="DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware(Reading):
     """What computes, and how. The same in every command that runs a network."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(
@@ -97,12 +156,6 @@ class Hardware(Checked):
     )
     precision: Literal["auto", "float32", "bf16", "float16"] = setting(
         "auto", help="Number format; auto takes bf16 where the hardware is fast at it.", panel="Hardware"
-    )
-    workers: int | None = setting(
-        None,
-        help="Threads that read and write files.  [default: one a processor, 8 at most]",
-        panel="Hardware",
-        minimum=1,
     )
 
 
@@ -118,16 +171,32 @@ class Batches(Hardware):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Batches):
+class TrainConfig(DataConfig, Batches):
     """Everything that `unet train` can be told."""
 
-    data: Path = setting(help="Folder with the images and masks.", panel="Data", metavar="DIR")
     size: int = setting(
         DEFAULT_SIZE, help="Images are stretched to SIZE x SIZE pixels.", panel="Data", minimum=32, maximum=8192
     )
     val_fraction: float = setting(
-        0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Data",
+        0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Split",
         minimum=0.0, maximum=0.9,
+    )  # fmt: skip
+    group_by: str | None = setting(
+        None, help="Regular expression that finds the patient, slide or movie in a name, such as '^(P\\d+)': "
+        "images of one group stay on one side.", panel="Split", metavar="REGEX",
+    )  # fmt: skip
+    folds: int | None = setting(
+        None, help="Cross-validation: cut the pairs into this many parts, of which --fold is for validation.",
+        panel="Split", minimum=2,
+    )  # fmt: skip
+    fold: int | None = setting(None, help="Which of the folds, from 1.", panel="Split", minimum=1)
+    split: Path | None = setting(
+        None, help="Read the split from this file: the split.json of another run.", panel="Split", metavar="FILE"
+    )
+    normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
+        "auto", help="Intensities become: deviations from the mean of the training part (dataset) or of the image "
+        "itself (image, percentile: without its darkest and brightest 1 %), or 0 to 1 over the range of the file type "
+        "(range); auto chooses dataset or image.", panel="Data",
     )  # fmt: skip
     max_time: float | None = setting(
         None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
@@ -173,6 +242,10 @@ class TrainConfig(Batches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.folds is None) != (self.fold is None):
+            raise UserError("--folds and --fold belong together: --folds 5 --fold 1 validates on the first fifth")
+        if self.split is not None and (self.folds is not None or self.group_by is not None):
+            raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
         if self.size < 2 ** (self.depth + 1):
             raise UserError(
                 f"--size {self.size} vanishes in {self.depth} poolings: "
@@ -264,23 +337,37 @@ class ModelConfig(Checked):
 class Preprocessing(Checked):
     """How an image becomes network input, in training and in prediction alike.
 
-    size: side in pixels that images are stretched to. bits: depth of the files, 8 or 16. intensity: what is subtracted
-    and divided by: 'dataset', the mean and std of each channel over the training part; 'image', the mean and standard
-    deviation over all pixels and channels of the image itself. mean and std are in units of the files' values.
+    size: side in pixels that images are stretched to. dtype: of the files' values; all that is signed, floating or has
+    more than 16 bits is read as float32. intensity: what is subtracted and divided by: 'dataset', mean and std of each
+    channel; 'image', the mean and standard deviation over all pixels and channels of the image itself; 'percentile',
+    the same within the image's 1st and 99th percentile, to which it is clipped. mean and std are in units of the files'
+    values. keep_alpha: whether an alpha channel is one of the in_channels. files: how many files hold the channels of
+    an image. pages: whether each page of a file is an image, or all its pages are the channels of one.
     """
 
     size: int
     in_channels: int
-    bits: int
-    intensity: Literal["dataset", "image"] = "dataset"
+    dtype: Literal["uint8", "uint16", "float32"]
+    intensity: Literal["dataset", "image", "percentile"] = "dataset"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    keep_alpha: bool = False
+    files: int = 1
+    pages: Literal["images", "channels"] = "images"
 
     def describe_intensity(self) -> str:
         if self.intensity == "image":
             return "each normalised by its own mean and deviation"
+        if self.intensity == "percentile":
+            return "each normalised by its own mean and deviation between its 1st and 99th percentile"
         numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(self.mean, self.std, strict=True))
         return f"normalised by {numbers}"
+
+
+def least_std(dtype: str, mean: float) -> float:
+    """What is divided by at least, so that a constant image is all zero, not infinite: one grey level, or for floating
+    point the share of the mean that can still be told from rounding."""
+    return max(FLOAT_RESOLUTION * abs(mean), 1e-12) if dtype == "float32" else 1.0
 
 
 def plain(settings: Any) -> dict[str, Any]:

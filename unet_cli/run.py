@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,8 +23,11 @@ from unet_cli.config import (
 )
 from unet_cli.console import Console, counted, duration
 from unet_cli.data.card import Card, examine
-from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory, split_pairs
-from unet_cli.data.layout import Layout, Pair
+from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
+from unet_cli.data.layout import Layout
+from unet_cli.data.problems import listed
+from unet_cli.data.source import Pair
+from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split, write_split
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import evaluate
@@ -61,12 +65,10 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     writable_folder(config.output)
     compute = choose_compute(config.device, config.precision)
     initial = load_checkpoint(config.init) if config.init else None
-    card = examine(layout, console, config.workers)
-    if "val" in layout.splits:
-        train_pairs, val_pairs, how = layout.splits["train"], layout.splits["val"], "its own folder"
-    else:
-        train_pairs, val_pairs = split_pairs(layout.splits["train"], config.val_fraction, config.seed)
-        how = f"drawn with --seed {config.seed}"
+    card = examine(layout, config, console)
+    card.refuse()
+    split = _split(config, card)
+    train_pairs, val_pairs = split.train, split.val
 
     template = _template(config, card, train_pairs, initial, compute)
     torch.manual_seed(config.seed)
@@ -87,10 +89,12 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         reading_seconds=card.seconds_per_pair * len(val_pairs),
     )
     trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
-    journal = Journal(new_run_folder(config.output, config.name, config.data))
+    journal = Journal(new_run_folder(config.output, config.name, layout.root))
+    write_split(journal.folder / "split.json", split)
     console.say(
         *template.data,
-        f"  split    {len(train_pairs)} for training, {len(val_pairs)} for validation ({how})",
+        f"  split    {len(train_pairs)} for training, {len(val_pairs)} for validation ({split.how})",
+        *_worth_a_look(card),
         *_plan(trainer, template, journal.folder),
     )
 
@@ -106,6 +110,30 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         raise
     journal.finish(trainer)
     return _finish(trainer, journal, val_pairs)
+
+
+def _split(config: TrainConfig, card: Card) -> Split:
+    """As a file says, by the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
+    train, val = card.pairs("train"), card.pairs("val")
+    if config.split is not None:
+        return read_split(config.split, train + val, config.skip_bad)
+    if val:
+        if config.folds is not None or config.group_by is not None:
+            raise UserError(
+                f"{card.layout.root} has a val folder, which is the split: "
+                "leave out --folds, --fold and --group-by, or move its pairs to train"
+            )
+        return Split(train, val, "a folder of its own")
+    groups, contents = group_names(train, config.group_by), card.contents_of(train)
+    if config.folds is not None and config.fold is not None:
+        return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
+    return draw_split(train, contents, groups, config.val_fraction, config.seed)
+
+
+def _worth_a_look(card: Card) -> list[str]:
+    if not card.problems:
+        return []
+    return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
 
 
 def _template(
@@ -129,7 +157,7 @@ def _template(
         raise UserError(f"--init {config.init} holds another network: {', '.join(differences)}")
     return Checkpoint(
         model=model,
-        preprocessing=card.preprocessing(train_pairs, config.size, in_channels),
+        preprocessing=card.preprocessing(train_pairs, config.size, config.normalize, in_channels),
         labels=card.labels,
         weights={},
         training=plain(config) | {"width": model.base_channels, "device": compute.kind, "precision": compute.precision},
@@ -157,7 +185,7 @@ def _save(result: EpochResult, trainer: Trainer, template: Checkpoint, folder: P
     checkpoint = replace(
         template,
         weights={key: value.detach().cpu() for key, value in trainer.model.state_dict().items()},
-        metrics={key: value for key, value in asdict(result).items() if value is not None and math.isfinite(value)},
+        metrics={key: value for key, value in result.plain().items() if value is not None and math.isfinite(value)},
     )
     resume = {
         "optimizer": trainer.optimizer.state_dict(),
@@ -199,6 +227,9 @@ def _finish(trainer: Trainer, journal: Journal, val_pairs: list[Pair]) -> Report
 
 
 def _images_folder(trainer: Trainer) -> Path:
-    """Where the training images are: a folder that is there, to try the weights on."""
-    pair = trainer.train_data.pairs[0]
-    return pair.image.parents[pair.name.count("/")]
+    """Images that are there, to try the weights on: the folder of the training images, or, where it holds masks too,
+    one of them."""
+    pairs = trainer.train_data.pairs
+    folder = Path(os.path.commonpath([pair.image.path.parent for pair in pairs]))
+    is_mixed = any(path.is_relative_to(folder) for pair in pairs for path in pair.mask.paths)
+    return pairs[0].image.path if is_mixed else folder

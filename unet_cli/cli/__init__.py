@@ -42,4 +42,4 @@ def main() -> None:
     app()
 
 
-from unet_cli.cli import bench, info, predict, sample, train  # noqa: E402, F401  (each registers its command)
+from unet_cli.cli import bench, check, info, predict, sample, train  # noqa: E402, F401  (each registers its command)

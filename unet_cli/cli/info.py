@@ -41,7 +41,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
         f"preprocessing  {preprocessing.in_channels} x {preprocessing.size} x {preprocessing.size}, "
-        f"{preprocessing.bits} bits, {preprocessing.describe_intensity()}",
+        f"{preprocessing.dtype}, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
         *(
             f"{'scores' if not index else '':15}{name} {value:.6g}"

@@ -20,6 +20,7 @@ from unet_cli.signals import stop_at_once
 PANELS = (
     "Files",
     "Data",
+    "Split",
     "Masks",
     "Training",
     "Network",

@@ -44,7 +44,9 @@ def predict(config: PredictConfig, console: Console) -> int:
         )
     threshold = checkpoint.threshold if config.threshold is None else config.threshold
     extras = extras_of(config, num_classes)
-    jobs, folder = find_jobs(config.input, config.output, extras, sys.stdin if config.input == "-" else ())
+    jobs, folder = find_jobs(
+        config.input, config.output, extras, sys.stdin if config.input == "-" else (), checkpoint.preprocessing
+    )
     writable_folder(folder)
     compute = choose_compute(config.device, config.precision)
     batch_size = config.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
@@ -82,7 +84,7 @@ def _next_step(config: PredictConfig, outcomes: list[Outcome]) -> list[str]:
     job = next((outcome.job for outcome in outcomes if not outcome.error), None)
     if config.overlay or job is None:
         return []
-    again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image)]
+    again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image.path)]
     again += ["--output", str(job.mask.parent), "--overlay"]
     again += [] if config.threshold is None else ["--threshold", f"{config.threshold:g}"]
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]

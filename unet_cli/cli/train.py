@@ -15,7 +15,9 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
     from unet_cli.data.layout import find_layout
 
-    layout = find_layout(config.data)  # before torch is imported: a wrong path is told at once
+    layout = find_layout(
+        config.data, config.images, config.masks, config.pair
+    )  # before torch is imported: a wrong path is told at once
 
     from unet_cli.run import train
 

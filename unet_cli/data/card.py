@@ -4,207 +4,365 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.ahead import ahead
-from unet_cli.config import Preprocessing
+from unet_cli.config import DataConfig, Preprocessing, least_std
 from unet_cli.console import Console, counted
-from unet_cli.data.imagefile import read_image, read_mask
-from unet_cli.data.labels import LabelMap, ValueStats, find_labels, value_stats
-from unet_cli.data.layout import Layout, Pair
-from unet_cli.data.preprocess import LEAST_STD, bits_of
+from unet_cli.data.facts import Facts, read_all
+from unet_cli.data.labels import LabelMap, find_labels, parse_classes
+from unet_cli.data.layout import Layout
+from unet_cli.data.problems import Problem, listed, odd_things
+from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 
-MOST_LISTED = 50
+MOST_LISTED = 50  # problems of a kind that stop training
+MOST_ODD = 10  # of a kind that don't
+RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What one pair holds. sums and squares: of each channel's values (three, equal where the image is gray)."""
-
-    pair: Pair
-    height: int
-    width: int
-    bits: int
-    gray: bool
-    sums: np.ndarray
-    squares: np.ndarray
-    values: ValueStats
-    palette: list[int] | None
+Known = tuple[Pair, Facts]
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data set that can be trained on. facts: of each pair, by split."""
+    """A data set. known: the pairs that can be used, by split; a page of a stack is a pair of its own.
+
+    problems: the worst first. contents: pixels of each class in each mask, ignored ones left out, in the order of
+    `everything`. left_out: pairs and files that can't be used, where the user said to leave them out.
+    """
 
     layout: Layout
-    facts: dict[str, list[Facts]]
+    known: dict[str, list[Known]]
     labels: LabelMap
+    problems: list[Problem]
+    contents: np.ndarray
     in_channels: int
-    bits: int
+    dtype: Literal["uint8", "uint16", "float32"]
+    keep_alpha: bool
     seconds_per_pair: float
+    left_out: list[Problem] = field(default_factory=list)
+
+    @property
+    def everything(self) -> list[Known]:
+        return [one for part in self.known.values() for one in part]
+
+    @property
+    def refusals(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.refuses]
+
+    def pairs(self, split: str) -> list[Pair]:
+        return [pair for pair, _ in self.known.get(split, [])]
+
+    def contents_of(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """(pairs, classes) pixel counts of these pairs' masks."""
+        rows = {pair: row for row, (pair, _) in enumerate(self.everything)}
+        return self.contents[[rows[pair] for pair in pairs]]
+
+    def refuse(self) -> None:
+        """Raises UserError that lists everything that stops training, at once."""
+        if self.refusals:
+            raise _refusal(self.layout, self.refusals)
 
     def describe(self) -> list[str]:
         """The card in a few lines."""
-        everything = [fact for facts in self.facts.values() for fact in facts]
-        pairs = ", ".join(f"{split} {len(facts)}" for split, facts in self.facts.items())
-        sizes = Counter(f"{fact.width}x{fact.height}" for fact in everything)
-        shown = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(4))
+        everything = self.everything
+        pairs = ", ".join(f"{split} {len(part)}" for split, part in self.known.items())
+        sizes = Counter(facts.size for _, facts in everything)
+        shown = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(4))
         if len(sizes) > 4:
-            sides = [side for fact in everything for side in (fact.width, fact.height)]
+            sides = [side for _, facts in everything for side in (facts.width, facts.height)]
             shown = f"{len(sizes)} sizes, sides of {min(sides)} to {max(sides)} pixels"
+        low, high = self._range()
         return [
             f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
-            f"  images   {shown}; {self._colour(everything)}, {self.bits} bits",
-            f"  masks    {self.labels.describe()}",
-            f"  pixels   {', '.join(self._shares(everything))}",
+            f"  images   {shown}; {self._colour()}, {self._depth()}, values {low:g} to {high:g}",
+            f"  masks    {self.labels.describe()}{self._between()}",
+            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares())}",
+            *(f"  note     {note}" for note in self._notes()),
         ]
 
-    def preprocessing(self, train: list[Pair], size: int, in_channels: int | None = None) -> Preprocessing:
+    def details(self) -> list[str]:
+        """What describe() leaves out: all sizes, and a table of the classes."""
+        sizes = Counter(facts.size for _, facts in self.everything)
+        images = (self.contents > 0).sum(0)
+        width = max(10, *(len(name) for name in self.labels.names))
+        empty = self.empty_masks()
+        return [
+            *(f"  size     {size}: {counted(count, 'image')}" for size, count in sizes.most_common(8)),
+            *([f"  size     and {len(sizes) - 8} more"] if len(sizes) > 8 else []),
+            f"  {'class':{width}}   pixels   in images",
+            *(
+                f"  {name:{width}} {share:8.2%}   {count:,} of {len(self.contents):,}"
+                for (name, share), count in zip(self._shares(), images, strict=True)
+            ),
+            f"  empty masks: {len(empty):,}" + (f", such as {empty[0].mask}" if empty else ""),
+        ]
+
+    def empty_masks(self) -> list[Pair]:
+        return [pair for (pair, _), row in zip(self.everything, self.contents, strict=True) if not row[1:].any()]
+
+    def plain(self) -> dict[str, Any]:
+        """The card for a program."""
+        everything = self.everything
+        low, high = self._range()
+        labels = self.labels
+        return {
+            "data": str(self.layout.root),
+            "rule": self.layout.rule,
+            "pairs": {split: len(part) for split, part in self.known.items()},
+            "sizes": dict(Counter(facts.size for _, facts in everything).most_common()),
+            "dtype": self.dtype,
+            "in_channels": self.in_channels,
+            "lowest": low,
+            "highest": high,
+            "kind": labels.kind,
+            "ignored_value": labels.ignore,
+            "classes": [
+                {"name": name, "value": value, "pixels": int(pixels), "share": share, "images": int(images)}
+                for (name, share), value, pixels, images in zip(
+                    self._shares(), labels.values, self.contents.sum(0), (self.contents > 0).sum(0), strict=True
+                )
+            ],
+            "empty_masks": [str(pair.mask) for pair in self.empty_masks()],
+            "notes": self._notes(),
+            "problems": [_plain(problem) for problem in self.problems],
+            "left_out": [_plain(problem) for problem in self.left_out],
+            "can_train": not self.refusals and bool(self.known.get("train")),
+        }
+
+    def preprocessing(
+        self, train: Sequence[Pair], size: int, normalize: str = "auto", in_channels: int | None = None
+    ) -> Preprocessing:
         """How images of this set become network input; the statistics are those of the training part.
 
-        in_channels: as many as the network has, where it has more than the images.
+        normalize: see TrainConfig. in_channels: as many as the network has, where it has more than the images.
 
-        Where images differ more from each other in brightness than their pixels do within an image (dark and bright
-        backgrounds mixed, exposures that vary), each image is normalised by itself; elsewhere all by the same numbers,
-        which keep what absolute intensity says.
+        'auto' is 'image' where images differ more from each other in brightness than their pixels do within an image
+        (dark and bright backgrounds mixed, exposures that vary), and else 'dataset', which keeps what absolute
+        intensity says. Neither cares for the depth of the files or for the part of it that they fill.
         """
+        facts_of = dict(self.everything)
+        facts = [facts_of[pair] for pair in train]
         in_channels = in_channels or self.in_channels
-        wanted = {pair.image for pair in train}
-        facts = [fact for part in self.facts.values() for fact in part if fact.pair.image in wanted]
-        pixels = sum(fact.height * fact.width for fact in facts)
-        mean = np.sum([fact.sums for fact in facts], axis=0) / pixels
-        variance = np.sum([fact.squares for fact in facts], axis=0) / pixels - mean**2
-        between, within = _spread(facts)
-        std = np.sqrt(np.maximum(variance, LEAST_STD**2))
+        pixels = sum(one.height * one.width for one in facts)
+        mean: np.ndarray = np.sum([_as_channels(one.sums, in_channels) for one in facts], axis=0) / pixels
+        squares = np.sum([_as_channels(one.squares, in_channels) for one in facts], axis=0) / pixels
+        variance = squares - mean**2
+        intensity: Any = normalize
+        if normalize == "auto":
+            between, within = _spread(facts)
+            intensity = "image" if between > within else "dataset"
+        elif normalize == "range":
+            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else self._range()
+            intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
         return Preprocessing(
             size=size,
             in_channels=in_channels,
-            bits=self.bits,
-            intensity="image" if between > within else "dataset",
-            mean=tuple(float(value) for value in mean[:in_channels]),
-            std=tuple(float(value) for value in std[:in_channels]),
+            dtype=self.dtype,
+            intensity=intensity,
+            mean=tuple(mean.tolist()),
+            std=tuple(
+                max(square, least_std(self.dtype, middle) ** 2) ** 0.5
+                for middle, square in zip(mean.tolist(), variance.tolist(), strict=True)
+            ),
+            keep_alpha=self.keep_alpha,
+            files=self.layout.files_per_image,
+            pages="channels" if any(one.layered for one in facts) else "images",
         )
 
-    def _colour(self, facts: list[Facts]) -> str:
-        if self.in_channels == 1:
-            return "gray"
-        gray = sum(fact.gray for fact in facts)
-        return f"RGB ({counted(gray, 'gray image')} among {len(facts)})" if gray else "RGB"
+    def _range(self) -> tuple[float, float]:
+        facts = [facts for _, facts in self.everything]
+        return min(one.low for one in facts), max(one.high for one in facts)
 
-    def _shares(self, facts: list[Facts]) -> Iterator[str]:
-        counts = np.zeros(self.labels.num_classes)
-        for fact in facts:
-            values = np.array(list(fact.values.counts))
-            np.add.at(counts, self.labels.encode(values), list(fact.values.counts.values()))
-        names = ["background", "foreground"] if self.labels.num_classes == 2 else [f"{v}:" for v in self.labels.values]
-        for name, share in zip(names, counts / counts.sum(), strict=True):
-            yield f"{name} {share:.1%}"
+    def _depth(self) -> str:
+        return {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}[self.dtype]
+
+    def _colour(self) -> str:
+        channels = self.in_channels - self.keep_alpha
+        alpha = " and alpha" * self.keep_alpha
+        return {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels") + alpha
+
+    def _between(self) -> str:
+        """The share of pixels between the two values of masks with soft borders."""
+        if self.labels.kind != "soft":
+            return ""
+        total = Counter[int]()
+        for _, facts in self.everything:
+            total.update(facts.values.counts)
+        ends = sum(total[value] for value in (*self.labels.values, self.labels.ignore) if value is not None)
+        return f"; {1 - ends / total.total():.2%} of the pixels lie between {self.labels.values[0]} and " + (
+            f"{self.labels.values[1]}, as at soft edges or in JPEG"
+        )
+
+    def _shares(self) -> list[tuple[str, float]]:
+        counts = self.contents.sum(0)
+        return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+
+    def _notes(self) -> list[str]:
+        """What was decided or converted, and can be decided otherwise."""
+        facts = [facts for _, facts in self.everything]
+        notes = list(self.layout.notes)
+        notes += [
+            f"{note} in {counted(count, 'image')}" for note, count in Counter(n for f in facts for n in f.notes).items()
+        ]
+        gray = sum(one.channels < 3 for one in facts)
+        if self.in_channels < 3 and any(one.stored >= 3 and one.channels < one.stored for one in facts):
+            notes.append("gray images stored as RGB are trained on as one channel")
+        elif self.in_channels >= 3 and gray:
+            notes.append(f"{counted(gray, 'gray image')} among {len(facts):,}: gray is repeated to three channels")
+        if any(one.layered for one in facts):
+            notes.append("the pages of an image's file are its channels, since its mask has one page")
+        if self.labels.kind == "instances":
+            most = max((len(one.values.counts) for one in facts), default=1) - 1
+            notes.append(
+                f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
+            )
+        ignored = self.labels.ignore
+        if ignored is not None:
+            pixels = sum(one.values.counts.get(ignored, 0) for one in facts)
+            share = pixels / sum(one.height * one.width for one in facts)
+            notes.append(
+                f"mask value {ignored} counts nowhere ({share:.1%} of the pixels); --ignore-index -1 makes it a class"
+            )
+        notes += [f"left out: {problem.text}" for problem in self.left_out]
+        return notes
+
+
+def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
+    """Read every pair once, or remember it, and say what the set is.
+
+    Raises UserError that lists every problem at once where nothing is left that a card could be made of.
+    """
+    start = time.monotonic()
+    spec = parse_classes(config.classes, config.ignore_index)
+    problems = [Problem("no partner", text, refuses=True) for text in layout.left]
+    known: dict[str, list[Known]] = {split: [] for split in layout.splits}
+    todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
+    pairs = [pair for _, pair in todo]
+    read = read_all(pairs, layout.root, config.keep_alpha, console, config.workers)
+    for (split, pair), found in zip(todo, read, strict=True):
+        if isinstance(found, UserError):
+            problems.append(Problem("bad file", str(found), (pair,), refuses=True))
+        else:
+            known[split] += found
+    known = _without(known, problems)
+    misfits = [*_other_kinds(known)]
+    problems += misfits
+    known = _without(known, misfits)
+    if not known.get("train"):
+        raise _refusal(layout, problems)
+    try:
+        labels = find_labels([facts.values for _, facts in known["train"]], spec)
+    except UserError as error:
+        raise _refusal(layout, [*problems, Problem("classes", str(error), refuses=True)]) from error
+    everything = [one for part in known.values() for one in part]
+    contents, strangers = labels.count_classes([facts.values for _, facts in everything])
+    strange = [*_strange_values(everything, strangers, labels)]
+    problems += strange
+    known = _without(known, strange)
+    if not known.get("train"):
+        raise _refusal(layout, problems)
+
+    contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
+    everything = [one for part in known.values() for one in part]
+    facts = everything[0][1]
+    refusals = [problem for problem in problems if problem.refuses]
+    return Card(
+        layout=layout,
+        known=known,
+        labels=labels,
+        problems=([] if config.skip_bad else refusals) + [*odd_things(known, labels, config.keep_alpha)],
+        contents=contents,
+        in_channels=max(facts.channels for _, facts in everything),
+        dtype=facts.dtype,  # type: ignore[arg-type]
+        keep_alpha=config.keep_alpha and facts.channels in (2, 4),
+        seconds_per_pair=(time.monotonic() - start) / len(todo),
+        left_out=refusals if config.skip_bad else [],
+    )
+
+
+def _other_kinds(known: dict[str, list[Known]]) -> Iterable[Problem]:
+    """Images of another depth, or with channels that can't be converted to those of most images."""
+    everything = [one for part in known.values() for one in part]
+    if not everything:
+        return
+    depths = Counter(facts.dtype for _, facts in everything)
+    # Gray and colour go together, with or without alpha.
+    families = Counter(_family(facts.channels) for _, facts in everything)
+    depth, family = depths.most_common(1)[0][0], families.most_common(1)[0][0]
+    for pair, facts in everything:
+        if facts.dtype != depth:
+            yield Problem(
+                "depth", f"{pair.image} holds {facts.dtype} where most images hold {depth}: convert it, "
+                "or leave it out with --skip-bad", (pair,), refuses=True,
+            )  # fmt: skip
+        elif _family(facts.channels) != family:
+            yield Problem(
+                "channels", f"{pair.image} has {counted(facts.channels, 'channel')}, other than most images: convert "
+                "it, or leave it out with --skip-bad", (pair,), refuses=True,
+            )  # fmt: skip
+
+
+def _family(channels: int) -> str:
+    return {1: "gray or colour", 3: "gray or colour", 2: "with alpha", 4: "with alpha"}.get(channels, str(channels))
+
+
+def _strange_values(
+    everything: list[Known], strangers: list[tuple[int, int, int]], labels: LabelMap
+) -> Iterable[Problem]:
+    """Values or colours that no class has: all of them in one message, with counts and a file, and the pairs."""
+    counts, example = Counter[int](), dict[int, Source]()
+    pairs = dict.fromkeys(everything[row][0] for row, *_ in strangers)
+    for row, value, count in strangers:
+        counts[value] += count
+        example.setdefault(value, everything[row][0].mask)
+    if counts:
+        shown = [
+            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
+            for value, count in counts.most_common(10)
+        ]
+        more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
+        yield Problem(
+            "no class", f"{counted(len(pairs), 'mask')} hold what is no class: {', '.join(shown)}{more}. The "
+            f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
+            "out with --skip-bad", tuple(pairs), refuses=True,
+        )  # fmt: skip
+
+
+def _without(known: dict[str, list[Known]], problems: Iterable[Problem]) -> dict[str, list[Known]]:
+    bad = {pair for problem in problems for pair in problem.pairs}
+    if not bad:
+        return known
+    return {split: [one for one in part if one[0] not in bad] for split, part in known.items()}
+
+
+def _refusal(layout: Layout, problems: list[Problem]) -> UserError:
+    head = f"{layout.root}: {counted(len(problems), 'problem')} with the files:"
+    hint = "Put these right, or leave out what is named here with --skip-bad."
+    return UserError("\n".join([head, *listed(problems, MOST_LISTED), hint]))
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    return {
+        "kind": problem.kind,
+        "stops_training": problem.refuses,
+        "text": problem.text,
+        "images": [str(pair.image) for pair in problem.pairs[:MOST_LISTED]],
+    }
+
+
+def _as_channels(values: tuple[float, ...], channels: int) -> np.ndarray:
+    """A figure of each channel of an image, repeated as `to_channels` repeats gray; alpha stays the last."""
+    colour, alpha = (values[:-1], values[-1:]) if len(values) in (2, 4) else (values, ())
+    return np.array([*np.resize(colour, channels - len(alpha)), *alpha])
 
 
 def _spread(facts: list[Facts]) -> tuple[float, float]:
     """Variance of the images' mean intensities, and mean variance of the pixels within an image."""
-    pixels = np.array([3 * fact.height * fact.width for fact in facts])
-    means = np.array([fact.sums.sum() for fact in facts]) / pixels
-    squares = np.array([fact.squares.sum() for fact in facts]) / pixels
+    values = np.array([one.height * one.width * len(one.sums) for one in facts])
+    means = np.array([sum(one.sums) for one in facts]) / values
+    squares = np.array([sum(one.squares) for one in facts]) / values
     return float(means.var()), float((squares - means**2).mean())
-
-
-def examine(layout: Layout, console: Console, workers: int | None = None) -> Card:
-    """Read every pair once and say what the set is.
-
-    Raises UserError that lists every unreadable file and every pair whose sizes differ, at once.
-    """
-    start = time.monotonic()
-    facts: dict[str, list[Facts]] = {split: [] for split in layout.splits}
-    problems: list[str] = []
-    todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
-    read = ahead(_facts_or_problem, [pair for _, pair in todo], workers)
-    for (split, _), found in zip(todo, console.progress(read, len(todo), "reading", "pairs"), strict=True):
-        if isinstance(found, Facts):
-            facts[split].append(found)
-        else:
-            problems.append(found)
-    everything = [fact for part in facts.values() for fact in part]
-    depths = Counter(fact.bits for fact in everything)
-    if len(depths) > 1:
-        rare, common = depths.most_common()[-1][0], depths.most_common()[0][0]
-        problems += [
-            f"{fact.pair.image} has {rare} bits where most images have {common}: convert it"
-            for fact in everything
-            if fact.bits == rare
-        ]
-    problems += _palette_problems(everything)
-    if problems:
-        shown = [f"  {problem}" for problem in problems[:MOST_LISTED]]
-        if len(problems) > MOST_LISTED:
-            shown.append(f"  ... and {len(problems) - MOST_LISTED} more")
-        raise UserError("\n".join([f"{layout.root}: {counted(len(problems), 'problem')} with the files:", *shown]))
-
-    palettes = [fact.palette for fact in everything if fact.palette is not None]
-    labels = find_labels(
-        [fact.values for fact in everything], palettes[0] if len(palettes) == len(everything) else None
-    )
-    return Card(
-        layout=layout,
-        facts=facts,
-        labels=labels,
-        in_channels=1 if all(fact.gray for fact in everything) else 3,
-        bits=everything[0].bits,
-        seconds_per_pair=(time.monotonic() - start) / len(everything),
-    )
-
-
-def _palette_problems(facts: list[Facts]) -> list[str]:
-    """Masks whose palettes give an index that they use another colour than earlier masks do."""
-    colours: dict[int, tuple[list[int], Path]] = {}
-    problems = []
-    for fact in facts:
-        palette = fact.palette or []
-        for index in fact.values.counts if palette else ():
-            colour = palette[3 * index : 3 * index + 3]
-            known, first = colours.setdefault(index, (colour, fact.pair.mask))
-            if known != colour:
-                problems.append(
-                    f"{fact.pair.mask} has colour {colour} for its value {index}, where {first} has {known}: "
-                    "save all masks with one palette"
-                )
-                break
-    return problems
-
-
-def _facts_or_problem(pair: Pair) -> Facts | str:
-    try:
-        return _facts(pair)
-    except UserError as error:
-        return str(error)
-
-
-def _facts(pair: Pair) -> Facts:
-    image = read_image(pair.image)
-    mask, palette = read_mask(pair.mask)
-    if mask.shape != image.shape[1:]:
-        (height, width), (mask_height, mask_width) = image.shape[1:], mask.shape
-        raise UserError(
-            f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
-            "resize one, or take the pair out"
-        )
-    gray = image.shape[0] == 1 or bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
-    channels = image[:1] if gray else image
-    sums = channels.sum(axis=(1, 2), dtype=np.float64)
-    squares = np.array([np.square(channel, dtype=np.float64).sum() for channel in channels])
-    return Facts(
-        pair=pair,
-        height=mask.shape[0],
-        width=mask.shape[1],
-        bits=bits_of(image),
-        gray=gray,
-        sums=np.resize(sums, 3),
-        squares=np.resize(squares, 3),
-        values=value_stats(mask),
-        palette=palette,
-    )

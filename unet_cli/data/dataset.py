@@ -16,8 +16,8 @@ from unet_cli.ahead import ahead
 from unet_cli.config import Preprocessing
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.layout import Pair
 from unet_cli.data.preprocess import prepare, resize_mask
+from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
 CACHE_SHARE = 0.25  # of the machine's memory may hold decoded samples
@@ -33,7 +33,7 @@ class Batch:
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs as (image (C, S, S) uint8 or uint16, mask (S, S) uint8 class indices), S being the network's size.
+    """Pairs as (image (C, S, S) as in the file, mask (S, S) uint8 class indices), S being the network's size.
 
     Samples are kept once decoded, up to CACHE_SHARE of the machine's memory (`cache_bytes` to set it). Reading may be
     done from several threads.
@@ -45,7 +45,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
-        sample_bytes = preprocessing.size**2 * (preprocessing.in_channels * preprocessing.bits // 8 + 1)
+        value_bytes = np.dtype(preprocessing.dtype).itemsize
+        sample_bytes = preprocessing.size**2 * (preprocessing.in_channels * value_bytes + 1)
         budget = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
         self._capacity = budget // sample_bytes
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
@@ -64,11 +65,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
         try:
-            image, _ = prepare(read_image(pair.image), self.preprocessing)
+            image, _ = prepare(read_image(pair.image, self.preprocessing.keep_alpha), self.preprocessing)
         except UserError as error:
             raise _named(error, pair.image) from error
         try:
-            indices = self.labels.encode(read_mask(pair.mask)[0])
+            indices = self.labels.encode(read_mask(pair.mask))[0]
         except UserError as error:
             raise _named(error, pair.mask) from error
         side = self.preprocessing.size
@@ -81,24 +82,6 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         for group in groups:
             images, masks = zip(*(next(samples) for _ in group), strict=True)
             yield Batch(group, torch.stack(images), torch.stack(masks))
-
-
-def split_pairs(pairs: Sequence[Pair], val_fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Draw the validation part: at least one pair, and at least one left for training; both parts keep their order.
-
-    Raises UserError where there are too few pairs for both.
-    """
-    if val_fraction == 0:
-        return list(pairs), []
-    if len(pairs) < 2:
-        raise UserError(
-            "one pair can't be both trained on and validated: "
-            "add pairs, or give --val-fraction 0 to train without validation"
-        )
-    count = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
-    train = [pair for index, pair in enumerate(pairs) if index not in chosen]
-    return train, [pair for index, pair in enumerate(pairs) if index in chosen]
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

@@ -1,31 +1,50 @@
-"""Read and write images and masks: files on one side, numpy arrays on the other."""
+"""Read and write images and masks: files on one side, numpy arrays of a few kinds on the other."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unet_cli.errors import UserError, explain
+from unet_cli.data.formats import EXTENSIONS, Decoded, decode
+from unet_cli.data.source import Source
+from unet_cli.errors import UserError
 from unet_cli.files import whole_file
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
-
-# Pillow's guard against headers that claim more than a file can hold refuses twice this many pixels: its own limit is
-# that of a photograph, and a microscope's image may well be larger.
-Image.MAX_IMAGE_PIXELS = 250_000_000
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+__all__ = [
+    "EXTENSIONS",
+    "SIGNATURE",
+    "MaskPixels",
+    "is_image_file",
+    "is_ours",
+    "read_image",
+    "read_mask",
+    "read_stack",
+    "stretched",
+    "to_rgb",
+    "write_mask",
+    "write_png",
+]
 
 SIGNATURE = ("Software", "unet")  # a text chunk of every PNG that we write
 
-# Of odd metadata; what matters for the pixels raises.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+ALPHA_DROPPED = "alpha was dropped"
 
-GRAY_MODES = {"1": "L", "L": "L", "LA": "L", "La": "L"}
-SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+@dataclass(frozen=True)
+class MaskPixels:
+    """A mask as its file has it.
+
+    values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
+    indices. colour: the values are colours, 0xRRGGBB.
+    """
+
+    values: np.ndarray
+    palette: list[int] | None = None
+    colour: bool = False
 
 
 def is_image_file(path: Path) -> bool:
@@ -33,52 +52,65 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image as (C, H, W), C being 1 for gray and 3 for colour; uint8, or uint16 where the file has 16 bits.
+def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+    """An image's pages, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
-    Palettes are resolved, alpha is dropped, EXIF orientation is applied.
-    Raises UserError where the file is missing, broken or of an unknown kind.
+    C is 1 for gray and 3 for colour, palettes being resolved; one more with alpha; several files are the channels of
+    one image. Numbers of other types become float32.
+    Raises UserError where a file can't be read, holds NaN or infinite values, or doesn't fit the others.
     """
-    image = _open(path)
-    if image.mode in SIXTEEN_BIT_MODES or image.mode == "I":
-        pixels = _sixteen_bit(image, path)[None]
-    elif image.mode in GRAY_MODES:
-        pixels = np.asarray(image.convert(GRAY_MODES[image.mode]))[None]
-    elif image.mode == "F":
-        raise UserError(f"{path} holds floating-point numbers: convert it to 8 or 16 bits")
-    else:
-        colour = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))
-        pixels = np.moveaxis(colour[..., :3], -1, 0)
-    return np.array(pixels, order="C")  # a copy: arrays of Pillow's are read-only, which torch warns of
+    parts = []
+    dropped = False
+    for path in source.paths:
+        decoded = _resolved(decode(path, source.page))
+        pixels = decoded.pixels
+        if decoded.alpha and not keep_alpha:
+            pixels = pixels[:, :-1]
+            dropped = True
+        parts.append(_image_numbers(pixels, path))
+        if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
+            raise UserError(
+                f"{path} is {_describe(parts[-1])} but {source.path} is {_describe(parts[0])}: "
+                "channels of one image must be alike"
+            )
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    # a copy where it isn't ours alone: arrays of Pillow's are read-only, which torch warns of
+    return np.require(joined, requirements=["C", "W"]), (ALPHA_DROPPED,) if dropped else ()
 
 
-def read_mask(path: Path) -> tuple[np.ndarray, list[int] | None]:
-    """A mask as (H, W) uint8 or uint16 values, and its palette (r, g, b, r, g, ...) where it has one.
+def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
+    """As `read_stack`, (C, H, W): the pages of a whole file become channels, P * C of them."""
+    pixels, _ = read_stack(source, keep_alpha)
+    return pixels.reshape(-1, *pixels.shape[2:])
 
-    The values of a palette image are its indices, but those of a gray GIF its gray levels: writers of GIF renumber the
-    palette in each file. A mask in RGB whose channels are equal is read as gray.
-    Raises UserError where the file is missing, broken, or holds colours.
+
+def read_mask(source: Source) -> MaskPixels:
+    """A mask's pages. Palettes give indices, colours are packed unless they are gray, alpha is dropped.
+
+    Several files are the objects of one mask: the largest value counts where they overlap.
+    Raises UserError where a file can't be read, its values are no whole numbers from 0, or sizes differ.
     """
-    image = _open(path)
-    if image.mode == "P":
-        palette = image.getpalette("RGB") or []
-        if path.suffix.lower() == ".gif" and palette[0::3] == palette[1::3] == palette[2::3]:
-            return np.asarray(image.convert("L")), None
-        return np.asarray(image), palette
-    if image.mode in SIXTEEN_BIT_MODES or image.mode == "I":
-        return _sixteen_bit(image, path), None
-    if image.mode in GRAY_MODES:
-        return np.asarray(image.convert(GRAY_MODES[image.mode])), None
-    if image.mode == "F":
-        raise UserError(f"{path} holds floating-point numbers: save masks as whole numbers, 0 being background")
-    colour = np.asarray(image.convert("RGB"))
-    if (colour[..., 0] != colour[..., 1]).any() or (colour[..., 0] != colour[..., 2]).any():
-        raise UserError(f"{path} is a mask in colours: save it as gray or with a palette, one value for each class")
-    return np.ascontiguousarray(colour[..., 0]), None
+    parts = [_mask_pixels(decode(path, source.page), path) for path in source.paths]
+    if len(parts) == 1:
+        return parts[0]
+    for path, part in zip(source.paths, parts, strict=True):
+        if part.values.shape != parts[0].values.shape:
+            raise UserError(
+                f"{path} is {_describe(part.values)} but {source.path} is {_describe(parts[0].values)}: "
+                "files of one mask must be of one size"
+            )
+    colour = any(part.colour for part in parts)
+    # among coloured objects a gray one is a colour too
+    layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
+    same_palette = all(part.palette == parts[0].palette for part in parts)
+    return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -> None:
-    """Write (H, W) uint8 or uint16 values as PNG, with a palette where one is given. Raises UserError."""
+    """Write (H, W) uint8 or uint16 values as PNG, with a palette where one is given; (H, W, 3) uint8 as RGB.
+
+    Raises UserError.
+    """
     image = Image.fromarray(mask)
     if palette is not None:
         image = Image.fromarray(mask.astype(np.uint8))
@@ -94,6 +126,15 @@ def write_png(path: Path, image: Image.Image) -> None:
         image.save(file, format="PNG", compress_level=3, pnginfo=signature)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether `write_png` made this file, so that it may be replaced: anything else belongs to the user."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
 def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
     """Pixels of any depth -> uint8 that spans their own range, from the `cut` percentile to that far from the top."""
     low, high = np.percentile(pixels, [cut, 100 - cut])
@@ -105,44 +146,62 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
 
 
-def is_ours(path: Path) -> bool:
-    """Whether `write_png` made this file, so that it may be replaced: anything else belongs to the user."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
-    except (OSError, SyntaxError, ValueError):
-        return False
+def _resolved(decoded: Decoded) -> Decoded:
+    """Indices -> the colours of their palette."""
+    if decoded.palette is None:
+        return decoded
+    palette = np.zeros((256, 3), np.uint8)  # a damaged file may use more colours than it lists
+    palette.reshape(-1)[: len(decoded.palette)] = decoded.palette
+    colours = np.moveaxis(palette[decoded.pixels[:, 0]], -1, 1)
+    return replace(decoded, pixels=np.concatenate([colours, decoded.pixels[:, 1:]], axis=1), palette=None)
 
 
-def _open(path: Path) -> Image.Image:
-    """Decode the first page, upright."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (
-        Exception
-    ) as error:  # a broken file may make its decoder fail in any way, struct.error and IndexError included
-        raise _unreadable(path, error) from error
+def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        numbers = pixels.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{path} holds NaN or infinite values: replace them, or leave the file out")
+    return numbers
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if isinstance(error, UnidentifiedImageError):
-        return UserError(f"{path} is not an image, whatever its name says: replace or remove it")
-    if isinstance(error, Image.DecompressionBombError):
-        return UserError(
-            f"{path} has more than 500 million pixels, or a damaged header: cut it into parts, or replace it"
-        )
-    if isinstance(error, OSError) and error.errno is not None:
-        return explain(error, path)
-    return UserError(f"{path} is damaged ({error}): replace or remove it")
+def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
+    pixels = decoded.pixels[:, :-1] if decoded.alpha or decoded.pixels.shape[1] == 4 else decoded.pixels
+    channels = pixels.shape[1]
+    if channels == 3 and not _is_gray(pixels):
+        if pixels.dtype != np.uint8:
+            raise UserError(f"{path} is a mask in colours of type {pixels.dtype}: save it as gray, or as 8-bit RGB")
+        red, green, blue = (pixels[:, channel].astype(np.int32) for channel in range(3))
+        return MaskPixels(red << 16 | green << 8 | blue, colour=True)
+    if channels not in (1, 3):
+        raise UserError(f"{path} has {channels} channels: save masks as gray, with a palette, or as 8-bit RGB")
+    return MaskPixels(_whole_numbers(np.ascontiguousarray(pixels[:, 0]), path), decoded.palette)
 
 
-def _sixteen_bit(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W) uint16. Pillow opens some 16-bit files as 32-bit integers."""
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint16:
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise UserError(f"{path} has values outside 0 to 65535: convert it to 8 or 16 bits")
-        pixels = pixels.astype(np.uint16)
-    return pixels
+def _is_gray(pixels: np.ndarray) -> bool:
+    return bool((pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 0] == pixels[:, 2]).all())
+
+
+def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
+    """Any numbers -> uint8 and uint16 as they are, others uint16 or int32 by the largest."""
+    if values.dtype in (np.uint8, np.uint16):
+        return np.require(values, requirements=["W"])
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
+        raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, 0 being background")
+    if low < 0:
+        raise UserError(f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background")
+    if high > np.iinfo(np.int32).max:
+        raise UserError(f"{path} has values up to {high:.0f}: number the classes or objects from 0")
+    return values.astype(np.uint16 if high <= 65535 else np.int32)
+
+
+def _size(pixels: np.ndarray) -> tuple[int, int, int]:
+    return pixels.shape[0], pixels.shape[-2], pixels.shape[-1]
+
+
+def _describe(pixels: np.ndarray) -> str:
+    """What must agree between files: `512x256 uint8`, or `3 pages of 512x256 uint8`."""
+    pages, height, width = _size(pixels)
+    return (f"{pages} pages of " if pages > 1 else "") + f"{width}x{height} {pixels.dtype}"

@@ -1,16 +1,29 @@
-"""Mask values and class indices: found from the masks of a data set, replayed when masks are written."""
+"""Mask values and class indices: found from the masks of a data set, replayed when masks are written.
+
+Values are whole numbers. A colour is the number 0xRRGGBB, so that what holds for values holds for colours as well.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.errors import UserError
+from unet_cli.data.imagefile import MaskPixels
+from unet_cli.errors import UserError, explain
 
-MAX_CLASSES = 256
+IGNORED = 255  # the class index of pixels that count nowhere: not in losses, metrics or shares
+MAX_CLASSES = 255
 SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
+NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
+LEAST_COLOUR = 64  # pixels in areas of one colour from which it is a class and not a slip of the brush
+MOST_VALUES = 1024  # values of one mask that are counted each for itself
 
 # Paul Tol's 'bright' and 'light' schemes: told apart by colour-blind people. Background is black.
 CLASS_COLOURS = (
@@ -22,125 +35,392 @@ CLASS_COLOURS = (
 
 @dataclass(frozen=True)
 class ValueStats:
-    """What was seen in one mask: counts of its values, and of values surrounded by the same value ('plateaus')."""
+    """What was seen in one mask: counts of its values, and of values surrounded by the same value ('plateaus').
+
+    colour: the values are colours. palette: (r, g, b, r, g, ...) up to the highest value, where the mask has one.
+    rest: pixels of the rarest values, where there are more than MOST_VALUES; these are not in counts.
+    """
 
     counts: dict[int, int]
     plateaus: dict[int, int]
+    colour: bool = False
+    palette: tuple[int, ...] | None = None
+    rest: int = 0
+
+    def as_colours(self) -> ValueStats:
+        """The same by colour: that of the palette, or gray."""
+        if self.colour:
+            return self
+        counts, plateaus = Counter[int](), Counter[int]()
+        colours = None if self.palette is None else _pack_palette(self.palette)
+        for value, count in self.counts.items():
+            colour = 0x010101 * min(value, 255) if colours is None else int(colours[value])
+            counts[colour] += count
+            plateaus[colour] += self.plateaus.get(value, 0)
+        return ValueStats(dict(counts), dict(plateaus), colour=True, rest=self.rest)
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """What the user said of the classes (--classes, --ignore-index).
+
+    names: background first. values: the mask value of each, where they were given. ignore: a mask value; -1 is none,
+    None is whatever is found.
+    """
+
+    names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    colour: bool = False
+    ignore: int | None = None
+
+
+FOUND = ClassSpec()  # the user said nothing
 
 
 @dataclass(frozen=True)
 class LabelMap:
     """Class index <-> mask value.
 
-    values: for each class index the value that masks hold, background first. soft: the masks are binary with
-    intermediate values at the borders (anti-aliased, JPEG); from the middle on, a value is foreground.
-    palette: (r, g, b, r, g, ...) where the masks have one.
+    values: for each class index the value that masks hold, background first. names: of the classes. ignore: the value
+    of pixels that count nowhere; their index is IGNORED. palette: (r, g, b, r, g, ...) where the masks have one.
+    kind: how values are read. 'values': each for itself. 'soft': binary masks with intermediate values at the borders
+    (anti-aliased, JPEG); from the middle on, a value is foreground. 'instances': numbers of objects; all but 0 are
+    foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class.
     """
 
     values: tuple[int, ...]
-    soft: bool = False
+    names: tuple[str, ...]
+    kind: Literal["values", "soft", "instances", "colours"] = "values"
+    ignore: int | None = None
     palette: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int:
         return len(self.values)
 
-    def encode(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) mask values -> (H, W) uint8 class indices. Raises UserError at a value that no class has."""
-        if self.soft:
-            return (mask >= (self.values[0] + self.values[1]) / 2).astype(np.uint8)
-        known = np.asarray(self.values)
-        indices = np.searchsorted(known, mask).clip(max=len(known) - 1)
-        strangers = known[indices] != mask
-        if strangers.any():
-            raise UserError(f"holds the value {mask[strangers][0]}, but the classes are {self._values()}")
+    def encode(self, mask: MaskPixels) -> np.ndarray:
+        """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
+        values = _packed(mask) if self.kind == "colours" else mask.values
+        indices = self.indices_of(values)
+        if (indices < 0).any():
+            strangers, counts = np.unique(values[indices < 0], return_counts=True)
+            shown = self.spell(int(strangers[counts.argmax()]))
+            raise UserError(f"holds {shown}, but the classes are {self._classes()}")
         return indices.astype(np.uint8)
 
+    def indices_of(self, values: np.ndarray) -> np.ndarray:
+        """Mask values of any shape -> class indices as int16; -1 for a value that no class has."""
+        if self.kind in ("soft", "instances"):
+            threshold = (self.values[0] + self.values[1]) / 2 if self.kind == "soft" else 1
+            indices = (values >= threshold).astype(np.int16)
+            if self.ignore is not None:
+                indices[values == self.ignore] = IGNORED
+            return indices
+        known, index_of = self._known()
+        places = np.searchsorted(known, values).clip(max=len(known) - 1)
+        indices = np.where(known[places] == values, index_of[places], np.int16(-1))
+        strange = indices < 0
+        if self.kind == "colours" and strange.any():
+            strangers, inverse = np.unique(values[strange], return_inverse=True)
+            squares = sum((a[:, None] - b) ** 2 for a, b in zip(_unpacked(strangers), _unpacked(known), strict=True))
+            is_near = squares.min(1) <= NEAR_COLOURS**2
+            indices[strange] = np.where(is_near, index_of[squares.argmin(1)], np.int16(-1))[inverse]
+        return indices
+
+    def count_classes(self, masks: Sequence[ValueStats]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+        """Pixels of each class in each mask, ignored ones left out, (masks, num_classes) int64; and what is no class:
+        the number of the mask, the value, and its pixels."""
+        if self.kind == "colours":
+            masks = [stats.as_colours() for stats in masks]
+        # One array for all masks, since there may be tens of thousands.
+        row = np.repeat(np.arange(len(masks)), [len(stats.counts) for stats in masks])
+        values = np.fromiter(chain.from_iterable(stats.counts for stats in masks), np.int64, len(row))
+        counts = np.fromiter(chain.from_iterable(stats.counts.values() for stats in masks), np.int64, len(row))
+        indices = self.indices_of(values).astype(np.int64)
+        known, strange = (indices >= 0) & (indices != IGNORED), indices < 0
+        place = row[known] * self.num_classes + indices[known]
+        pixels = np.bincount(place, counts[known], len(masks) * self.num_classes)
+        pixels = pixels.reshape(-1, self.num_classes).astype(np.int64)
+        if self.kind == "instances":
+            pixels[:, 1] += [stats.rest for stats in masks]
+        found = (row[strange].tolist(), values[strange].tolist(), counts[strange].tolist())
+        return pixels, list(zip(*found, strict=True))
+
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """(H, W) class indices -> (H, W) mask values, uint8 or uint16."""
-        return np.asarray(self.values, dtype=np.uint8 if self.values[-1] < 256 else np.uint16)[indices]
+        """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
+        if self.kind == "colours":
+            return np.stack(_unpacked(np.asarray(self.values)), axis=-1).astype(np.uint8)[indices]
+        return np.asarray(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)[indices]
 
     @property
     def written_palette(self) -> list[int] | None:
         """The palette to write masks with: the user's own, or visible colours for small integers, or none."""
+        if self.kind == "colours" or max(self.values) > 255:
+            return None
         if self.palette is not None:
             return list(self.palette)
-        if self.values[-1] > SMALL_INTEGERS:
+        if max(self.values) > SMALL_INTEGERS:
             return None
-        if self.num_classes == 2:
+        if self.num_classes == 2 and self.values[0] < self.values[1]:
             return [0, 0, 0] * self.values[1] + [255, 255, 255]
-        return [part for colour in CLASS_COLOURS[: self.values[-1] + 1] for part in colour]
+        return [part for colour in CLASS_COLOURS[: max(self.values) + 1] for part in colour]
 
     def describe(self) -> str:
         """The map in words, for the log."""
-        if self.num_classes == 2:
-            low, high = self.values
-            rule = (
-                f"values from {(low + high) / 2:g} on are foreground"
-                if self.soft
-                else f"{low} is background, {high} foreground"
-            )
-            return f"2 classes ({rule})"
-        return f"{self.num_classes} classes (values {self._values()})"
+        if self.kind == "instances":
+            rule = "numbered objects are foreground, 0 is background"
+        elif self.kind == "soft":
+            rule = f"values from {(self.values[0] + self.values[1]) / 2:g} on are {self.names[1]}"
+        elif self.num_classes == 2:
+            rule = f"{self._value(0)} is {self.names[0]}, {self._value(1)} {self.names[1]}"
+        else:
+            rule = self._classes()
+        ignored = "" if self.ignore is None else f"; {self.spell(self.ignore)} is ignored"
+        return f"{self.num_classes} classes ({rule}{ignored})"
+
+    def spell(self, value: int) -> str:
+        """A mask value for people: 'the value 7', 'the colour #ff0000'."""
+        return f"the colour #{value:06x}" if self.kind == "colours" else f"the value {value}"
 
     def plain(self) -> dict[str, Any]:
-        palette = None if self.palette is None else list(self.palette)
-        return {"values": list(self.values), "soft": self.soft, "palette": palette}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, value: dict[str, Any]) -> LabelMap:
-        palette = value["palette"]
-        return cls(tuple(value["values"]), value["soft"], None if palette is None else tuple(palette))
+        parts: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+        return cls(**parts)
 
-    def _values(self) -> str:
-        shown = [str(value) for value in self.values]
-        return ", ".join(shown if len(shown) <= 12 else [*shown[:11], "...", shown[-1]])
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """All values that mean something, ascending, and the class index of each."""
+        index_of = {value: index for index, value in enumerate(self.values)}
+        if self.ignore is not None:
+            index_of[self.ignore] = IGNORED
+        known = sorted(index_of)
+        return np.array(known), np.array([index_of[value] for value in known], dtype=np.int16)
+
+    def _value(self, index: int) -> str:
+        return f"#{self.values[index]:06x}" if self.kind == "colours" else str(self.values[index])
+
+    def _classes(self) -> str:
+        named = [
+            value if value == name else f"{name} {value}"
+            for name, value in zip(self.names, map(self._value, range(self.num_classes)), strict=True)
+        ]
+        return ", ".join(named if len(named) <= 12 else [*named[:11], "...", named[-1]])
 
 
-def value_stats(mask: np.ndarray) -> ValueStats:
-    """Count the values of an (H, W) mask, and those whose four neighbours all have the same value."""
-    counts = np.bincount(mask.ravel())
-    inner = mask[1:-1, 1:-1]
-    same = (
-        (inner == mask[:-2, 1:-1]) & (inner == mask[2:, 1:-1]) & (inner == mask[1:-1, :-2]) & (inner == mask[1:-1, 2:])
-    )
-    plateaus = np.bincount(inner[same])
-    return ValueStats(_as_dict(counts), _as_dict(plateaus))
+def value_stats(mask: MaskPixels, page: int = 0) -> ValueStats:
+    """Count the values of one (H, W) page, and those whose four neighbours all have the same value."""
+    values = mask.values[page]
+    if values.dtype.itemsize > 2:  # colours, or high object numbers: too many to count in a table
+        distinct, flat = np.unique(values, return_inverse=True)
+        values = flat.reshape(values.shape)
+    else:
+        distinct = None
+    counts = np.bincount(values.ravel())
+    held = np.flatnonzero(counts)
+    rest = 0
+    if len(held) > MOST_VALUES:
+        kept = np.sort(held[np.argsort(counts[held], kind="stable")[-MOST_VALUES:]])
+        rest = int(counts[held].sum() - counts[kept].sum())
+        held = kept
+    names = held if distinct is None else distinct[held]
+    plateaus = dict(zip(names.tolist(), counts[held].tolist(), strict=True))
+    if len(held) > 2:  # of two values, each covers areas
+        inner = values[1:-1, 1:-1]
+        same = (
+            (inner == values[:-2, 1:-1])
+            & (inner == values[2:, 1:-1])
+            & (inner == values[1:-1, :-2])
+            & (inner == values[1:-1, 2:])
+        )
+        flat_counts = np.bincount(inner[same], minlength=len(counts))
+        plateaus = dict(zip(names.tolist(), flat_counts[held].tolist(), strict=True))
+    palette = None if mask.palette is None else tuple(mask.palette[: 3 * (int(held[-1]) + 1)])
+    counted = dict(zip(names.tolist(), counts[held].tolist(), strict=True))
+    return ValueStats(counted, plateaus, mask.colour, palette, rest)
 
 
-def find_labels(masks: list[ValueStats], palette: list[int] | None = None) -> LabelMap:
-    """The label map that all masks of a data set agree with.
+def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMap:
+    """The label map that all masks of a data set agree with, or the user's.
 
     Two values are background and foreground, the smaller one first; one value alone is all background (or, if it isn't
-    0, all foreground). More values are classes, unless they look like a binary mask that was smoothed: see `_kind`.
-    Raises UserError where there are more values than classes can be.
+    0, all foreground). More values are classes, unless they look like a binary mask that was smoothed (`_is_soft`) or
+    like numbers of objects (`_are_instances`). 255 beside small whole numbers is ignored. Colours are classes where
+    they cover areas. Raises UserError where there are more values than classes can be, or other than the user said.
     """
-    counts = _sum(stats.counts for stats in masks)
-    values = sorted(counts)
-    fixed = None if palette is None else tuple(palette)
+    palette = _common_palette(masks)
+    if spec.colour or any(stats.colour for stats in masks) or palette is None:
+        return _find_colours([stats.as_colours() for stats in masks], spec)
+    counts, plateaus = _sum(stats.counts for stats in masks), _sum(stats.plateaus for stats in masks)
+    fixed = tuple(palette) or None
+    if spec.values:
+        ignore = None if spec.ignore == -1 else spec.ignore
+        return LabelMap(spec.values, spec.names, ignore=ignore, palette=fixed)
+    ignore = None if spec.ignore == -1 else spec.ignore
+    if spec.ignore is None and len(spec.names) != len(counts):
+        ignore = _find_ignored(sorted(counts))
+    values = sorted(value for value in counts if value != ignore)
+    if not values:
+        raise UserError(f"every mask holds nothing but the ignored value {ignore}")
+    if fixed is None and len(spec.names) in (0, 2) and _is_soft({value: counts[value] for value in values}, plateaus):
+        return LabelMap((values[0], values[-1]), _names(spec, ["background", "foreground"]), "soft", ignore)
+    if not spec.names and _are_instances(masks, values, ignore):
+        return LabelMap((0, 255), ("background", "foreground"), "instances", ignore)
+    if spec.names and len(values) != len(spec.names) and values[-1] < len(spec.names):
+        values = list(range(len(spec.names)))  # a class that no mask happens to show
     if len(values) == 1:
         only = values[0]
-        return LabelMap((0, only) if only else (0, 255 if palette is None else 1), palette=fixed)
-    if palette is None and _kind(counts, _sum(stats.plateaus for stats in masks)) == "soft":
-        return LabelMap((values[0], values[-1]), soft=True)
+        values = [0, only] if only else [0, 1 if fixed else 255]
     if len(values) > MAX_CLASSES:
         raise UserError(
-            f"the masks hold {len(values):,} different values up to {values[-1]:,}: these look like object numbers, "
-            "not classes. Save masks with one value for each class, such as 0 for background and 255 for objects"
+            f"the masks hold {len(values):,} different values up to {values[-1]:,}: these are too many for classes, "
+            "and no object numbers either, which count from 1 in each mask. "
+            "Save masks with one value for each class, such as 0 for background and 255 for objects"
         )
-    return LabelMap(tuple(values), palette=fixed)
+    usual = ["background", "foreground"] if len(values) == 2 else [str(value) for value in values]
+    return LabelMap(tuple(values), _names(spec, usual), ignore=ignore, palette=fixed)
 
 
-def _kind(counts: dict[int, int], plateaus: dict[int, int]) -> Literal["classes", "soft"]:
-    """Classes, or a binary mask with soft borders.
+def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
+    """--classes: names with commas between them, or a TOML file of `name = value`, a value being a number, '#rrggbb' or
+    [r, g, b], and `ignore` the name of what is ignored. The first class is the background. Raises UserError."""
+    if text is None:
+        return ClassSpec(ignore=ignore)
+    if not text.lower().endswith(".toml"):
+        names = tuple(name.strip() for name in text.split(","))
+        if len(names) < 2 or "" in names or len(set(names)) < len(names):
+            raise UserError(
+                f"--classes is '{text}': give different names with commas between them, background first, "
+                "such as background,weed,crop; or a .toml file"
+            )
+        return ClassSpec(names, ignore=ignore)
+    try:
+        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain(error, text) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{text} is not TOML: {error}") from error
+    content = content.get("classes", content)
+    values = {name: _parse_value(text, name, value) for name, value in content.items()}
+    colour = any(not isinstance(value, int) for value in content.values())
+    if colour and any(isinstance(value, int) for value in content.values()):
+        raise UserError(f"{text} mixes numbers and colours: give all classes as one of them")
+    ignore = values.pop("ignore", ignore)
+    if len(values) < 2 or len(set(values.values())) < len(values):
+        raise UserError(f"{text} has to name at least two classes, each with a value of its own: background = 0")
+    return ClassSpec(tuple(values), tuple(values.values()), colour, ignore)
+
+
+def _parse_value(path: str, name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
+        return value
+    if isinstance(value, str) and len(value) == 7 and value[0] == "#":
+        try:
+            return int(value[1:], 16)
+        except ValueError:
+            pass  # said below, with all else that is no value
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        return value[0] << 16 | value[1] << 8 | value[2]
+    raise UserError(f"{path}: {name} is {value!r}: give a mask value of 0 to 65535, or a colour as '#ff0000'")
+
+
+def _find_colours(masks: Sequence[ValueStats], spec: ClassSpec) -> LabelMap:
+    """Colours that cover areas are classes, the most frequent first where they are near each other; black, if it is
+    one, or else the most frequent, is the background. Others are found strange when masks are encoded."""
+    ignore = None if spec.ignore == -1 else spec.ignore
+    if spec.values:
+        return LabelMap(spec.values, spec.names, "colours", ignore)
+    counts = _sum(stats.counts for stats in masks)
+    areas = _sum(stats.plateaus for stats in masks)
+    chosen: list[int] = []
+    for colour in sorted(counts, key=lambda value: -counts[value]):
+        if areas.get(colour, 0) < LEAST_COLOUR or len(chosen) > MAX_CLASSES or colour == ignore:
+            continue
+        if all(_distance(colour, other) > NEAR_COLOURS for other in chosen):
+            chosen.append(colour)
+    if len(chosen) > MAX_CLASSES:
+        raise UserError(
+            f"the masks hold more than {MAX_CLASSES} colours that cover areas: these look like pictures, not masks"
+        )
+    if not chosen:
+        raise UserError("the masks hold no colour that covers an area: name the classes in a --classes FILE.toml")
+    background = 0 if 0 in chosen else chosen[0]
+    values = [background, *sorted(set(chosen) - {background})]
+    if len(values) == 1:
+        values.append(0xFFFFFF if background != 0xFFFFFF else 0)
+    usual = ["background", "foreground"] if len(values) == 2 else [f"#{value:06x}" for value in values]
+    return LabelMap(tuple(values), _names(spec, usual, colour=True), "colours", ignore)
+
+
+def _names(spec: ClassSpec, usual: list[str], colour: bool = False) -> tuple[str, ...]:
+    if not spec.names:
+        return tuple(usual)
+    if len(spec.names) != len(usual):
+        found = ", ".join(usual if len(usual) <= 20 else [*usual[:20], "..."])
+        kind = "colours" if colour else "values"
+        raise UserError(
+            f"--classes names {len(spec.names)} classes ({', '.join(spec.names)}), "
+            f"but the masks hold {len(usual)} {kind} ({found}): "
+            "name as many, background first, or say in a .toml file which value is which class"
+        )
+    return spec.names
+
+
+def _common_palette(masks: Iterable[ValueStats]) -> list[int] | None:
+    """The palette of all masks; [] where not all have one; None where they give a value they use different colours."""
+    colours: dict[int, tuple[int, ...]] = {}
+    indexed, plain = False, False
+    for stats in masks:
+        indexed, plain = indexed or stats.palette is not None, plain or stats.palette is None
+        for value in stats.counts if stats.palette is not None else ():
+            colour = (*stats.palette[3 * value : 3 * value + 3], 0, 0, 0)[:3] if stats.palette else (0, 0, 0)
+            if colours.setdefault(value, colour) != colour:
+                return None
+    if plain or not indexed:
+        return []
+    return [part for value in range(max(colours) + 1) for part in colours.get(value, (0, 0, 0))]
+
+
+def _find_ignored(values: list[int]) -> int | None:
+    """255 beside at least two small whole numbers that have few gaps: nobody counts 0, 1, 2, 255."""
+    rest = [value for value in values if value != 255]
+    few_gaps = len(rest) >= 2 and rest[-1] <= 2 * len(rest) + 2
+    return 255 if 255 in values and few_gaps and rest[-1] < 200 else None
+
+
+def _are_instances(masks: Sequence[ValueStats], values: list[int], ignore: int | None) -> bool:
+    """Numbers of objects, not classes.
+
+    Either every mask (nearly) counts from 1 without gaps, up to numbers that differ from mask to mask and go beyond a
+    dozen; or there are numbers beyond 255, more than three dozen of them, so that they are no classes.
+    """
+    if values[-1] > 255 and len(values) > 36:
+        return True
+    highest, gapless = [], 0
+    for stats in masks:
+        held = [value for value in stats.counts if value not in (0, ignore)]
+        if held:
+            highest.append(max(held))
+            gapless += stats.rest == 0 and len(held) == max(held)
+    return (
+        len(highest) >= 2
+        and len(set(highest)) >= min(4, len(highest))
+        and max(highest) > 12
+        and (gapless >= 0.8 * len(highest))
+    )
+
+
+def _is_soft(counts: dict[int, int], plateaus: dict[int, int]) -> bool:
+    """A binary mask with soft borders, not classes.
 
     A binary mask that was smoothed, resized or saved as JPEG has two values that most pixels hold, one in the lower and
     one in the upper half of the range. The other values are rare and stand on ramps and in noise: few such pixels have
     four neighbours of their own value. Classes cover areas of their own.
     """
     low, high = min(counts), max(counts)
-    if high - low < 100 or len(counts) < 4:
-        return "classes"
+    if not 100 <= high - low <= 255 or len(counts) < 4:
+        return False
     middle = (low + high) / 2
     dominant = {
         max((value for value in counts if (value < middle) == below), key=lambda value: counts[value])
@@ -149,17 +429,37 @@ def _kind(counts: dict[int, int], plateaus: dict[int, int]) -> Literal["classes"
     others = [value for value in counts if value not in dominant]
     pixels = sum(counts[value] for value in others)
     flat = sum(plateaus.get(value, 0) for value in others)
-    is_binary = pixels < 0.3 * sum(counts.values()) and flat < 0.3 * pixels
-    return "soft" if is_binary else "classes"
+    return pixels < 0.3 * sum(counts.values()) and flat < 0.3 * pixels
 
 
-def _as_dict(counts: np.ndarray) -> dict[int, int]:
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+def _packed(mask: MaskPixels) -> np.ndarray:
+    """Mask values as colours 0xRRGGBB."""
+    if mask.colour:
+        return mask.values
+    if mask.palette is not None:
+        return _pack_palette(mask.palette)[mask.values]
+    return mask.values.astype(np.int32) * 0x010101
 
 
-def _sum(parts: Any) -> dict[int, int]:
-    total: dict[int, int] = {}
+def _pack_palette(palette: Sequence[int]) -> np.ndarray:
+    """(r, g, b, r, g, ...) -> (256) colours; what is missing is black."""
+    full = np.zeros(768, np.int32)
+    full[: len(palette)] = palette
+    red, green, blue = full.reshape(256, 3).T
+    return red << 16 | green << 8 | blue
+
+
+def _distance(colour: int, other: int) -> float:
+    return sum((a - b) ** 2 for a, b in zip(colour.to_bytes(3), other.to_bytes(3), strict=True)) ** 0.5
+
+
+def _unpacked(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """0xRRGGBB -> red, green and blue, each of the same shape."""
+    return colours >> 16, colours >> 8 & 255, colours & 255
+
+
+def _sum(parts: Iterable[dict[int, int]]) -> dict[int, int]:
+    total = Counter[int]()
     for part in parts:
-        for value, count in part.items():
-            total[value] = total.get(value, 0) + count
-    return total
+        total.update(part)
+    return dict(total)

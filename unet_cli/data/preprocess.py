@@ -7,16 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.config import Preprocessing
+from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
 from unet_cli.errors import UserError
 
-LEAST_STD = 1.0  # in units of the files' values: a constant image is all zero, not infinite
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
-
-
-def bits_of(image: np.ndarray) -> int:
-    """8 or 16."""
-    return 8 * image.dtype.itemsize
+MOST_SORTED = 2**16  # values of an image that its percentiles are found from
+KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point"}
 
 
 def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, str | None]:
@@ -24,27 +20,34 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
 
     Raises UserError where the image has another depth than the training images, or channels that can't be converted.
     """
-    if bits_of(image) != preprocessing.bits:
+    if image.dtype != preprocessing.dtype:
         raise UserError(
-            f"has {bits_of(image)} bits a channel, but the network was trained on {preprocessing.bits}-bit images: "
-            "convert it"
+            f"holds {KINDS[str(image.dtype)]} values, but the network was trained on {KINDS[preprocessing.dtype]} "
+            "ones: convert it"
         )
-    image, note = to_channels(image, preprocessing.in_channels)
+    image, note = to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
     return resize_image(torch.from_numpy(image), (preprocessing.size, preprocessing.size)), note
 
 
-def to_channels(image: np.ndarray, channels: int) -> tuple[np.ndarray, str | None]:
-    """Turn gray into colour or colour into gray, and say so. Raises UserError for other numbers of channels."""
+def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[np.ndarray, str | None]:
+    """Turn gray into colour or colour into gray, and say so. Raises UserError for other numbers of channels.
+
+    alpha: the last channel is alpha, in the image and in what is wanted; it stays as it is.
+    """
     have = image.shape[0]
     if have == channels:
         return image, None
+    if alpha and have in (2, 4):
+        colour, note = to_channels(image[:-1], channels - 1)
+        return np.concatenate([colour, image[-1:]]), note
     if have == 1 and channels == 3:
         return np.repeat(image, 3, axis=0), "gray was repeated to three channels"
     if have == 3 and channels == 1:
         if (image[0] == image[1]).all() and (image[0] == image[2]).all():
             return image[:1], "RGB with equal channels was taken as gray"
         gray = np.tensordot(LUMA, image.astype(np.float32), axes=1)
-        return np.rint(gray).astype(image.dtype)[None], "RGB was converted to gray"
+        gray = gray if image.dtype == np.float32 else np.rint(gray)
+        return gray.astype(image.dtype)[None], "RGB was converted to gray"
     raise UserError(f"has {have} channels, but the network was trained on {channels}")
 
 
@@ -65,15 +68,26 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image."""
-    if preprocessing.intensity == "image":
-        centred = image.float()
-        centred = centred - centred.mean((1, 2, 3), keepdim=True)
-        return centred / centred.std((1, 2, 3), keepdim=True, correction=0).clamp(min=LEAST_STD)
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=image.device).view(shape)
-    std = torch.tensor(preprocessing.std, device=image.device).view(shape)
-    return (image.float() - mean) / std
+    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image.
+
+    Which is best was compared as Card.preprocessing tells, which chooses.
+    """
+    image = image.float()
+    if preprocessing.intensity == "dataset":
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(preprocessing.mean, device=image.device).view(shape)
+        std = torch.tensor(preprocessing.std, device=image.device).view(shape)
+        return (image - mean) / std
+    if preprocessing.intensity == "percentile":
+        values = image.flatten(1)
+        values = values[:, :: max(1, values.shape[1] // MOST_SORTED)]
+        low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=image.device), dim=1).view(2, -1, 1, 1, 1)
+        image = image.clamp(low, high)
+    mean = image.mean((1, 2, 3), keepdim=True)
+    is_float = preprocessing.dtype == "float32"
+    least = (FLOAT_RESOLUTION * mean.abs()).clamp(min=1e-12) if is_float else torch.ones_like(mean)
+    centred = image - mean
+    return centred / torch.maximum(centred.std((1, 2, 3), keepdim=True, correction=0), least)
 
 
 def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:

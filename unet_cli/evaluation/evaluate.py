@@ -12,7 +12,8 @@ import torch
 from unet_cli.ahead import ahead
 from unet_cli.console import Console
 from unet_cli.data.imagefile import read_image, read_mask
-from unet_cli.data.layout import Pair
+from unet_cli.data.labels import IGNORED
+from unet_cli.data.source import Pair
 from unet_cli.inference.predictor import Predictor, at_size, to_classes
 from unet_cli.metrics import count_pixels, dice, summarize
 
@@ -52,7 +53,7 @@ def evaluate(
             if labels.num_classes == 2:
                 sweeps.append(_sweep(probs[0].numpy(), target))
         batch = []
-    scores = summarize(np.concatenate(counts))
+    scores = summarize(np.concatenate(counts), labels.names)
     if not sweeps:
         return Evaluation(scores, None, None)
     by_threshold = dice(np.stack(sweeps)).mean(0)
@@ -62,12 +63,16 @@ def evaluate(
 
 
 def _read(predictor: Predictor, pair: Pair) -> tuple[torch.Tensor, np.ndarray]:
-    prepared, _ = predictor.prepare(read_image(pair.image))
-    return prepared, predictor.checkpoint.labels.encode(read_mask(pair.mask)[0])
+    prepared, _ = predictor.prepare(read_image(pair.image, predictor.checkpoint.preprocessing.keep_alpha))
+    return prepared, predictor.checkpoint.labels.encode(read_mask(pair.mask))[0]
 
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold."""
+    """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold.
+
+    Ignored pixels count nowhere.
+    """
+    probs, target = probs.ravel()[target.ravel() != IGNORED], target[target != IGNORED]
     passed = np.searchsorted(
         THRESHOLDS.astype(np.float32), probs.ravel(), side="right"
     )  # thresholds that a pixel reaches

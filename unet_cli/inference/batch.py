@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
 from unet_cli.ahead import ahead
-from unet_cli.config import PredictConfig
-from unet_cli.data.imagefile import is_image_file, is_ours, read_image, stretched, to_rgb, write_mask, write_png
-from unet_cli.data.layout import walk
+from unet_cli.config import PredictConfig, Preprocessing
+from unet_cli.data.formats import count_pages
+from unet_cli.data.imagefile import EXTENSIONS, is_image_file, is_ours, read_image, write_mask, write_png
+from unet_cli.data.layout import merge_channels, walk
+from unet_cli.data.pictures import outlined
+from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder
 from unet_cli.inference.predictor import Predictor, at_size, to_classes
-
-OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
 
 
 @dataclass(frozen=True)
 class Job:
     """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>.png."""
 
-    image: Path
+    image: Source
     mask: Path
     extras: tuple[str, ...] = ()
 
@@ -87,11 +88,12 @@ class _Ready:
 
 
 def find_jobs(
-    input: str, output: Path | None, extras: tuple[str, ...], listed: Iterable[str]
+    input: str, output: Path | None, extras: tuple[str, ...], listed: Iterable[str], preprocessing: Preprocessing
 ) -> tuple[list[Job], Path]:
     """The images that `input` names with the files to write for each, and the output folder that these are in.
 
     input: a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in `listed`.
+    Files are put together, and taken apart into pages, as they were for training.
     extras: see Job. Raises UserError where nothing is found, an output folder is needed, two images would write the
     same file, or one would be written over an input or any other file that isn't ours.
     """
@@ -114,15 +116,16 @@ def find_jobs(
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
     if not images:
-        raise UserError(f"{input} holds no images that could be read (png, jpg, tif, bmp, gif, webp)")
+        known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        raise UserError(f"{input} holds no images that could be read ({known})")
 
     images = list(dict.fromkeys(images))
     inputs = {image.resolve() for image in images}
     jobs: list[Job] = []
-    writers: dict[Path, Path] = {}
-    for image in images:
-        place = image.relative_to(base) if base else Path(image.name)
-        job = Job(image, output / place.with_suffix(".png"), extras)
+    writers: dict[Path, Source] = {}
+    for image, place in _sources(images, preprocessing):
+        place = place.relative_to(base) if base else Path(place.name)
+        job = Job(image, output / f"{place}.png", extras)
         for path in job.outputs:
             if path.resolve() in inputs:
                 raise UserError(
@@ -137,6 +140,32 @@ def find_jobs(
             writers[path] = image
         jobs.append(job)
     return jobs, output
+
+
+def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[Source, Path]]:
+    """Each image that the files hold, and what to call it: its path without extension. Raises UserError."""
+    if preprocessing.files > 1:
+        merged = merge_channels(files)
+        if merged is None or any(len(paths) != preprocessing.files for paths in merged.values()):
+            raise UserError(
+                f"the network was trained on images of {preprocessing.files} files each, NAME_0000, NAME_0001 and so "
+                f"on: give as many for every image (that is not so with {files[0]} and others)"
+            )
+        yield from ((Source(paths), place) for place, paths in merged.items())
+        return
+    for file in files:
+        try:
+            pages = count_pages(file) if preprocessing.pages == "images" else 1
+        except UserError:  # reading it will tell why, and the others go on
+            pages = 1
+        place = file.with_suffix("")
+        if pages == 1:
+            yield Source((file,)), place
+        else:
+            digits = len(str(pages))
+            yield from (
+                (Source((file,), page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
+            )
 
 
 def masks_beside(folder: Path) -> Path:
@@ -167,7 +196,7 @@ def predict_all(
 def _read(predictor: Predictor, job: Job) -> _Ready | Outcome:
     started = time.perf_counter()
     try:
-        pixels = read_image(job.image)
+        pixels = read_image(job.image, predictor.checkpoint.preprocessing.keep_alpha)
         prepared, note = predictor.prepare(pixels)
     except UserError as error:
         return _failed(job, error)
@@ -209,7 +238,8 @@ def _write(predictor: Predictor, threshold: float, item: _Ready | Outcome) -> Ou
         make_folder(item.job.mask.parent)
         planes = iter(probs)
         for extra in item.job.extras:
-            picture = outlined(item.pixels, pred) if extra == "overlay" else sixteen_bit(next(planes))
+            overlay = extra == "overlay"
+            picture = outlined(item.pixels, pred, labels.num_classes) if overlay else sixteen_bit(next(planes))
             write_png(item.job.beside(extra), picture)
         write_mask(item.job.mask, labels.decode(pred), labels.written_palette)
     except UserError as error:
@@ -236,14 +266,6 @@ def _failed(job: Job, error: UserError) -> Outcome:
         except OSError as removal:
             text += f" (and the old {path} could not be removed: {removal.strerror})"
     return Outcome(job, error=text if str(job.image) in text or str(job.mask.parent) in text else f"{job.image} {text}")
-
-
-def outlined(pixels: np.ndarray, pred: np.ndarray) -> Image.Image:
-    """(C, H, W) pixels and (H, W) class indices -> RGB with the borders of all objects drawn inside them."""
-    colour = to_rgb(pixels if pixels.dtype == np.uint8 else stretched(pixels, cut=0.5))
-    eroded = np.asarray(Image.fromarray(pred).filter(ImageFilter.MinFilter(3)))
-    colour[(pred != eroded) & (pred > 0)] = OUTLINE
-    return Image.fromarray(colour)
 
 
 def sixteen_bit(probs: Tensor) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, fields
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from PIL import Image
 
 from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
-from unet_cli.data.labels import CLASS_COLOURS
+from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.pictures import visible
 from unet_cli.data.preprocess import normalize
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file, writable_folder
@@ -97,10 +97,12 @@ class Journal:
     def _write_log(self) -> None:
         with whole_file(self.folder / "log.csv") as file:
             text = TextIOWrapper(file, encoding="utf-8", newline="")
-            writer = csv.DictWriter(text, [spec.name for spec in fields(EpochResult)])
+            rows = [row.plain() for row in self.rows]
+            # All columns that any row has: an epoch that was stopped has no scores of the classes.
+            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
             writer.writeheader()
-            for row in self.rows:
-                writer.writerow({key: _rounded(value) for key, value in asdict(row).items()})
+            for row in rows:
+                writer.writerow({key: _rounded(value) for key, value in row.items()})
             text.detach()
 
 
@@ -119,7 +121,7 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
         network_input = normalize(image[None].to(trainer.compute.device), dataset.preprocessing)
         pred = to_classes(trainer.logits(network_input))[0].cpu()
         panels = [
-            Image.fromarray(to_rgb(stretched(image.numpy(), cut=1))),
+            Image.fromarray(to_rgb(stretched(visible(image.numpy()), cut=1))),
             _coloured(mask.numpy(), dataset.labels.num_classes),
             _coloured(pred.numpy(), dataset.labels.num_classes),
         ]
@@ -132,11 +134,12 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
 
 
 def _coloured(mask: np.ndarray, num_classes: int) -> Image.Image:
-    """(H, W) class indices -> RGB; white on black for one foreground class."""
+    """(H, W) class indices -> RGB; white on black for one foreground class, gray where ignored."""
+    colours = np.resize(np.array(CLASS_COLOURS, dtype=np.uint8), (256, 3))
     if num_classes == 2:
-        return Image.fromarray((mask * 255).astype(np.uint8)).convert("RGB")
-    colours = np.array(CLASS_COLOURS, dtype=np.uint8)
-    return Image.fromarray(colours[mask % len(colours)])
+        colours[1] = 255
+    colours[IGNORED] = 128
+    return Image.fromarray(colours[mask])
 
 
 def _number(value: float | None) -> float:

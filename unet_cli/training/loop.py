@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ STEPS_BEFORE_ESTIMATE = 3
 class EpochResult:
     """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
 
-    seconds: since the command began. The val_ fields are None where nothing was validated.
+    seconds: since the command began. The val_ fields are None where nothing was validated. val_classes: Dice of each
+    class by name, where there are several foreground classes.
     """
 
     epoch: int
@@ -44,6 +46,7 @@ class EpochResult:
     val_dice: float | None
     val_iou: float | None
     is_best: bool
+    val_classes: dict[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
         """A line for the log."""
@@ -51,7 +54,15 @@ class EpochResult:
         if self.val_dice is not None:
             line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
             line += " (best)" if self.is_best else ""
+        if self.val_classes:
+            line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
         return line
+
+    def plain(self) -> dict[str, Any]:
+        """As a row of a table: a column for each class."""
+        row = asdict(self)
+        classes = row.pop("val_classes")
+        return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
 
 
 @dataclass
@@ -108,6 +119,9 @@ class Trainer:
                 val_dice=scores.get("dice"),
                 val_iou=scores.get("iou"),
                 is_best=is_best,
+                val_classes={
+                    key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")
+                },
             )
             self.budget.saving_seconds = time.monotonic() - finished
             stop.check()
@@ -175,7 +189,10 @@ class Trainer:
             losses.append(float(self.loss(logits, mask)) * len(batch.indices))
             counts.append(count_pixels(to_classes(logits), mask, num_classes).cpu())
         self.budget.validation_seconds, self.validated = time.monotonic() - start, True
-        return {"loss": sum(losses) / len(self.val_data), **summarize(torch.cat(counts).numpy())}
+        return {
+            "loss": sum(losses) / len(self.val_data),
+            **summarize(torch.cat(counts).numpy(), self.val_data.labels.names),
+        }
 
     def logits(self, image: Tensor) -> Tensor:
         """Normalised (N, C, H, W) -> float32 logits (N, K, H, W)."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unet_cli.data.labels import IGNORED
+
 SMOOTH = 1.0
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -19,16 +21,20 @@ def loss_for(num_classes: int) -> Loss:
 
 
 def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """logits (N, 1, *spatial), target (N, *spatial) of 0 and 1 -> scalar: binary cross-entropy plus Dice loss."""
-    logits, target = logits.float(), target[:, None].float()
-    return F.binary_cross_entropy_with_logits(logits, target) + dice_loss(logits.sigmoid(), target)
+    """logits (N, 1, *spatial), target (N, *spatial) of 0, 1 and IGNORED -> scalar: binary cross-entropy plus Dice."""
+    known = (target != IGNORED)[:, None].float()
+    logits, target = logits.float(), target[:, None].float() * known
+    entropy = F.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="sum")
+    return entropy / known.sum().clamp(min=1) + dice_loss(logits.sigmoid() * known, target)
 
 
 def ce_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """logits (N, K, *spatial), target (N, *spatial) of class indices -> scalar: cross-entropy plus Dice loss."""
+    """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar: cross-entropy plus Dice."""
+    known = (target != IGNORED)[:, None].float()
     logits, target = logits.float(), target.long()
-    one_hot = F.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
-    return F.cross_entropy(logits, target) + dice_loss(logits.softmax(1)[:, 1:], one_hot[:, 1:])
+    entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp(min=1)
+    one_hot = F.one_hot(target * known[:, 0].long(), logits.shape[1]).movedim(-1, 1).float()
+    return entropy + dice_loss(logits.softmax(1)[:, 1:] * known, one_hot[:, 1:] * known)
 
 
 def dice_loss(probs: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,217 @@
+"""Outlines counted pixel by pixel on tiny masks, and contact sheets looked at where it matters: in their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from unet_cli.data.imagefile import is_ours
+from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.pictures import (
+    ALARM,
+    FRAME,
+    GAP,
+    OUTLINE,
+    Tile,
+    contact_sheet,
+    outlined,
+    shortened,
+    write_contact_sheet,
+)
+from unet_cli.errors import UserError
+
+GRAY = np.full((1, 7, 7), 90, np.uint8)
+SIDE = 60
+
+
+def box(index: int = 1, shape: tuple[int, int] = (7, 7)) -> np.ndarray:
+    """A filled square of 5 x 5 pixels, one pixel from the upper left corner."""
+    indices = np.zeros(shape, np.uint8)
+    indices[1:6, 1:6] = index
+    return indices
+
+
+def where(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.asarray(picture) == colour).all(-1)
+
+
+def ring() -> np.ndarray:
+    """(7, 7) bool: the 16 outermost pixels of `box`."""
+    expected = box().astype(bool)
+    expected[2:5, 2:5] = False
+    return expected
+
+
+def test_the_border_is_drawn_inside_the_object_and_nothing_else_is_touched():
+    picture = outlined(GRAY, box())
+    assert (where(picture, OUTLINE) == ring()).all()
+    assert (np.asarray(picture)[~ring()] == 90).all()
+    assert (GRAY == 90).all()
+
+
+def test_several_classes_have_their_own_colours():
+    assert (where(outlined(GRAY, box(2)), CLASS_COLOURS[2]) == ring()).all()
+    assert (where(outlined(GRAY, box(1), num_classes=3), CLASS_COLOURS[1]) == ring()).all()
+
+
+def test_objects_of_two_classes_that_touch_are_both_closed():
+    indices = np.zeros((7, 12), np.uint8)
+    indices[1:6, 1:6], indices[1:6, 6:11] = 1, 2
+    picture = outlined(np.full((1, 7, 12), 90, np.uint8), indices)
+    assert (where(picture, CLASS_COLOURS[1])[:, :6] == ring()[:, :6]).all()
+    assert (where(picture, CLASS_COLOURS[2])[:, 5:] == ring()).all()
+
+
+def test_colours_repeat_where_classes_are_many_but_never_that_of_background():
+    first_again = len(CLASS_COLOURS)
+    assert (where(outlined(GRAY, box(first_again)), CLASS_COLOURS[1]) == ring()).all()
+    assert not where(outlined(GRAY, box(first_again)), CLASS_COLOURS[0]).any()
+
+
+def test_what_is_ignored_is_hatched_and_has_no_outline_nor_colours():
+    indices = box(IGNORED)
+    indices[3, 3] = 1
+    picture = np.asarray(outlined(GRAY, indices))
+    assert (picture[3, 3] == OUTLINE).all()  # one foreground class: the ignored index is none
+    changed = (picture != 90).any(-1)
+    changed[3, 3] = False
+    assert changed.sum() == 6  # of 25, one diagonal in four: y + x = 4 (3 pixels), 8 (3)
+    assert not changed[indices != IGNORED].any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(1, (0, 0, 0)), (2, (0, 0, 0)), (3, (0, 40, 80)), (4, (0, 40, 80)), (9, (0, 40, 80))]
+)
+def test_any_number_of_channels_is_shown_by_three_or_one(channels, expected):
+    pixels = np.broadcast_to((np.arange(channels) * 40 % 256).astype(np.uint8)[:, None, None], (channels, 3, 4))
+    picture = outlined(pixels, np.zeros((3, 4), np.uint8))
+    assert (picture.mode, picture.size) == ("RGB", (4, 3))
+    assert where(picture, expected).all()
+
+
+def test_eight_bits_are_shown_as_they_are_and_all_others_stretched():
+    ramp = np.arange(100).reshape(1, 10, 10)
+    nothing = np.zeros((10, 10), np.uint8)
+    assert (np.asarray(outlined(ramp.astype(np.uint8), nothing))[..., 0] == ramp[0]).all()
+    for pixels in (ramp.astype(np.uint16) * 7 + 3000, ramp.astype(np.float32) / 1000 - 5):
+        shown = np.asarray(outlined(pixels, nothing))[..., 0]
+        assert (shown.min(), shown.max()) == (0, 255)
+        assert (np.diff(shown.ravel().astype(int)) >= 0).all()
+
+
+def test_what_is_not_a_number_is_dark_and_spoils_nothing():
+    pixels = np.arange(100, dtype=np.float32).reshape(1, 10, 10)
+    pixels[0, 9, :3] = np.nan, np.inf, -np.inf
+    shown = np.asarray(outlined(pixels, np.zeros((10, 10), np.uint8)))[..., 0]
+    assert (shown[9, :3] == 0).all()
+    assert shown[9, 9] == 255
+    assert 100 < shown[5, 0] < 150
+    assert (np.asarray(outlined(np.full((1, 3, 3), np.nan, np.float32), np.zeros((3, 3), np.uint8))) == 0).all()
+
+
+def tile(title: str = "a", height: int = 30, width: int = 30, alarm: bool = False, index: int = 1) -> Tile:
+    """A bright rectangle on dark, from a third to two thirds of each side, and its mask."""
+    indices = np.zeros((height, width), np.uint8)
+    indices[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = index
+    return Tile(title, (indices[None] > 0).astype(np.uint8) * 40 + 10, indices, alarm)
+
+
+def test_tiles_stand_in_rows():
+    one, three, four = (contact_sheet([tile()] * count, columns=3, side=SIDE) for count in (1, 3, 4))
+    assert one.height == three.height < four.height
+    assert one.width < three.width == four.width
+    assert four.height - three.height > SIDE  # the title needs room
+
+
+def test_outlines_are_two_pixels_wide_after_scaling_and_colours_stretched():
+    sheet = np.asarray(contact_sheet([tile()], side=SIDE))
+    magenta = (sheet == OUTLINE).all(-1)
+    assert magenta.sum() == 20 * 20 - 16 * 16  # a border of two pixels in a rectangle of 30 / 3 * 2
+    top, left = np.argwhere(magenta)[0]
+    assert (sheet[top + 2 : top + 18, left + 2 : left + 18] == 255).all()
+    assert (sheet[top - 1, left : left + 20] == 0).all()
+
+
+def test_outlines_are_thinner_where_they_would_hide_the_objects():
+    small = np.zeros((60, 60), np.uint8)
+    small[10:15, 10:15] = 1  # two pixels would leave 1 of 25
+    sheet = contact_sheet([Tile("a", small[None] * 9, small)], side=SIDE)
+    assert where(sheet, OUTLINE).sum() == 25 - 9
+
+
+def test_one_class_has_one_colour_on_all_tiles_of_a_sheet():
+    sheet = contact_sheet([tile(index=1), tile(index=2)], side=SIDE)
+    counts = [where(sheet, colour).sum() for colour in (OUTLINE, CLASS_COLOURS[1], CLASS_COLOURS[2])]
+    assert counts == [0, 144, 144]
+
+
+def test_tiles_with_an_alarm_have_a_red_frame_and_title():
+    calm, alarm = (contact_sheet([tile(alarm=alarm)], side=SIDE) for alarm in (False, True))
+    assert not where(calm, ALARM).any()
+    assert where(alarm, ALARM).sum() == (SIDE + 2 * FRAME) ** 2 - SIDE**2
+    title = np.asarray(alarm)[GAP + SIDE + FRAME :].astype(int)
+    assert (title[..., 0] - title[..., 1] > 60).any()
+
+
+def test_titles_are_written_below():
+    with_title, without = (np.asarray(contact_sheet([tile(title)], side=SIDE)) for title in ("name", ""))
+    rows = np.flatnonzero((with_title != without).any((1, 2)))
+    assert rows.min() > SIDE
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 10), (10_000, 200), (200, 10_000), (1, 1), (1, 900), (900, 1)])
+def test_images_of_any_shape_fit_their_tile(height, width):
+    square = contact_sheet([tile()], side=SIDE)
+    sheet = contact_sheet([tile(height=height, width=width)], side=SIDE)
+    assert sheet.size == square.size
+
+
+def test_images_of_any_type_can_be_shown():
+    nothing = np.zeros((8, 8), np.uint8)
+    kinds = [
+        Tile(str(dtype), np.zeros((channels, 8, 8), dtype), nothing)
+        for dtype in (np.uint8, np.uint16, np.float32)
+        for channels in (1, 2, 3, 5)
+    ]
+    kinds.append(Tile("", np.full((1, 8, 8), np.nan, np.float32), np.full((8, 8), IGNORED, np.uint8)))
+    assert contact_sheet(kinds, columns=13, side=SIDE).width > 13 * SIDE
+
+
+def test_a_sheet_of_nothing_is_empty_paper():
+    assert len(np.unique(np.asarray(contact_sheet([])))) == 1
+
+
+FONT = ImageFont.load_default(size=14)
+
+
+def test_titles_are_shortened_in_the_middle_until_they_fit():
+    name = "slide_0001/very/long/path/of/a/cell_0042"
+    short = shortened(name, FONT, 150)
+    start, end = short.split("…")
+    assert name.startswith(start)
+    assert name.endswith(end)
+    assert abs(len(start) - len(end)) <= 1
+    assert 130 < FONT.getlength(short) <= 150
+    for width in range(20, 200):
+        assert FONT.getlength(shortened(name, FONT, width)) <= width
+
+
+@pytest.mark.parametrize("title", ["", "cell", "two\nlines\there", "細胞 ü", "not\udcffunicode"])
+def test_titles_that_fit_stay_and_are_one_line(title):
+    assert shortened(title, FONT, 300) == " ".join(title.split())
+    contact_sheet([tile(title)], side=SIDE)
+
+
+def test_the_sheet_is_written_into_a_new_folder(tmp_path):
+    path = write_contact_sheet(tmp_path / "new" / "folder", iter([tile()] * 2), columns=1, side=SIDE)
+    assert path == tmp_path / "new" / "folder" / "contact_sheet.png"
+    assert is_ours(path)
+    with Image.open(path) as image:
+        assert image.size == contact_sheet([tile()] * 2, columns=1, side=SIDE).size
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is in the way"):
+        write_contact_sheet(tmp_path / "file", [tile()])

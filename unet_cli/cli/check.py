@@ -1,0 +1,83 @@
+"""`unet check`: what a folder of images and masks holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from unet_cli.cli import app
+from unet_cli.cli.options import DONE, USER_ERROR, command
+from unet_cli.config import CheckConfig, Output
+from unet_cli.console import Console, counted
+
+if TYPE_CHECKING:
+    from unet_cli.data.card import Card
+
+
+@command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
+def check_cli(config: CheckConfig, output: Output) -> int:
+    """Say what a folder of images and masks holds, and list every problem."""
+    return check(config, Console(output.json, output.quiet))
+
+
+def check(config: CheckConfig, console: Console) -> int:
+    """Check as told; returns the exit code: USER_ERROR where training would refuse.
+
+    Raises UserError where there is nothing that a card could be made of, and nothing to train on.
+    """
+    from unet_cli.data.card import MOST_LISTED, MOST_ODD, examine
+    from unet_cli.data.layout import find_layout
+    from unet_cli.data.problems import listed
+
+    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    card = examine(layout, config, console)
+    odd = [problem for problem in card.problems if not problem.refuses]
+    console.document(card.plain())
+    console.result(*card.describe(), *card.details())
+    if card.refusals:
+        console.result(
+            f"{counted(len(card.refusals), 'problem')} that stop training:", *listed(card.refusals, MOST_LISTED)
+        )
+    if odd:
+        console.result("Worth a look:", *listed(odd, MOST_ODD))
+    if config.pictures is not None:
+        console.result(f"Contact sheet: {_draw(card, config)}")
+    console.result("", *_next_step(card, config))
+    return USER_ERROR if card.refusals else DONE
+
+
+def _draw(card: Card, config: CheckConfig) -> str:
+    """The contact sheet: pairs with problems first, then others, evenly spread."""
+    from unet_cli.data.imagefile import read_image, read_mask
+    from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
+
+    assert config.pictures is not None
+    alarming = list(dict.fromkeys(pair for problem in card.problems for pair in problem.pairs))
+    known = [pair for pair, _ in card.everything]
+    alarming = [pair for pair in alarming if pair in set(known)][:MOST_TILES]
+    calm = [pair for pair in known if pair not in set(alarming)]
+    room = MOST_TILES - len(alarming)
+    calm = [calm[index * len(calm) // room] for index in range(room)] if len(calm) > room else calm
+    tiles = (
+        Tile(
+            pair.name,
+            read_image(pair.image, config.keep_alpha),
+            card.labels.encode(read_mask(pair.mask))[0],
+            pair in alarming,
+        )
+        for pair in (*alarming, *calm)
+    )
+    return str(write_contact_sheet(config.pictures, tiles))
+
+
+def _next_step(card: Card, config: CheckConfig) -> list[str]:
+    """The command that trains on what was checked."""
+    said = []
+    for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
+        value = getattr(config, name)
+        said += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    said += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
+    line = f"  {shlex.join(['unet', 'train', *said])}"
+    if card.refusals:
+        return ["Put the problems right, or train without the files that are named:", line]
+    return ["Next, train a network on it:", line]

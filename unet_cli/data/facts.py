@@ -1,0 +1,279 @@
+"""What one pair holds, in a few numbers: read once, and remembered until its files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import unet_cli
+from unet_cli.ahead import ahead
+from unet_cli.console import Console
+from unet_cli.data.formats import count_pages
+from unet_cli.data.imagefile import MaskPixels, read_mask, read_stack
+from unet_cli.data.labels import ValueStats, value_stats
+from unet_cli.data.source import Pair
+from unet_cli.errors import UserError
+from unet_cli.files import make_folder, whole_file
+
+THUMBNAIL = 8  # pixels a side
+SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
+PAIRS_AT_A_TIME = 16  # for each thread
+ROWS_OF_VALUES = 2**20  # values that are summed at a time, in float64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pair holds. A gray image stored as RGB counts as one channel, and `stored` is 3.
+
+    low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
+    are the pages of its file. thumbnail: 8 x 8 bytes, the brightness of the image from its lowest to its highest;
+    mask_thumbnail: likewise, the share of pixels in the upper half of the mask's values. notes: what reading it did.
+    """
+
+    channels: int
+    stored: int
+    height: int
+    width: int
+    dtype: str
+    low: float
+    high: float
+    sums: tuple[float, ...]
+    squares: tuple[float, ...]
+    layered: bool
+    thumbnail: bytes
+    mask_thumbnail: bytes
+    notes: tuple[str, ...]
+    values: ValueStats
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    def plain(self) -> list[Any]:
+        """As JSON can hold it, short: there may be a hundred thousand of them."""
+        values = self.values
+        return [
+            self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
+            self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.notes,
+            list(values.counts), list(values.counts.values()), list(values.plateaus.values()),
+            values.colour, values.palette, values.rest,
+        ]  # fmt: skip
+
+    @classmethod
+    def from_plain(cls, value: list[Any]) -> Facts:
+        *image, held, counts, plateaus, colour, palette, rest = value
+        channels, stored, height, width, dtype, low, high, sums, squares, layered, thumbnail, mask_thumbnail, notes = (
+            image
+        )
+        values = ValueStats(
+            dict(zip(held, counts, strict=True)), dict(zip(held, plateaus, strict=True)), colour,
+            None if palette is None else tuple(palette), rest,
+        )  # fmt: skip
+        return cls(
+            channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
+            bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), tuple(notes), values,
+        )  # fmt: skip
+
+
+Known = list[tuple[Pair, Facts]]  # of one pair of files: several where they are stacks of pages
+
+
+def read_facts(pair: Pair, keep_alpha: bool) -> Known:
+    """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
+    image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
+    pages, mask_pages = count_pages(pair.image.path), count_pages(pair.mask.path)
+    if mask_pages not in (1, pages):
+        raise UserError(
+            f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"
+        )
+    if mask_pages == 1:
+        return [(pair, _facts(pair, keep_alpha, layered=pages > 1))]
+    paged = [_page_of(pair, page) for page in range(pages)]
+    return [(one, _facts(one, keep_alpha, layered=False)) for one in paged]
+
+
+def read_all(
+    pairs: Sequence[Pair], root: Path, keep_alpha: bool, console: Console, workers: int | None
+) -> Iterator[Known | UserError]:
+    """The facts of each pair, in order, or why it can't be used. What is known from last time isn't read again."""
+    memory = Memory(root, keep_alpha)
+    known = {index: found for index, pair in enumerate(pairs) if (found := memory.recall(pair)) is not None}
+    new = [pair for index, pair in enumerate(pairs) if index not in known]
+    read = ahead(partial(_facts_or_error, keep_alpha), new, workers, chunk=PAIRS_AT_A_TIME)
+    fresh = console.progress(read, len(new), "reading", "pairs")
+    for index, pair in enumerate(pairs):
+        result: Known | UserError = known[index] if index in known else next(fresh)
+        if not isinstance(result, UserError) and index not in known:
+            memory.keep(pair, result)
+        yield result
+    next(fresh, None)  # lets the progress bar close
+    trouble = memory.write() if new else None
+    if trouble:
+        console.say(f"What was read could not be remembered for the next time: {trouble}")
+
+
+class Memory:
+    """The facts of a data set's pairs as they were when last read, in a file outside of it.
+
+    Keyed by path; a pair counts as unchanged while its files have the same sizes and times of change.
+    """
+
+    def __init__(self, root: Path, keep_alpha: bool) -> None:
+        self._root = str(root)
+        place = f"{root.resolve()}\n{keep_alpha}\n{unet_cli.__version__}\n{LAYOUT_OF_FACTS}"
+        self.path = (
+            cache_folder() / f"facts-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
+        )
+        self._known: dict[str, list[Any]] = {}
+        if self.path.is_file():
+            try:
+                self._known = json.loads(self.path.read_bytes())
+            except (OSError, ValueError):  # cut off or not ours: as good as none
+                self._known = {}
+        self._stamps: dict[str, list[list[int]]] = {}
+
+    def recall(self, pair: Pair) -> Known | None:
+        """What is known of an unchanged pair."""
+        key, stamp = self._key(pair), _stamp(pair)
+        self._stamps[key] = stamp
+        found = self._known.get(key)
+        if found is None or found[0] != stamp:
+            return None
+        return [(pair if page is None else _page_of(pair, page), Facts.from_plain(record)) for page, record in found[1]]
+
+    def keep(self, pair: Pair, known: Known) -> None:
+        key = self._key(pair)
+        self._known[key] = [self._stamps[key], [[one.image.page, facts.plain()] for one, facts in known]]
+
+    def write(self) -> str | None:
+        """Write what was asked for since the beginning; returns why that was not possible."""
+        try:
+            make_folder(self.path.parent)
+            content = json.dumps({key: self._known[key] for key in self._stamps if key in self._known})
+            with whole_file(self.path) as file:
+                file.write(content.encode())
+        except UserError as error:
+            return str(error)
+        return None
+
+    def _key(self, pair: Pair) -> str:
+        """The paths, from the data folder on, so that it may be given in different ways."""
+        paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
+        return "\n".join(path.removeprefix(self._root) for path in paths)
+
+
+LAYOUT_OF_FACTS = 1  # to be raised when facts are found in another way
+
+
+def cache_folder() -> Path:
+    """Where this system keeps what programs may lose: UNET_CACHE, else the usual place."""
+    if os.environ.get("UNET_CACHE"):
+        return Path(os.environ["UNET_CACHE"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "unet" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "unet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet"
+
+
+def _page_of(pair: Pair, page: int) -> Pair:
+    return Pair(f"{pair.name}#{page + 1}", replace(pair.image, page=page), replace(pair.mask, page=page))
+
+
+def _stamp(pair: Pair) -> list[list[int]]:
+    stamps = []
+    for path in (*pair.image.paths, *pair.mask.paths):
+        try:
+            found = os.stat(path)
+        except OSError:  # reading it will say why
+            return []
+        stamps.append([found.st_size, found.st_mtime_ns])
+    return stamps
+
+
+def _facts_or_error(keep_alpha: bool, pair: Pair) -> Known | UserError:
+    try:
+        return read_facts(pair, keep_alpha)
+    except UserError as error:
+        return error
+
+
+def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
+    stack, notes = read_stack(pair.image, keep_alpha)
+    image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
+    mask = read_mask(pair.mask)
+    height, width = image.shape[1:]
+    if mask.values.shape[1:] != (height, width):
+        mask_height, mask_width = mask.values.shape[1:]
+        raise UserError(
+            f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
+            "resize one, or leave the pair out with --skip-bad"
+        )
+    stored = len(image)
+    if stored == 3 + keep_alpha and _equal(image[0], image[1]) and _equal(image[0], image[2]):
+        image = image[[0, *range(3, stored)]]
+    low, high = float(image.min()), float(image.max())
+    sums, squares = zip(*(_sums(channel.reshape(-1)) for channel in image), strict=True)
+    return Facts(
+        channels=len(image),
+        stored=stored,
+        height=height,
+        width=width,
+        dtype=str(image.dtype),
+        low=low,
+        high=high,
+        sums=sums,
+        squares=squares,
+        layered=layered,
+        thumbnail=_thumbnail(image[0], low, high),
+        mask_thumbnail=_mask_thumbnail(mask),
+        notes=notes,
+        values=value_stats(mask),
+    )
+
+
+def _equal(channel: np.ndarray, other: np.ndarray) -> bool:
+    middle = len(channel) // 2  # colour mostly shows in any row
+    return bool((channel[middle] == other[middle]).all() and (channel == other).all())
+
+
+def _sums(values: np.ndarray) -> tuple[float, float]:
+    """The sum and the sum of squares of (n) values, exact for 8 and 16 bits."""
+    total = squares = 0.0
+    for start in range(0, len(values), ROWS_OF_VALUES):
+        part = values[start : start + ROWS_OF_VALUES].astype(np.float64)
+        total += float(part.sum())
+        squares += float(np.einsum("i,i->", part, part))  # not a product of BLAS, whose threads would get in the way
+    return total, squares
+
+
+def _thumbnail(channel: np.ndarray, low: float, high: float) -> bytes:
+    sampled = _sampled(channel).astype(np.float32)
+    return _shrunk((sampled - low) * (255 / max(high - low, 1e-30)))
+
+
+def _mask_thumbnail(mask: MaskPixels) -> bytes:
+    sampled = _sampled(mask.values[0])
+    low, high = int(sampled.min()), int(sampled.max())
+    return _shrunk((sampled > (low + high) / 2 if low < high else sampled > 0).astype(np.float32) * 255)
+
+
+def _sampled(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) -> (SAMPLED, SAMPLED) of its pixels, evenly spread."""
+    height, width = pixels.shape
+    rows, columns = (np.arange(SAMPLED) * side // SAMPLED for side in (height, width))
+    return pixels[rows[:, None], columns]
+
+
+def _shrunk(sampled: np.ndarray) -> bytes:
+    blocks = sampled.reshape(THUMBNAIL, SAMPLED // THUMBNAIL, THUMBNAIL, SAMPLED // THUMBNAIL)
+    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8).tobytes()

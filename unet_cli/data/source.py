@@ -1,0 +1,36 @@
+"""The plain values that stand for an image and its mask before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pixels of an image or a mask are: one file, or several that make one; of a stack, one page.
+
+    paths: several files are the channels of an image, or the objects of a mask, one a file. page: counted from 0;
+    None is the whole file.
+    """
+
+    paths: tuple[Path, ...]
+    page: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first of several."""
+        return self.paths[0]
+
+    def __str__(self) -> str:
+        more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
+        return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask. `name` is what tells this pair from the others of its split, and names it in lists."""
+
+    name: str
+    image: Source
+    mask: Source
