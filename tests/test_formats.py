@@ -3,6 +3,7 @@
 import io
 import struct
 import threading
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -333,6 +334,13 @@ def test_tiff_pyramids_give_their_full_size(tmp_path, as_subifds):
     assert count_pages(tmp_path / "a.tif") == 1
 
 
+def test_slides_give_their_scan_without_label_and_overview(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(RGB, photometric="rgb", tile=(16, 16), description="Aperio Image Library v1", metadata=None)
+        file.write(RGB[:9, :9], photometric="rgb", description="Aperio Image Library v1", metadata=None)
+    assert_holds(tmp_path / "a.tif", planes(RGB))
+
+
 def test_ome_files_of_a_set_hold_their_own_planes_only(tmp_path):
     tifffile.imwrite(tmp_path / "b.ome.tif", STACK[1], ome=True)
     tifffile.imwrite(tmp_path / "a.ome.tif", STACK[0], ome=True)
@@ -577,3 +585,67 @@ def test_huge_files_are_decoded_one_at_a_time(tmp_path, monkeypatch):
             assert thread.is_alive(), name
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_deep_colours_with_an_orientation_keep_their_bits(tmp_path):
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0"  # upside down
+    content = imagecodecs.png_encode(RGB16)
+    chunk = len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    assert_holds(tmp_path / "a.png", planes(RGB16[::-1, ::-1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "message"),
+    [
+        ("jpeg.tif", b"\xff\xc0\0\x11\x08\0\x20\0\x20", b"\xff\xc0\0\x11\x08\xff\0\xff\0", "one of its parts"),
+        (
+            "jp2.tif",
+            formats.SIZ + b"\0\x2f\0\0\0\0\0\x20\0\0\0\x20",
+            formats.SIZ + b"\0\x2f\0\0\0\0\xff\0\0\0\xff\0",
+            "one of its",
+        ),
+        ("a.npz", b"(64, 64, 3)", b"(99, 99, 3)", "Bad CRC-32"),
+    ],
+)
+def test_claims_of_parts_are_refused(tmp_path, name, before, after, message):
+    content = SAMPLES[name]
+    assert before in content
+    (tmp_path / name).write_bytes(content.replace(before, after))
+    with pytest.raises(UserError, match=rf"{name} is damaged \({message}"):
+        decode(tmp_path / name)
+
+
+def test_stacks_that_claim_too_many_pages_are_refused(tmp_path):
+    description = '{"shape": [1000000000, 20, 30]}'
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, description=description, metadata=None)
+    for reader in (decode, count_pages):
+        with pytest.raises(UserError, match=r"a.tif is damaged \(it ends before its pixels do\)"):
+            reader(tmp_path / "a.tif")
+
+
+def test_ome_descriptions_that_claim_too_much_are_refused(tmp_path):
+    (tmp_path / "a.ome.tif").write_bytes(SAMPLES["a.ome.tif"])
+    description = tifffile.tiffcomment(tmp_path / "a.ome.tif").replace('SizeZ="1"', 'SizeZ="99999999"')
+    tifffile.tiffcomment(tmp_path / "a.ome.tif", description.encode())
+    with pytest.raises(UserError, match=r"a.ome.tif is damaged \(its description claims more than 10 million planes"):
+        decode(tmp_path / "a.ome.tif")
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", encoded(np.zeros((8192, 8192), np.uint8), "npy"))
+    with pytest.raises(UserError, match=r"a.npz is damaged \(its header claims 67,108,992 bytes"):
+        decode(tmp_path / "a.npz")
+
+
+def test_an_imagej_stack_that_lost_pages_is_damaged(tmp_path):
+    """One directory and the pages behind it, the number of which stands in the description only."""
+    description = "ImageJ=1.54f\nimages=5\nslices=5\n"
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0], description=description, metadata=None)
+    for reader in (decode, count_pages):
+        with pytest.raises(UserError, match=r"a.tif is damaged"):
+            reader(tmp_path / "a.tif")
+    with open(tmp_path / "a.tif", "ab") as file:
+        file.write(STACK[1:].tobytes())
+    assert_holds(tmp_path / "a.tif", STACK[:, None])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.data.layout import find_layout, merge_channels, walk
+from unet_cli.data.layout import find_layout, merge_channels
+from unet_cli.data.roles import walk
 from unet_cli.errors import UserError
 
 

@@ -167,7 +167,8 @@ def _check_claim(pixels: int, values: int, file_bytes: int) -> None:
     if pixels > MAX_PIXELS:
         raise _Refused("has more than 500 million pixels, or a damaged header: cut it into parts, or replace it")
     if values > max(64_000_000, 10_000 * file_bytes):
-        raise ValueError(f"its header claims {pixels:,} pixels, but the file has {file_bytes:,} bytes")
+        claim = f"{pixels:,} pixels" if pixels else f"{values:,} bytes"
+        raise ValueError(f"its header claims {claim}, but the file has {file_bytes:,} bytes")
 
 
 def _alone_if_huge(pixels: int) -> AbstractContextManager[Any]:
@@ -556,10 +557,6 @@ def _left_to_pillow(keyframe: TiffPage) -> bool:
 def _tiff_by_pillow(file: BinaryIO, planes: Sequence[_Plane]) -> Decoded:
     decoded = []
     for plane in planes:
-        if plane.series.dataoffset is None:
-            page = plane.series[plane.number]
-            assert page is not None
-            _check_segments(page.parent, plane)
         # a file of its own, since Pillow closes what it has
         with open(file.name, "rb") as again, Image.open(again, formats=("TIFF",)) as image:
             image.seek(_place(plane)[0])

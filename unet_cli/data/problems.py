@@ -74,7 +74,7 @@ def _repeated(group: list[Known], splits: set[str], labels: LabelMap) -> Iterato
 
 
 def _identical(everything: list[Known]) -> list[list[int]]:
-    """Groups of rows, of images whose size, sums, sums of squares and thumbnails are all the same; constant ones left out."""
+    """Groups of rows, of images whose size, sums and thumbnails are all the same; constant ones are left out."""
     groups = defaultdict(list)
     for row, (_, facts) in enumerate(everything):
         if facts.low < facts.high:

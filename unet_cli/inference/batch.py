@@ -18,8 +18,9 @@ from unet_cli.ahead import ahead
 from unet_cli.config import PredictConfig, Preprocessing
 from unet_cli.data.formats import count_pages
 from unet_cli.data.imagefile import EXTENSIONS, is_image_file, is_ours, read_image, write_mask, write_png
-from unet_cli.data.layout import merge_channels, walk
+from unet_cli.data.layout import merge_channels
 from unet_cli.data.pictures import outlined
+from unet_cli.data.roles import walk
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder

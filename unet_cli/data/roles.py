@@ -1,0 +1,241 @@
+"""What each file below a folder is for: an image or a mask, of which split, and under which name.
+
+The folders that a file lies in tell: in `train/images/mouse/1.png`, `train` is a word for a split and `images` for a
+role, and what remains, `mouse/1`, is the name. The user may say it, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+
+from unet_cli.data.imagefile import EXTENSIONS, is_image_file
+from unet_cli.data.pairing import MASK_WORDS, split_mixed, tokens
+from unet_cli.errors import UserError, explain
+
+IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "input", "inputs"})
+MASK_FOLDERS = MASK_WORDS
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "ts": "test",
+}  # fmt: skip
+# They say nothing beside a word for a role or a split: JPEGImages, SegmentationClass, ground_truth.
+FILLERS = frozenset({"jpeg", "jpg", "png", "tif", "tiff", "class", "ground", "set", "data", "files", "folder"})
+LEFT_BEHIND = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
+
+
+@dataclass(frozen=True)
+class File:
+    """An image file and what its folders say of it.
+
+    role: 'images', 'masks' or 'unused'. owner: the path of the folder that gives it. hint: the role that a folder's
+    name merely contains. said: the user gave the role.
+    """
+
+    path: Path
+    name: str
+    role: str | None = None
+    split: str | None = None
+    owner: tuple[str, ...] = ()
+    hint: str | None = None
+    said: bool = False
+
+
+@lru_cache(maxsize=1 << 16)
+def meaning(component: str) -> tuple[str | None, str | None, bool]:
+    """The role and the split that the name of one folder speaks of, and whether of nothing else."""
+    words = [token.casefold() for token in tokens(ORDINAL.sub("", component)) if token.isalnum()]
+    role = "masks" if MASK_FOLDERS & set(words) else "images" if IMAGE_FOLDERS & set(words) else None
+    splits = [SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS]
+    others = set(words) - MASK_FOLDERS - IMAGE_FOLDERS - SPLIT_FOLDERS.keys() - FILLERS
+    # train2017 and stage1_train are what train is, but labels16 need not be what labels is.
+    split = splits[-1] if splits and all(word.isdecimal() or word == "stage" for word in others) else None
+    return role, split, not others and bool(role or split)
+
+
+def located(base: Path, paths: Iterable[Path]) -> list[File]:
+    """The files with what their folders below `base` say."""
+    places: dict[str, tuple[str, File]] = {}
+    files = []
+    for path in paths:
+        folder, name = os.path.split(path)  # there may be a hundred thousand: path.parent takes ten times as long
+        if folder not in places:
+            places[folder] = _place(path.parent.relative_to(base))
+        prefix, at = places[folder]
+        files.append(File(path, prefix + stem(name), at.role, at.split, at.owner, at.hint))
+    return files
+
+
+def _place(folder: Path) -> tuple[str, File]:
+    """What is left of a folder's path where words for roles and splits are taken out, and a file as it would be there.
+
+    The last folder that gives a role or a split decides.
+    """
+    place = File(folder, "")
+    kept = ""
+    for n, part in enumerate(folder.parts):
+        role, split, exact = meaning(part)
+        place = replace(place, split=split or place.split)
+        if exact and role:
+            place = replace(place, role=role, owner=folder.parts[: n + 1])
+        elif role:
+            place = replace(place, hint=role)
+        if not exact:
+            kept += part + "/"
+    return kept, place
+
+
+def assign_roles(root: Path, inside: list[Path], images: str | None, masks: str | None) -> list[File]:
+    """Every file with its role, as far as the user or the folders say it."""
+    given = {
+        role: _given(root, inside, role, text)
+        for role, text in (("images", images), ("masks", masks))
+        if text is not None
+    }
+    said = [file for files in given.values() for file in files]
+    taken = {file.path for file in said}
+    others = located(root, [path for path in inside if path not in taken] if taken else inside)
+    if len(given) == 2:
+        others = [replace(file, role="unused") for file in others]
+        return others + (said if len(taken) == len(said) else _told_apart(given["images"]))
+    for role in ("images", "masks"):
+        if role in given:
+            others = [replace(file, role="unused") if file.role == role else file for file in others]
+        elif not any(file.role == role for file in others):
+            # A folder such as GT_01 means masks only where no folder is called just that.
+            hinted = {file.path for file in others if file.role is None and file.hint == role}
+            if len(hinted) < len(others):
+                others = [replace(file, role=role) if file.path in hinted else file for file in others]
+    _refuse_rivals(root, others)
+    if not any(file.role == "masks" for file in said + others):
+        if "images" not in given:
+            return _told_apart(others)
+        others = [replace(file, role=file.role or "masks") for file in others]
+    return said + others
+
+
+def _told_apart(files: list[File]) -> list[File]:
+    """Images and masks that lie in the same folders, told apart by a word in their names."""
+    role = "images" if any(file.role == "images" for file in files) else None
+    mixed = [file for file in files if file.role == role]
+    masks = set(split_mixed([file.name for file in mixed])[1])
+    if not masks:
+        return files
+    told = [replace(file, role="masks" if file.name in masks else "images") for file in mixed]
+    return told + [file for file in files if file.role != role]
+
+
+def _refuse_rivals(root: Path, files: list[File]) -> None:
+    """Raises UserError where two folders at the same place have the same role."""
+    owners: defaultdict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for file in files:
+        if file.owner and file.role != "unused":
+            around = tuple(part for part in file.owner[:-1] if not meaning(part)[2])
+            owners[file.role, file.split, around].add(file.owner)
+    for (role, *_), rivals in owners.items():
+        if len(rivals) > 1:
+            names = " and ".join("/".join(rival) for rival in sorted(rivals))
+            raise UserError(f"{root} holds {names}, which could each be meant: say which with --{role}")
+
+
+def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:
+    """The files that the user means by --images or --masks."""
+    path = next((path for path in (root / text, Path(text)) if path.exists()), None)
+    if path is None:
+        wanted = text.strip("/").casefold()
+        files = [
+            replace(file, name="".join(f"{part}/" for part in parts if part.casefold() != wanted) + stem)
+            for file in located(root, inside)
+            if wanted in file.path.parent.relative_to(root).as_posix().casefold().split("/")
+            for *parts, stem in [file.name.split("/")]
+        ]
+        if not files:
+            raise UserError(_not_there(root, inside, role, text))
+    elif path.is_dir():
+        path = _as_below(root, path)
+        files = located(path, walk(path))
+        if not files:
+            raise UserError(f"{path} holds no images: put {known_extensions()} files there, or give another --{role}")
+    elif is_image_file(path):
+        files = [File(_as_below(root, path), stem(path.name))]
+    else:
+        raise UserError(f"{path}, given as --{role}, is no image file: known are {known_extensions()}")
+    return [replace(file, role=role, said=True) for file in files]
+
+
+def _as_below(root: Path, path: Path) -> Path:
+    """The path as `walk(root)` writes it, if it is below."""
+    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return root / absolute.relative_to(base) if absolute.is_relative_to(base) else path
+
+
+def _not_there(root: Path, inside: list[Path], role: str, text: str) -> str:
+    below = {folder.relative_to(root) for folder in {path.parent for path in inside}}
+    folders = sorted({above for folder in below for above in (folder, *folder.parents) if above.name})
+    names = list(dict.fromkeys(name for folder in folders for name in (folder.as_posix(), folder.name)))
+    near = get_close_matches(text, names, n=3, cutoff=0.5) or names[:8]
+    return f"--{role} {text} does not exist in {root} or here: " + (
+        f"folders there are {', '.join(near)}" if near else "give a folder that holds images"
+    )
+
+
+def common_root(images: str | None, masks: str | None) -> Path:
+    if images is None or masks is None:
+        raise UserError("no data: give the folder that holds your images and masks as --data, or --images and --masks")
+    for role, text in (("images", images), ("masks", masks)):
+        if not Path(text).exists():
+            raise UserError(f"{text} does not exist: give the folder of the {role} as --{role}")
+    folders = [path if path.is_dir() else path.parent for path in (Path(images).absolute(), Path(masks).absolute())]
+    return Path(os.path.commonpath(folders))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The image files below a folder, in the order in which people count (2 before 10).
+
+    What is hidden or left behind by a system is passed over, and so is a link to a folder that it lies in.
+    Raises UserError.
+    """
+    yield from _walk(str(folder), ())
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: natural(entry.name))
+    except OSError as error:
+        raise explain(error, folder) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, (*above, here))
+        elif is_image_file(path := Path(entry.path)):
+            yield path
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers by their value."""
+    return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
+
+
+def stem(name: str) -> str:
+    """Without its extension, if it is one that we know."""
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot + extension.lower() in EXTENSIONS else name
+
+
+def known_extensions() -> str:
+    return ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
