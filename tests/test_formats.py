@@ -13,8 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unet_cli.data import formats
-from unet_cli.data.formats import count_pages, decode
+from unet_cli.data.formats import count_pages, decode, decoded, pillow, tiff
 from unet_cli.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -362,8 +361,8 @@ def test_tiff_numbers_that_are_no_pixels_are_refused(tmp_path):
 def test_one_page_of_a_long_stack_reads_no_other(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", np.repeat(STACK, 20, axis=0), compression="zlib", photometric="minisblack")
     seen = []
-    original = formats._tiff_plane
-    monkeypatch.setattr(formats, "_tiff_plane", lambda tif, plane: seen.append(plane.number) or original(tif, plane))
+    original = tiff._tiff_plane
+    monkeypatch.setattr(tiff, "_tiff_plane", lambda tif, plane: seen.append(plane.number) or original(tif, plane))
     assert (decode(tmp_path / "a.tif", 70).pixels == STACK[3]).all()
     assert seen == [70]
 
@@ -575,11 +574,11 @@ def test_large_blank_masks_are_not_taken_for_damaged(tmp_path, extension, option
 
 
 def test_huge_files_are_decoded_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "HUGE_PIXELS", 1000)
+    monkeypatch.setattr(decoded, "HUGE_PIXELS", 1000)
     for name in ("gray.png", "a.jpg", "raw.tif", "a.npy"):
         (tmp_path / name).write_bytes(SAMPLES[name])
         thread = threading.Thread(target=decode, args=(tmp_path / name,))
-        with formats._huge:
+        with decoded._huge:
             thread.start()
             thread.join(0.1)
             assert thread.is_alive(), name
@@ -601,8 +600,8 @@ def test_deep_colours_with_an_orientation_keep_their_bits(tmp_path):
         ("jpeg.tif", b"\xff\xc0\0\x11\x08\0\x20\0\x20", b"\xff\xc0\0\x11\x08\xff\0\xff\0", "one of its parts"),
         (
             "jp2.tif",
-            formats.SIZ + b"\0\x2f\0\0\0\0\0\x20\0\0\0\x20",
-            formats.SIZ + b"\0\x2f\0\0\0\0\xff\0\0\0\xff\0",
+            pillow.SIZ + b"\0\x2f\0\0\0\0\0\x20\0\0\0\x20",
+            pillow.SIZ + b"\0\x2f\0\0\0\0\xff\0\0\0\xff\0",
             "one of its",
         ),
         ("a.npz", b"(64, 64, 3)", b"(99, 99, 3)", "Bad CRC-32"),

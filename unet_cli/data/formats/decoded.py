@@ -1,0 +1,87 @@
+"""A decoded file as a plain value, and the guards that every decoder shares."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAX_PIXELS = 500_000_000  # of a page
+HUGE_PIXELS = 50_000_000  # such pages are decoded one at a time, so that threads don't add up
+HEAD = 65_536  # bytes: most files of a data set are smaller, and then read in one go
+NO_IMAGE = "is not an image, whatever its name says: replace or remove it"
+CUT_OFF = "it ends before its pixels do"
+
+_huge = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a file holds.
+
+    pixels: (pages, C, H, W) in the file's own type: bool never, 1-bit images being 0 and 255. alpha: the last channel
+    is alpha. palette: r, g, b, r, g, b ... of 0 to 255, the first channel then being indices.
+    """
+
+    pixels: np.ndarray
+    alpha: bool = False
+    palette: list[int] | None = None
+
+
+class Refused(Exception):
+    """Why a file is not read, in words that follow its name."""
+
+
+def check_claim(pixels: int, values: int, file_bytes: int) -> None:
+    """Refuse a header's claim before memory is taken for it. values: pixels times channels, or bytes where known.
+
+    Deflate packs at most 1032 bytes into one, which is 8256 pixels of 1 bit; up to 64 million values, where memory
+    is of no concern, the best codecs may do better.
+    """
+    if pixels > MAX_PIXELS:
+        raise Refused("has more than 500 million pixels, or a damaged header: cut it into parts, or replace it")
+    if values > max(64_000_000, 10_000 * file_bytes):
+        claim = f"{pixels:,} pixels" if pixels else f"{values:,} bytes"
+        raise ValueError(f"its header claims {claim}, but the file has {file_bytes:,} bytes")
+
+
+def alone_if_huge(pixels: int) -> AbstractContextManager[Any]:
+    return _huge if pixels > HUGE_PIXELS else nullcontext()
+
+
+def check_page(page: int | None, pages: int) -> None:
+    if page is not None and not 0 <= page < pages:
+        raise Refused(f"has {pages} page{'s' * (pages != 1)}, so none of number {page + 1}: choose another")
+
+
+def file_size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn (..., H, W) as the orientation of TIFF and EXIF says, 1 to 8; a view."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(-1, -2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[..., ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[..., ::-1, :]
+    return pixels
+
+
+def from_array(array: np.ndarray) -> Decoded:
+    """(H, W) or (H, W, 1 to 4) -> (1, C, H, W): of 2 or 4 channels the last is alpha."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.ndim == 2:
+        return Decoded(array[None, None])
+    return Decoded(array.transpose(2, 0, 1)[None], alpha=array.shape[2] in (2, 4))
+
+
+def content_of(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
