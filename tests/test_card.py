@@ -175,3 +175,25 @@ def test_the_palette_is_kept_where_all_masks_have_one(tmp_path):
     labels = card_of(data).labels
     assert labels.values == (0, 1)
     assert labels.palette == (0, 0, 0, 200, 30, 30)
+
+
+def test_the_training_part_decides_and_the_rest_is_judged_by_it(tmp_path):
+    root = tmp_path / "data"
+    write_pairs(root / "train", count=2)
+    write_pairs(root / "test", count=5)
+    each(root / "train" / "images", lambda image, _: image[..., 0])
+    card = card_of(root)
+    assert card.in_channels == 1
+    each(root / "test" / "images", lambda image, _: image[..., 0].astype(np.uint16))
+    card = card_of(root)
+    assert [problem.kind for problem in card.refusals] == ["depth"] * 5
+    assert len(card.pairs("train")) == 2
+
+
+def test_pairs_of_a_val_folder_have_names_of_their_own(tmp_path):
+    for split in ("train", "val"):
+        write_pairs(tmp_path / "data" / split, count=2)
+    card = card_of(tmp_path / "data")
+    assert [pair.name for split in ("train", "val") for pair in card.pairs(split)] == [
+        "train/cell0", "train/cell1", "val/cell0", "val/cell1",
+    ]  # fmt: skip

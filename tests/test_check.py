@@ -67,3 +67,26 @@ def test_nothing_that_a_card_could_be_made_of(unet, data, tmp_path):
 def test_without_a_terminal_progress_is_a_line_now_and_then(unet, data):
     done = unet("check", "--data", "data")
     assert "\r" not in done.stderr
+
+
+def test_without_a_card_there_still_is_one_document(unet, data):
+    done = unet("check", "--data", "nowhere", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["can_train"] is False
+
+
+def test_one_pair_can_be_trained_on_only_without_validation(unet, data):
+    for index in range(1, 6):
+        for part in ("images", "masks"):
+            (data / part / f"cell{index}.png").unlink()
+    done = unet("check", "--data", "data")
+    assert done.stdout.rstrip().endswith("unet train --data data --val-fraction 0")
+
+
+def test_the_contact_sheet_replaces_no_file_of_the_user_and_stays_out_of_the_data(unet, data, tmp_path):
+    (tmp_path / "look").mkdir()
+    mine = Image.new("RGB", (9, 9))
+    mine.save(tmp_path / "look" / "contact_sheet.png")
+    assert_failed(unet("check", "--data", "data", "--pictures", "look"), 1, "was not written by unet")
+    assert pixels(tmp_path / "look" / "contact_sheet.png").shape == (9, 9, 3)
+    assert_failed(unet("check", "--data", "data", "--pictures", "data/look"), 1, "inside the data")

@@ -97,3 +97,19 @@ def test_pages_are_pairs_of_their_own_and_layers_one_image(tmp_path):
     card = card_of(tmp_path / "data")
     assert card.in_channels == 6
     assert card.preprocessing(card.pairs("train"), size=32).pages == "channels"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"key": 3}', "3"])
+def test_a_memory_of_another_shape_is_done_without(data, reads, content):
+    card_of(data)
+    known = json.loads(Memory(data, False).path.read_text())
+    wrong = {key: json.loads(content) for key in known}
+    for text in (
+        content,
+        json.dumps(wrong),
+        json.dumps({key: [value[0], [[None, [1]]]] for key, value in known.items()}),
+    ):
+        Memory(data, False).path.write_text(text)
+        reads.clear()
+        assert len(card_of(data).pairs("train")) == 6
+        assert len(reads) == 6

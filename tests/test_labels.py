@@ -244,3 +244,69 @@ def test_the_users_own_palette_is_kept():
     labels = found(stripes(0, 1), palette=[9, 9, 9, 1, 2, 3])
     assert labels.written_palette == [9, 9, 9, 1, 2, 3]
     assert LabelMap.from_plain(labels.plain()) == labels
+
+
+def test_classes_that_no_mask_shows_have_a_colour_of_their_own_in_the_palette():
+    labels = found(stripes(0, 1), spec=parse_classes("a,b,c"), palette=[9, 9, 9, 1, 2, 3])
+    palette = labels.written_palette
+    assert palette is not None
+    assert (len(palette), palette[:6]) == (9, [9, 9, 9, 1, 2, 3])
+
+
+def test_values_that_no_mask_file_can_hold_are_refused():
+    with pytest.raises(UserError, match="hold the value 100,000"):
+        found(stripes(0, 100_000, dtype=np.int32))
+
+
+def test_a_photograph_among_masks_makes_no_classes():
+    rng = np.random.default_rng(0)
+    for noise in (rng.integers(0, 200, (30, 36), np.uint8), rng.integers(0, 60_000, (30, 36)).astype(np.uint16)):
+        masks = [stripes(0, 1, 2, 3)] * 12 + [noise]
+        labels = found(*masks)
+        assert labels.values == (0, 1, 2, 3)
+        strangers = labels.count_classes([value_stats(pixels(mask)) for mask in masks])[1]
+        assert {row for row, *_ in strangers} == {12}
+
+
+def test_masks_of_0_and_1_mixed_with_masks_of_0_and_255_are_refused():
+    with pytest.raises(UserError, match="2 of 4 masks hold 255 and others 1"):
+        found(stripes(0, 1), stripes(0, 255), stripes(0, 1), stripes(0, 255))
+
+
+def test_soft_masks_of_16_bits():
+    smooth = np.asarray(Image.fromarray(BINARY).filter(ImageFilter.GaussianBlur(1))).astype(np.uint16) * 257
+    labels = found(smooth)
+    assert (labels.kind, labels.values) == ("soft", (0, 65535))
+
+
+def test_names_and_values_for_soft_and_numbered_masks(tmp_path):
+    smooth = np.asarray(Image.fromarray(BINARY).filter(ImageFilter.GaussianBlur(1)))
+    path = tmp_path / "classes.toml"
+    path.write_text("background = 0\ncell = 255\n")
+    for spec in (parse_classes("background,cell"), parse_classes(str(path))):
+        labels = found(smooth, spec=spec)
+        assert (labels.kind, labels.names) == ("soft", ("background", "cell"))
+    masks = [numbered(count) for count in (5, 20, 9, 31, 14)]
+    assert found(*masks, spec=parse_classes("background,cell")).kind == "instances"
+
+
+def test_colours_where_values_were_found_are_refused():
+    labels = found(BINARY)
+    with pytest.raises(UserError, match="holds colours"):
+        encoded(labels, stripes(BLACK, RED, dtype=np.int32), colour=True)
+    assert labels.count_classes([value_stats(pixels(stripes(BLACK, RED, dtype=np.int32), colour=True))])[1]
+
+
+def test_a_number_that_is_to_be_ignored_says_nothing_of_colours():
+    with pytest.raises(UserError, match="of which --ignore-index 255 is none"):
+        found(stripes(BLACK, RED, dtype=np.int32), spec=ClassSpec(ignore=255), colour=True)
+
+
+def test_contradicting_ignore_values_are_refused(tmp_path):
+    (tmp_path / "classes.toml").write_text("ignore = 2\n[classes]\na = 0\nb = 1\n")
+    assert parse_classes(str(tmp_path / "classes.toml")).ignore == 2
+    with pytest.raises(UserError, match="ignore = 2, but --ignore-index 1"):
+        parse_classes(str(tmp_path / "classes.toml"), ignore=1)
+    (tmp_path / "classes.toml").write_text("classes = [1, 2]")
+    with pytest.raises(UserError, match="write a line"):
+        parse_classes(str(tmp_path / "classes.toml"))

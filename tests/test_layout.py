@@ -194,23 +194,12 @@ def test_frames_with_a_mask_each_are_no_channels(tmp_path):
     assert (layout.files_per_image, len(layout.splits["train"]), len(layout.left)) == (1, 3, 5)
 
 
-def test_channels_are_merged_only_where_all_ids_have_the_same(tmp_path):
-    def merged(*names):
-        found = merge_channels([tmp_path / name for name in names])
-        return found and {key.name: [path.name for path in paths] for key, paths in found.items()}
-
-    assert merged("a_0001.png", "a_0000.png", "b_0000.png", "b_0001.png") == {
-        "a": ["a_0000.png", "a_0001.png"], "b": ["b_0000.png", "b_0001.png"],
-    }  # fmt: skip
-    assert merged("a_0000.png", "b_0000.png") is None
-    assert merged("a_0000.png", "a_0001.png", "b_0000.png") is None
-    assert merged("a_0001.png", "a_0002.png") is None
-    assert merged("a_0000.png", "a_0001.png", "b.png") is None
-    assert merged("a_0000.png", "a_0000.tif", "a_0001.png") is None
-    assert merged() is None
-
-
-# --- what the user says
+def test_channels_are_put_together_and_what_is_no_channel_stays_alone(tmp_path):
+    names = ("a_0001.png", "a_0000.png", "b_0000.png", "c.png")
+    found = merge_channels([tmp_path / name for name in names])
+    assert [(place.name, [path.name for path in paths]) for place, paths in found] == [
+        ("a", ["a_0000.png", "a_0001.png"]), ("b", ["b_0000.png"]), ("c", ["c.png"]),
+    ]  # fmt: skip
 
 
 @pytest.fixture

@@ -84,3 +84,36 @@ def test_a_constant_image(many):
     Image.fromarray(np.full_like(image, 9)).save(many / "images" / "cell2.png")
     (problem,) = card_of(many).problems
     assert (problem.kind, "cell2.png is 9 everywhere" in problem.text) == ("constant image", True)
+
+
+def test_a_leak_is_said_also_where_the_masks_differ_or_the_image_was_compressed(tmp_path):
+    root = tmp_path / "data"
+    for split in ("train", "test"):
+        write_pairs(root / split, count=4)
+    for name in ("cell1", "cell2", "cell3"):
+        for part in ("images", "masks"):
+            (root / "test" / part / f"{name}.png").unlink()
+    mask = root / "test" / "masks" / "cell0.png"
+    Image.fromarray(255 - pixels(mask)).save(mask)
+    assert kinds(root) == ["leak", "different masks"]
+    image = root / "test" / "images" / "cell0.png"
+    Image.fromarray((pixels(image) // 2 * 2 + 1).clip(0, 255).astype(np.uint8)).save(image)
+    assert "leak" in kinds(root)
+
+
+def test_images_that_differ_in_a_few_pixels_only_are_not_the_same(tmp_path):
+    data = tmp_path / "data"
+    for part in ("images", "masks"):
+        (data / part).mkdir(parents=True)
+    for index in range(4):
+        image, mask = np.zeros((2, 128, 128), np.uint8)
+        image[40:60, 40:60] = mask[40:60, 40:60] = 200
+        image[1 + 4 * index, 1] = 90
+        Image.fromarray(image).save(data / "images" / f"{index}.png")
+        Image.fromarray(mask).save(data / "masks" / f"{index}.png")
+    assert "same image" not in kinds(data)
+
+
+def test_masks_without_any_foreground(many):
+    each(many / "masks", lambda mask, _: np.zeros_like(mask))
+    assert kinds(many)[0] == "no foreground"

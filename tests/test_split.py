@@ -208,8 +208,8 @@ def test_one_pair_or_one_group_cannot_be_both():
 @pytest.mark.parametrize(
     ("folds", "fold", "message"),
     [
-        (5, 6, "--folds 5 --fold 6"),
-        (5, 0, "--folds 5 --fold 0"),
+        (5, 6, "--fold is 6, of --folds 5: give 1 to 5"),
+        (5, 0, "--fold is 0, of --folds 5: give 1 to 5"),
         (1, 1, "at least 2 folds"),
         (7, 1, "--folds 7: there are only 6 pairs"),
     ],
@@ -323,3 +323,11 @@ def test_a_missing_split_file_is_named(tmp_path):
 def test_a_split_is_written_whole_or_refused(tmp_path):
     with pytest.raises(UserError, match="missing"):
         write_split(tmp_path / "missing" / "split.json", Split(numbered(2), [], "by hand"))
+
+
+def test_pages_of_a_stack_stay_together_where_there_are_several_stacks():
+    def pages(*stacks):
+        return [Pair(f"{s}#{p}", Source((Path(s),), p), Source((Path(s + "m"),), p)) for s in stacks for p in range(3)]
+
+    assert group_names(pages("a", "b"), None) == ["a"] * 3 + ["b"] * 3
+    assert len(set(group_names(pages("a"), None))) == 3

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from unet_cli.ahead import default_workers
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
@@ -86,7 +88,7 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         steps_per_epoch=-(-len(train_pairs) // batch_size),
         start=started,
         end=started + config.max_time if config.max_time else None,
-        reading_seconds=card.seconds_per_pair * len(val_pairs),
+        reading_seconds=_reading_seconds(val_data, config),
     )
     trainer = Trainer(model, train_data, val_data, config, batch_size, compute, budget, console)
     journal = Journal(new_run_folder(config.output, config.name, layout.root))
@@ -110,6 +112,15 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
         raise
     journal.finish(trainer)
     return _finish(trainer, journal, val_pairs)
+
+
+def _reading_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float:
+    """How long it takes to read the whole part from disk, as the first sample tells."""
+    if not len(dataset):
+        return 0.0
+    start = time.monotonic()
+    dataset[0]
+    return (time.monotonic() - start) * len(dataset) / (config.workers or default_workers())
 
 
 def _split(config: TrainConfig, card: Card) -> Split:
@@ -222,14 +233,18 @@ def _finish(trainer: Trainer, journal: Journal, val_pairs: list[Pair]) -> Report
         epochs=journal.rows[-1].epoch,
         scores=scores,
         best_threshold=checkpoint.best_threshold,
-        next=shlex.join(["unet", "predict", "--weights", str(best), "--input", str(_images_folder(trainer))]),
+        next=shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, journal.folder)]),
     )
 
 
-def _images_folder(trainer: Trainer) -> Path:
+def _images(trainer: Trainer, run: Path) -> list[str]:
     """Images that are there, to try the weights on: the folder of the training images, or, where it holds masks too,
-    one of them."""
+    one of them, which may be several files."""
     pairs = trainer.train_data.pairs
     folder = Path(os.path.commonpath([pair.image.path.parent for pair in pairs]))
-    is_mixed = any(path.is_relative_to(folder) for pair in pairs for path in pair.mask.paths)
-    return pairs[0].image.path if is_mixed else folder
+    if not any(path.is_relative_to(folder) for pair in pairs for path in pair.mask.paths):
+        return ["--input", str(folder)]
+    first = pairs[0].image.path
+    if len(pairs[0].image.paths) == 1:
+        return ["--input", str(first)]
+    return ["--input", f"{str(first.with_suffix(''))[:-1]}?{first.suffix}", "--output", str(run / "masks")]

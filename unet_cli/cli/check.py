@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, USER_ERROR, command
-from unet_cli.config import CheckConfig, Output
+from unet_cli.config import CheckConfig, Output, flag_of
 from unet_cli.console import Console, counted
+from unet_cli.errors import UserError
 
 if TYPE_CHECKING:
     from unet_cli.data.card import Card
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 @command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
 def check_cli(config: CheckConfig, output: Output) -> int:
     """Say what a folder of images and masks holds, and list every problem."""
-    return check(config, Console(output.json, output.quiet))
+    # Hundreds of thousands of objects are about to be made that don't refer to themselves: to look for some that do
+    # would take a fifth of the time.
+    gc.disable()
+    console = Console(output.json, output.quiet)
+    try:
+        return check(config, console)
+    except UserError as error:
+        console.document({"can_train": False, "error": str(error)})
+        raise
 
 
 def check(config: CheckConfig, console: Console) -> int:
@@ -26,22 +35,17 @@ def check(config: CheckConfig, console: Console) -> int:
 
     Raises UserError where there is nothing that a card could be made of, and nothing to train on.
     """
-    from unet_cli.data.card import MOST_LISTED, MOST_ODD, examine
+    from unet_cli.data.card import MOST_ODD, examine
     from unet_cli.data.layout import find_layout
     from unet_cli.data.problems import listed
 
-    # Hundreds of thousands of objects are about to be made that don't refer to themselves: to look for some that do
-    # would take a fifth of the time.
-    gc.disable()
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     card = examine(layout, config, console)
     odd = [problem for problem in card.problems if not problem.refuses]
     console.document(card.plain())
     console.result(*card.describe(), *card.details())
     if card.refusals:
-        console.result(
-            f"{counted(len(card.refusals), 'problem')} that stop training:", *listed(card.refusals, MOST_LISTED)
-        )
+        console.result(f"{counted(len(card.refusals), 'problem')} in the way of training:", *listed(card.refusals))
     if odd:
         console.result("Worth a look:", *listed(odd, MOST_ODD))
     if config.pictures is not None:
@@ -56,10 +60,12 @@ def _draw(card: Card, config: CheckConfig) -> str:
     from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
 
     assert config.pictures is not None
-    alarming = list(dict.fromkeys(pair for problem in card.problems for pair in problem.pairs))
-    known = [pair for pair, _ in card.everything]
-    alarming = [pair for pair in alarming if pair in set(known)][:MOST_TILES]
-    calm = [pair for pair in known if pair not in set(alarming)]
+    if config.pictures.resolve().is_relative_to(card.layout.root.resolve()):
+        raise UserError(f"--pictures {config.pictures} is inside the data: choose a folder elsewhere")
+    known = dict(card.everything)
+    named = dict.fromkeys(pair for problem in card.problems for pair in problem.pairs if pair in known)
+    alarming = list(named)[:MOST_TILES]
+    calm = [pair for pair in known if pair not in named]
     room = MOST_TILES - len(alarming)
     calm = [calm[index * len(calm) // room] for index in range(room)] if len(calm) > room else calm
     tiles = (
@@ -67,7 +73,7 @@ def _draw(card: Card, config: CheckConfig) -> str:
             pair.name,
             read_image(pair.image, config.keep_alpha),
             card.labels.encode(read_mask(pair.mask))[0],
-            pair in alarming,
+            alarm=pair in named,
         )
         for pair in (*alarming, *calm)
     )
@@ -79,8 +85,9 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     said = []
     for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
         value = getattr(config, name)
-        said += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        said += [] if value is None else [flag_of(name), str(value)]
     said += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
+    said += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
     line = f"  {shlex.join(['unet', 'train', *said])}"
     if card.refusals:
         return ["Put the problems right, or train without the files that are named:", line]

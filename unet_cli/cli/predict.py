@@ -82,7 +82,7 @@ def predict(config: PredictConfig, console: Console) -> int:
 def _next_step(config: PredictConfig, outcomes: list[Outcome]) -> list[str]:
     """See the outline over the first image that has a mask, unless outlines were asked for already."""
     job = next((outcome.job for outcome in outcomes if not outcome.error), None)
-    if config.overlay or job is None:
+    if config.overlay or job is None or len(job.image.paths) > 1:
         return []
     again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image.path)]
     again += ["--output", str(job.mask.parent), "--overlay"]

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from unet_cli.config import DataConfig, Preprocessing, least_std
 from unet_cli.console import Console, counted
-from unet_cli.data.facts import Facts, read_all
+from unet_cli.data.facts import Facts, Known, read_all
 from unet_cli.data.labels import LabelMap, find_labels, parse_classes
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, listed, odd_things
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 
-MOST_LISTED = 50  # problems of a kind that stop training
-MOST_ODD = 10  # of a kind that don't
+MOST_ODD = 10  # problems of a kind that don't stop training are listed
+MOST_IMAGES = 50  # of a problem, for a program
+MOST_CLASSES = 12  # shown in a line
 RANGES = {"uint8": 255.0, "uint16": 65535.0}
-
-Known = tuple[Pair, Facts]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class Card:
     in_channels: int
     dtype: Literal["uint8", "uint16", "float32"]
     keep_alpha: bool
-    seconds_per_pair: float
     left_out: list[Problem] = field(default_factory=list)
 
     @property
@@ -64,7 +61,7 @@ class Card:
     def refuse(self) -> None:
         """Raises UserError that lists everything that stops training, at once."""
         if self.refusals:
-            raise _refusal(self.layout, self.refusals)
+            raise _refusal(self.layout, self.refusals, skip_bad=False)
 
     def describe(self) -> list[str]:
         """The card in a few lines."""
@@ -80,7 +77,8 @@ class Card:
             f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
             f"  images   {shown}; {self._colour()}, {self._depth()}, values {low:g} to {high:g}",
             f"  masks    {self.labels.describe()}{self._between()}",
-            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares())}",
+            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares()[:MOST_CLASSES])}"
+            + ", ..." * (self.labels.num_classes > MOST_CLASSES),
             *(f"  note     {note}" for note in self._notes()),
         ]
 
@@ -156,7 +154,8 @@ class Card:
             between, within = _spread(facts)
             intensity = "image" if between > within else "dataset"
         elif normalize == "range":
-            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else self._range()
+            low, high = min(one.low for one in facts), max(one.high for one in facts)
+            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else (low, high)
             intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
         return Preprocessing(
             size=size,
@@ -225,7 +224,8 @@ class Card:
             pixels = sum(one.values.counts.get(ignored, 0) for one in facts)
             share = pixels / sum(one.height * one.width for one in facts)
             notes.append(
-                f"mask value {ignored} counts nowhere ({share:.1%} of the pixels); --ignore-index -1 makes it a class"
+                f"{self.labels.spell(ignored)} counts nowhere in the masks ({share:.1%} of the pixels); "
+                "--ignore-index or --classes FILE.toml decides otherwise"
             )
         notes += [f"left out: {problem.text}" for problem in self.left_out]
         return notes
@@ -236,62 +236,68 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
 
     Raises UserError that lists every problem at once where nothing is left that a card could be made of.
     """
-    start = time.monotonic()
     spec = parse_classes(config.classes, config.ignore_index)
     problems = [Problem("no partner", text, refuses=True) for text in layout.left]
     known: dict[str, list[Known]] = {split: [] for split in layout.splits}
     todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
-    pairs = [pair for _, pair in todo]
-    read = read_all(pairs, layout.root, config.keep_alpha, console, config.workers)
+    if "val" in layout.splits:  # names tell pairs apart in split.json
+        todo = [(split, replace(pair, name=f"{split}/{pair.name}")) for split, pair in todo]
+    read = read_all([pair for _, pair in todo], layout.root, config.keep_alpha, console, config.workers)
     for (split, pair), found in zip(todo, read, strict=True):
         if isinstance(found, UserError):
             problems.append(Problem("bad file", str(found), (pair,), refuses=True))
         else:
             known[split] += found
-    known = _without(known, problems)
-    misfits = [*_other_kinds(known)]
+    misfits = [*_other_kinds(known, config.keep_alpha)]
     problems += misfits
     known = _without(known, misfits)
     if not known.get("train"):
-        raise _refusal(layout, problems)
+        raise _refusal(layout, problems, config.skip_bad)
     try:
         labels = find_labels([facts.values for _, facts in known["train"]], spec)
     except UserError as error:
-        raise _refusal(layout, [*problems, Problem("classes", str(error), refuses=True)]) from error
+        if not problems:
+            raise
+        raise _refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
     everything = [one for part in known.values() for one in part]
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
     strange = [*_strange_values(everything, strangers, labels)]
     problems += strange
     known = _without(known, strange)
     if not known.get("train"):
-        raise _refusal(layout, problems)
+        raise _refusal(layout, problems, config.skip_bad)
 
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
     everything = [one for part in known.values() for one in part]
-    facts = everything[0][1]
+    facts = known["train"][0][1]
     refusals = [problem for problem in problems if problem.refuses]
     return Card(
         layout=layout,
         known=known,
         labels=labels,
-        problems=([] if config.skip_bad else refusals) + [*odd_things(known, labels, config.keep_alpha)],
+        problems=([] if config.skip_bad else refusals)
+        + [*_nothing_to_find(contents, labels), *odd_things(known, labels, config.keep_alpha)],
         contents=contents,
-        in_channels=max(facts.channels for _, facts in everything),
+        in_channels=max(facts.channels for _, facts in known["train"]),
         dtype=facts.dtype,  # type: ignore[arg-type]
         keep_alpha=config.keep_alpha and facts.channels in (2, 4),
-        seconds_per_pair=(time.monotonic() - start) / len(todo),
         left_out=refusals if config.skip_bad else [],
     )
 
 
-def _other_kinds(known: dict[str, list[Known]]) -> Iterable[Problem]:
-    """Images of another depth, or with channels that can't be converted to those of most images."""
+def _nothing_to_find(contents: np.ndarray, labels: LabelMap) -> Iterable[Problem]:
+    if not contents[:, 1:].any():
+        yield Problem("no foreground", f"no mask holds anything but {labels.names[0]}: there is nothing to learn")
+
+
+def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
+    """Images of another depth, or with channels that can't be converted to those of most training images."""
     everything = [one for part in known.values() for one in part]
-    if not everything:
+    usual = known.get("train") or everything
+    if not usual:
         return
-    depths = Counter(facts.dtype for _, facts in everything)
-    # Gray and colour go together, with or without alpha.
-    families = Counter(_family(facts.channels) for _, facts in everything)
+    depths = Counter(facts.dtype for _, facts in usual)
+    families = Counter(_family(facts, keep_alpha) for _, facts in usual)
     depth, family = depths.most_common(1)[0][0], families.most_common(1)[0][0]
     for pair, facts in everything:
         if facts.dtype != depth:
@@ -299,15 +305,17 @@ def _other_kinds(known: dict[str, list[Known]]) -> Iterable[Problem]:
                 "depth", f"{pair.image} holds {facts.dtype} where most images hold {depth}: convert it, "
                 "or leave it out with --skip-bad", (pair,), refuses=True,
             )  # fmt: skip
-        elif _family(facts.channels) != family:
+        elif _family(facts, keep_alpha) != family:
             yield Problem(
                 "channels", f"{pair.image} has {counted(facts.channels, 'channel')}, other than most images: convert "
                 "it, or leave it out with --skip-bad", (pair,), refuses=True,
             )  # fmt: skip
 
 
-def _family(channels: int) -> str:
-    return {1: "gray or colour", 3: "gray or colour", 2: "with alpha", 4: "with alpha"}.get(channels, str(channels))
+def _family(facts: Facts, keep_alpha: bool) -> int:
+    """Gray and colour go together, and with alpha as well; 1 and 2 stand for them, else the number of channels."""
+    together = {1: 1, 3: 1, 2: 2, 4: 2} if keep_alpha else {1: 1, 3: 1}
+    return facts.channels if facts.layered else together.get(facts.channels, facts.channels)
 
 
 def _strange_values(
@@ -339,10 +347,10 @@ def _without(known: dict[str, list[Known]], problems: Iterable[Problem]) -> dict
     return {split: [one for one in part if one[0] not in bad] for split, part in known.items()}
 
 
-def _refusal(layout: Layout, problems: list[Problem]) -> UserError:
+def _refusal(layout: Layout, problems: list[Problem], skip_bad: bool) -> UserError:
     head = f"{layout.root}: {counted(len(problems), 'problem')} with the files:"
-    hint = "Put these right, or leave out what is named here with --skip-bad."
-    return UserError("\n".join([head, *listed(problems, MOST_LISTED), hint]))
+    hint = "Nothing is left without them." if skip_bad else "Put these right, or leave them out with --skip-bad."
+    return UserError("\n".join([head, *listed(problems), hint]))
 
 
 def _plain(problem: Problem) -> dict[str, Any]:
@@ -350,7 +358,7 @@ def _plain(problem: Problem) -> dict[str, Any]:
         "kind": problem.kind,
         "stops_training": problem.refuses,
         "text": problem.text,
-        "images": [str(pair.image) for pair in problem.pairs[:MOST_LISTED]],
+        "images": [str(pair.image) for pair in problem.pairs[:MOST_IMAGES]],
     }
 
 

@@ -67,11 +67,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         try:
             image, _ = prepare(read_image(pair.image, self.preprocessing.keep_alpha), self.preprocessing)
         except UserError as error:
-            raise _named(error, pair.image) from error
+            raise pair.image.named(error) from error
         try:
             indices = self.labels.encode(read_mask(pair.mask))[0]
         except UserError as error:
-            raise _named(error, pair.mask) from error
+            raise pair.mask.named(error) from error
         side = self.preprocessing.size
         return image, resize_mask(torch.from_numpy(indices), (side, side))
 
@@ -98,8 +98,3 @@ def machine_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text().strip() if limit.is_file() else "max"
     return min(physical, int(allowed)) if allowed.isdigit() else physical
-
-
-def _named(error: UserError, path: object) -> UserError:
-    text = str(error)
-    return error if str(path) in text else UserError(f"{path} {text}")

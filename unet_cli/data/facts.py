@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
 
+LAYOUT_OF_FACTS = 2  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
 PAIRS_AT_A_TIME = 16  # for each thread
@@ -35,8 +37,9 @@ class Facts:
     """What one pair holds. A gray image stored as RGB counts as one channel, and `stored` is 3.
 
     low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
-    are the pages of its file. thumbnail: 8 x 8 bytes, the brightness of the image from its lowest to its highest;
-    mask_thumbnail: likewise, the share of pixels in the upper half of the mask's values. notes: what reading it did.
+    are the pages of its file. checksum: of the image's pixels. thumbnail: 8 x 8 bytes, the brightness of the image from
+    its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the mask's values.
+    notes: what reading it did.
     """
 
     channels: int
@@ -51,6 +54,7 @@ class Facts:
     layered: bool
     thumbnail: bytes
     mask_thumbnail: bytes
+    checksum: int
     notes: tuple[str, ...]
     values: ValueStats
 
@@ -63,7 +67,7 @@ class Facts:
         values = self.values
         return [
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
-            self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.notes,
+            self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
             list(values.counts), list(values.counts.values()), list(values.plateaus.values()),
             values.colour, values.palette, values.rest,
         ]  # fmt: skip
@@ -71,23 +75,22 @@ class Facts:
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
         *image, held, counts, plateaus, colour, palette, rest = value
-        channels, stored, height, width, dtype, low, high, sums, squares, layered, thumbnail, mask_thumbnail, notes = (
-            image
-        )
+        channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
+        thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
             dict(zip(held, counts, strict=True)), dict(zip(held, plateaus, strict=True)), colour,
             None if palette is None else tuple(palette), rest,
         )  # fmt: skip
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
-            bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), tuple(notes), values,
+            bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), checksum, tuple(notes), values,
         )  # fmt: skip
 
 
-Known = list[tuple[Pair, Facts]]  # of one pair of files: several where they are stacks of pages
+Known = tuple[Pair, Facts]
 
 
-def read_facts(pair: Pair, keep_alpha: bool) -> Known:
+def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
     """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
     image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
     pages, mask_pages = count_pages(pair.image.path), count_pages(pair.mask.path)
@@ -103,7 +106,7 @@ def read_facts(pair: Pair, keep_alpha: bool) -> Known:
 
 def read_all(
     pairs: Sequence[Pair], root: Path, keep_alpha: bool, console: Console, workers: int | None
-) -> Iterator[Known | UserError]:
+) -> Iterator[list[Known] | UserError]:
     """The facts of each pair, in order, or why it can't be used. What is known from last time isn't read again."""
     memory = Memory(root, keep_alpha)
     known = {index: found for index, pair in enumerate(pairs) if (found := memory.recall(pair)) is not None}
@@ -111,7 +114,7 @@ def read_all(
     read = ahead(partial(_facts_or_error, keep_alpha), new, workers, chunk=PAIRS_AT_A_TIME)
     fresh = console.progress(read, len(new), "reading", "pairs")
     for index, pair in enumerate(pairs):
-        result: Known | UserError = known[index] if index in known else next(fresh)
+        result: list[Known] | UserError = known[index] if index in known else next(fresh)
         if not isinstance(result, UserError) and index not in known:
             memory.keep(pair, result)
         yield result
@@ -133,24 +136,30 @@ class Memory:
         self.path = (
             cache_folder() / f"facts-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
         )
-        self._known: dict[str, list[Any]] = {}
+        known: Any = None
         if self.path.is_file():
             try:
-                self._known = json.loads(self.path.read_bytes())
-            except (OSError, ValueError):  # cut off or not ours: as good as none
-                self._known = {}
+                known = json.loads(self.path.read_bytes())
+            except (OSError, ValueError):
+                known = None  # cut off: as good as none
+        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
         self._stamps: dict[str, list[list[int]]] = {}
 
-    def recall(self, pair: Pair) -> Known | None:
+    def recall(self, pair: Pair) -> list[Known] | None:
         """What is known of an unchanged pair."""
         key, stamp = self._key(pair), _stamp(pair)
         self._stamps[key] = stamp
-        found = self._known.get(key)
-        if found is None or found[0] != stamp:
+        try:
+            known_stamp, records = self._known.get(key, ([], []))
+            if not stamp or known_stamp != stamp:
+                return None
+            return [
+                (pair if page is None else _page_of(pair, page), Facts.from_plain(record)) for page, record in records
+            ]
+        except (TypeError, ValueError, AttributeError):  # a file of another program
             return None
-        return [(pair if page is None else _page_of(pair, page), Facts.from_plain(record)) for page, record in found[1]]
 
-    def keep(self, pair: Pair, known: Known) -> None:
+    def keep(self, pair: Pair, known: list[Known]) -> None:
         key = self._key(pair)
         self._known[key] = [self._stamps[key], [[one.image.page, facts.plain()] for one, facts in known]]
 
@@ -169,9 +178,6 @@ class Memory:
         """The paths, from the data folder on, so that it may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         return "\n".join(path.removeprefix(self._root) for path in paths)
-
-
-LAYOUT_OF_FACTS = 1  # to be raised when facts are found in another way
 
 
 def cache_folder() -> Path:
@@ -200,7 +206,7 @@ def _stamp(pair: Pair) -> list[list[int]]:
     return stamps
 
 
-def _facts_or_error(keep_alpha: bool, pair: Pair) -> Known | UserError:
+def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:
     try:
         return read_facts(pair, keep_alpha)
     except UserError as error:
@@ -236,6 +242,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         layered=layered,
         thumbnail=_thumbnail(image[0], low, high),
         mask_thumbnail=_mask_thumbnail(mask),
+        checksum=zlib.crc32(image.data),
         notes=notes,
         values=value_stats(mask),
     )

@@ -23,6 +23,7 @@ MAX_CLASSES = 255
 SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
 NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
 LEAST_COLOUR = 64  # pixels in areas of one colour from which it is a class and not a slip of the brush
+FEW_VALUES = 36  # that classes seldom go beyond
 MOST_VALUES = 1024  # values of one mask that are counted each for itself
 
 # Paul Tol's 'bright' and 'light' schemes: told apart by colour-blind people. Background is black.
@@ -100,6 +101,8 @@ class LabelMap:
 
     def encode(self, mask: MaskPixels) -> np.ndarray:
         """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
+        if mask.colour and self.kind != "colours":
+            raise UserError(f"holds colours, but the classes are {self._classes()}")
         values = _packed(mask) if self.kind == "colours" else mask.values
         indices = self.indices_of(values)
         if (indices < 0).any():
@@ -137,6 +140,8 @@ class LabelMap:
         values = np.fromiter(chain.from_iterable(stats.counts for stats in masks), np.int64, len(row))
         counts = np.fromiter(chain.from_iterable(stats.counts.values() for stats in masks), np.int64, len(row))
         indices = self.indices_of(values).astype(np.int64)
+        if self.kind != "colours":
+            indices[np.array([stats.colour for stats in masks], bool)[row]] = -1
         known, strange = (indices >= 0) & (indices != IGNORED), indices < 0
         place = row[known] * self.num_classes + indices[known]
         pixels = np.bincount(place, counts[known], len(masks) * self.num_classes)
@@ -157,13 +162,15 @@ class LabelMap:
         """The palette to write masks with: the user's own, or visible colours for small integers, or none."""
         if self.kind == "colours" or max(self.values) > 255:
             return None
-        if self.palette is not None:
-            return list(self.palette)
-        if max(self.values) > SMALL_INTEGERS:
+        highest = max(self.values)
+        if self.palette is None and highest > SMALL_INTEGERS:
             return None
-        if self.num_classes == 2 and self.values[0] < self.values[1]:
-            return [0, 0, 0] * self.values[1] + [255, 255, 255]
-        return [part for colour in CLASS_COLOURS[: max(self.values) + 1] for part in colour]
+        if self.palette is None and self.num_classes == 2 and self.values[0] < self.values[1]:
+            return [0, 0, 0] * highest + [255, 255, 255]
+        own = list(self.palette or ())
+        # Of classes that no mask showed there is no colour yet.
+        further = [part for value in range(highest + 1) for part in CLASS_COLOURS[value % len(CLASS_COLOURS)]]
+        return own + further[len(own) :]
 
     def describe(self) -> str:
         """The map in words, for the log."""
@@ -246,29 +253,36 @@ def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMa
 
     Two values are background and foreground, the smaller one first; one value alone is all background (or, if it isn't
     0, all foreground). More values are classes, unless they look like a binary mask that was smoothed (`_is_soft`) or
-    like numbers of objects (`_are_instances`). 255 beside small whole numbers is ignored. Colours are classes where
-    they cover areas. Raises UserError where there are more values than classes can be, or other than the user said.
+    like numbers of objects (`_are_instances`). 255 beside small whole numbers is ignored (`_find_ignored`). Colours are
+    classes where they cover areas. What only a few stray masks hold is no class (`_without_strays`).
+    Raises UserError where there are more values than classes can be, or other than the user said.
     """
     palette = _common_palette(masks)
-    if spec.colour or any(stats.colour for stats in masks) or palette is None:
+    has_colours = any(stats.colour for stats in masks)
+    if spec.values and not spec.colour and has_colours:
+        raise UserError("the masks hold colours, but --classes gives numbers: give '#rrggbb' for each class")
+    if spec.colour or has_colours or (palette is None and not spec.values):
         return _find_colours([stats.as_colours() for stats in masks], spec)
+    fixed = tuple(palette or ()) or None
+    masks = masks if spec.values else _without_strays(masks)
     counts, plateaus = _sum(stats.counts for stats in masks), _sum(stats.plateaus for stats in masks)
-    fixed = tuple(palette) or None
-    if spec.values:
-        ignore = None if spec.ignore == -1 else spec.ignore
-        return LabelMap(spec.values, spec.names, ignore=ignore, palette=fixed)
     ignore = None if spec.ignore == -1 else spec.ignore
-    if spec.ignore is None and len(spec.names) != len(counts):
-        ignore = _find_ignored(sorted(counts))
+    if spec.ignore is None and not spec.values and len(spec.names) != len(counts):
+        ignore = _find_ignored(masks)
     values = sorted(value for value in counts if value != ignore)
     if not values:
         raise UserError(f"every mask holds nothing but the ignored value {ignore}")
-    if fixed is None and len(spec.names) in (0, 2) and _is_soft({value: counts[value] for value in values}, plateaus):
-        return LabelMap((values[0], values[-1]), _names(spec, ["background", "foreground"]), "soft", ignore)
-    if not spec.names and _are_instances(masks, values, ignore):
-        return LabelMap((0, 255), ("background", "foreground"), "instances", ignore)
+
+    binary = spec.names or ("background", "foreground")
+    if fixed is None and len(binary) == 2 and spec.values in ((), (values[0], values[-1])):
+        if _is_soft({value: counts[value] for value in values}, plateaus):
+            return LabelMap(_storable((values[0], values[-1])), binary, "soft", ignore)
+        if not spec.values and _are_instances(masks, values, ignore):
+            return LabelMap((0, 255), binary, "instances", ignore)
+    if spec.values:
+        return LabelMap(spec.values, spec.names, ignore=ignore, palette=fixed)
     if spec.names and len(values) != len(spec.names) and values[-1] < len(spec.names):
-        values = list(range(len(spec.names)))  # a class that no mask happens to show
+        values = [value for value in range(len(spec.names)) if value != ignore]  # a class that no mask happens to show
     if len(values) == 1:
         only = values[0]
         values = [0, only] if only else [0, 1 if fixed else 255]
@@ -279,7 +293,7 @@ def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMa
             "Save masks with one value for each class, such as 0 for background and 255 for objects"
         )
     usual = ["background", "foreground"] if len(values) == 2 else [str(value) for value in values]
-    return LabelMap(tuple(values), _names(spec, usual), ignore=ignore, palette=fixed)
+    return LabelMap(_storable(tuple(values)), _names(spec, usual), ignore=ignore, palette=fixed)
 
 
 def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
@@ -301,11 +315,16 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
         raise explain(error, text) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{text} is not TOML: {error}") from error
-    content = content.get("classes", content)
+    table = content.pop("classes", {})
+    if not isinstance(table, dict):
+        raise UserError(f"{text}: write a line `name = value` for each class, background first")
+    content |= table
     values = {name: _parse_value(text, name, value) for name, value in content.items()}
     colour = any(not isinstance(value, int) for value in content.values())
     if colour and any(isinstance(value, int) for value in content.values()):
         raise UserError(f"{text} mixes numbers and colours: give all classes as one of them")
+    if "ignore" in values and ignore not in (None, values["ignore"]):
+        raise UserError(f"{text} says ignore = {content['ignore']}, but --ignore-index {ignore}: leave one of them out")
     ignore = values.pop("ignore", ignore)
     if len(values) < 2 or len(set(values.values())) < len(values):
         raise UserError(f"{text} has to name at least two classes, each with a value of its own: background = 0")
@@ -328,6 +347,11 @@ def _parse_value(path: str, name: str, value: Any) -> int:
 def _find_colours(masks: Sequence[ValueStats], spec: ClassSpec) -> LabelMap:
     """Colours that cover areas are classes, the most frequent first where they are near each other; black, if it is
     one, or else the most frequent, is the background. Others are found strange when masks are encoded."""
+    if spec.ignore not in (None, -1) and not spec.colour:
+        raise UserError(
+            f"the masks hold colours, of which --ignore-index {spec.ignore} is none: "
+            "give `ignore = '#rrggbb'` and the classes in a --classes FILE.toml"
+        )
     ignore = None if spec.ignore == -1 else spec.ignore
     if spec.values:
         return LabelMap(spec.values, spec.names, "colours", ignore)
@@ -382,33 +406,62 @@ def _common_palette(masks: Iterable[ValueStats]) -> list[int] | None:
     return [part for value in range(max(colours) + 1) for part in colours.get(value, (0, 0, 0))]
 
 
-def _find_ignored(values: list[int]) -> int | None:
-    """255 beside at least two small whole numbers that have few gaps: nobody counts 0, 1, 2, 255."""
-    rest = [value for value in values if value != 255]
-    few_gaps = len(rest) >= 2 and rest[-1] <= 2 * len(rest) + 2
-    return 255 if 255 in values and few_gaps and rest[-1] < 200 else None
+def _storable(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Raises UserError at a value that no mask of 16 bits can be written with."""
+    if values[-1] > 65535:
+        raise UserError(f"the masks hold the value {values[-1]:,}: use values up to 65,535, one for each class")
+    return values
+
+
+def _find_ignored(masks: Sequence[ValueStats]) -> int | None:
+    """255 beside at least two small whole numbers that have few gaps: nobody counts 0, 1, 2, 255.
+
+    Raises UserError where masks of 0 and 1 and masks of 0 and 255 are mixed.
+    """
+    rest = sorted({value for stats in masks for value in stats.counts} - {255})
+    holders = [stats for stats in masks if 255 in stats.counts]
+    few_gaps = len(rest) >= 2 and rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
+    if not holders or not few_gaps:
+        return None
+    if rest == [0, 1] and all(1 not in stats.counts for stats in holders):
+        raise UserError(
+            f"{len(holders):,} of {len(masks):,} masks hold 255 and others 1, never both: "
+            "save all masks with the same values, or give --ignore-index 255 if that is what it means"
+        )
+    return 255
+
+
+def _without_strays(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
+    """The masks but for a few that hold many times as many values as most, where the others are plain classes.
+
+    A photograph among masks must not make a hundred classes: its values are then found strange when masks are encoded.
+    """
+    numbers = sorted(len(stats.counts) for stats in masks)
+    usual = max(4 * numbers[len(numbers) // 2], FEW_VALUES)
+    kept = [stats for stats in masks if len(stats.counts) <= usual]
+    plain = {value for stats in kept for value in stats.counts}
+    is_stray = 10 * len(kept) >= 9 * len(masks) and len(plain) <= FEW_VALUES
+    # Where all values lie in a binary mask's range, they may be the noise of a JPEG.
+    return masks if not is_stray or _is_soft(_sum(s.counts for s in masks), _sum(s.plateaus for s in masks)) else kept
 
 
 def _are_instances(masks: Sequence[ValueStats], values: list[int], ignore: int | None) -> bool:
     """Numbers of objects, not classes.
 
-    Either every mask (nearly) counts from 1 without gaps, up to numbers that differ from mask to mask and go beyond a
-    dozen; or there are numbers beyond 255, more than three dozen of them, so that they are no classes.
+    Either nearly every mask counts from 1 without gaps, up to numbers that differ from mask to mask and go beyond a
+    dozen; or there are numbers beyond 255, too many for classes, and at least half of the masks have such numbers, or
+    another highest number than others.
     """
-    if values[-1] > 255 and len(values) > 36:
-        return True
     highest, gapless = [], 0
     for stats in masks:
         held = [value for value in stats.counts if value not in (0, ignore)]
         if held:
             highest.append(max(held))
             gapless += stats.rest == 0 and len(held) == max(held)
-    return (
-        len(highest) >= 2
-        and len(set(highest)) >= min(4, len(highest))
-        and max(highest) > 12
-        and (gapless >= 0.8 * len(highest))
-    )
+    several = len(set(highest))
+    if values[-1] > 255 and len(values) > FEW_VALUES:
+        return 2 * max(several, sum(number > 255 for number in highest)) >= len(highest)
+    return several >= max(2, min(4, len(highest))) and max(highest) > 12 and gapless >= 0.8 * len(highest)
 
 
 def _is_soft(counts: dict[int, int], plateaus: dict[int, int]) -> bool:
@@ -419,7 +472,7 @@ def _is_soft(counts: dict[int, int], plateaus: dict[int, int]) -> bool:
     four neighbours of their own value. Classes cover areas of their own.
     """
     low, high = min(counts), max(counts)
-    if not 100 <= high - low <= 255 or len(counts) < 4:
+    if high - low < 100 or len(counts) < 4:
         return False
     middle = (low + high) / 2
     dominant = {

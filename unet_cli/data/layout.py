@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
+from unet_cli.console import counted
 from unet_cli.data.pairing import (
     SAME_NAME,
     Matching,
@@ -81,15 +82,14 @@ def find_layout(
     )
 
 
-def merge_channels(files: Sequence[Path]) -> dict[Path, tuple[Path, ...]] | None:
-    """Files named ID_0000.ext, ID_0001.ext, ...: folder/ID -> its files in order.
-
-    None where they are not all named so, with the same two or more channels for every ID.
-    """
-    stems = {str(path.with_name(stem(path.name))): path for path in files}
-    merged, lacking = _channels(stems)
-    several = len(stems) == len(files) and merged and not lacking
-    return {Path(name): paths for name, paths in merged.items()} if several else None
+def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
+    """Put ID_0000.ext, ID_0001.ext, ... together: (folder/ID, its files in order); what isn't named so stays alone."""
+    images: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        name = stem(path.name)
+        parts = CHANNEL.fullmatch(name)
+        images[path.with_name(parts[1] if parts else name)].append(path)
+    return [(place, tuple(sorted(paths))) for place, paths in images.items()]
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -115,7 +115,8 @@ def _sides(root: Path, files: list[File]) -> tuple[dict[str, tuple[list[File], l
             used |= {file.path for file in images + masks}
         elif split == "test" and splits[split]:
             notes.append(
-                f"the test folder has no pairs of images and masks and is not used: {_counted(len(splits[split]))}"
+                "the test folder has no pairs of images and masks and is not used: "
+                + counted(len(splits[split]), "image file")
             )
             used |= {file.path for file in splits[split]}
         elif split == "train" or splits[split]:
@@ -330,13 +331,9 @@ def _with_extension(template: str) -> str:
     return template if template.endswith(".{}") or stem(template) != template else template + ".{}"
 
 
-def _counted(files: int) -> str:
-    return f"{files} image file" + ("s" if files != 1 else "")
-
-
 def _not_used(files: Iterable[File]) -> list[str]:
     folders = Counter(file.path.parent for file in files)
-    return [f"{folder} is not used: {_counted(count)}" for folder, count in folders.items()]
+    return [f"{folder} is not used: {counted(count, 'image file')}" for folder, count in folders.items()]
 
 
 def _no_layout(folder: Path) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from unet_cli.data.imagefile import stretched, to_rgb, write_png
+from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.errors import UserError
 from unet_cli.files import make_folder
 
 OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
@@ -79,8 +80,13 @@ def contact_sheet(tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> I
 
 
 def write_contact_sheet(folder: Path, tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> Path:
-    """Write folder/contact_sheet.png, the folder being created where it isn't there. Raises UserError."""
+    """Write folder/contact_sheet.png, the folder being created where it isn't there.
+
+    Raises UserError, also where there is such a file that isn't ours.
+    """
     path = make_folder(folder) / "contact_sheet.png"
+    if path.exists() and not is_ours(path):
+        raise UserError(f"{path} is there already and was not written by unet: choose another folder")
     write_png(path, contact_sheet(tiles, columns, side))
     return path
 

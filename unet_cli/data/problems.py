@@ -8,26 +8,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_cli.console import counted
-from unet_cli.data.facts import THUMBNAIL, Facts
+from unet_cli.data.facts import THUMBNAIL, Known
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
 
 NEARLY = 0.995  # correlation of thumbnails, then of pixels, from which two images are nearly the same
 MASKS_DIFFER = 0.01  # share of pixels; for images that are nearly the same five times as many
+MOST_ALIKE = 100_000  # pairs of images in a block of them; the frames of a movie may all be alike
 MOST_LOOKS = 100  # pairs of images that are read a second time
 LEAST_FOR_INVERTED = 8  # pairs without which there is no 'rest' to compare a mask with
 INVERTED_ODDS = 6.0  # how much better the mask has to fit the rest when it is inverted, in log likelihood
-
-Known = tuple[Pair, Facts]
 
 
 @dataclass(frozen=True)
 class Problem:
     """Something about the data that a person should know.
 
-    refuses: training can't use the pairs. kind: a word for programs. files: the first few that are concerned.
+    refuses: training can't use the pairs. kind: a few words, for programs and for counting.
     """
 
     kind: str
@@ -40,69 +38,69 @@ def odd_things(known: dict[str, list[Known]], labels: LabelMap, keep_alpha: bool
     """Every pair of a set by split -> what looks odd, the worst first."""
     everything = [one for part in known.values() for one in part]
     splits = [split for split, part in known.items() for _ in part]
-    if labels.num_classes == 2:
-        yield from _inverted(everything)
+    if labels.num_classes == 2 and labels.kind in ("values", "soft") and labels.ignore is None:
+        yield from _inverted(everything)  # the upper half of the values is the foreground in these alone
     groups = _identical(everything)
     for group in groups:
         yield from _repeated([everything[row] for row in group], {splits[row] for row in group}, labels)
-    yield from _nearly_identical(everything, groups, labels, keep_alpha)
+    yield from _nearly_identical(everything, splits, groups, labels, keep_alpha)
     for pair, facts in everything:
         if facts.low == facts.high:
             yield Problem("constant image", f"{pair.image} is {facts.low:g} everywhere: replace it", (pair,))
 
 
 def _repeated(group: list[Known], splits: set[str], labels: LabelMap) -> Iterator[Problem]:
-    """Of identical images: masks that differ, parts that they leak between, or just that they are the same."""
+    """Of identical images: parts that they leak between, and masks that differ, or just that they are the same."""
     pairs = tuple(pair for pair, _ in group)
     (first, facts), *others = group
+    shown = " and ".join(str(pair.image) for pair in pairs[:3]) + (f" and {len(pairs) - 3} more" if pairs[3:] else "")
+    if len(splits) > 1:
+        yield Problem("leak", f"{shown} are the same image in {' and '.join(sorted(splits))}: keep it in one", pairs)
     for other, other_facts in others:
         alike = facts.values == other_facts.values and facts.mask_thumbnail == other_facts.mask_thumbnail
         share = 0.0 if alike else _difference(first, other, labels)
         if share:
-            yield Problem(
-                "different masks",
-                f"{first.image} and {other.image} are the same image, but {share:.1%} of the pixels of "
-                f"{first.mask} and {other.mask} differ: keep the right one",
-                (first, other),
-            )
+            yield _different_masks(first, other, share, "the same image")
             return
-    shown = " and ".join(str(pair.image) for pair in pairs[:3]) + (f" and {len(pairs) - 3} more" if pairs[3:] else "")
-    if len(splits) > 1:
-        yield Problem("leak", f"{shown} are the same image in {' and '.join(sorted(splits))}: keep it in one", pairs)
-    else:
+    if len(splits) == 1:
         yield Problem("same image", f"{shown} are the same image: keep one", pairs)
 
 
 def _identical(everything: list[Known]) -> list[list[int]]:
-    """Groups of rows, of images whose size, sums and thumbnails are all the same; constant ones are left out."""
+    """Groups of rows, of images whose sizes, sums and checksums are all the same; constant ones are left out."""
     groups = defaultdict(list)
     for row, (_, facts) in enumerate(everything):
         if facts.low < facts.high:
-            groups[facts.height, facts.width, facts.sums, facts.squares, facts.thumbnail].append(row)
+            groups[facts.height, facts.width, facts.sums, facts.checksum].append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def _nearly_identical(
-    everything: list[Known], groups: list[list[int]], labels: LabelMap, keep_alpha: bool
+    everything: list[Known], splits: list[str], groups: list[list[int]], labels: LabelMap, keep_alpha: bool
 ) -> Iterator[Problem]:
-    """Images that are the same but for noise, compression or size, with masks that are not."""
+    """Images that are the same but for noise, compression or brightness, with masks that are not, or in two splits."""
     repeated = {row for group in groups for row in group[1:]}
-    singles = [one for row, one in enumerate(everything) if row not in repeated and one[1].low < one[1].high]
-    if len(singles) < 2:
+    rows = [row for row, one in enumerate(everything) if row not in repeated and one[1].low < one[1].high]
+    if len(rows) < 2:
         return
-    thumbnails = _standardised(facts.thumbnail for _, facts in singles)
-    masks = np.array([np.frombuffer(facts.mask_thumbnail, np.uint8) for _, facts in singles]).astype(np.float32) / 255
+    thumbnails = _standardised(everything[row][1].thumbnail for row in rows)
+    masks = np.array([np.frombuffer(everything[row][1].mask_thumbnail, np.uint8) for row in rows]) / np.float32(255)
+    parts = np.unique(splits, return_inverse=True)[1][rows]
     looks = 0
     for first, second in _alike(thumbnails):
-        if np.abs(masks[first] - masks[second]).mean() >= 5 * MASKS_DIFFER:
+        differ = np.abs(masks[first] - masks[second]).mean(1) >= 5 * MASKS_DIFFER
+        leaks = parts[first] != parts[second]
+        for at in np.flatnonzero(differ | leaks):
             looks += 1
             if looks > MOST_LOOKS:
                 return
-            yield from _second_look(singles[first][0], singles[second][0], labels, keep_alpha)
+            one, other = everything[rows[first[at]]][0], everything[rows[second[at]]][0]
+            found = {splits[rows[first[at]]], splits[rows[second[at]]]}
+            yield from _second_look(one, other, found, labels, keep_alpha)
 
 
-def _alike(points: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(n, 64) of length 1 -> pairs of rows whose product is above NEARLY.
+def _alike(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n, 64) of length 1 -> the first and the second rows of all pairs whose product is above NEARLY, some at a time.
 
     Such points lie so close that along any one direction they do too: sorted along the one in which they are spread
     most, each is compared with its neighbours only.
@@ -115,25 +113,33 @@ def _alike(points: np.ndarray) -> Iterator[tuple[int, int]]:
         rows = points[start : start + 512]
         end = np.searchsorted(along, along[start + len(rows) - 1] + reach, side="right")
         likeness = rows @ points[start:end].T
-        found = np.flatnonzero(likeness.ravel() > NEARLY)
+        found = np.flatnonzero(likeness.ravel() > NEARLY)[:MOST_ALIKE]
         row, column = found // likeness.shape[1], found % likeness.shape[1]
         apart = column > row  # each pair once, and none with itself
         first, second = order[start + row[apart]], order[start + column[apart]]
-        yield from zip(np.minimum(first, second).tolist(), np.maximum(first, second).tolist(), strict=True)
+        yield np.minimum(first, second), np.maximum(first, second)
 
 
-def _second_look(first: Pair, second: Pair, labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
+def _second_look(first: Pair, second: Pair, splits: set[str], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
     a, b = (read_image(pair.image, keep_alpha)[0].astype(np.float32) for pair in (first, second))
     if a.shape != b.shape or np.corrcoef(a.ravel(), b.ravel())[0, 1] < NEARLY:
         return
+    if len(splits) > 1:
+        where = " and ".join(sorted(splits))
+        text = f"{first.image} and {second.image} are nearly the same image in {where}: keep it in one"
+        yield Problem("leak", text, (first, second))
     share = _difference(first, second, labels)
     if share > 5 * MASKS_DIFFER:
-        yield Problem(
-            "different masks",
-            f"{first.image} and {second.image} are nearly the same image, but {share:.1%} of the pixels of "
-            f"{first.mask} and {second.mask} differ: keep the right one",
-            (first, second),
-        )
+        yield _different_masks(first, second, share, "nearly the same image")
+
+
+def _different_masks(first: Pair, second: Pair, share: float, alike: str) -> Problem:
+    return Problem(
+        "different masks",
+        f"{first.image} and {second.image} are {alike}, but {share:.1%} of the pixels of "
+        f"{first.mask} and {second.mask} differ: keep the right one",
+        (first, second),
+    )
 
 
 def _difference(first: Pair, second: Pair, labels: LabelMap) -> float:
@@ -184,14 +190,14 @@ def _standardised(thumbnails: Iterable[bytes]) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
 
-def listed(problems: list[Problem], most: int) -> list[str]:
-    """The problems a line each, the first few of each kind, and how many more there are."""
+def listed(problems: list[Problem], most: int | None = None) -> list[str]:
+    """The problems a line each; of each kind the first `most`, and how many more there are."""
     by_kind = defaultdict(list)
     for problem in problems:
         by_kind[problem.kind].append(problem)
     lines = []
     for kind, some in by_kind.items():
         lines += [f"  {problem.text}" for problem in some[:most]]
-        if len(some) > most:
-            lines.append(f"  ... and {counted(len(some) - most, f'more {kind}')}")
+        if most is not None and len(some) > most:
+            lines.append(f"  ... and {len(some) - most:,} more of this kind ({kind})")
     return lines

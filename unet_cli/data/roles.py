@@ -224,7 +224,7 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(folder / name, (*above, here))
-        elif stem(name) != name:
+        elif stem(name) != name and (entry.is_file() or not os.path.exists(entry.path)):  # a dead link is said later
             yield folder / name
 
 

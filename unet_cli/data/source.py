@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet_cli.errors import UserError
+
 
 @dataclass(frozen=True)
 class Source:
@@ -25,6 +27,11 @@ class Source:
     def __str__(self) -> str:
         more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
         return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
+
+    def named(self, error: UserError) -> UserError:
+        """The error, beginning with what it is about unless it says so itself."""
+        text = str(error)
+        return error if any(str(path) in text for path in self.paths) else UserError(f"{self} {text}")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def draw_fold(
     Raises UserError where there is no such fold or there are fewer groups than folds.
     """
     if folds < 2 or not 1 <= fold <= folds:
-        raise UserError(f"--folds {folds} --fold {fold}: there have to be at least 2 folds, and --fold is one of them")
+        raise UserError(f"--fold is {fold}, of --folds {folds}: give 1 to {max(folds, 2)}, and at least 2 folds")
     available = len(set(groups))
     if folds > available:
         what = "pairs" if available == len(pairs) else "groups"
@@ -77,13 +77,16 @@ def draw_fold(
 
 
 def group_names(pairs: Sequence[Pair], pattern: str | None) -> list[str]:
-    """The group of each pair, found in its name by a regular expression; without one, each pair is its own group.
+    """The group of each pair, found in its name by a regular expression.
 
     The group is what the parentheses of the pattern hold, joined by '/' where there are several, or the whole match.
+    Without a pattern each pair is its own group; but the pages of a stack are one where there are several stacks, since
+    neighbouring sections are nearly the same.
     Raises UserError for a pattern that is no regular expression, and for names in which it finds nothing.
     """
     if pattern is None:
-        return [pair.name for pair in pairs]
+        several_stacks = len({pair.image.path for pair in pairs if pair.image.page is not None}) > 1
+        return [str(pair.image.path) if several_stacks else pair.name for pair in pairs]
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -111,7 +114,9 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool) -> Split:
-    """Read what `write_split` wrote, in the order of `pairs`. leave_out: pairs that the file doesn't name, silently.
+    """Read what `write_split` wrote, in the order of `pairs`.
+
+    leave_out: pairs that the file doesn't name, and names that the data don't hold (any more), don't matter.
 
     Raises UserError where the file is no such file, names pairs that the data don't hold, names a pair in both parts,
     doesn't name all pairs, or leaves nothing to train on.
@@ -121,7 +126,7 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool) -> Split:
         raise UserError(f"{path} names {_listed(both)} in both train and val: keep each name in one of them")
     known = [pair.name for pair in pairs]
     named = train | val
-    if unknown := sorted(named.difference(known)):
+    if not leave_out and (unknown := sorted(named.difference(known))):
         raise UserError(
             f"{path} names pairs that are not in the data: {_listed(_with_nearest(unknown, known))}: "
             "change or remove these names, or give the data that the split was made for"

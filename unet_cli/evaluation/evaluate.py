@@ -14,6 +14,7 @@ from unet_cli.console import Console
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.source import Pair
+from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor, at_size, to_classes
 from unet_cli.metrics import count_pixels, dice, summarize
 
@@ -63,8 +64,14 @@ def evaluate(
 
 
 def _read(predictor: Predictor, pair: Pair) -> tuple[torch.Tensor, np.ndarray]:
-    prepared, _ = predictor.prepare(read_image(pair.image, predictor.checkpoint.preprocessing.keep_alpha))
-    return prepared, predictor.checkpoint.labels.encode(read_mask(pair.mask))[0]
+    try:
+        prepared, _ = predictor.prepare(read_image(pair.image, predictor.checkpoint.preprocessing.keep_alpha))
+    except UserError as error:
+        raise pair.image.named(error) from error
+    try:
+        return prepared, predictor.checkpoint.labels.encode(read_mask(pair.mask))[0]
+    except UserError as error:
+        raise pair.mask.named(error) from error
 
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from unet_cli.ahead import ahead
 from unet_cli.config import PredictConfig, Preprocessing
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import EXTENSIONS, is_image_file, is_ours, read_image, write_mask, write_png
+from unet_cli.data.imagefile import EXTENSIONS, is_image_file, is_ours, read_stack, write_mask, write_png
 from unet_cli.data.layout import merge_channels
 from unet_cli.data.pictures import outlined
 from unet_cli.data.roles import walk
@@ -144,28 +144,19 @@ def find_jobs(
 
 
 def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[Source, Path]]:
-    """Each image that the files hold, and what to call it: its path without extension. Raises UserError."""
-    if preprocessing.files > 1:
-        merged = merge_channels(files)
-        if merged is None or any(len(paths) != preprocessing.files for paths in merged.values()):
-            raise UserError(
-                f"the network was trained on images of {preprocessing.files} files each, NAME_0000, NAME_0001 and so "
-                f"on: give as many for every image (that is not so with {files[0]} and others)"
-            )
-        yield from ((Source(paths), place) for place, paths in merged.items())
-        return
-    for file in files:
+    """Each image that the files hold, and what to call it: its path without extension."""
+    merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
+    for place, paths in merged:
         try:
-            pages = count_pages(file) if preprocessing.pages == "images" else 1
+            pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
         except UserError:  # reading it will tell why, and the others go on
             pages = 1
-        place = file.with_suffix("")
         if pages == 1:
-            yield Source((file,)), place
+            yield Source(paths), place
         else:
             digits = len(str(pages))
             yield from (
-                (Source((file,), page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
+                (Source(paths, page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
             )
 
 
@@ -197,8 +188,10 @@ def predict_all(
 def _read(predictor: Predictor, job: Job) -> _Ready | Outcome:
     started = time.perf_counter()
     try:
-        pixels = read_image(job.image, predictor.checkpoint.preprocessing.keep_alpha)
+        stack, notes = read_stack(job.image, predictor.checkpoint.preprocessing.keep_alpha)
+        pixels = stack.reshape(-1, *stack.shape[2:])
         prepared, note = predictor.prepare(pixels)
+        note = "; ".join([*notes, *([note] if note else [])]) or None
     except UserError as error:
         return _failed(job, error)
     return _Ready(job, pixels, prepared, note, started)
@@ -266,7 +259,7 @@ def _failed(job: Job, error: UserError) -> Outcome:
             path.unlink(missing_ok=True)
         except OSError as removal:
             text += f" (and the old {path} could not be removed: {removal.strerror})"
-    return Outcome(job, error=text if str(job.image) in text or str(job.mask.parent) in text else f"{job.image} {text}")
+    return Outcome(job, error=text if str(job.mask.parent) in text else str(job.image.named(UserError(text))))
 
 
 def sixteen_bit(probs: Tensor) -> Image.Image:
