@@ -141,6 +141,19 @@ class Card:
         'auto' is 'image' where images differ more from each other in brightness than their pixels do within an image
         (dark and bright backgrounds mixed, exposures that vary), and else 'dataset', which keeps what absolute
         intensity says. Neither cares for the depth of the files or for the part of it that they fill.
+
+        Compared on the validation parts of ISBI 2012 (electron microscopy, evenly exposed, 16 epochs) and of the 2018
+        Data Science Bowl (nuclei, backgrounds mixed, 5 epochs), in gray, as 8 bits and squeezed into 33,000 to 37,000
+        of 16 bits; Dice at original size of one run each (size 256, width 12, lr 4e-3):
+
+                        ISBI 8 bits   16 bits   DSB 8 bits   16 bits
+            dataset     0.936         0.935     0.767        0.714
+            image       0.934         0.936     0.873        0.878
+            percentile  0.937         0.936     0.878        0.874
+            range       0.936         0.873     0.674        0.000
+
+        So the rule chooses among the first two by what is there; 'range' depends on the depth, and 'percentile', which
+        takes no notice of a few hot pixels, won nothing beyond the noise of a run.
         """
         facts_of = dict(self.everything)
         facts = [facts_of[pair] for pair in train]

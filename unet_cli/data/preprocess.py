@@ -70,7 +70,7 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 def normalize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image.
 
-    Which is best was compared as Card.preprocessing tells, which chooses.
+    See Card.preprocessing for how the rules compare.
     """
     image = image.float()
     if preprocessing.intensity == "dataset":
