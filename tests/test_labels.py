@@ -120,7 +120,7 @@ def numbered(count: int) -> np.ndarray:
 
 
 def test_object_numbers_are_foreground():
-    masks = [numbered(count) for count in (5, 20, 9, 31, 14)]
+    masks = [numbered(count) for count in (5, 20, 9, 31, 14, *[7] * 20, 272)]
     labels = found(*masks)
     assert (labels.kind, labels.values) == ("instances", (0, 255))
     assert (encoded(labels, masks[1]) == (masks[1] > 0)).all()

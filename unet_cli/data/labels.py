@@ -459,8 +459,9 @@ def _are_instances(masks: Sequence[ValueStats], values: list[int], ignore: int |
             highest.append(max(held))
             gapless += stats.rest == 0 and len(held) == max(held)
     several = len(set(highest))
-    if values[-1] > 255 and len(values) > FEW_VALUES:
-        return 2 * max(several, sum(number > 255 for number in highest)) >= len(highest)
+    mostly_beyond = 2 * max(several, sum(number > 255 for number in highest)) >= len(highest)
+    if values[-1] > 255 and len(values) > FEW_VALUES and mostly_beyond:
+        return True
     return several >= max(2, min(4, len(highest))) and max(highest) > 12 and gapless >= 0.8 * len(highest)
 
 
