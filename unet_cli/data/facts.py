@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from unet_cli.files import make_folder, whole_file
 LAYOUT_OF_FACTS = 2  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
-PAIRS_AT_A_TIME = 16  # for each thread
-ROWS_OF_VALUES = 2**20  # values that are summed at a time, in float64
+PAIRS_AT_A_TIME = 32  # for each thread
+VALUES_AT_A_TIME = 2**18  # of each channel, summed in float64
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Facts:
     """What one pair holds. A gray image stored as RGB counts as one channel, and `stored` is 3.
 
     low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
-    are the pages of its file. checksum: of the image's pixels. thumbnail: 8 x 8 bytes, the brightness of the image from
-    its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the mask's values.
-    notes: what reading it did.
+    are the pages of its file. checksum: of the pixels of the first channel. thumbnail: 8 x 8 bytes, the brightness of
+    the image from its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the
+    mask's values. notes: what reading it did.
     """
 
     channels: int
@@ -228,7 +228,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     if stored == 3 + keep_alpha and _equal(image[0], image[1]) and _equal(image[0], image[2]):
         image = image[[0, *range(3, stored)]]
     low, high = float(image.min()), float(image.max())
-    sums, squares = zip(*(_sums(channel.reshape(-1)) for channel in image), strict=True)
+    sums, squares = _sums(image)
     return Facts(
         channels=len(image),
         stored=stored,
@@ -242,7 +242,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         layered=layered,
         thumbnail=_thumbnail(image[0], low, high),
         mask_thumbnail=_mask_thumbnail(mask),
-        checksum=zlib.crc32(image.data),
+        checksum=zlib.crc32(image[0].data),
         notes=notes,
         values=value_stats(mask),
     )
@@ -253,14 +253,15 @@ def _equal(channel: np.ndarray, other: np.ndarray) -> bool:
     return bool((channel[middle] == other[middle]).all() and (channel == other).all())
 
 
-def _sums(values: np.ndarray) -> tuple[float, float]:
-    """The sum and the sum of squares of (n) values, exact for 8 and 16 bits."""
-    total = squares = 0.0
-    for start in range(0, len(values), ROWS_OF_VALUES):
-        part = values[start : start + ROWS_OF_VALUES].astype(np.float64)
-        total += float(part.sum())
-        squares += float(np.einsum("i,i->", part, part))  # not a product of BLAS, whose threads would get in the way
-    return total, squares
+def _sums(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(C, H, W) -> the sum of each channel, and of its squares; exact for 8 and 16 bits."""
+    values = image.reshape(len(image), -1)
+    total, squares = np.zeros((2, len(image)))
+    for start in range(0, values.shape[1], VALUES_AT_A_TIME):
+        part = values[:, start : start + VALUES_AT_A_TIME].astype(np.float64)
+        total += part.sum(1)
+        squares += np.einsum("ij,ij->i", part, part)  # not a product of BLAS, whose threads would get in the way
+    return tuple(total.tolist()), tuple(squares.tolist())
 
 
 def _thumbnail(channel: np.ndarray, low: float, high: float) -> bytes:
@@ -276,9 +277,13 @@ def _mask_thumbnail(mask: MaskPixels) -> bytes:
 
 def _sampled(pixels: np.ndarray) -> np.ndarray:
     """(H, W) -> (SAMPLED, SAMPLED) of its pixels, evenly spread."""
-    height, width = pixels.shape
+    return pixels[_places(*pixels.shape)]
+
+
+@lru_cache(maxsize=256)
+def _places(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = (np.arange(SAMPLED) * side // SAMPLED for side in (height, width))
-    return pixels[rows[:, None], columns]
+    return rows[:, None], columns
 
 
 def _shrunk(sampled: np.ndarray) -> bytes:
