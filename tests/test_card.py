@@ -197,3 +197,12 @@ def test_pairs_of_a_val_folder_have_names_of_their_own(tmp_path):
     assert [pair.name for split in ("train", "val") for pair in card.pairs(split)] == [
         "train/cell0", "train/cell1", "val/cell0", "val/cell1",
     ]  # fmt: skip
+
+
+def test_a_split_that_would_be_empty_is_refused_even_when_bad_pairs_are_left_out(tmp_path):
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        write_pairs(root / split, count=2)
+    each(root / "val" / "masks", lambda mask, _: mask // 2)
+    with pytest.raises(UserError, match="No pair of the val folder is left"):
+        card_of(root, skip_bad=True)

@@ -90,3 +90,16 @@ def test_the_contact_sheet_replaces_no_file_of_the_user_and_stays_out_of_the_dat
     assert_failed(unet("check", "--data", "data", "--pictures", "look"), 1, "was not written by unet")
     assert pixels(tmp_path / "look" / "contact_sheet.png").shape == (9, 9, 3)
     assert_failed(unet("check", "--data", "data", "--pictures", "data/look"), 1, "inside the data")
+
+
+def test_quiet_still_prints_errors(unet, data):
+    (data / "images" / "cell0.png").write_text("text")
+    done = unet("check", "--data", "data", "--quiet")
+    assert_failed(done, 1, "cell0.png is not an image")
+    assert done.stdout == ""
+
+
+def test_a_mask_on_its_side_is_told(unet, data):
+    mask = data / "masks" / "cell3.png"
+    Image.fromarray(pixels(mask).T.copy()).save(mask)
+    assert "lies on its side" in unet("check", "--data", "data").stdout

@@ -299,3 +299,19 @@ def test_pictures_to_look_at():
     assert stretched(np.array([[10, 20, 30]]), cut=0).tolist() == [[0, 127, 255]]
     assert to_rgb(RAMP[None]).shape == (6, 8, 3)
     assert (to_rgb(np.moveaxis(COLOUR, -1, 0)) == COLOUR).all()
+
+
+def test_a_mask_in_the_alpha_channel_alone_is_refused(tmp_path):
+    mask = np.zeros((6, 8, 4), np.uint8)
+    mask[2:4, 2:5, 3] = 255
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="in the alpha channel alone"):
+        read_mask(Source((tmp_path / "a.png",)))
+
+
+def test_a_mask_that_stores_0_for_white_keeps_its_values(tmp_path):
+    mask = np.zeros((6, 8), bool)
+    mask[2:4, 2:5] = True
+    tifffile.imwrite(tmp_path / "a.tif", mask, photometric="miniswhite")
+    assert (read_mask(Source((tmp_path / "a.tif",))).values[0] == mask * 255).all()
+    assert (read_stack(Source((tmp_path / "a.tif",)))[0][0, 0] == ~mask * 255).all()

@@ -310,3 +310,24 @@ def test_contradicting_ignore_values_are_refused(tmp_path):
     (tmp_path / "classes.toml").write_text("classes = [1, 2]")
     with pytest.raises(UserError, match="write a line"):
         parse_classes(str(tmp_path / "classes.toml"))
+
+
+def test_colours_that_are_near_each_other_are_classes_where_both_cover_areas():
+    for colours in ((0x464646, 0x00008E, 0x000046, 0x00005A, 0x00006E), (0, 0x010000, 0x040000, 0x0A0000)):
+        labels = found(stripes(*colours, dtype=np.int32), colour=True)
+        assert sorted(labels.values) == sorted(colours)
+        assert len(np.unique(encoded(labels, stripes(*colours, dtype=np.int32), colour=True))) == len(colours)
+
+
+def test_thin_lines_of_255_are_ignored_whatever_the_classes():
+    mask = stripes(0, 15, 15, 0)
+    mask[:, 11:13] = mask[:, 35:37] = 255
+    assert (found(mask).values, found(mask).ignore) == ((0, 15), 255)
+
+
+def test_two_names_for_many_numbers_mean_objects():
+    masks = [numbered(count).astype(np.uint8) for count in (4, 2, 3)]
+    labels = found(*masks)
+    assert labels.kind == "values"
+    assert labels.may_be_objects([value_stats(pixels(mask)) for mask in masks])
+    assert found(*masks, spec=parse_classes("background,gland")).kind == "instances"

@@ -126,7 +126,7 @@ def test_two_rules_that_fit_equally_well_are_both_shown():
     for words in (
         "NAME_1st for image NAME: a with a_1st",
         "NAME_2nd for image NAME: a with a_2nd",
-        "--pair 'images/{id}=",
+        "--pair 'images/{id}.png=",
     ):
         assert words in str(caught.value)
 

@@ -230,3 +230,11 @@ def test_a_stop_finishes_the_files_at_hand_and_tells_of_each(trained, images, tm
 def test_quiet_is_quiet(unet: Run, trained, images):
     done = unet("predict", "--weights", trained, "--input", "imgs", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_usual_output_folder_is_not_used_where_it_holds_the_users_files(unet, trained, images, tmp_path):
+    (tmp_path / "imgs_masks").mkdir()
+    Image.new("L", (5, 5)).save(tmp_path / "imgs_masks" / "truth.png")
+    done = unet("predict", "--weights", trained, "--input", "imgs")
+    assert_failed(done, 1, "truth.png", "choose an --output")
+    assert [path.name for path in (tmp_path / "imgs_masks").iterdir()] == ["truth.png"]

@@ -116,4 +116,13 @@ def test_images_that_differ_in_a_few_pixels_only_are_not_the_same(tmp_path):
 
 def test_masks_without_any_foreground(many):
     each(many / "masks", lambda mask, _: np.zeros_like(mask))
-    assert kinds(many)[0] == "no foreground"
+    (problem,) = card_of(many).refusals
+    assert (problem.kind, "anything but background" in problem.text) == ("one class", True)
+    each(many / "masks", lambda mask, _: np.full_like(mask, 255))
+    assert card_of(many).refusals[0].kind == "one class"
+
+
+def test_a_class_that_no_mask_shows(many, tmp_path):
+    (tmp_path / "classes.toml").write_text("background = 0\ncell = 255\nother = 77\n")
+    problems = card_of(many, classes=str(tmp_path / "classes.toml")).problems
+    assert [problem.text for problem in problems] == ["no mask holds the class other: is its value right?"]

@@ -191,7 +191,10 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     fold: int | None = setting(None, help="Which of the folds, from 1.", panel="Split", minimum=1)
     split: Path | None = setting(
-        None, help="Read the split from this file: the split.json of another run.", panel="Split", metavar="FILE"
+        None,
+        help="Read the split from this file: the split.json of another run (or that run's folder).",
+        panel="Split",
+        metavar="FILE",
     )
     normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
         "auto", help="Intensities become: deviations from the mean of the training part (dataset) or of the image "

@@ -41,6 +41,8 @@ def check(config: CheckConfig, console: Console) -> int:
 
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     card = examine(layout, config, console)
+    if console.quiet and not console.json:
+        card.refuse()
     odd = [problem for problem in card.problems if not problem.refuses]
     console.document(card.plain())
     console.result(*card.describe(), *card.details())

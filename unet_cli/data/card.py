@@ -232,6 +232,8 @@ class Card:
             notes.append(
                 f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
             )
+        if self.labels.may_be_objects([one.values for one in facts]):
+            notes.append("if the masks number their objects, --classes background,NAME trains them as one class")
         ignored = self.labels.ignore
         if ignored is not None:
             pixels = sum(one.values.counts.get(ignored, 0) for one in facts)
@@ -250,7 +252,7 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
     Raises UserError that lists every problem at once where nothing is left that a card could be made of.
     """
     spec = parse_classes(config.classes, config.ignore_index)
-    problems = [Problem("no partner", text, refuses=True) for text in layout.left]
+    problems: list[Problem] = []
     known: dict[str, list[Known]] = {split: [] for split in layout.splits}
     todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
     if "val" in layout.splits:  # names tell pairs apart in split.json
@@ -261,6 +263,7 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
             problems.append(Problem("bad file", str(found), (pair,), refuses=True))
         else:
             known[split] += found
+    problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # damage stands before these
     misfits = [*_other_kinds(known, config.keep_alpha)]
     problems += misfits
     known = _without(known, misfits)
@@ -280,6 +283,8 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
     if not known.get("train"):
         raise _refusal(layout, problems, config.skip_bad)
 
+    if config.skip_bad and known.get("val") == []:  # another validation part than the user's must not be drawn
+        raise _refusal(layout, problems, config.skip_bad, "No pair of the val folder is left without them.")
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
     everything = [one for part in known.values() for one in part]
     facts = known["train"][0][1]
@@ -289,7 +294,10 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
         known=known,
         labels=labels,
         problems=([] if config.skip_bad else refusals)
-        + [*_nothing_to_find(contents, labels), *odd_things(known, labels, config.keep_alpha)],
+        + [
+            *_not_found(contents, labels, any(labels.ignore in one.values.counts for _, one in everything)),
+            *odd_things(known, labels, config.keep_alpha),
+        ],
         contents=contents,
         in_channels=max(facts.channels for _, facts in known["train"]),
         dtype=facts.dtype,  # type: ignore[arg-type]
@@ -298,9 +306,21 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
     )
 
 
-def _nothing_to_find(contents: np.ndarray, labels: LabelMap) -> Iterable[Problem]:
-    if not contents[:, 1:].any():
-        yield Problem("no foreground", f"no mask holds anything but {labels.names[0]}: there is nothing to learn")
+def _not_found(contents: np.ndarray, labels: LabelMap, ignored: bool) -> Iterable[Problem]:
+    """Classes that no mask shows."""
+    if not contents[:, 1:].any() or not np.delete(contents, 1, axis=1).any():
+        only = labels.names[int(not contents[:, 0].any())]
+        yield Problem(
+            "one class",
+            f"no mask holds anything but {only}: there is nothing to learn. Look at the masks",
+            refuses=True,
+        )
+        return
+    for name, pixels in zip(labels.names, contents.sum(0), strict=True):
+        if not pixels:
+            yield Problem("unseen class", f"no mask holds the class {name}: is its value right?")
+    if labels.ignore is not None and not ignored:
+        yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
 
 
 def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
@@ -346,8 +366,9 @@ def _strange_values(
             for value, count in counts.most_common(10)
         ]
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
+        soft = ", as soft edges and JPEG make them: save masks as PNG, without smoothing" if len(counts) > 100 else ""
         yield Problem(
-            "no class", f"{counted(len(pairs), 'mask')} hold what is no class: {', '.join(shown)}{more}. The "
+            "no class", f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
             f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
             "out with --skip-bad", tuple(pairs), refuses=True,
         )  # fmt: skip
@@ -360,10 +381,10 @@ def _without(known: dict[str, list[Known]], problems: Iterable[Problem]) -> dict
     return {split: [one for one in part if one[0] not in bad] for split, part in known.items()}
 
 
-def _refusal(layout: Layout, problems: list[Problem], skip_bad: bool) -> UserError:
+def _refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:
     head = f"{layout.root}: {counted(len(problems), 'problem')} with the files:"
     hint = "Nothing is left without them." if skip_bad else "Put these right, or leave them out with --skip-bad."
-    return UserError("\n".join([head, *listed(problems), hint]))
+    return UserError("\n".join([head, *listed(problems), end or hint]))
 
 
 def _plain(problem: Problem) -> dict[str, Any]:

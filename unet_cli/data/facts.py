@@ -121,7 +121,7 @@ def read_all(
     next(fresh, None)  # lets the progress bar close
     trouble = memory.write() if new else None
     if trouble:
-        console.say(f"What was read could not be remembered for the next time: {trouble}")
+        console.say(f"What was read could not be remembered for the next time: {trouble} (UNET_CACHE names it)")
 
 
 class Memory:
@@ -220,6 +220,12 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     height, width = image.shape[1:]
     if mask.values.shape[1:] != (height, width):
         mask_height, mask_width = mask.values.shape[1:]
+        if (mask_width, mask_height) == (height, width):
+            raise UserError(
+                f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
+                "its side (an orientation in the EXIF data of an image turns it). Turn it, or leave the pair out with "
+                "--skip-bad"
+            )
         raise UserError(
             f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
             "resize one, or leave the pair out with --skip-bad"

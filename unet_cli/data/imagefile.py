@@ -167,7 +167,11 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
+    if decoded.alpha and _is_constant(decoded.pixels[:, :-1]) and not _is_constant(decoded.pixels[:, -1:]):
+        raise UserError(f"{path} holds its mask in the alpha channel alone: save that channel as gray")
     pixels = decoded.pixels[:, :-1] if decoded.alpha or decoded.pixels.shape[1] == 4 else decoded.pixels
+    if decoded.turned_at is not None:
+        pixels = np.uint8(decoded.turned_at) - pixels
     channels = pixels.shape[1]
     if channels == 3 and not _is_gray(pixels):
         if pixels.dtype != np.uint8:
@@ -177,6 +181,11 @@ def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
     if channels not in (1, 3):
         raise UserError(f"{path} has {channels} channels: save masks as gray, with a palette, or as 8-bit RGB")
     return MaskPixels(_whole_numbers(np.ascontiguousarray(pixels[:, 0]), path), decoded.palette)
+
+
+def _is_constant(pixels: np.ndarray) -> bool:
+    """Whether each channel of (P, C, H, W) is the same everywhere."""
+    return bool((pixels == pixels[:1, :, :1, :1]).all())
 
 
 def _is_gray(pixels: np.ndarray) -> bool:

@@ -22,6 +22,7 @@ IGNORED = 255  # the class index of pixels that count nowhere: not in losses, me
 MAX_CLASSES = 255
 SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
 NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
+TRACE = 0.01  # of a class's pixels; a near colour as rare as that is a slip of the brush
 LEAST_COLOUR = 64  # pixels in areas of one colour from which it is a class and not a slip of the brush
 FEW_VALUES = 36  # that classes seldom go beyond
 MOST_VALUES = 1024  # values of one mask that are counted each for itself
@@ -185,6 +186,14 @@ class LabelMap:
         ignored = "" if self.ignore is None else f"; {self.spell(self.ignore)} is ignored"
         return f"{self.num_classes} classes ({rule}{ignored})"
 
+    def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
+        """Whether the classes might be numbers of a few objects: nearly all masks count from 1, not all equally far."""
+        held = [[value for value in stats.counts if value not in (0, self.ignore)] for stats in masks]
+        held = [values for values in held if values]
+        counting = sum(len(values) == max(values) for values in held)
+        several = len({max(values) for values in held}) > 2
+        return self.kind == "values" and self.num_classes > 3 and several and counting >= 0.9 * len(held)
+
     def spell(self, value: int) -> str:
         """A mask value for people: 'the value 7', 'the colour #ff0000'."""
         return f"the colour #{value:06x}" if self.kind == "colours" else f"the value {value}"
@@ -277,7 +286,9 @@ def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMa
     if fixed is None and len(binary) == 2 and spec.values in ((), (values[0], values[-1])):
         if _is_soft({value: counts[value] for value in values}, plateaus):
             return LabelMap(_storable((values[0], values[-1])), binary, "soft", ignore)
-        if not spec.values and _are_instances(masks, values, ignore):
+        # Two names for many numbers: the user says that they are those of objects.
+        said = bool(spec.names) and len(values) > 2
+        if not spec.values and (said or _are_instances(masks, values, ignore)):
             return LabelMap((0, 255), binary, "instances", ignore)
     if spec.values:
         return LabelMap(spec.values, spec.names, ignore=ignore, palette=fixed)
@@ -356,12 +367,17 @@ def _find_colours(masks: Sequence[ValueStats], spec: ClassSpec) -> LabelMap:
     if spec.values:
         return LabelMap(spec.values, spec.names, "colours", ignore)
     counts = _sum(stats.counts for stats in masks)
-    areas = _sum(stats.plateaus for stats in masks)
+    # Few colours are as they were painted, thin lines too; many come from JPEG or soft edges, which have no areas.
+    as_painted = len(counts) <= FEW_VALUES and not any(stats.rest for stats in masks)
+    areas = counts if as_painted else _sum(stats.plateaus for stats in masks)
     chosen: list[int] = []
     for colour in sorted(counts, key=lambda value: -counts[value]):
         if areas.get(colour, 0) < LEAST_COLOUR or len(chosen) > MAX_CLASSES or colour == ignore:
             continue
-        if all(_distance(colour, other) > NEAR_COLOURS for other in chosen):
+        near = [other for other in chosen if _distance(colour, other) <= NEAR_COLOURS]
+        if as_painted:  # classes may be painted in much the same colour, but then one isn't a trace of the other
+            near = [other for other in near if counts[colour] < TRACE * counts[other]]
+        if not near:
             chosen.append(colour)
     if len(chosen) > MAX_CLASSES:
         raise UserError(
@@ -414,14 +430,19 @@ def _storable(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _find_ignored(masks: Sequence[ValueStats]) -> int | None:
-    """255 beside at least two small whole numbers that have few gaps: nobody counts 0, 1, 2, 255.
+    """255 beside at least two small whole numbers that have few gaps, for nobody counts 0, 1, 2, 255; or that is drawn
+    in thin lines, as around the objects of PASCAL VOC.
 
     Raises UserError where masks of 0 and 1 and masks of 0 and 255 are mixed.
     """
     rest = sorted({value for stats in masks for value in stats.counts} - {255})
     holders = [stats for stats in masks if 255 in stats.counts]
-    few_gaps = len(rest) >= 2 and rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
-    if not holders or not few_gaps:
+    if not holders or len(rest) < 2:
+        return None
+    few_gaps = rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
+    pixels, inner = (sum(counts.get(255, 0) for counts in part) for part in _counts_and_plateaus(holders))
+    is_thin = rest[-1] <= FEW_VALUES and inner < 0.6 * pixels
+    if not few_gaps and not is_thin:
         return None
     if rest == [0, 1] and all(1 not in stats.counts for stats in holders):
         raise UserError(
@@ -429,6 +450,10 @@ def _find_ignored(masks: Sequence[ValueStats]) -> int | None:
             "save all masks with the same values, or give --ignore-index 255 if that is what it means"
         )
     return 255
+
+
+def _counts_and_plateaus(masks: Sequence[ValueStats]) -> tuple[list[dict[int, int]], list[dict[int, int]]]:
+    return [stats.counts for stats in masks], [stats.plateaus for stats in masks]
 
 
 def _without_strays(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:

@@ -229,6 +229,8 @@ def _with_objects(images: dict[str, Path], masks: dict[str, Path]) -> _Paired | 
     # images/s1_1 is no image of masks/s1/*, and which folder an image is in is a matter of its very name.
     if matching.rule != SAME_NAME if in_folders else matching.masks_left:
         return None
+    if 2 * len(matching.pairs) < len(images):  # a folder that happens to have an image's name
+        return None
     found = _result(matching, _alone(images), {name: tuple(paths) for name, paths in folders.items()})
     if len(folders) == len(masks):
         return replace(found, rule="a folder for each image and its mask")

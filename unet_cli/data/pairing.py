@@ -386,8 +386,7 @@ def _two_rules(*rules: tuple[Rule, list[tuple[str, str]]]) -> str:
         f"  {rule.describe()}: {image} with {mask}"
         for rule, (image, mask) in ((first, same_image), (second, differing))
     ]
-    choice = f"--pair 'images/{first.image}=masks/{first.mask}'"
     return "\n".join(
         [f"two rules pair {len(pairs)} names each, with different partners:", *lines]
-        + [f"Choose one, such as {choice} ({HOW_TO_SAY})"]
+        + [f"Say which with --masks FOLDER, or as --pair 'images/{{id}}.png=masks/{{id}}_mask.png' ({HOW_TO_SAY})"]
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
+from unet_cli.console import counted
 from unet_cli.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
@@ -48,7 +49,7 @@ def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[
         gray = np.tensordot(LUMA, image.astype(np.float32), axes=1)
         gray = gray if image.dtype == np.float32 else np.rint(gray)
         return gray.astype(image.dtype)[None], "RGB was converted to gray"
-    raise UserError(f"has {have} channels, but the network was trained on {channels}")
+    raise UserError(f"has {counted(have, 'channel')}, but the network was trained on {channels}")
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

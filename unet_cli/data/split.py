@@ -121,6 +121,7 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool) -> Split:
     Raises UserError where the file is no such file, names pairs that the data don't hold, names a pair in both parts,
     doesn't name all pairs, or leaves nothing to train on.
     """
+    path = path / "split.json" if path.is_dir() else path
     train, val = _read_names(path)
     if both := sorted(train & val):
         raise UserError(f"{path} names {_listed(both)} in both train and val: keep each name in one of them")

@@ -104,13 +104,13 @@ def find_jobs(
         output = _required(output, "a list of paths")
     elif path.is_dir():
         images, base = list(walk(path)), path
-        output = output or masks_beside(path)
+        output = output or _ours(masks_beside(path))
         masks = output.resolve()
         if masks != path.resolve():  # masks of an earlier job in a folder below are not input
             images = [image for image in images if not image.resolve().is_relative_to(masks)]
     elif path.is_file():
         images, base = [path], None
-        output = output or masks_beside(path.parent)
+        output = output or _ours(masks_beside(path.parent))
     elif glob.has_magic(input):
         images = [Path(found) for found in sorted(glob.glob(input, recursive=True)) if is_image_file(Path(found))]
         base, output = None, _required(output, "a glob")
@@ -164,6 +164,14 @@ def masks_beside(folder: Path) -> Path:
     """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + "_masks")
+
+
+def _ours(folder: Path) -> Path:
+    """A folder that nobody asked for is written to only where it holds nothing of the user's. Raises UserError."""
+    found = next((path for path in walk(folder) if not is_ours(path)), None) if folder.is_dir() else None
+    if found is not None:
+        raise UserError(f"{folder} holds files that unet did not write, such as {found}: choose an --output")
+    return folder
 
 
 def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:

@@ -249,7 +249,8 @@ def _tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decode
         colours = np.asarray(keyframe.colormap).astype(int)
         colours >>= 8 if colours.max() > 255 else 0  # some writers give 8 bits where the norm says 16
         return Decoded(pixels.astype(np.uint8), palette=colours.T.ravel().tolist())
-    if photometric == 0 and bits <= 8 and pixels.dtype.kind in "bu":
+    white_is_zero = photometric == 0 and bits <= 8 and pixels.dtype.kind in "bu"
+    if white_is_zero:
         pixels = (1 << bits) - 1 - pixels.astype(np.uint8)
     if bits == 1:
         pixels = pixels.astype(np.uint8) * 255
@@ -258,7 +259,8 @@ def _tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decode
         rgb = (inks[:, :3] * inks[:, 3:] + (1 << bits - 1)) // ((1 << bits) - 1)
         pixels = np.concatenate([rgb.astype(pixels.dtype), pixels[:, 4:]], axis=1)
     extra = [int(sample) for sample in keyframe.extrasamples]
-    return Decoded(pixels, alpha=planes == 1 and extra[-1:] in ([1], [2]))
+    turned_at = (255 if bits == 1 else (1 << bits) - 1) if white_is_zero else None
+    return Decoded(pixels, alpha=planes == 1 and extra[-1:] in ([1], [2]), turned_at=turned_at)
 
 
 def _left_to_pillow(keyframe: TiffPage) -> bool:
