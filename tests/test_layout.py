@@ -338,3 +338,10 @@ def test_a_missing_folder_and_a_file_are_told_apart(tmp_path):
         find_layout(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is a file"):
         find_layout(touch(tmp_path, "a.zip") / "a.zip")
+
+
+def test_predictions_beside_the_images_are_not_the_truth(tmp_path):
+    touch(tmp_path, "images/a.png", "masks/a.png", "images_masks/a.png")
+    layout = find_layout(tmp_path)
+    assert [str(pair.mask.path.parent.name) for pair in layout.splits["train"]] == ["masks"]
+    assert any("images_masks is not used" in note for note in layout.notes)

@@ -116,6 +116,7 @@ def assign_roles(root: Path, inside: list[Path], images: str | None, masks: str 
             hinted = {file.path for file in others if file.role is None and file.hint == role}
             if len(hinted) < len(others):
                 others = [replace(file, role=role) if file.path in hinted else file for file in others]
+    others = _without_predictions(others)
     _refuse_rivals(root, others)
     if not any(file.role == "masks" for file in said + others):
         if "images" not in given:
@@ -133,6 +134,16 @@ def _told_apart(files: list[File]) -> list[File]:
         return files
     told = [replace(file, role="masks" if file.name in masks else "images") for file in mixed]
     return told + [file for file in files if file.role != role]
+
+
+def _without_predictions(files: list[File]) -> list[File]:
+    """`images_masks` beside `images` is where predictions go unless told otherwise: not the truth, if there is another."""
+    images = {file.owner for file in files if file.role == "images"}
+    masks = {file.owner for file in files if file.role == "masks" and file.owner}
+    predicted = {owner for owner in masks if (*owner[:-1], owner[-1].removesuffix("_masks")) in images}
+    if not predicted or predicted == masks:
+        return files
+    return [replace(file, role="unused") if file.owner in predicted else file for file in files]
 
 
 def _refuse_rivals(root: Path, files: list[File]) -> None:
