@@ -137,7 +137,7 @@ def _told_apart(files: list[File]) -> list[File]:
 
 
 def _without_predictions(files: list[File]) -> list[File]:
-    """`images_masks` beside `images` is where predictions go unless told otherwise: not the truth, if there is another."""
+    """`images_masks` beside `images` is where predictions go unless told otherwise: no truth, if there is another."""
     images = {file.owner for file in files if file.role == "images"}
     masks = {file.owner for file in files if file.role == "masks" and file.owner}
     predicted = {owner for owner in masks if (*owner[:-1], owner[-1].removesuffix("_masks")) in images}
