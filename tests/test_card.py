@@ -7,7 +7,8 @@ from PIL import Image
 
 from unet_cli.config import DataConfig
 from unet_cli.console import Console
-from unet_cli.data.card import Card, examine
+from unet_cli.data.card import Card
+from unet_cli.data.examine import examine
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.layout import find_layout
 from unet_cli.errors import UserError

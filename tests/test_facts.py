@@ -76,7 +76,7 @@ def test_a_memory_that_cannot_be_written_is_said_and_stops_nothing(data, monkeyp
     monkeypatch.setenv("UNET_CACHE", str(tmp_path / "file" / "cache"))
     from unet_cli.config import DataConfig
     from unet_cli.console import Console
-    from unet_cli.data.card import examine
+    from unet_cli.data.examine import examine
 
     card = examine(find_layout(data), DataConfig(data=data), Console())
     assert len(card.pairs("train")) == 6

@@ -19,8 +19,8 @@ from PIL import Image
 
 from unet_cli.config import DataConfig
 from unet_cli.console import Console
-from unet_cli.data.card import examine
 from unet_cli.data.dataset import SegmentationDataset
+from unet_cli.data.examine import examine
 from unet_cli.data.layout import find_layout
 from unet_cli.data.sample import draw_pair
 

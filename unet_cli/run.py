@@ -24,8 +24,9 @@ from unet_cli.config import (
     plain,
 )
 from unet_cli.console import Console, counted, duration
-from unet_cli.data.card import Card, examine
+from unet_cli.data.card import Card
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
+from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import listed
 from unet_cli.data.source import Pair

@@ -35,7 +35,8 @@ def check(config: CheckConfig, console: Console) -> int:
 
     Raises UserError where there is nothing that a card could be made of, and nothing to train on.
     """
-    from unet_cli.data.card import MOST_ODD, examine
+    from unet_cli.data.card import MOST_ODD
+    from unet_cli.data.examine import examine
     from unet_cli.data.layout import find_layout
     from unet_cli.data.problems import listed
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config import DataConfig, Preprocessing, least_std
-from unet_cli.console import Console, counted
-from unet_cli.data.facts import Facts, Known, read_all
-from unet_cli.data.labels import LabelMap, find_labels, parse_classes
+from unet_cli.config import Preprocessing, least_std
+from unet_cli.console import counted
+from unet_cli.data.facts import Facts, Known
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.layout import Layout
-from unet_cli.data.problems import Problem, listed, odd_things
-from unet_cli.data.source import Pair, Source
+from unet_cli.data.problems import Problem, listed
+from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
 MOST_ODD = 10  # problems of a kind that don't stop training are listed
@@ -61,7 +61,7 @@ class Card:
     def refuse(self) -> None:
         """Raises UserError that lists everything that stops training, at once."""
         if self.refusals:
-            raise _refusal(self.layout, self.refusals, skip_bad=False)
+            raise refusal(self.layout, self.refusals, skip_bad=False)
 
     def describe(self) -> list[str]:
         """The card in a few lines."""
@@ -246,142 +246,7 @@ class Card:
         return notes
 
 
-def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
-    """Read every pair once, or remember it, and say what the set is.
-
-    Raises UserError that lists every problem at once where nothing is left that a card could be made of.
-    """
-    spec = parse_classes(config.classes, config.ignore_index)
-    problems: list[Problem] = []
-    known: dict[str, list[Known]] = {split: [] for split in layout.splits}
-    todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
-    if "val" in layout.splits:  # names tell pairs apart in split.json
-        todo = [(split, replace(pair, name=f"{split}/{pair.name}")) for split, pair in todo]
-    read = read_all([pair for _, pair in todo], layout.root, config.keep_alpha, console, config.workers)
-    for (split, pair), found in zip(todo, read, strict=True):
-        if isinstance(found, UserError):
-            problems.append(Problem("bad file", str(found), (pair,), refuses=True))
-        else:
-            known[split] += found
-    problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # damage stands before these
-    misfits = [*_other_kinds(known, config.keep_alpha)]
-    problems += misfits
-    known = _without(known, misfits)
-    if not known.get("train"):
-        raise _refusal(layout, problems, config.skip_bad)
-    try:
-        labels = find_labels([facts.values for _, facts in known["train"]], spec)
-    except UserError as error:
-        if not problems:
-            raise
-        raise _refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
-    everything = [one for part in known.values() for one in part]
-    contents, strangers = labels.count_classes([facts.values for _, facts in everything])
-    strange = [*_strange_values(everything, strangers, labels)]
-    problems += strange
-    known = _without(known, strange)
-    if not known.get("train"):
-        raise _refusal(layout, problems, config.skip_bad)
-
-    if config.skip_bad and known.get("val") == []:  # another validation part than the user's must not be drawn
-        raise _refusal(layout, problems, config.skip_bad, "No pair of the val folder is left without them.")
-    contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
-    everything = [one for part in known.values() for one in part]
-    facts = known["train"][0][1]
-    refusals = [problem for problem in problems if problem.refuses]
-    return Card(
-        layout=layout,
-        known=known,
-        labels=labels,
-        problems=([] if config.skip_bad else refusals)
-        + [
-            *_not_found(contents, labels, any(labels.ignore in one.values.counts for _, one in everything)),
-            *odd_things(known, labels, config.keep_alpha),
-        ],
-        contents=contents,
-        in_channels=max(facts.channels for _, facts in known["train"]),
-        dtype=facts.dtype,  # type: ignore[arg-type]
-        keep_alpha=config.keep_alpha and facts.channels in (2, 4),
-        left_out=refusals if config.skip_bad else [],
-    )
-
-
-def _not_found(contents: np.ndarray, labels: LabelMap, ignored: bool) -> Iterable[Problem]:
-    """Classes that no mask shows."""
-    if not contents[:, 1:].any() or not np.delete(contents, 1, axis=1).any():
-        only = labels.names[int(not contents[:, 0].any())]
-        yield Problem(
-            "one class",
-            f"no mask holds anything but {only}: there is nothing to learn. Look at the masks",
-            refuses=True,
-        )
-        return
-    for name, pixels in zip(labels.names, contents.sum(0), strict=True):
-        if not pixels:
-            yield Problem("unseen class", f"no mask holds the class {name}: is its value right?")
-    if labels.ignore is not None and not ignored:
-        yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
-
-
-def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
-    """Images of another depth, or with channels that can't be converted to those of most training images."""
-    everything = [one for part in known.values() for one in part]
-    usual = known.get("train") or everything
-    if not usual:
-        return
-    depths = Counter(facts.dtype for _, facts in usual)
-    families = Counter(_family(facts, keep_alpha) for _, facts in usual)
-    depth, family = depths.most_common(1)[0][0], families.most_common(1)[0][0]
-    for pair, facts in everything:
-        if facts.dtype != depth:
-            yield Problem(
-                "depth", f"{pair.image} holds {facts.dtype} where most images hold {depth}: convert it, "
-                "or leave it out with --skip-bad", (pair,), refuses=True,
-            )  # fmt: skip
-        elif _family(facts, keep_alpha) != family:
-            yield Problem(
-                "channels", f"{pair.image} has {counted(facts.channels, 'channel')}, other than most images: convert "
-                "it, or leave it out with --skip-bad", (pair,), refuses=True,
-            )  # fmt: skip
-
-
-def _family(facts: Facts, keep_alpha: bool) -> int:
-    """Gray and colour go together, and with alpha as well; 1 and 2 stand for them, else the number of channels."""
-    together = {1: 1, 3: 1, 2: 2, 4: 2} if keep_alpha else {1: 1, 3: 1}
-    return facts.channels if facts.layered else together.get(facts.channels, facts.channels)
-
-
-def _strange_values(
-    everything: list[Known], strangers: list[tuple[int, int, int]], labels: LabelMap
-) -> Iterable[Problem]:
-    """Values or colours that no class has: all of them in one message, with counts and a file, and the pairs."""
-    counts, example = Counter[int](), dict[int, Source]()
-    pairs = dict.fromkeys(everything[row][0] for row, *_ in strangers)
-    for row, value, count in strangers:
-        counts[value] += count
-        example.setdefault(value, everything[row][0].mask)
-    if counts:
-        shown = [
-            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
-            for value, count in counts.most_common(10)
-        ]
-        more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
-        soft = ", as soft edges and JPEG make them: save masks as PNG, without smoothing" if len(counts) > 100 else ""
-        yield Problem(
-            "no class", f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
-            f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
-            "out with --skip-bad", tuple(pairs), refuses=True,
-        )  # fmt: skip
-
-
-def _without(known: dict[str, list[Known]], problems: Iterable[Problem]) -> dict[str, list[Known]]:
-    bad = {pair for problem in problems for pair in problem.pairs}
-    if not bad:
-        return known
-    return {split: [one for one in part if one[0] not in bad] for split, part in known.items()}
-
-
-def _refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:
+def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:
     head = f"{layout.root}: {counted(len(problems), 'problem')} with the files:"
     hint = "Nothing is left without them." if skip_bad else "Put these right, or leave them out with --skip-bad."
     return UserError("\n".join([head, *listed(problems), end or hint]))
@@ -396,15 +261,15 @@ def _plain(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _as_channels(values: tuple[float, ...], channels: int) -> np.ndarray:
-    """A figure of each channel of an image, repeated as `to_channels` repeats gray; alpha stays the last."""
-    colour, alpha = (values[:-1], values[-1:]) if len(values) in (2, 4) else (values, ())
-    return np.array([*np.resize(colour, channels - len(alpha)), *alpha])
-
-
 def _spread(facts: list[Facts]) -> tuple[float, float]:
     """Variance of the images' mean intensities, and mean variance of the pixels within an image."""
     values = np.array([one.height * one.width * len(one.sums) for one in facts])
     means = np.array([sum(one.sums) for one in facts]) / values
     squares = np.array([sum(one.squares) for one in facts]) / values
     return float(means.var()), float((squares - means**2).mean())
+
+
+def _as_channels(values: tuple[float, ...], channels: int) -> np.ndarray:
+    """A figure of each channel of an image, repeated as `to_channels` repeats gray; alpha stays the last."""
+    colour, alpha = (values[:-1], values[-1:]) if len(values) in (2, 4) else (values, ())
+    return np.array([*np.resize(colour, channels - len(alpha)), *alpha])
