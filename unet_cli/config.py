@@ -20,6 +20,8 @@ CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_BATCH = 2, 1, 8  # images; on a processo
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
 
+Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
+
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -350,7 +352,7 @@ class Preprocessing(Checked):
 
     size: int
     in_channels: int
-    dtype: Literal["uint8", "uint16", "float32"]
+    dtype: Dtype
     intensity: Literal["dataset", "image", "percentile"] = "dataset"
     mean: tuple[float, ...]
     std: tuple[float, ...]

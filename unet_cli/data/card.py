@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from unet_cli.config import Preprocessing, least_std
+from unet_cli.config import Dtype, Preprocessing, least_std
 from unet_cli.console import counted
-from unet_cli.data.facts import Facts, Known
+from unet_cli.data.facts import Facts, Known, flat
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, listed
@@ -38,13 +38,13 @@ class Card:
     problems: list[Problem]
     contents: np.ndarray
     in_channels: int
-    dtype: Literal["uint8", "uint16", "float32"]
+    dtype: Dtype
     keep_alpha: bool
     left_out: list[Problem] = field(default_factory=list)
 
     @property
     def everything(self) -> list[Known]:
-        return [one for part in self.known.values() for one in part]
+        return flat(self.known)
 
     @property
     def refusals(self) -> list[Problem]:
@@ -72,7 +72,7 @@ class Card:
         if len(sizes) > 4:
             sides = [side for _, facts in everything for side in (facts.width, facts.height)]
             shown = f"{len(sizes)} sizes, sides of {min(sides)} to {max(sides)} pixels"
-        low, high = self._range()
+        low, high = _range([facts for _, facts in everything])
         return [
             f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
             f"  images   {shown}; {self._colour()}, {self._depth()}, values {low:g} to {high:g}",
@@ -105,7 +105,7 @@ class Card:
     def plain(self) -> dict[str, Any]:
         """The card for a program."""
         everything = self.everything
-        low, high = self._range()
+        low, high = _range([facts for _, facts in everything])
         labels = self.labels
         return {
             "data": str(self.layout.root),
@@ -167,8 +167,7 @@ class Card:
             between, within = _spread(facts)
             intensity = "image" if between > within else "dataset"
         elif normalize == "range":
-            low, high = min(one.low for one in facts), max(one.high for one in facts)
-            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else (low, high)
+            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else _range(facts)
             intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
         return Preprocessing(
             size=size,
@@ -184,10 +183,6 @@ class Card:
             files=self.layout.files_per_image,
             pages="channels" if any(one.layered for one in facts) else "images",
         )
-
-    def _range(self) -> tuple[float, float]:
-        facts = [facts for _, facts in self.everything]
-        return min(one.low for one in facts), max(one.high for one in facts)
 
     def _depth(self) -> str:
         return {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}[self.dtype]
@@ -259,6 +254,10 @@ def _plain(problem: Problem) -> dict[str, Any]:
         "text": problem.text,
         "images": [str(pair.image) for pair in problem.pairs[:MOST_IMAGES]],
     }
+
+
+def _range(facts: list[Facts]) -> tuple[float, float]:
+    return min(one.low for one in facts), max(one.high for one in facts)
 
 
 def _spread(facts: list[Facts]) -> tuple[float, float]:

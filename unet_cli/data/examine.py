@@ -11,7 +11,7 @@ import numpy as np
 from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
-from unet_cli.data.facts import Facts, Known, read_all
+from unet_cli.data.facts import Facts, Known, flat, read_all
 from unet_cli.data.labels import LabelMap, find_labels, parse_classes
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, odd_things
@@ -34,7 +34,7 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
             raise
         raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
 
-    everything = [one for part in known.values() for one in part]
+    everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
     strange = [*_strange_values(everything, strangers, labels)]
     problems += strange
@@ -51,7 +51,7 @@ def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
         problems=odd if config.skip_bad else problems + odd,
         contents=contents,
         in_channels=max(facts.channels for _, facts in known["train"]),
-        dtype=facts.dtype,  # type: ignore[arg-type]
+        dtype=facts.dtype,
         keep_alpha=config.keep_alpha and facts.channels in (2, 4),
         left_out=problems if config.skip_bad else [],
     )
@@ -97,14 +97,14 @@ def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: Labe
     for name, pixels in zip(labels.names, contents.sum(0), strict=True):
         if not pixels:
             yield Problem("unseen class", f"no mask holds the class {name}: is its value right?")
-    ignored = any(labels.ignore in facts.values.counts for part in known.values() for _, facts in part)
+    ignored = any(labels.ignore in facts.values.counts for _, facts in flat(known))
     if labels.ignore is not None and not ignored:
         yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
 
 
 def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
     """Images of another depth, or with channels that can't be converted to those of most training images."""
-    everything = [one for part in known.values() for one in part]
+    everything = flat(known)
     usual = known.get("train") or everything
     if not usual:
         return

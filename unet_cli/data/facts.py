@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import unet_cli
 from unet_cli.ahead import ahead
+from unet_cli.config import Dtype
 from unet_cli.console import Console
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import MaskPixels, read_mask, read_stack
+from unet_cli.data.imagefile import MaskPixels, is_gray, read_mask, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
@@ -46,7 +47,7 @@ class Facts:
     stored: int
     height: int
     width: int
-    dtype: str
+    dtype: Dtype
     low: float
     high: float
     sums: tuple[float, ...]
@@ -88,6 +89,11 @@ class Facts:
 
 
 Known = tuple[Pair, Facts]
+
+
+def flat(known: dict[str, list[Known]]) -> list[Known]:
+    """All splits' pairs in one list."""
+    return [one for part in known.values() for one in part]
 
 
 def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
@@ -231,7 +237,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
             "resize one, or leave the pair out with --skip-bad"
         )
     stored = len(image)
-    if stored == 3 + keep_alpha and _equal(image[0], image[1]) and _equal(image[0], image[2]):
+    if stored == 3 + keep_alpha and is_gray(image):
         image = image[[0, *range(3, stored)]]
     low, high = float(image.min()), float(image.max())
     sums, squares = _sums(image)
@@ -240,7 +246,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         stored=stored,
         height=height,
         width=width,
-        dtype=str(image.dtype),
+        dtype=cast(Dtype, str(image.dtype)),
         low=low,
         high=high,
         sums=sums,
@@ -252,11 +258,6 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         notes=notes,
         values=value_stats(mask),
     )
-
-
-def _equal(channel: np.ndarray, other: np.ndarray) -> bool:
-    middle = len(channel) // 2  # colour mostly shows in any row
-    return bool((channel[middle] == other[middle]).all() and (channel == other).all())
 
 
 def _sums(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -173,7 +173,7 @@ def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
     if decoded.turned_at is not None:
         pixels = np.uint8(decoded.turned_at) - pixels
     channels = pixels.shape[1]
-    if channels == 3 and not _is_gray(pixels):
+    if channels == 3 and not is_gray(pixels.swapaxes(0, 1)):
         if pixels.dtype != np.uint8:
             raise UserError(f"{path} is a mask in colours of type {pixels.dtype}: save it as gray, or as 8-bit RGB")
         red, green, blue = (pixels[:, channel].astype(np.int32) for channel in range(3))
@@ -188,8 +188,10 @@ def _is_constant(pixels: np.ndarray) -> bool:
     return bool((pixels == pixels[:1, :, :1, :1]).all())
 
 
-def _is_gray(pixels: np.ndarray) -> bool:
-    return bool((pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 0] == pixels[:, 2]).all())
+def is_gray(image: np.ndarray) -> bool:
+    """Whether the first three channels of (C, ...) are equal."""
+    middle = image.shape[1] // 2  # colour mostly shows in any row
+    return all(bool((image[0, middle] == other[middle]).all() and (image[0] == other).all()) for other in image[1:3])
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:

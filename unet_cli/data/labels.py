@@ -188,11 +188,9 @@ class LabelMap:
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be numbers of a few objects: nearly all masks count from 1, not all equally far."""
-        held = [[value for value in stats.counts if value not in (0, self.ignore)] for stats in masks]
-        held = [values for values in held if values]
-        counting = sum(len(values) == max(values) for values in held)
-        several = len({max(values) for values in held}) > 2
-        return self.kind == "values" and self.num_classes > 3 and several and counting >= 0.9 * len(held)
+        highest, counting = _countings(masks, self.ignore)
+        several = len(set(highest)) > 2
+        return self.kind == "values" and self.num_classes > 3 and several and counting >= 0.9 * len(highest)
 
     def spell(self, value: int) -> str:
         """A mask value for people: 'the value 7', 'the colour #ff0000'."""
@@ -440,7 +438,8 @@ def _find_ignored(masks: Sequence[ValueStats]) -> int | None:
     if not holders or len(rest) < 2:
         return None
     few_gaps = rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
-    pixels, inner = (sum(counts.get(255, 0) for counts in part) for part in _counts_and_plateaus(holders))
+    pixels = sum(stats.counts[255] for stats in holders)
+    inner = sum(stats.plateaus[255] for stats in holders)
     is_thin = rest[-1] <= FEW_VALUES and inner < 0.6 * pixels
     if not few_gaps and not is_thin:
         return None
@@ -450,10 +449,6 @@ def _find_ignored(masks: Sequence[ValueStats]) -> int | None:
             "save all masks with the same values, or give --ignore-index 255 if that is what it means"
         )
     return 255
-
-
-def _counts_and_plateaus(masks: Sequence[ValueStats]) -> tuple[list[dict[int, int]], list[dict[int, int]]]:
-    return [stats.counts for stats in masks], [stats.plateaus for stats in masks]
 
 
 def _without_strays(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
@@ -477,17 +472,23 @@ def _are_instances(masks: Sequence[ValueStats], values: list[int], ignore: int |
     dozen; or there are numbers beyond 255, too many for classes, and at least half of the masks have such numbers, or
     another highest number than others.
     """
-    highest, gapless = [], 0
-    for stats in masks:
-        held = [value for value in stats.counts if value not in (0, ignore)]
-        if held:
-            highest.append(max(held))
-            gapless += stats.rest == 0 and len(held) == max(held)
+    highest, counting = _countings(masks, ignore)
     several = len(set(highest))
     mostly_beyond = 2 * max(several, sum(number > 255 for number in highest)) >= len(highest)
     if values[-1] > 255 and len(values) > FEW_VALUES and mostly_beyond:
         return True
-    return several >= max(2, min(4, len(highest))) and max(highest) > 12 and gapless >= 0.8 * len(highest)
+    return several >= max(2, min(4, len(highest))) and max(highest) > 12 and counting >= 0.8 * len(highest)
+
+
+def _countings(masks: Sequence[ValueStats], ignore: int | None) -> tuple[list[int], int]:
+    """The highest value of each mask that isn't empty, and how many of these masks count up to it without gaps."""
+    highest, counting = [], 0
+    for stats in masks:
+        held = [value for value in stats.counts if value not in (0, ignore)]
+        if held:
+            highest.append(max(held))
+            counting += stats.rest == 0 and len(held) == max(held)
+    return highest, counting
 
 
 def _is_soft(counts: dict[int, int], plateaus: dict[int, int]) -> bool:

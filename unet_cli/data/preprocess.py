@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
 from unet_cli.console import counted
+from unet_cli.data.imagefile import is_gray
 from unet_cli.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
@@ -44,7 +45,7 @@ def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[
     if have == 1 and channels == 3:
         return np.repeat(image, 3, axis=0), "gray was repeated to three channels"
     if have == 3 and channels == 1:
-        if (image[0] == image[1]).all() and (image[0] == image[2]).all():
+        if is_gray(image):
             return image[:1], "RGB with equal channels was taken as gray"
         gray = np.tensordot(LUMA, image.astype(np.float32), axes=1)
         gray = gray if image.dtype == np.float32 else np.rint(gray)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_cli.data.facts import THUMBNAIL, Known
+from unet_cli.data.facts import THUMBNAIL, Known, flat
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
@@ -36,7 +36,7 @@ class Problem:
 
 def odd_things(known: dict[str, list[Known]], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
     """Every pair of a set by split -> what looks odd, the worst first."""
-    everything = [one for part in known.values() for one in part]
+    everything = flat(known)
     splits = [split for split, part in known.items() for _ in part]
     if labels.num_classes == 2 and labels.kind in ("values", "soft") and labels.ignore is None:
         yield from _inverted(everything)  # the upper half of the values is the foreground in these alone
