@@ -375,6 +375,26 @@ def test_one_page_of_a_long_stack_reads_no_other(tmp_path, monkeypatch):
     assert seen == [70]
 
 
+@pytest.mark.parametrize(
+    ("tag", "before", "after", "message"),
+    [
+        (284, 1, 5, "its samples are arranged in an unknown way, 5"),  # tifffile reads one of three samples
+        (273, None, 0, "it ends before its pixels do"),  # tifffile reads on from where it happens to be
+    ],
+)
+def test_tiff_tags_that_tifffile_takes_as_they_come(tmp_path, tag, before, after, message):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        entry = tif.pages.first.tags[tag]
+    assert before in (entry.value, None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    struct.pack_into("<H" if entry.dtype == 3 else "<I", content, entry.valueoffset, after)
+    (tmp_path / "a.tif").write_bytes(content)
+    for reader in (decode, count_pages):
+        with pytest.raises(UserError, match=rf"a.tif is damaged \({message}"):
+            reader(tmp_path / "a.tif")
+
+
 # --- numpy
 
 LAYOUTS = [

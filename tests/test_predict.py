@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-from conftest import Run, assert_failed, json_lines, pixels
+from conftest import Run, assert_failed, json_lines, pixels, run_unet
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config import ModelConfig
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.sample import draw_pair
 from unet_cli.models import build_model
 
 
@@ -76,9 +78,11 @@ def test_json_has_a_line_for_each_file(unet: Run, trained, images):
     assert done.returncode == 3
     rows = {Path(row["input"]).name: row for row in json_lines(done.stdout)}
     assert "not an image" in rows["bad.png"]["error"]
-    assert rows["a.png"]["width"] == 39
-    assert rows["a.png"]["height"] == 30
-    assert sum(rows["a.png"]["class_shares"]) == pytest.approx(1, abs=1e-5)
+    assert rows["a.png"]["size"] == [39, 30]
+    assert list(rows["a.png"]["classes"]) == ["background", "foreground"]
+    assert sum(rows["a.png"]["classes"].values()) == pytest.approx(1, abs=1e-5)
+    assert 0 < rows["a.png"]["highest_probability"] <= 1
+    assert rows["a.png"]["seconds"] > 0
 
 
 def test_bad_files_are_named_and_skipped_and_leave_no_mask_of_an_earlier_run(unet: Run, trained, images, tmp_path):
@@ -155,8 +159,8 @@ def test_masks_below_the_input_folder_are_not_input_the_next_time(unet: Run, tra
         (["--input", "nowhere"], 1, ["nowhere does not exist"]),
         (["--input", "empty"], 1, ["empty holds no images"]),
         (["--input", "imgs", "--output", "imgs"], 1, ["would be written over the image", "choose another --output"]),
-        (["--input", "imgs", "--threshold", "2"], 2, ["--threshold is 2: it has to be 0 to 1"]),
-        (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "number"]),
+        (["--input", "imgs", "--threshold", "2"], 2, ["--threshold", "auto"]),
+        (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "a number"]),
         (["--input", "imgs", "--thresold", "0.4"], 2, ["--thresold", "--threshold"]),
         (["--input", "imgs", "--device", "cuda"], 1, ["--device cuda", "--device cpu"]),
         (["--input", "imgs", "--output", "file.txt"], 1, ["file.txt", "a file is in the way"]),
@@ -225,6 +229,194 @@ def test_a_stop_finishes_the_files_at_hand_and_tells_of_each(trained, images, tm
     assert {Path(row["output"]).name for row in json_lines(out)} == written
     assert 1 <= len(written) < 303
     assert f"stopped after {len(written)} of 303" in err
+
+
+def test_skip_existing_continues_a_killed_job_to_the_same_bytes(trained, images, tmp_path):
+    for index in range(60):
+        shutil.copy(images / "a.png", images / f"copy{index:02d}.png")
+    (images / "bad.png").write_text("text")
+    flags = ["predict", "--weights", str(trained), "--input", "imgs", "--probabilities", "--skip-existing"]
+    assert run_unet(*flags, "--output", "unbroken", cwd=tmp_path).returncode == 3
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        wanted = len(list((tmp_path / "broken").rglob("*.png"))) + int(rng.integers(5, 25))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unet_cli", *flags, "--output", "broken"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list((tmp_path / "broken").rglob("*.png"))) < wanted:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    done = run_unet(*flags, "--output", "broken", cwd=tmp_path)
+    assert_failed(done, 3, "bad.png is not an image")
+    assert "there already" in done.stdout
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+    again = run_unet(*flags, "--output", "broken", "--json", cwd=tmp_path)
+    assert [Path(row["input"]).name for row in json_lines(again.stdout)] == ["bad.png"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_last_lines_list_what_failed_and_why(unet: Run, trained, images):
+    (images / "bad1.png").write_text("text")
+    (images / "bad2.tif").write_bytes(b"II*\0" + b"\1" * 50)
+    done = unet("predict", "--weights", trained, "--input", "imgs")
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-3:]
+    assert last[0] == "unet: 2 images failed:"
+    assert "bad1.png" in last[1]
+    assert "bad2.tif" in last[2]
+    assert "3 masks written" in done.stdout
+    assert "2 images failed" in done.stdout
+
+
+def test_shards_and_processes_share_a_job_without_gap_or_overlap(unet: Run, trained, images, tmp_path, monkeypatch):
+    for index in range(8):
+        shutil.copy(images / "a.png", images / f"copy{index}.png")
+    written: list[str] = []
+    for shard in ("1/3", "2/3", "3/3"):
+        done = unet("predict", "--weights", trained, "--input", "imgs", "--shard", shard, "--json")
+        assert done.returncode == 0, done.stderr
+        rows = [row["output"] for row in json_lines(done.stdout)]
+        assert len(rows) in (3, 4)
+        written += rows
+    everything = [str(path.relative_to(tmp_path)) for path in (tmp_path / "imgs_masks").rglob("*.png")]
+    assert sorted(written) == sorted(everything)
+    assert len(everything) == 11
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    ranks = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        done = unet("predict", "--weights", trained, "--input", "imgs", "--shard", "2/3", "--json")
+        ranks.append([row["output"] for row in json_lines(done.stdout)])
+    assert len(ranks[0]) == len(ranks[1]) == 2
+    assert sorted(ranks[0] + ranks[1]) == sorted(written[4:8])
+
+
+def draw_scan(path: Path, height: int = 300, width: int = 200, **options) -> np.ndarray:
+    """A tiled TIFF of cells, as a slide scanner would write it."""
+    image = draw_pair(seed=3, index=5)[0]
+    image = np.tile(image, (3, 3, 1))[:height, :width]
+    settings = {"tile": (64, 64), "compression": "zlib", "photometric": "rgb", "resolution": (4000, 4000)}
+    tifffile.imwrite(path, image, **settings | {"resolutionunit": "CENTIMETER", "metadata": None} | options)
+    return image
+
+
+def test_a_tiff_in_tiles_becomes_a_tiff_at_the_same_place_with_the_mask_of_the_pixels(unet: Run, trained, tmp_path):
+    geo = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (34737, 2, 0, "WGS 84|", True), (285, 2, 0, "slide 7", True)]
+    image = draw_scan(tmp_path / "scan.tif", extratags=geo)
+    Image.fromarray(image).save(tmp_path / "scan.png")
+    for name in ("scan.tif", "scan.png"):
+        done = unet(
+            "predict", "--weights", trained, "--input", name, "--output", "out", "--mode", "tile", "--probabilities"
+        )
+        assert done.returncode == 0, done.stderr
+    with tifffile.TiffFile(tmp_path / "out" / "scan.tif") as tif:
+        page = tif.pages.first
+        mask = page.asarray()
+        assert page.is_tiled
+        assert page.compression.name == "ADOBE_DEFLATE"
+        assert page.tags[282].value == (4000, 1)
+        assert page.tags[296].value == 3
+        assert page.tags[33550].value == (0.5, 0.5, 0.0)
+        assert page.tags[34737].value == "WGS 84|"
+        assert page.tags[285].value == "slide 7"
+    assert (mask == pixels(tmp_path / "out" / "scan.png")).all()
+    in_bands, whole = (pixels(tmp_path / "out" / f"scan_probability.{suffix}") for suffix in ("tif", "png"))
+    assert (in_bands == whole).all()
+    assert len(np.unique(whole)) > 100
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if "prob" not in path.name) == [
+        "scan.png",
+        "scan.tif",
+    ]
+
+
+@pytest.mark.parametrize("moment", [1, 3, 5])
+def test_a_scan_continues_where_it_was_killed_to_the_same_bytes(trained, tmp_path, moment):
+    draw_scan(tmp_path / "scan.tif", height=1500, width=700)
+    flags = ["predict", "--weights", str(trained), "--input", "scan.tif", "--mode", "tile", "--probabilities"]
+    assert run_unet(*flags, "--output", "unbroken", cwd=tmp_path).returncode == 0
+    part = tmp_path / "broken" / ".scan.tif.part"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unet_cli", *flags, "--output", "broken"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 20_000 * moment):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert part.exists()
+    done = run_unet(*flags, "--output", "broken", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows of a stopped call were used" in done.stdout
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+
+
+def test_ctrl_c_pauses_a_scan(trained, tmp_path):
+    draw_scan(tmp_path / "scan.tif", height=3000, width=700)
+    flags = ["predict", "--weights", str(trained), "--input", "scan.tif", "--mode", "tile", "--output", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unet_cli", *flags], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    part = tmp_path / "out" / ".scan.tif.part"
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 2_000):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"stopped after 0 of 1" in err
+    assert part.exists()
+    assert not (tmp_path / "out" / "scan.tif").exists()
+
+
+def test_a_scan_that_ends_too_early_is_named_and_leaves_nothing(unet: Run, trained, tmp_path):
+    draw_scan(tmp_path / "scan.tif")
+    whole = (tmp_path / "scan.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "scan.tif") as tif:
+        last = tif.pages.first.dataoffsets[-1]
+    (tmp_path / "scan.tif").write_bytes(whole[: last + 1] + b"\0" * 50 + whole[last + 51 :])  # its last tile is noise
+    done = unet("predict", "--weights", trained, "--input", "scan.tif", "--output", "out", "--mode", "tile")
+    assert_failed(done, 3, "scan.tif is damaged")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_stacks_as_tiff_and_a_tiff_that_is_stretched(unet: Run, trained, tmp_path):
+    image = draw_scan(tmp_path / "scan.tif")
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([image, image[::-1]]), photometric="rgb")
+    for name in ("scan.tif", "stack.tif"):
+        done = unet("predict", "--weights", trained, "--input", name, "--output", "out", "--format", "tif")
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scan.tif", "stack_1.tif", "stack_2.tif"]
+    with tifffile.TiffFile(tmp_path / "out" / "scan.tif") as tif:
+        assert tif.pages.first.tags[282].value == (4000, 1)
+    again = unet("predict", "--weights", trained, "--input", "scan.tif", "--output", "out", "--format", "tif")
+    assert again.returncode == 0, again.stderr  # ours may be written over
+
+
+def test_objects_are_numbered_filled_and_removed(unet: Run, trained, images, tmp_path):
+    flags = ["--fill-holes", "--remove-smaller", 20, "--instances", "--threshold", "auto"]
+    done = unet("predict", "--weights", trained, "--input", "imgs/deeper/c.png", "--output", "out", *flags)
+    assert done.returncode == 0, done.stderr
+    mask, objects = pixels(tmp_path / "out" / "c.png"), pixels(tmp_path / "out" / "c_instances.png")
+    assert objects.dtype == np.uint16
+    assert ((objects > 0) == (mask == 255)).all()
+    assert all((objects == number).sum() >= 20 for number in range(1, objects.max() + 1))
+    done = unet("predict", "--weights", trained, "--input", "imgs/deeper/c.png", "--output", "one", "--keep-largest")
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_weights_and_flips(unet: Run, trained, images, tmp_path, three_classes):
+    flags = ["--weights", trained, "--weights", trained.with_name("last.pth"), "--flips"]
+    done = unet("predict", *flags, "--input", "imgs")
+    assert done.returncode == 0, done.stderr
+    assert "and 1 other network" in done.stderr
+    (tmp_path / "settings.toml").write_text(f'weights = "{trained}"\n')
+    assert unet("predict", "--config", "settings.toml", "--input", "imgs").returncode == 0
+    mixed = unet("predict", "--weights", trained, "--weights", three_classes, "--input", "imgs")
+    assert_failed(mixed, 1, "different classes")
 
 
 def test_quiet_is_quiet(unet: Run, trained, images):

@@ -1,26 +1,79 @@
-"""The network in prediction: one shape of batch, whatever is in it, and probabilities at original size."""
+"""The network in prediction: one shape of batch, whatever is in it; several networks; Python calls."""
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
+from conftest import pixels
+from PIL import Image
 
-from unet_cli.checkpoint import load_checkpoint
+from unet_cli import load
+from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_cli.config import Inference, ModelConfig
+from unet_cli.data.labels import LabelMap
 from unet_cli.device import Compute
-from unet_cli.inference.predictor import Predictor, at_size, to_classes
+from unet_cli.errors import UserError
+from unet_cli.inference.picture import Band, Stretched
+from unet_cli.inference.predictor import Predictor, to_classes
+from unet_cli.models import build_model
+
+CPU = Compute(torch.device("cpu"), "float32")
+NOISE = np.random.default_rng(0).integers(0, 255, (3, 50, 61), np.uint8)
+
+
+def predictor_of(trained, **settings) -> Predictor:
+    return Predictor([load_checkpoint(trained)], CPU, Inference(**settings))
+
+
+def probabilities(predictor: Predictor, image: np.ndarray) -> torch.Tensor:
+    picture = predictor._look_at(image, ())
+    bands = []
+    for view in picture.views():
+        band = picture.add(view, predictor.probabilities([view])[0])
+        bands += [band.combined()] if band else []
+    return torch.cat(bands, 1)
+
+
+def another(checkpoint: Checkpoint, seed: int = 1, **preprocessing) -> Checkpoint:
+    """A network of other weights, width and size for the same classes."""
+    torch.manual_seed(seed)
+    model = replace(checkpoint.model, base_channels=3)
+    return replace(
+        checkpoint,
+        model=model,
+        weights=build_model(model).state_dict(),
+        preprocessing=replace(checkpoint.preprocessing, **preprocessing),
+    )
 
 
 def test_batches_are_filled_to_one_shape_so_that_no_mask_depends_on_its_neighbours(trained):
-    predictor = Predictor(load_checkpoint(trained), Compute(torch.device("cpu"), "float32"))
+    predictor = predictor_of(trained, batch_size=3)
     shapes = []
-    predictor.model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    images = [torch.randint(0, 255, (3, 32, 32), dtype=torch.uint8) for _ in range(3)]
-    together, alone = predictor.probabilities(images, 3), predictor.probabilities(images[:1], 3)
+    predictor.members[0].model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    rng = np.random.default_rng(0)
+    views = [next(Stretched(predictor.members, rng.integers(0, 255, (3, 32, 32), np.uint8)).views()) for _ in range(3)]
+    together, alone = predictor.probabilities(views), predictor.probabilities(views[:1])
     assert shapes == [(3, 3, 32, 32)] * 2
-    assert torch.equal(together[:1], alone)
+    assert torch.equal(together[0][0], alone[0][0])
+
+
+def test_the_folded_network_gives_the_probabilities_of_the_trained_one(trained):
+    predictor = predictor_of(trained)
+    view = next(Stretched(predictor.members, NOISE).views())
+    checkpoint = load_checkpoint(trained)
+    mean, std = (
+        torch.tensor(value).view(1, -1, 1, 1) for value in (checkpoint.preprocessing.mean, checkpoint.preprocessing.std)
+    )
+    with torch.inference_mode():
+        expected = checkpoint.build().eval()((view.inputs[0][None].float() - mean) / std).sigmoid()
+    assert torch.allclose(predictor.probabilities([view])[0][0], expected[0], atol=1e-5)
 
 
 def test_probabilities_are_brought_to_any_size_and_stay_between_0_and_1():
     probs = torch.rand(2, 8, 8)
     for size in ((3, 5), (8, 8), (40, 17)):
-        resized = at_size(probs, size)
+        resized = Band(0, size, [probs]).combined()
         assert resized.shape == (2, *size)
         assert 0 <= resized.min() <= resized.max() <= 1
 
@@ -28,3 +81,125 @@ def test_probabilities_are_brought_to_any_size_and_stay_between_0_and_1():
 def test_classes_from_probabilities():
     assert to_classes(torch.tensor([[[0.3, 0.5, 0.7]]]), 0.5).tolist() == [[0, 1, 1]]
     assert to_classes(torch.tensor([[[0.2]], [[0.5]], [[0.3]]]), 0.5).tolist() == [[1]]
+
+
+def test_flips_average_over_the_eight_symmetries_so_that_the_answer_turns_with_the_image(trained):
+    predictor, plain = predictor_of(trained, flips=True), predictor_of(trained)
+    square = NOISE[:, :32, :32]  # of the network's size
+    probs = probabilities(predictor, square)
+    for turned in (lambda x: np.rot90(x, 1, (1, 2)), lambda x: x[:, ::-1], lambda x: x[:, :, ::-1]):
+        other = probabilities(predictor, np.ascontiguousarray(turned(square)))
+        assert np.allclose(other, turned(probs.numpy()), atol=1e-5)
+    mean = np.mean(
+        [
+            np.rot90(
+                probabilities(plain, np.rot90(square, k, (1, 2))[:, :, ::flip].copy()).numpy()[:, :, ::flip], -k, (1, 2)
+            )
+            for k in range(4)
+            for flip in (1, -1)
+        ],
+        axis=0,
+    )
+    assert np.allclose(probs, mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_networks_of_different_sizes_are_averaged(trained, mode):
+    first = load_checkpoint(trained)
+    second = another(first, size=48)
+    settings = Inference(mode=mode)
+    each = [probabilities(Predictor([one], CPU, settings), NOISE) for one in (first, second)]
+    both = probabilities(Predictor([first, second], CPU, settings), NOISE)
+    if mode == "resize":
+        assert torch.allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    assert both.shape == (1, 50, 61)
+
+
+def test_networks_that_do_not_go_together_are_refused(trained):
+    first = load_checkpoint(trained)
+    classes = replace(first, labels=LabelMap((0, 7), ("background", "cell")))
+    with pytest.raises(UserError, match="different classes"):
+        Predictor([first, classes], CPU)
+    tiles = another(first, mode="tile")
+    with pytest.raises(UserError, match="--mode"):
+        Predictor([first, tiles], CPU)
+    assert Predictor([first, tiles], CPU, Inference(mode="tile")).mode == "tile"
+
+
+def test_the_threshold_that_was_best_on_validation(trained):
+    first = replace(load_checkpoint(trained), best_threshold=0.3)
+    assert Predictor([first], CPU).threshold == 0.5
+    assert Predictor([first], CPU, Inference(threshold="auto")).threshold == 0.3
+    assert Predictor([first], CPU, Inference(threshold=0.7)).threshold == 0.7
+    both = [first, replace(first, best_threshold=0.5)]
+    assert Predictor(both, CPU, Inference(threshold="auto")).threshold == pytest.approx(0.4)
+    with pytest.raises(UserError, match="not validated"):
+        Predictor([replace(first, best_threshold=None)], CPU, Inference(threshold="auto"))
+    with pytest.raises(UserError, match="threshold"):
+        Inference(threshold=1.5)
+
+
+@pytest.mark.parametrize("intensity", ["image", "percentile"])
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_intensities_are_those_of_the_whole_image_not_of_a_tile(trained, intensity, mode):
+    first = load_checkpoint(trained)
+    first = replace(first, preprocessing=replace(first.preprocessing, intensity=intensity))
+    predictor = Predictor([first], CPU, Inference(mode=mode))
+    uneven = NOISE.copy()
+    uneven[:, :, :30] //= 8
+    doubled = (
+        probabilities(predictor, uneven // 2 * 2),
+        probabilities(predictor, uneven // 2),
+    )  # the same but for a factor
+    assert torch.allclose(*doubled, atol=0.05 if mode == "resize" else 0.02)
+    if mode == "tile":
+        views = list(predictor._look_at(uneven, ()).views())
+        assert len(views) > 1
+        assert all(torch.equal(view.intensities[0], views[0].intensities[0]) for view in views)
+        assert views[0].intensities[0][2] == pytest.approx(uneven.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mode": "tile", "flips": True}])
+def test_python_gives_the_commands_mask_for_a_path_an_image_and_an_array(unet, trained, images, tmp_path, settings):
+    flags = [
+        word for key, value in settings.items() for word in ([f"--{key}"] if value is True else [f"--{key}", value])
+    ]
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--precision", "float32", *flags)
+    assert done.returncode == 0, done.stderr
+    predictor = load(trained.parent, precision="float32", **settings)
+    for name in ("a", "deeper/c"):
+        path, expected = images / f"{name}.png", pixels(tmp_path / "imgs_masks" / f"{name}.png")
+        with Image.open(path) as image:
+            assert (predictor(image) == expected).all()
+        assert (predictor(path) == expected).all()
+        assert (predictor(str(path)) == expected).all()
+        assert (predictor(pixels(path)) == expected).all()
+    with pytest.raises(UserError, match="shape"):
+        predictor(np.zeros((2, 3, 4, 5)))
+
+
+def test_folds_in_one_folder_are_averaged(trained, tmp_path):
+    for number in range(2):
+        folder = tmp_path / "folds" / f"fold-{number}"
+        folder.mkdir(parents=True)
+        save_checkpoint(folder / "best.pth", another(load_checkpoint(trained), seed=number))
+    assert len(load(tmp_path / "folds").members) == 2
+    assert len(load([tmp_path / "folds", trained]).members) == 3
+
+
+def test_importing_the_package_imports_nothing_heavy(tmp_path):
+    import subprocess
+    import sys
+
+    code = "import sys, unet_cli; unet_cli.load; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_three_classes_in_tiles(trained):
+    first = load_checkpoint(trained)
+    model = ModelConfig(base_channels=2, depth=2, num_classes=3)
+    weights = build_model(model).state_dict()
+    three = replace(first, model=model, weights=weights, labels=LabelMap((0, 1, 10), ("0", "1", "10")))
+    probs = probabilities(Predictor([three], CPU, Inference(mode="tile")), NOISE)
+    assert probs.shape == (3, 50, 61)
+    assert torch.allclose(probs.sum(0), torch.ones(50, 61), atol=1e-5)

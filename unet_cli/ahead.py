@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -56,3 +58,42 @@ def ahead(
 
 def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     return [function(item) for item in items]
+
+
+def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
+    """The items in their order, made in one other thread, up to `depth` of them ahead of the caller.
+
+    For items that can't be made independently of each other. An exception is raised where its item is due. Closing the
+    generator ends the thread after the item that it is at.
+    """
+    made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(entry: tuple[bool, Item | BaseException | None]) -> None:
+        while not closed.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if closed.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:  # raised again where it is due
+            put((False, error))
+
+    thread = threading.Thread(target=make, name="prefetched", daemon=True)
+    thread.start()
+    try:
+        while (entry := made.get())[0]:
+            yield entry[1]  # type: ignore[misc]
+        if entry[1] is not None:
+            raise entry[1]  # type: ignore[misc]
+    finally:
+        closed.set()
+        thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def find_checkpoint(path: Path) -> Path:
     """The file itself, or a run folder's best.pth. Raises UserError that names the newest run where there is none."""
-    if path.is_dir():
-        path = path / "best.pth"
-    if path.is_file():
-        return path
-    runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda found: found.stat().st_mtime)
-    hint = f"the newest run's is {runs[-1]}" if runs else "train a network first: unet train --data DIR"
-    raise UserError(f"{path} does not exist: {hint}")
+    found = find_checkpoints([path])
+    if len(found) > 1:
+        raise UserError(f"{path} holds {len(found)} runs: give one, such as {found[0]}")
+    return found[0]
+
+
+def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
+    """Each file itself, a run folder's best.pth, or the best.pth of all runs in a folder. Raises UserError."""
+    found: list[Path] = []
+    for path in paths:
+        of_runs = sorted(path.glob("*/best.pth")) if path.is_dir() else []
+        if path.is_file():
+            found.append(path)
+        elif (path / "best.pth").is_file():
+            found.append(path / "best.pth")
+        elif of_runs:
+            found += of_runs
+        else:
+            runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda run: run.stat().st_mtime)
+            hint = f"the newest run's is {runs[-1]}" if runs else "train a network first: unet train --data DIR"
+            raise UserError(f"{path / 'best.pth' if path.is_dir() else path} does not exist: {hint}")
+    return found

@@ -260,13 +260,95 @@ class TrainConfig(DataConfig, Batches):
             raise UserError(f"--name is '{self.name}': it has to be a folder name; put the place into --output")
 
 
+def parse_threshold(text: str) -> float | Literal["auto"]:
+    """'0.4' -> 0.4; 'auto' as it is. Raises UserError."""
+    if text == "auto":
+        return "auto"
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise UserError(f"'{text}' is no threshold: write a number from 0 to 1, or auto")
+    return number
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """'3/16' -> (3, 16). Raises UserError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    number, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"'{text}' is no shard: write which part of how many, from 1/16 to 16/16")
+    return number, count
+
+
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Batches):
+class Cleaning(Checked):
+    """What is done to a mask after the network. Objects are connected pixels of one class, corners included."""
+
+    fill_holes: bool = setting(False, help="Fill the background that an object encloses.", panel="Masks")
+    remove_smaller: int = setting(
+        0, help="Remove objects of fewer than this many pixels.", panel="Masks", minimum=0, metavar="PIXELS"
+    )
+    keep_largest: bool = setting(False, help="Keep the largest object of each class only.", panel="Masks")
+    instances: bool = setting(
+        False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
+    )
+    split_touching: bool = setting(
+        False, help="The same, touching objects being separated at their necks (watershed of the distance map).",
+        panel="Masks",
+    )  # fmt: skip
+
+    @property
+    def changes_masks(self) -> bool:
+        return self.fill_holes or self.keep_largest or self.remove_smaller > 1
+
+    @property
+    def numbers_objects(self) -> bool:
+        return self.instances or self.split_touching
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Batches):
+    """How images become probabilities. The same in the command and in Python."""
+
+    size: int | None = setting(
+        None, help="Side of what the network sees: images are stretched to it, or cut into tiles of it.  "
+        "[default: as in training]", panel="Network", minimum=32, maximum=8192,
+    )  # fmt: skip
+    mode: Literal["resize", "tile"] | None = setting(
+        None, help="Stretch each image to the network's size, or predict it in overlapping tiles at its own.  "
+        "[default: as in training]", panel="Network",
+    )  # fmt: skip
+    overlap: float = setting(
+        0.25, help="Share of a tile's side that it has in common with the next one.", panel="Network", minimum=0.0,
+        maximum=0.75,
+    )  # fmt: skip
+    flips: bool = setting(
+        False, help="Average over the image, its flips and quarter turns: 8 times the time.", panel="Network"
+    )
+    compile: bool = setting(
+        False, help="Compile the network first (a minute): pays for thousands of images.", panel="Hardware"
+    )
+    threshold: float | str | None = setting(
+        None, help="Probability from which a pixel is foreground, with one class of it; auto: the one that was best on "
+        "the validation part.  [default: 0.5]", panel="Masks", parse=parse_threshold, metavar="NUMBER",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None:
+            parse_threshold(str(self.threshold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Inference, Cleaning):
     """Everything that `unet predict` can be told."""
 
-    weights: Path = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE"
-    )
+    weights: tuple[Path, ...] = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth). Several, or a folder of "
+        "runs: their probabilities are averaged.", panel="Files", metavar="FILE",
+    )  # fmt: skip
     input: str = setting(
         help="An image, a folder (with its sub-folders), a quoted glob, or - for a list of paths on stdin.",
         panel="Files", metavar="PATH",
@@ -277,13 +359,20 @@ class PredictConfig(Batches):
         panel="Files",
         metavar="DIR",
     )
-    threshold: float | None = setting(
-        None, help="Probability from which a pixel is foreground, with one class of it.  [default: 0.5]", panel="Masks",
-        minimum=0.0, maximum=1.0,
+    format: Literal["png", "tif"] | None = setting(
+        None, help="File type of the masks; tif keeps a TIFF's resolution and place on earth.  [default: png, tif for "
+        "a TIFF in tiles]", panel="Files",
+    )  # fmt: skip
+    skip_existing: bool = setting(
+        False, help="Leave out images that have their mask already: continues a stopped job.", panel="Files"
+    )
+    shard: tuple[int, int] | None = setting(
+        None, help="Which part of the images is this call's, such as 3/16: 16 calls share a job.", panel="Files",
+        parse=parse_shard, metavar="N/COUNT",
     )  # fmt: skip
     overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
     probabilities: bool = setting(
-        False, help="Also write NAME_probability.png, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
+        False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
     )
 
 
@@ -342,12 +431,13 @@ class ModelConfig(Checked):
 class Preprocessing(Checked):
     """How an image becomes network input, in training and in prediction alike.
 
-    size: side in pixels that images are stretched to. dtype: of the files' values; all that is signed, floating or has
-    more than 16 bits is read as float32. intensity: what is subtracted and divided by: 'dataset', mean and std of each
-    channel; 'image', the mean and standard deviation over all pixels and channels of the image itself; 'percentile',
-    the same within the image's 1st and 99th percentile, to which it is clipped. mean and std are in units of the files'
-    values. keep_alpha: whether an alpha channel is one of the in_channels. files: how many files hold the channels of
-    an image. pages: whether each page of a file is an image, or all its pages are the channels of one.
+    mode: whether images are stretched to size x size, or cut into tiles of that size. dtype: of the files' values; all
+    that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
+    'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
+    the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
+    and std are in units of the files' values. keep_alpha: whether an alpha channel is one of the in_channels. files:
+    how many files hold the channels of an image. pages: whether each page of a file is an image, or all its pages are
+    the channels of one.
     """
 
     size: int
@@ -359,6 +449,7 @@ class Preprocessing(Checked):
     keep_alpha: bool = False
     files: int = 1
     pages: Literal["images", "channels"] = "images"
+    mode: Literal["resize", "tile"] = "resize"
 
     def describe_intensity(self) -> str:
         if self.intensity == "image":

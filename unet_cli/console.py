@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,21 +39,39 @@ class Console:
         if self.json:
             print(json.dumps(value, default=str, ensure_ascii=False), flush=True)
 
-    def progress(self, items: Iterable[Item], total: int, what: str, unit: str = "it") -> Iterator[Item]:
-        """Pass the items on: with a bar on a terminal, elsewhere with a line every few seconds."""
+    def progress(
+        self,
+        items: Iterable[Item],
+        total: int,
+        what: str,
+        unit: str = "it",
+        detail: Callable[[], str] = lambda: "",
+    ) -> Iterator[Item]:
+        """Pass the items on: with a bar on a terminal, elsewhere with a line every few seconds.
+
+        An item that is None counts for nothing. detail: what else there is to say at the moment.
+        """
         if self.quiet:
             yield from items
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
-            yield from tqdm(items, total=total, desc=what, unit=f" {unit}", leave=False, dynamic_ncols=True)
+            with tqdm(total=total, desc=what, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
+                for item in items:
+                    bar.set_postfix_str(detail(), refresh=False)
+                    bar.update(item is not None)
+                    yield item
         else:
-            spoken = time.monotonic()
-            for done, item in enumerate(items):
-                if time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
-                    spoken = time.monotonic()
-                    self.say(f"{what}: {done} of {total} {unit}")
+            start = spoken = time.monotonic()
+            done = 0
+            for item in items:
+                now = time.monotonic()
+                if now - spoken > SECONDS_BETWEEN_LINES:
+                    spoken = now
+                    rate = f"{done / (now - start):.3g} {unit} a second"
+                    self.say(", ".join(filter(None, [f"{what}: {done} of {total} {unit}", rate, detail()])))
                 yield item
+                done += item is not None
 
 
 def duration(seconds: float) -> str:

@@ -12,13 +12,14 @@ from unet_cli.errors import explain
 
 
 @contextmanager
-def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+def whole_file(path: Path, durable: bool = False, rivals: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its name when the block ends without an error.
 
-    durable: flush to the disk before renaming, for files that must survive a power cut.
+    durable: flush to the disk before renaming, for files that must survive a power cut. rivals: other processes may
+    write the same file at the same time. Otherwise what a killed process left is replaced by the next.
     Raises UserError where the disk is full or the folder can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if rivals else f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

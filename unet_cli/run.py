@@ -19,6 +19,7 @@ from unet_cli.config import (
     DEFAULT_EPOCHS,
     GPU_BATCH,
     GPU_WIDTH,
+    Inference,
     ModelConfig,
     TrainConfig,
     plain,
@@ -216,8 +217,9 @@ def _finish(trainer: Trainer, journal: Journal, val_pairs: list[Pair]) -> Report
     checkpoint = load_checkpoint(best)
     scores: dict[str, float] = {}
     if val_pairs:
-        predictor = Predictor(checkpoint, trainer.compute)
-        found = evaluate(predictor, val_pairs, trainer.batch_size, trainer.config.workers, trainer.console)
+        settings = Inference(batch_size=trainer.batch_size)
+        predictor = Predictor([checkpoint], trainer.compute, settings)
+        found = evaluate(predictor, val_pairs, trainer.config.workers, trainer.console)
         scores = found.scores
         final = {f"final_{name}": value for name, value in scores.items()}
         checkpoint = replace(checkpoint, metrics={**checkpoint.metrics, **final}, best_threshold=found.best_threshold)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -61,7 +61,7 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
     signal.signal(signal.SIGTERM, stop_at_once)
     debug = values["debug"]
     try:
-        instances = [cls(**{spec.name: values[spec.name] for spec in fields(cls)}) for cls in settings]
+        instances = [cls(**{spec.name: _value(values[spec.name]) for spec in fields(cls)}) for cls in settings]
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
     try:
@@ -70,6 +70,10 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
         if debug:
             _show_traceback()
         return _explained(error)
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _show_traceback() -> None:
@@ -125,6 +129,8 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     metadata = spec.metadata
     kind = get_type_hints(settings)[spec.name]
     extra: dict[str, Any] = {}
+    if get_origin(kind) is tuple and not metadata["parse"]:  # given several times
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])
         kind = str | None if spec.default is None else str
@@ -187,14 +193,16 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(str(explain(error, path))) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is not TOML: {error}") from error
-    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    known = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    del known["config"]
     defaults = {}
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = get_close_matches(name, [option for option in known if option], n=1)
+            near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0].replace('_', '-')}?" if near else f"see unet {context.command.name} --help"
             raise typer.BadParameter(f"{path} sets '{key}', which this command doesn't know: {hint}")
-        defaults[name] = value
+        repeated = isinstance(value, str) and known[name].multiple
+        defaults[name] = [value] if repeated else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path

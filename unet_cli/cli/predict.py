@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
-from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Output, PredictConfig
-from unet_cli.console import Console, counted
+from unet_cli.config import Output, PredictConfig
+from unet_cli.console import Console, counted, duration
 
 if TYPE_CHECKING:
-    from unet_cli.inference.batch import Outcome
+    from unet_cli.inference.jobs import Outcome
+    from unet_cli.inference.predictor import Predictor
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -28,77 +28,103 @@ def predict(config: PredictConfig, console: Console) -> int:
 
     Raises UserError before anything is computed, and Stopped after the files at hand.
     """
-    from unet_cli.checkpoint import load_checkpoint
+    from unet_cli.checkpoint import find_checkpoints, load_checkpoint
     from unet_cli.device import choose_compute
-    from unet_cli.errors import UserError
     from unet_cli.files import writable_folder
-    from unet_cli.inference.batch import extras_of, find_jobs, predict_all
+    from unet_cli.inference.batch import predict_all
+    from unet_cli.inference.jobs import extras_of, find_jobs, is_done, share_of
     from unet_cli.inference.predictor import Predictor
+    from unet_cli.pace import Pace
     from unet_cli.signals import StopRequest
 
-    checkpoint = load_checkpoint(config.weights)
-    num_classes = checkpoint.labels.num_classes
-    if config.threshold is not None and num_classes > 2:
-        raise UserError(
-            f"--threshold is for one foreground class, and these weights have {num_classes - 1}: leave it out"
-        )
-    threshold = checkpoint.threshold if config.threshold is None else config.threshold
-    extras = extras_of(config, num_classes)
-    jobs, folder = find_jobs(
-        config.input, config.output, extras, sys.stdin if config.input == "-" else (), checkpoint.preprocessing
+    checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
+    predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
+    names = predictor.labels.names
+    listed = sys.stdin if config.input == "-" else ()
+    everything, folder = find_jobs(
+        config, predictor.mode, extras_of(config, len(names)), listed, predictor.preprocessing
     )
     writable_folder(folder)
-    compute = choose_compute(config.device, config.precision)
-    batch_size = config.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
-    predictor = Predictor(checkpoint, compute)
-    size = checkpoint.preprocessing.size
-    console.say(
-        f"{counted(len(jobs), 'image')}, {checkpoint.model.name} of width {checkpoint.model.base_channels} "
-        f"at {size}x{size}" + (f", threshold {threshold:g}" if num_classes == 2 else "") + f"; {compute.describe()}"
-    )
+    share = share_of(everything, config.shard)
+    jobs = [job for job in share if not (config.skip_existing and is_done(job))]
+    skipped = len(share) - len(jobs)
+    console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     outcomes: list[Outcome] = []
+    pace = Pace("writing")
     with StopRequest() as stop:
-        wanted = takewhile(lambda _: stop.signum is None, jobs)  # a stop finishes the files at hand
-        results = predict_all(predictor, wanted, threshold, batch_size, config.workers)
-        for outcome in console.progress(results, len(jobs), "predicting", "images"):
-            outcomes.append(outcome)
-            console.document(outcome.plain())
-    failed = [outcome for outcome in outcomes if outcome.error]
-    written = len(outcomes) - len(failed)
-    _say_what_was_odd([outcome for outcome in outcomes if not outcome.error], num_classes, console)
-    for outcome in failed:
-        print(f"unet: {outcome.error}", file=sys.stderr)
-    summary = f"{counted(written, 'mask')} written to {folder}"
-    if failed:
-        summary += f"; {counted(len(failed), 'image')} failed, see above"
+        results = predict_all(predictor, config, jobs, pace, lambda: stop.signum is not None)
+        for outcome in console.progress(results, len(jobs), "predicting", "images", pace.describe):
+            if outcome is not None:
+                outcomes.append(outcome)
+                console.document(outcome.plain(names))
+    failures = [outcome for outcome in outcomes if outcome.error]
+    written = [outcome for outcome in outcomes if not outcome.error]
+    _say_what_was_odd(written, names, console)
+    summary = f"{counted(len(written), 'mask')} written to {folder}{_skipped(skipped)}"
+    summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
+    if written:
+        rate = f"{len(written) / pace.seconds:.3g} images a second, {pace.describe()}"
+        console.say(f"Took {duration(pace.seconds)}: {rate}")
     if stop.signum is not None:
-        console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}")
+        console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}; --skip-existing continues")
+        _list(failures)
         stop.check()
-    console.result(summary, *_next_step(config, outcomes))
-    return SOME_FAILED if failed else DONE
+    console.result(summary, *_next_step(config, written))
+    _list(failures)
+    return SOME_FAILED if failures else DONE
 
 
-def _next_step(config: PredictConfig, outcomes: list[Outcome]) -> list[str]:
+def _of(number: int, total: int) -> str:
+    return counted(number, "image") + (f" of {total:,}" if number != total else "")
+
+
+def _skipped(number: int) -> str:
+    return f" ({number:,} there already)" if number else ""
+
+
+def _plan(predictor: Predictor) -> str:
+    """What the images will go through, in words."""
+    first = predictor.members[0]
+    network = f"{first.checkpoint.model.name} of width {first.checkpoint.model.base_channels}"
+    more = len(predictor.members) - 1
+    network += f" and {counted(more, 'other network')}" if more else ""
+    side = predictor.tile if predictor.mode == "tile" else first.preprocessing.size
+    way = f"{'in tiles of' if predictor.mode == 'tile' else 'at'} {side}x{side}"
+    threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
+    return f"{network} {way}{threshold}; {predictor.compute.describe()}"
+
+
+def _list(failures: list[Outcome]) -> None:
+    """Every image that failed, and why: the last lines of the job."""
+    if failures:
+        print(f"unet: {counted(len(failures), 'image')} failed:", file=sys.stderr)
+    for outcome in failures:
+        print(f"  {outcome.error}", file=sys.stderr)
+
+
+def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
     """See the outline over the first image that has a mask, unless outlines were asked for already."""
-    job = next((outcome.job for outcome in outcomes if not outcome.error), None)
+    job = next((outcome.job for outcome in written), None)
     if config.overlay or job is None or len(job.image.paths) > 1:
         return []
-    again = ["unet", "predict", "--weights", str(config.weights), "--input", str(job.image.path)]
-    again += ["--output", str(job.mask.parent), "--overlay"]
-    again += [] if config.threshold is None else ["--threshold", f"{config.threshold:g}"]
+    again = ["unet", "predict", "--input", str(job.image.path), "--output", str(job.mask.parent), "--overlay"]
+    again += [word for path in config.weights for word in ("--weights", str(path))]
+    again += [] if config.threshold is None else ["--threshold", str(config.threshold)]
+    again += ["--mode", config.mode] if config.mode else []
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 
-def _say_what_was_odd(outcomes: list[Outcome], num_classes: int, console: Console) -> None:
+def _say_what_was_odd(outcomes: list[Outcome], names: tuple[str, ...], console: Console) -> None:
     """Conversions, each kind once; and masks that are all of one class, which look like a failure and often are one."""
     notes = Counter(outcome.note for outcome in outcomes if outcome.note)
     for note, count in notes.items():
         console.say(f"{note} in {counted(count, 'image')}")
-    if outcomes and all(outcome.shares[0] == 1 for outcome in outcomes):
-        top = max(outcome.top_probability for outcome in outcomes)
-        console.say(
-            f"Every mask is all background; the highest foreground probability was {top:.3f}. "
-            "Check that these images look like the training images"
-            + (", or try a lower --threshold." if num_classes == 2 else ".")
-        )
+    for index, name in enumerate(names):
+        if outcomes and all(outcome.shares[index] == 1 for outcome in outcomes):
+            top = max(outcome.top_probability for outcome in outcomes)
+            console.say(
+                f"Every mask is all {name}; the highest foreground probability was {top:.3f}. "
+                "Check that these images look like the training images"
+                + (f", or try a {'higher' if index else 'lower'} --threshold." if len(names) == 2 else ".")
+            )

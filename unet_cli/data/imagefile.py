@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from unet_cli.data.formats import EXTENSIONS, Decoded, decode
+from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
+from unet_cli.data.formats.decoded import from_array
+from unet_cli.data.formats.pillow import from_pillow
+from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, carried_tags, software_of, write_tiff
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.files import whole_file
@@ -17,9 +22,16 @@ from unet_cli.files import whole_file
 __all__ = [
     "EXTENSIONS",
     "SIGNATURE",
+    "TIFF_EXTENSIONS",
+    "Bands",
     "MaskPixels",
+    "Tags",
+    "carried_tags",
+    "image_pixels",
     "is_image_file",
     "is_ours",
+    "one_band",
+    "open_bands",
     "read_image",
     "read_mask",
     "read_stack",
@@ -29,7 +41,8 @@ __all__ = [
     "write_png",
 ]
 
-SIGNATURE = ("Software", "unet")  # a text chunk of every PNG that we write
+SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
+TIFF_EXTENSIONS = (".tif", ".tiff")
 
 ALPHA_DROPPED = "alpha was dropped"
 
@@ -47,6 +60,29 @@ class MaskPixels:
     colour: bool = False
 
 
+@dataclass(frozen=True)
+class Bands:
+    """An image that is read from top to bottom, some rows at a time.
+
+    dtype: uint8, uint16 or float32. notes: for the user. read: see `rows`.
+    """
+
+    channels: int
+    height: int
+    width: int
+    dtype: np.dtype[Any]
+    notes: tuple[str, ...]
+    read: Callable[[int], Iterator[tuple[int, np.ndarray]]] = field(repr=False)
+
+    def rows(self, top: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, (C, h, W) pixels) blocks, in order and without gaps, from the one that holds row `top` downwards.
+
+        The pixels are contiguous and writable. The file is open until the last block, or until the generator is
+        closed. Raises UserError where the file is damaged or holds NaN or infinite values.
+        """
+        return self.read(top)
+
+
 def is_image_file(path: Path) -> bool:
     """By its name: a known extension, and not one of the hidden files that systems leave in folders."""
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
@@ -62,26 +98,65 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     parts = []
     dropped = False
     for path in source.paths:
-        decoded = _resolved(decode(path, source.page))
-        pixels = decoded.pixels
-        if decoded.alpha and not keep_alpha:
-            pixels = pixels[:, :-1]
-            dropped = True
-        parts.append(_image_numbers(pixels, path))
+        decoded = decode(path, source.page)
+        dropped |= decoded.alpha and not keep_alpha
+        parts.append(_image_pixels(decoded, path, keep_alpha))
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
                 f"{path} is {_describe(parts[-1])} but {source.path} is {_describe(parts[0])}: "
                 "channels of one image must be alike"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    # a copy where it isn't ours alone: arrays of Pillow's are read-only, which torch warns of
-    return np.require(joined, requirements=["C", "W"]), (ALPHA_DROPPED,) if dropped else ()
+    return _our_own(joined), (ALPHA_DROPPED,) if dropped else ()
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
     """As `read_stack`, (C, H, W): the pages of a whole file become channels, P * C of them."""
     pixels, _ = read_stack(source, keep_alpha)
     return pixels.reshape(-1, *pixels.shape[2:])
+
+
+def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
+    """The pixels of `read_image` from top to bottom, in memory that depends on a block of rows and not on the image.
+
+    That is for a page of a TIFF which isn't compressed, or has several rows of tiles or strips: of any size, unless
+    one row of tiles is too large. All else is read here, and is one block.
+    Raises UserError as `read_image`; for what is wrong with the pixels of a TIFF, when they are read.
+    """
+    known = outline(source.path, source.page) if len(source.paths) == 1 else None
+    if known is None:
+        pixels, notes = read_stack(source, keep_alpha)
+        image = pixels.reshape(-1, *pixels.shape[2:])
+        return one_band(image, notes)
+
+    def read(top: int) -> Iterator[tuple[int, np.ndarray]]:
+        for start, decoded in decode_bands(source.path, source.page, top):
+            yield start, _our_own(_image_pixels(decoded, source.path, keep_alpha)[0])
+
+    sample = _image_pixels(known.sample, source.path, keep_alpha)
+    notes = (ALPHA_DROPPED,) if known.sample.alpha and not keep_alpha else ()
+    return Bands(sample.shape[1], known.height, known.width, sample.dtype, notes, read)
+
+
+def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
+    """(C, H, W) pixels in memory as a single band."""
+    channels, height, width = image.shape
+    return Bands(channels, height, width, image.dtype, notes, lambda top: iter([(0, image)]))
+
+
+def image_pixels(image: Image.Image | np.ndarray, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+    """What `read_stack` would give for the image's file, (C, H, W), and notes for the user.
+
+    image: of Pillow, or an array (H, W) or (H, W, C), of 2 or 4 channels the last being alpha. Raises UserError.
+    """
+    if isinstance(image, Image.Image):
+        decoded = from_pillow(ImageOps.exif_transpose(image))
+    elif image.ndim in (2, 3) and image.size:
+        decoded = from_array(image)
+    else:
+        raise UserError(f"the array has the shape {image.shape}: give (H, W) or (H, W, C)")
+    pixels = _image_pixels(decoded, Path("the image"), keep_alpha)[0]
+    return _our_own(pixels), (ALPHA_DROPPED,) if decoded.alpha and not keep_alpha else ()
 
 
 def read_mask(source: Source) -> MaskPixels:
@@ -106,14 +181,19 @@ def read_mask(source: Source) -> MaskPixels:
     return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
 
 
-def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -> None:
-    """Write (H, W) uint8 or uint16 values as PNG, with a palette where one is given; (H, W, 3) uint8 as RGB.
+def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
+    """Write (H, W) uint8 or uint16 values, with a palette where one is given; (H, W, 3) uint8 as RGB.
 
-    Raises UserError.
+    A TIFF with these tags where the path ends in .tif or .tiff, else a PNG. Raises UserError.
     """
+    if palette is not None:
+        mask = mask.astype(np.uint8)
+    if path.suffix.lower() in TIFF_EXTENSIONS:
+        with whole_file(path) as file:
+            write_tiff(file, [mask], mask.shape, mask.dtype, palette, tags)
+        return
     image = Image.fromarray(mask)
     if palette is not None:
-        image = Image.fromarray(mask.astype(np.uint8))
         image.putpalette(palette)
     write_png(path, image)
 
@@ -127,11 +207,17 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `write_png` made this file, so that it may be replaced: anything else belongs to the user."""
+    """Whether unet made this PNG or TIFF, so that it may be replaced: anything else belongs to the user.
+
+    From the header alone, whatever the size of the image.
+    """
     try:
-        with Image.open(path) as image:
-            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
-    except (OSError, SyntaxError, ValueError):
+        software = software_of(path)
+        if software is None:
+            with Image.open(path, formats=("PNG",)) as image:
+                software = image.info.get(SIGNATURE[0])
+        return software == SIGNATURE[1]
+    except (UserError, OSError, SyntaxError, ValueError):
         return False
 
 
@@ -144,6 +230,17 @@ def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
+
+
+def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:
+    """(P, C, H, W) as the rest of the program knows images: colours, few types, no alpha unless it is kept."""
+    pixels = _resolved(decoded).pixels
+    return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
+
+
+def _our_own(pixels: np.ndarray) -> np.ndarray:
+    """A copy where it isn't ours alone: arrays of Pillow's are read-only, which torch warns of."""
+    return np.require(pixels, requirements=["C", "W"])
 
 
 def _resolved(decoded: Decoded) -> Decoded:

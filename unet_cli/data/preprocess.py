@@ -20,6 +20,15 @@ KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point"}
 def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, str | None]:
     """(C, H, W) pixels of a file -> (in_channels, size, size) tensor of the same dtype, and what was converted.
 
+    Raises UserError as `converted` does.
+    """
+    image, note = converted(image, preprocessing)
+    return resize_image(torch.from_numpy(image), (preprocessing.size, preprocessing.size)), note
+
+
+def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
+    """(C, H, W) pixels of a file -> (in_channels, H, W), and what was converted.
+
     Raises UserError where the image has another depth than the training images, or channels that can't be converted.
     """
     if image.dtype != preprocessing.dtype:
@@ -27,8 +36,7 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
             f"holds {KINDS[str(image.dtype)]} values, but the network was trained on {KINDS[preprocessing.dtype]} "
             "ones: convert it"
         )
-    image, note = to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
-    return resize_image(torch.from_numpy(image), (preprocessing.size, preprocessing.size)), note
+    return to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
 
 
 def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[np.ndarray, str | None]:
@@ -69,10 +77,11 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
 
 
-def normalize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor | None = None) -> Tensor:
     """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image.
 
-    See Card.preprocessing for how the rules compare.
+    intensities: (N, 4), see `own_intensities`, of the images that tiles were cut from; found from `image` where not
+    given. See Card.preprocessing for how the rules compare.
     """
     image = image.float()
     if preprocessing.intensity == "dataset":
@@ -80,16 +89,28 @@ def normalize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
         mean = torch.tensor(preprocessing.mean, device=image.device).view(shape)
         std = torch.tensor(preprocessing.std, device=image.device).view(shape)
         return (image - mean) / std
+    if intensities is None:
+        intensities = own_intensities(image, preprocessing)
+    low, high, mean, std = intensities.to(image.device).T.reshape(4, -1, 1, 1, 1)
+    if preprocessing.intensity == "percentile":
+        image = image.clamp(low, high)
+    return (image - mean) / std
+
+
+def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(N, C, H, W) float pixels -> (N, 4): the values that an image is clipped to, if it is, and then its mean and
+    standard deviation over all channels."""
+    low, high = image.new_full((2, len(image)), torch.inf) * image.new_tensor([[-1], [1]])
     if preprocessing.intensity == "percentile":
         values = image.flatten(1)
         values = values[:, :: max(1, values.shape[1] // MOST_SORTED)]
-        low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=image.device), dim=1).view(2, -1, 1, 1, 1)
-        image = image.clamp(low, high)
-    mean = image.mean((1, 2, 3), keepdim=True)
+        low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=image.device), dim=1)
+        image = image.clamp(low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1))
+    mean = image.mean((1, 2, 3))
     is_float = preprocessing.dtype == "float32"
     least = (FLOAT_RESOLUTION * mean.abs()).clamp(min=1e-12) if is_float else torch.ones_like(mean)
-    centred = image - mean
-    return centred / torch.maximum(centred.std((1, 2, 3), keepdim=True, correction=0), least)
+    std = (image - mean.view(-1, 1, 1, 1)).std((1, 2, 3), correction=0)
+    return torch.stack([low, high, mean, torch.maximum(std, least)], dim=1)
 
 
 def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,12 +11,15 @@ import torch
 
 from unet_cli.ahead import ahead
 from unet_cli.console import Console
-from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
-from unet_cli.inference.predictor import Predictor, at_size, to_classes
+from unet_cli.inference.flow import Task, whole_images
+from unet_cli.inference.picture import Picture
+from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.metrics import count_pixels, dice, summarize
+from unet_cli.pace import Pace
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
@@ -34,26 +37,25 @@ class Evaluation:
     best_dice: float | None
 
 
-def evaluate(
-    predictor: Predictor, pairs: Sequence[Pair], batch_size: int, workers: int | None, console: Console
-) -> Evaluation:
+class _Sample(Task):
+    """An image on its way, and its truth: (H, W) uint8 class indices."""
+
+    def __init__(self, picture: Picture, target: np.ndarray) -> None:
+        super().__init__(picture)
+        self.target = target
+
+
+def evaluate(predictor: Predictor, pairs: Sequence[Pair], workers: int | None, console: Console) -> Evaluation:
     """Predict the pairs' images and compare with their masks, at original size. Raises UserError at a bad file."""
-    labels = predictor.checkpoint.labels
+    labels = predictor.labels
     counts, sweeps = [], []
     samples = ahead(partial(_read, predictor), pairs, workers)
-    batch = []
-    for number, sample in enumerate(console.progress(samples, len(pairs), "scoring at original size", "images"), 1):
-        batch.append(sample)
-        if len(batch) < batch_size and number < len(pairs):
-            continue
-        all_probs = predictor.probabilities([prepared for prepared, _ in batch], batch_size)
-        for probs, (_, target) in zip(all_probs, batch, strict=True):
-            probs = at_size(probs, target.shape)
-            pred = torch.from_numpy(to_classes(probs, predictor.checkpoint.threshold))
-            counts.append(count_pixels(pred[None], torch.from_numpy(target)[None], labels.num_classes).numpy())
-            if labels.num_classes == 2:
-                sweeps.append(_sweep(probs[0].numpy(), target))
-        batch = []
+    predicted = whole_images(predictor, samples, Pace("scoring"))
+    for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
+        pred, target = torch.from_numpy(to_classes(probs, predictor.threshold)), torch.from_numpy(sample.target)
+        counts.append(count_pixels(pred[None], target[None], labels.num_classes).numpy())
+        if labels.num_classes == 2:
+            sweeps.append(_sweep(probs[0].numpy(), sample.target))
     scores = summarize(np.concatenate(counts), labels.names)
     if not sweeps:
         return Evaluation(scores, None, None)
@@ -63,13 +65,13 @@ def evaluate(
     return Evaluation(scores, float(THRESHOLDS[middle]), float(by_threshold[middle]))
 
 
-def _read(predictor: Predictor, pair: Pair) -> tuple[torch.Tensor, np.ndarray]:
+def _read(predictor: Predictor, pair: Pair) -> _Sample:
     try:
-        prepared, _ = predictor.prepare(read_image(pair.image, predictor.checkpoint.preprocessing.keep_alpha))
+        picture = predictor.read(pair.image)
     except UserError as error:
         raise pair.image.named(error) from error
     try:
-        return prepared, predictor.checkpoint.labels.encode(read_mask(pair.mask))[0]
+        return _Sample(picture, predictor.labels.encode(read_mask(pair.mask))[0])
     except UserError as error:
         raise pair.mask.named(error) from error
 

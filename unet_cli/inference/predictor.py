@@ -1,48 +1,135 @@
-"""Image -> probabilities: the network with its checkpoint's preprocessing, ready to be called."""
+"""Image -> probabilities, or a mask: trained networks with their preprocessing, ready to be called."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.data.preprocess import normalize, prepare, resize_image
-from unet_cli.device import Compute
+from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Inference, plain
+from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
+from unet_cli.data.preprocess import normalize
+from unet_cli.data.source import Source
+from unet_cli.device import DTYPES, Compute
+from unet_cli.errors import UserError
+from unet_cli.inference.member import make_member
+from unet_cli.inference.picture import Picture, Stretched, Tiled, View
 
 
 class Predictor:
-    """A trained network on its device. It holds no state between calls, so threads may share it."""
+    """One or several networks on their device. It holds no state between calls, so threads may share it.
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute) -> None:
-        self.checkpoint = checkpoint
-        self.compute = compute
-        self.model = checkpoint.build().eval()
-        self.model.to(compute.device).to(memory_format=torch.channels_last)
+    labels: of the masks. threshold: from which probability on a pixel is foreground. mode: 'resize' or 'tile'.
+    Raises UserError where the networks don't go together, or can't do what the settings ask for.
+    """
 
-    def prepare(self, image: np.ndarray) -> tuple[Tensor, str | None]:
-        """(C, H, W) pixels -> (in_channels, S, S) tensor of the same dtype, and what was converted."""
-        return prepare(image, self.checkpoint.preprocessing)
+    def __init__(self, checkpoints: Sequence[Checkpoint], compute: Compute, settings: Inference | None = None) -> None:
+        settings = settings or Inference()
+        self.compute, self.settings = compute, settings
+        self.labels = checkpoints[0].labels
+        self.preprocessing = checkpoints[0].preprocessing
+        self.mode = settings.mode or self.preprocessing.mode
+        _check_alike(checkpoints, settings)
+        self.threshold = _threshold(checkpoints, settings)
+        self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
+        self.members = [make_member(checkpoint, compute, settings) for checkpoint in checkpoints]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Plain values on which every probability and class depends."""
+        digest = hashlib.blake2b()
+        for member in self.members:
+            for name, weight in member.checkpoint.weights.items():
+                digest.update(name.encode() + weight.contiguous().cpu().numpy().tobytes())
+        return {
+            "weights": digest.hexdigest(),
+            "preprocessing": [plain(member.preprocessing) for member in self.members],
+            "mode": self.mode,
+            "overlap": self.settings.overlap,
+            "flips": self.settings.flips,
+            "threshold": self.threshold,
+            "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
+        }
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile's output, in pixels."""
+        return max(member.output_side for member in self.members)
+
+    def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
+        """An image's mask in the values or colours of the training masks, as `unet predict` writes it: (H, W) uint8 or
+        uint16, or (H, W, 3) uint8.
+
+        image: a path, a Pillow image, or an array (H, W) or (H, W, C) in the range that the training files had.
+        Raises UserError.
+        """
+        if isinstance(image, (str, Path)):
+            picture = self.read(Source((Path(image),)))
+        else:
+            picture = self._look_at(*image_pixels(image, self.preprocessing.keep_alpha))
+        views, bands = picture.views(), []
+        while batch := list(islice(views, self.batch_size)):
+            added = [picture.add(*result) for result in zip(batch, self.probabilities(batch), strict=True)]
+            bands += [band.combined() for band in added if band is not None]
+        return self.labels.decode(to_classes(torch.cat(bands, dim=1), self.threshold))
+
+    def read(self, source: Source) -> Picture:
+        """Open an image, to be seen as the mode says. Raises UserError."""
+        keep_alpha = self.preprocessing.keep_alpha
+        if self.mode == "tile":
+            return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
+        stack, notes = read_stack(source, keep_alpha)
+        return self._look_at(stack.reshape(-1, *stack.shape[2:]), notes)
+
+    def _look_at(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
+        if self.mode == "tile":
+            return Tiled(self.members, one_band(pixels, notes), self.settings.overlap)
+        return Stretched(self.members, pixels, notes)
 
     @torch.inference_mode()
-    def probabilities(self, images: list[Tensor], batch_size: int) -> Tensor:
-        """Up to `batch_size` prepared images -> (N, K, S, S) float32 probabilities on the CPU.
+    def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
+        """Up to `batch_size` views -> for each view and member (K, s, s) float32 probabilities on the CPU.
 
         K is 1, the foreground, for two classes, else the number of classes. The batch is filled up to `batch_size`, so
         that the arithmetic, and with it an image's result, is the same whatever else is in the batch.
         """
-        filled = images + [images[-1]] * (batch_size - len(images))
-        batch = torch.stack(filled).to(self.compute.device, non_blocking=True)
-        batch = normalize(batch, self.checkpoint.preprocessing).contiguous(memory_format=torch.channels_last)
-        with self.compute.autocast():
-            logits = self.model(batch).float()
-        probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-        return probs[: len(images)].cpu()
+        filled = [*views, *[views[-1]] * (self.batch_size - len(views))]
+        by_member = []
+        for number, member in enumerate(self.members):
+            image = torch.stack([view.inputs[number] for view in filled])
+            given = [intensities for view in filled if (intensities := view.intensities[number]) is not None]
+            image = image.to(self.compute.device, non_blocking=True)
+            image = normalize(image, member.preprocessing, torch.stack(given) if given else None)
+            by_member.append(self._through(member.model, image)[: len(views)].cpu())
+        return [list(probs) for probs in zip(*by_member, strict=True)]
+
+    def _through(self, model: nn.Module, image: Tensor) -> Tensor:
+        """Normalised (N, C, S, S) -> (N, K, s, s) probabilities, where asked for averaged over flips and turns."""
+        image = image.to(DTYPES[self.compute.precision])
+        if not self.settings.flips:
+            return _probabilities(model, image)
+        return torch.stack([_turned(model, image, turns, flip) for turns in range(4) for flip in (False, True)]).mean(0)
 
 
-def at_size(probs: Tensor, size: tuple[int, int]) -> Tensor:
-    """(K, S, S) probabilities -> (K, *size), bilinear."""
-    return resize_image(probs, size)
+def _probabilities(model: nn.Module, image: Tensor) -> Tensor:
+    logits = model(image.contiguous(memory_format=torch.channels_last)).float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def _turned(model: nn.Module, image: Tensor, turns: int, flip: bool) -> Tensor:
+    """What the network makes of the image flipped and turned, turned and flipped back."""
+    probs = _probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
+    probs = torch.rot90(probs, -turns, (-2, -1))
+    return probs.flip(-1) if flip else probs
 
 
 def to_classes(probs: Tensor, threshold: float) -> np.ndarray:
@@ -50,3 +137,39 @@ def to_classes(probs: Tensor, threshold: float) -> np.ndarray:
     if probs.shape[0] == 1:
         return (probs[0] >= threshold).numpy().astype(np.uint8)
     return probs.argmax(0).numpy().astype(np.uint8)
+
+
+def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference) -> float:
+    """The one that was asked for, or the checkpoint's; 'auto' is the mean of those that were best in validation."""
+    foreground = checkpoints[0].labels.num_classes - 1
+    if settings.threshold is None:
+        return checkpoints[0].threshold
+    if foreground > 1:
+        raise UserError(f"--threshold is for one foreground class, and these weights have {foreground}: leave it out")
+    if settings.threshold != "auto":
+        return float(settings.threshold)
+    best = [checkpoint.best_threshold for checkpoint in checkpoints]
+    known = [threshold for threshold in best if threshold is not None]
+    if len(known) < len(best):
+        raise UserError(
+            "--threshold auto: these weights were not validated to the end, so none is known to be best: give a number"
+        )
+    return sum(known) / len(known)
+
+
+def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None:
+    """Averaging needs the same classes, and one way of reading files."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        if (other.labels.names, other.labels.values) != (first.labels.names, first.labels.values):
+            raise UserError(
+                f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
+                "only networks for the same classes can be averaged"
+            )
+        for name in ("keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
+            here, there = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
+            if here != there:
+                hint = "choose one with --mode" if name == "mode" else "they can't be averaged"
+                raise UserError(
+                    f"--weights were trained on differently read images ({name} {here} and {there}): {hint}"
+                )

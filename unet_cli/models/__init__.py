@@ -8,7 +8,10 @@ from torch import nn
 
 from unet_cli.config import ModelConfig
 from unet_cli.errors import UserError
+from unet_cli.models.geometry import Geometry
 from unet_cli.models.unet import UNet
+
+__all__ = ["MODELS", "Geometry", "build_model", "geometry_of", "parameter_count"]
 
 MODELS: dict[str, Callable[[ModelConfig, bool], nn.Module]] = {
     "unet": UNet,
@@ -27,3 +30,10 @@ def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> nn
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def geometry_of(model: nn.Module) -> Geometry:
+    """What the network says of its input's sides."""
+    geometry = model.geometry
+    assert isinstance(geometry, Geometry)
+    return geometry

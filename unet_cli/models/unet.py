@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from unet_cli.config import ModelConfig
+from unet_cli.models.geometry import Geometry
 
 
 class DoubleConv(nn.Sequential):
@@ -70,6 +71,7 @@ class UNet(nn.Module):
     def __init__(self, config: ModelConfig, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.depth = config.depth
+        self.geometry = Geometry(2**config.depth, least=2**config.depth, reach=_reach(config))
         self.gradient_checkpointing = gradient_checkpointing
         bilinear = config.upsampling == "bilinear"
         widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
@@ -107,6 +109,16 @@ class UNet(nn.Module):
             return block(*inputs)
         contexts = _first_pass_counts(block)
         return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _reach(config: ModelConfig) -> int | None:
+    """Two 3x3 convolutions at each level on the way down, at the bottom and on the way up reach 2 pixels of the level
+    each, and the grid of the poolings lies anywhere within 2^depth - 1 pixels. None with aligned corners, whose
+    interpolation depends on the size of the whole."""
+    if config.upsampling == "bilinear":
+        return None
+    bottom = 2**config.depth
+    return 2 * 2 * (bottom - 1) + 2 * bottom + bottom - 1
 
 
 def _first_pass_counts(

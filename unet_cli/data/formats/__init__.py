@@ -6,21 +6,20 @@ more memory than the file could fill.
 
 from __future__ import annotations
 
-import errno
-import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from numpy.lib import format as npy
-from PIL import UnidentifiedImageError
 
 from unet_cli.data.formats.arrays import count_npy, count_npz, decode_npy, decode_npz
-from unet_cli.data.formats.decoded import CUT_OFF, HEAD, NO_IMAGE, Decoded, Refused, check_page
+from unet_cli.data.formats.decoded import Decoded, Outline, check_page, explained, read
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
-from unet_cli.data.formats.tiff import TIFF_SIGNATURES, count_tiff, decode_tiff
-from unet_cli.errors import Stopped, UserError, explain
+from unet_cli.data.formats.tiff import count_tiff, decode_tiff
+from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
+from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES
 
-__all__ = ["EXTENSIONS", "STACK_EXTENSIONS", "Decoded", "count_pages", "decode"]
+__all__ = ["EXTENSIONS", "STACK_EXTENSIONS", "Decoded", "Outline", "count_pages", "decode", "decode_bands", "outline"]
 
 STACK_EXTENSIONS = frozenset({".tif", ".tiff", ".btf", ".tf8", ".npy", ".npz"})  # may hold several pages
 EXTENSIONS = STACK_EXTENSIONS.union(TGA_EXTENSIONS, (f".{name}" for name in " ".join(PILLOW.values()).split()))
@@ -31,37 +30,29 @@ def decode(path: Path, page: int | None = None) -> Decoded:
 
     Raises UserError where it is missing, no image, damaged, of a kind that we can't read, or too large.
     """
-    return _read(path, lambda file, head: _decode(file, head, page))
+    return read(path, lambda file, head: _decode(file, head, page))
+
+
+def outline(path: Path, page: int | None = None) -> Outline | None:
+    """What `decode_bands` will give, from the header alone; None where a file can only be read whole.
+
+    Raises UserError as `decode`, but for what is wrong with the pixels themselves.
+    """
+    return read(path, lambda file, head: outline_tiff(file, page) if head[:4] in TIFF_SIGNATURES else None)
+
+
+def decode_bands(path: Path, page: int | None = None, top: int = 0) -> Iterator[tuple[int, Decoded]]:
+    """(first row, decoded rows) of a file that has an outline, from the band that holds row `top` to the bottom.
+
+    The file is open until the last band, or until the generator is closed. Raises UserError.
+    """
+    with explained(path), open(path, "rb") as file:
+        yield from decode_tiff_bands(file, page, top)
 
 
 def count_pages(path: Path) -> int:
     """How many pages `decode` knows in a file, from its header alone. Raises UserError."""
-    return _read(path, _count) if path.suffix.lower() in STACK_EXTENSIONS else 1
-
-
-def _read(path: Path, reader: Any) -> Any:
-    try:
-        with open(path, "rb") as file:
-            return reader(file, file.read(HEAD))
-    except (UserError, Stopped):
-        raise
-    except Exception as error:  # a broken file makes its decoder fail in any way, struct.error and IndexError included
-        raise _explained(path, error) from error
-
-
-def _explained(path: Path, error: Exception) -> UserError:
-    if isinstance(error, Refused):
-        return UserError(f"{path} {error}")
-    if isinstance(error, UnidentifiedImageError):
-        return UserError(f"{path} {NO_IMAGE}")
-    if isinstance(error, MemoryError):
-        return UserError(f"{path} needs more memory than there is: cut it into parts")
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # this is of places outside of the file
-        return explain(error, path)
-    reason = CUT_OFF if isinstance(error, struct.error) else " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, NotImplementedError) or "not supported" in reason:
-        return UserError(f"{path} is of a kind that can't be read ({reason}): save it as PNG or as plain TIFF")
-    return UserError(f"{path} is damaged ({reason}): replace or remove it")
+    return read(path, _count) if path.suffix.lower() in STACK_EXTENSIONS else 1
 
 
 def _decode(file: BinaryIO, head: bytes, page: int | None) -> Decoded:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
-MAX_PIXELS = 500_000_000  # of a page
+from unet_cli.errors import Stopped, UserError, explain
+
+Value = TypeVar("Value")
+
+MAX_PIXELS = 500_000_000  # of what is decoded at once
 HUGE_PIXELS = 50_000_000  # such pages are decoded one at a time, so that threads don't add up
 HEAD = 65_536  # bytes: most files of a data set are smaller, and then read in one go
 NO_IMAGE = "is not an image, whatever its name says: replace or remove it"
@@ -35,18 +44,36 @@ class Decoded:
     turned_at: int | None = None
 
 
+class Outline(NamedTuple):
+    """What is known of a page before its pixels are decoded. sample: one pixel of zeros, with what tags say of it."""
+
+    height: int
+    width: int
+    sample: Decoded
+
+
 class Refused(Exception):
     """Why a file is not read, in words that follow its name."""
 
 
 def check_claim(pixels: int, values: int, file_bytes: int) -> None:
-    """Refuse a header's claim before memory is taken for it. values: pixels times channels, or bytes where known.
+    """Refuse a header's claim before memory is taken for it. values: pixels times channels, or bytes where known."""
+    check_pixels(pixels)
+    check_ratio(pixels, values, file_bytes)
+
+
+def check_pixels(pixels: int) -> None:
+    """Refuse what is too large to be decoded at once."""
+    if pixels > MAX_PIXELS:
+        raise Refused("has more than 500 million pixels, or a damaged header: cut it into parts, or replace it")
+
+
+def check_ratio(pixels: int, values: int, file_bytes: int) -> None:
+    """Refuse a claim that the file could never fill.
 
     Deflate packs at most 1032 bytes into one, which is 8256 pixels of 1 bit; up to 64 million values, where memory
     is of no concern, the best codecs may do better.
     """
-    if pixels > MAX_PIXELS:
-        raise Refused("has more than 500 million pixels, or a damaged header: cut it into parts, or replace it")
     if values > max(64_000_000, 10_000 * file_bytes):
         claim = f"{pixels:,} pixels" if pixels else f"{values:,} bytes"
         raise ValueError(f"its header claims {claim}, but the file has {file_bytes:,} bytes")
@@ -88,3 +115,35 @@ def from_array(array: np.ndarray) -> Decoded:
 def content_of(file: BinaryIO) -> bytes:
     file.seek(0)
     return file.read()
+
+
+def read(path: Path, reader: Callable[[BinaryIO, bytes], Value]) -> Value:
+    """What `reader` makes of the open file and its first bytes. Raises UserError."""
+    with explained(path), open(path, "rb") as file:
+        return reader(file, file.read(HEAD))
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with this file inside of the block is a UserError."""
+    try:
+        yield
+    except (UserError, Stopped):
+        raise
+    except Exception as error:  # a broken file makes its decoder fail in any way, struct.error and IndexError included
+        raise _in_words(path, error) from error
+
+
+def _in_words(path: Path, error: Exception) -> UserError:
+    if isinstance(error, Refused):
+        return UserError(f"{path} {error}")
+    if isinstance(error, UnidentifiedImageError):
+        return UserError(f"{path} {NO_IMAGE}")
+    if isinstance(error, MemoryError):
+        return UserError(f"{path} needs more memory than there is: cut it into parts")
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # this is of places outside of the file
+        return explain(error, path)
+    reason = CUT_OFF if isinstance(error, struct.error) else " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, NotImplementedError) or "not supported" in reason:
+        return UserError(f"{path} is of a kind that can't be read ({reason}): save it as PNG or as plain TIFF")
+    return UserError(f"{path} is damaged ({reason}): replace or remove it")

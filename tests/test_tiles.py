@@ -1,0 +1,177 @@
+"""Where tiles lie, and that what they are put together to is the network's answer to the whole image."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unet_cli.config import ModelConfig
+from unet_cli.models import build_model, geometry_of
+from unet_cli.models.fold import fold_batch_norm
+from unet_cli.tiles import Canvas, lay_tiles, mirrored
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "length", "expected"),
+    [
+        (0, 4, 4, [0, 1, 2, 3]),
+        (-2, 6, 4, [2, 1, 0, 1, 2, 3, 2, 1]),
+        (-5, 0, 3, [1, 0, 1, 2, 1]),
+        (-2, 3, 1, [0, 0, 0, 0, 0]),
+        (-1, 3, 2, [1, 0, 1, 0]),
+    ],
+)
+def test_mirroring_does_not_repeat_the_last_pixel(start, stop, length, expected):
+    assert mirrored(start, stop, length).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "overlap", "multiple", "reach", "starts"),
+    [
+        (512, 512, 0.25, 16, None, (0,)),  # one tile suffices
+        (300, 512, 0.25, 16, 107, (-96,)),  # in its middle
+        (513, 512, 0.25, 16, None, (-32, 48)),  # a quarter of the overlap of 128 counts nothing
+        (1000, 512, 0.4375, 16, 107, (-112, 176, 464, 608)),  # 224 cover the reach of 107 twice
+        (1000, 512, 0.25, 16, 107, (-32, 352, 528)),  # 128 don't
+        (1024, 512, 0.0, 16, None, (0, 512)),
+        (1000, 96, 0.25, 64, 0, (*range(0, 897, 64), 960)),
+    ],
+)
+def test_where_tiles_lie(length, side, overlap, multiple, reach, starts):
+    assert lay_tiles(length, side, overlap, multiple, reach).starts == starts
+
+
+def test_weights_sum_to_one_everywhere_and_vanish_within_the_reach():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        multiple = int(rng.choice([1, 4, 16]))
+        side = multiple * int(rng.integers(2, 12))
+        length, overlap = int(rng.integers(1, 400)), float(rng.choice([0, 0.1, 0.25, 0.5, 0.75]))
+        reach = None if rng.random() < 0.5 else int(rng.integers(0, 20))
+        axis = lay_tiles(length, side, overlap, multiple, reach)
+        total = torch.zeros(length)
+        for tile, start in enumerate(axis.starts):
+            target, source = axis.inside(tile)
+            total[target] += axis.weights[tile, source]
+            shared = side - max(multiple, int(side * (1 - overlap)) // multiple * multiple)
+            if reach and shared > 2 * reach and len(axis.starts) > 1:
+                assert axis.weights[tile, :reach].max() == 0
+                assert axis.weights[tile, -reach:].max() == 0
+            assert (start - axis.starts[0]) % multiple == 0
+        assert torch.allclose(total, torch.ones(length), atol=1e-6), (length, side, overlap, multiple, reach)
+
+
+def in_tiles(network, image, side, overlap, geometry):
+    """The whole walk: (C, H, W) -> (K, H, W)."""
+    rows, columns = (lay_tiles(n, side, overlap, geometry.multiple, geometry.reach) for n in image.shape[1:])
+    canvas, parts, expected_top = Canvas(rows, columns), [], 0
+    for i, y in enumerate(rows.starts):
+        for j, x in enumerate(columns.starts):
+            margin = geometry.margin
+            ys = mirrored(y - margin, y + side + margin, rows.length)
+            xs = mirrored(x - margin, x + side + margin, columns.length)
+            done = canvas.add(i, j, network(image[:, ys][:, :, xs][None])[0])
+            if done:
+                assert done[0] == expected_top
+                expected_top += done[1].shape[1]
+                parts.append(done[1])
+    return torch.cat(parts, 1)
+
+
+def whole(network, image, border, geometry):
+    """The network's answer to the image in one piece, mirrored by `border` and up to a valid side."""
+    height, width = image.shape[1:]
+    sides = [geometry.side(n + 2 * border + 2 * geometry.margin) for n in (height, width)]
+    ys, xs = (
+        mirrored(-border - geometry.margin, side - border - geometry.margin, n)
+        for side, n in zip(sides, (height, width), strict=True)
+    )
+    return network(image[:, ys][:, :, xs][None])[0, :, border : border + height, border : border + width]
+
+
+def plain_network(depth, seed=0, **settings):
+    torch.manual_seed(seed)
+    model = build_model(ModelConfig(base_channels=4, depth=depth, **settings))
+    for module in model.modules():  # statistics that are not those of a fresh network
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.3, 1)
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_the_plain_network_reaches_107_pixels_and_no_further():
+    model = plain_network(4)
+    assert geometry_of(model).reach == 107
+    model.double()
+    image = torch.randn(1, 3, 512, 512, dtype=torch.float64)
+    changed = image.clone()
+    changed[..., :, :256] += 1  # everything left of the middle
+    # The grid of the poolings lies so that a change at 255 reaches furthest to the right, one at 256 to the left.
+    touched = (model(image) != model(changed)).any(1)[0].any(0).nonzero().max().item()
+    assert 256 <= touched <= 255 + 107
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(700, 530), (512, 1100)])
+def test_tiles_whose_overlap_covers_the_reach_give_the_answer_of_the_whole_image(size):
+    model = plain_network(4)
+    image = torch.randn(3, *size)
+    tiled = in_tiles(model, image, 512, 224 / 512, geometry_of(model))
+    single = whole(model, image, 112, geometry_of(model))
+    assert (tiled - single).abs().max() < 1e-5 * single.abs().max()
+    poor = in_tiles(model, image, 512, 0.0, geometry_of(model))
+    assert (poor - single).abs().max() > 1e-3 * single.abs().max()
+
+
+class Unpadded(nn.Module):
+    """Valid convolutions and one pooling: sides of 4 (mod 2), 6 pixels lost at each end; exact by its own margin."""
+
+    def __init__(self):
+        super().__init__()
+        from unet_cli.models.geometry import Geometry
+
+        self.convs = nn.ModuleList(nn.Conv2d(1, 1, 3) for _ in range(4))
+        self.up = nn.ConvTranspose2d(1, 1, 2, stride=2)
+        self.geometry = Geometry(multiple=2, remainder=0, least=14, margin=6, reach=0)
+
+    def forward(self, x):
+        x = self.convs[1](self.convs[0](x))  # 2 lost at each end
+        x = self.convs[2](nn.functional.max_pool2d(x, 2))  # 2 more
+        return self.convs[3](self.up(x))[..., 1:-1, 1:-1]  # 1 more, and 1 cropped
+
+
+@torch.inference_mode()
+def test_an_unpadded_network_uses_its_own_margin():
+    torch.manual_seed(0)
+    model = Unpadded().eval()
+    assert model(torch.zeros(1, 1, 30, 30)).shape[-1] == 30 - 2 * 6
+    image = torch.randn(1, 77, 101)
+    tiled = in_tiles(model, image, 32, 0.0, model.geometry)
+    assert torch.allclose(tiled, whole(model, image, 0, model.geometry), atol=1e-6)
+
+
+@torch.inference_mode()
+def test_seams_of_networks_without_a_bounded_reach_do_not_show():
+    model = plain_network(3, upsampling="bilinear")
+    assert geometry_of(model).reach is None
+    ys, xs = np.mgrid[:260, :300]
+    smooth = torch.from_numpy(np.sin(ys / 23) + np.cos(xs / 31)).float()[None].repeat(3, 1, 1)
+    tiled = in_tiles(model, smooth, 96, 0.25, geometry_of(model))[0]
+    jumps = tiled.diff(dim=1).abs()
+    at_borders = torch.zeros(jumps.shape[1], dtype=bool)
+    for start in lay_tiles(300, 96, 0.25, 8).starts:
+        for border in (start, start + 96):
+            at_borders[max(border - 2, 0) : max(border + 1, 0)] = True
+    assert jumps[:, at_borders].max() <= jumps[:, ~at_borders].max()
+
+
+@torch.inference_mode()
+def test_folding_batch_norm_changes_nothing_but_the_number_of_layers():
+    model = plain_network(2)
+    folded = fold_batch_norm(model)
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.allclose(model(image), folded(image), atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

@@ -1,0 +1,153 @@
+"""Masks as TIFF, written as their rows come, and what they take over from the image that they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+from tifffile import TiffFile, TiffPage, TiffWriter
+
+from unet_cli.ahead import default_workers
+from unet_cli.data.formats.decoded import read
+from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES, layout_of, open_tiff
+
+SOFTWARE = "unet"
+TILE = 512
+CLASSIC_BYTES = 2**32 - 2**26  # of pixels, so that the directory fits in as well
+TILES_AHEAD = 2**24  # bytes that are packed at the same time
+
+Tags: TypeAlias = tuple[tuple[int, int, int, Any], ...]  # (number, type, count, value) as TIFF numbers them
+
+ASCII, SHORT, RATIONAL, DOUBLE = 2, 3, 5, 12
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+PLACES = {
+    X_RESOLUTION: RATIONAL,
+    Y_RESOLUTION: RATIONAL,
+    RESOLUTION_UNIT: SHORT,
+    285: ASCII,  # page name
+    297: SHORT,  # page number
+    33550: DOUBLE,  # GeoTIFF: pixel scale
+    33922: DOUBLE,  # tie points
+    34264: DOUBLE,  # transformation
+    34735: SHORT,  # keys
+    34736: DOUBLE,  # their numbers
+    34737: ASCII,  # their texts
+}
+
+
+def write_tiff(
+    file: BinaryIO,
+    rows: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    palette: list[int] | None = None,
+    tags: Tags = (),
+) -> None:
+    """Write one page: tiles of 512 x 512, deflate, the same bytes each time.
+
+    rows: blocks (h, W), or (h, W, 3), of any heights, from top to bottom, that nobody changes afterwards; of them
+    little more is held than fills a row of tiles. shape: (H, W) or (H, W, 3). palette: r, g, b, r, g, b ... of 0 to
+    255, for uint8 indices. tags: see `carried_tags`. Raises OSError.
+    """
+    kind = np.dtype(dtype)
+    count = math.ceil(shape[0] / TILE) * math.ceil(shape[1] / TILE)
+    tile_bytes = TILE * TILE * kind.itemsize * math.prod(shape[2:])
+    known = {tag: value for tag, _, _, value in tags}
+    with TiffWriter(file, bigtiff=count * tile_bytes > CLASSIC_BYTES, byteorder="<") as writer:
+        writer.write(
+            _tiles(rows, shape),
+            shape=shape,
+            dtype=kind,
+            tile=(TILE, TILE),
+            compression="adobe_deflate",
+            photometric="rgb" if len(shape) == 3 else "minisblack" if palette is None else "palette",
+            planarconfig="contig" if len(shape) == 3 else None,
+            colormap=None if palette is None else _colormap(palette),
+            resolution=(known[X_RESOLUTION], known[Y_RESOLUTION]) if X_RESOLUTION in known else None,
+            resolutionunit=known[RESOLUTION_UNIT][0] if RESOLUTION_UNIT in known else None,
+            extratags=[(*tag, True) for tag in tags if tag[0] not in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)],
+            software=SOFTWARE,
+            metadata=None,
+            maxworkers=default_workers(),
+            buffersize=TILES_AHEAD,
+        )
+
+
+def carried_tags(path: Path, page: int | None) -> Tags:
+    """Of a TIFF's page, the tags that say where and how large its pixels are, for `write_tiff`.
+
+    These are the resolution, the page's name and number, and those of GeoTIFF; of any other file there are none.
+    Raises UserError where it can't be read or has no such page.
+    """
+    return read(path, lambda file, head: _carried(file, page) if head[:4] in TIFF_SIGNATURES else ())
+
+
+def software_of(path: Path) -> str | None:
+    """The program that wrote a TIFF, as its first page says; None for any other file. Raises UserError."""
+    return read(path, lambda file, head: _software(file) if head[:4] in TIFF_SIGNATURES else None)
+
+
+def _software(file: BinaryIO) -> str | None:
+    file.seek(0)
+    with TiffFile(file, _multifile=False) as tif:
+        return str(tif.pages.first.tags.valueof(305, default=""))
+
+
+def _carried(file: BinaryIO, page: int | None) -> Tags:
+    with open_tiff(file) as tif:
+        series, number = plane = layout_of(tif).planes(page)[0][0]
+        # one piece may have the directory of its first plane only
+        directory = series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
+        values = {tag: _plain(directory, tag, kind) for tag, kind in PLACES.items()}
+    if values[X_RESOLUTION] is None or values[Y_RESOLUTION] is None:
+        values[X_RESOLUTION] = values[Y_RESOLUTION] = values[RESOLUTION_UNIT] = None
+    return tuple(
+        (tag, PLACES[tag], 1 if PLACES[tag] == RATIONAL else len(value), value)
+        for tag, value in values.items()
+        if value is not None
+    )
+
+
+def _plain(directory: TiffPage, tag: int, kind: int) -> Any:
+    """A tag's value as bytes or a tuple of numbers; None where there is none, or of another kind than it should be."""
+    value = directory.tags.valueof(tag)
+    if isinstance(value, str):
+        return value.encode() + b"\0" if kind == ASCII else None
+    numbers = value if isinstance(value, tuple) else (value,)
+    if kind == DOUBLE and all(isinstance(number, float) for number in numbers):
+        return numbers
+    whole = all(isinstance(number, int) and 0 <= number < 2 ** (16 if kind == SHORT else 32) for number in numbers)
+    if kind == SHORT and whole and (tag != RESOLUTION_UNIT or numbers in ((1,), (2,), (3,))):
+        return tuple(int(number) for number in numbers)  # tifffile has names for some
+    return numbers if kind == RATIONAL and whole and len(numbers) == 2 and numbers[1] else None
+
+
+def _colormap(palette: list[int]) -> np.ndarray:
+    """As TIFF wants it: (3, 256) uint16, the largest value being 65535."""
+    colours = np.zeros((256, 3), np.uint16)
+    colours.reshape(-1)[: len(palette)] = palette
+    return np.ascontiguousarray(colours.T * np.uint16(257))
+
+
+def _tiles(rows: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    for band in _regrouped(rows, shape[0]):
+        for left in range(0, shape[1], TILE):
+            yield band[:, left : left + TILE]
+
+
+def _regrouped(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
+    """The same rows, 512 at a time; at the end the rest."""
+    waiting: list[np.ndarray] = []
+    held, left = 0, height
+    for block in rows:
+        waiting.append(block)
+        held += len(block)
+        while left and held >= (size := min(TILE, left)):
+            joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+            yield joined[:size]
+            waiting, held, left = [joined[size:]], held - size, left - size
+    assert left == 0, f"the last {left} of {height} rows are missing, less {held}"

@@ -1,0 +1,203 @@
+"""What a prediction is asked to do, image by image, and what became of it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_cli.config import PredictConfig, Preprocessing
+from unet_cli.data.formats import count_pages
+from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
+from unet_cli.data.layout import merge_channels
+from unet_cli.data.roles import walk
+from unet_cli.data.source import Source
+from unet_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>."""
+
+    image: Source
+    mask: Path
+    extras: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Every file that is to be written."""
+        return [self.mask, *(self.beside(extra) for extra in self.extras)]
+
+    def beside(self, extra: str) -> Path:
+        """The file for an extra: of the mask's type, but an overlay is always a PNG."""
+        return self.mask.with_name(f"{self.mask.stem}_{extra}{'.png' if extra == 'overlay' else self.mask.suffix}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: its size and the share of each class in its mask, or the error.
+
+    note: a conversion that was made. top_probability: the highest probability of any foreground pixel.
+    """
+
+    job: Job
+    error: str | None = None
+    note: str | None = None
+    width: int = 0
+    height: int = 0
+    shares: tuple[float, ...] = ()
+    top_probability: float = 0.0
+    seconds: float = 0.0
+
+    def plain(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """As a line of --json. names: of the classes."""
+        if self.error is not None:
+            return {"input": str(self.job.image), "error": self.error}
+        return {
+            "input": str(self.job.image),
+            "output": str(self.job.mask),
+            "size": [self.width, self.height],
+            "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
+            "highest_probability": round(self.top_probability, 6),
+            "note": self.note,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def failed(job: Job, error: UserError) -> Outcome:
+    """A job's failure; files of an earlier run are removed, since they would pass for this run's result."""
+    text = str(error)
+    for path in job.outputs:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as removal:
+            text += f" (and the old {path} could not be removed: {removal.strerror})"
+    return Outcome(job, error=text if str(job.mask.parent) in text else str(job.image.named(UserError(text))))
+
+
+def find_jobs(
+    config: PredictConfig, mode: str, extras: tuple[str, ...], listed: Iterable[str], preprocessing: Preprocessing
+) -> tuple[list[Job], Path]:
+    """The images that `config.input` names, with the files to write for each, and the output folder.
+
+    The input is a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in
+    `listed`. Files are put together, and taken apart into pages, as they were for training. mode: 'resize' or 'tile'.
+    Raises UserError where nothing is found, an output folder is needed, two images would write the same file, or one
+    would be written over an input or any other file that isn't ours.
+    """
+    images, base, output = _files(config, listed)
+    images = list(dict.fromkeys(images))
+    inputs = {image.resolve() for image in images}
+    jobs: list[Job] = []
+    writers: dict[Path, Source] = {}
+    for image, place in _sources(images, preprocessing):
+        place = place.relative_to(base) if base else Path(place.name)
+        in_tiff = mode == "tile" and image.path.suffix.lower() in TIFF_EXTENSIONS
+        suffix = config.format or ("tif" if in_tiff else "png")
+        job = Job(image, output / f"{place}.{suffix}", extras)
+        for path in job.outputs:
+            if path.resolve() in inputs:
+                raise UserError(
+                    f"what is predicted for {image} would be written over the image {path}: choose another --output"
+                )
+            if path.exists() and not is_ours(path):
+                raise UserError(f"{path} is there already and was not written by unet: choose another --output")
+            if path in writers:
+                raise UserError(
+                    f"{writers[path]} and {image} would both write {path}: predict them into different --output folders"
+                )
+            writers[path] = image
+        jobs.append(job)
+    return jobs, output
+
+
+def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
+    """The jobs of this call: of `shard` (number from 1, count), and in it of this process where torchrun started
+    several. All calls together have each job once."""
+    for number, count in (shard or (1, 1), _process()):
+        jobs = jobs[number - 1 :: count]
+    return jobs
+
+
+def is_done(job: Job) -> bool:
+    """Whether everything that is to be written for it is there; each file was written whole."""
+    return all(path.exists() for path in job.outputs)
+
+
+def _process() -> tuple[int, int]:
+    """Which of the processes that torchrun started this is, from 1, and how many there are."""
+    return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Path | None, Path]:
+    """The files of the input, the folder that is mirrored in the output, if any, and the output folder."""
+    input, output = config.input, config.output
+    path, base = Path(input), None
+    if input == "-":
+        images = [Path(line.rstrip("\r\n")) for line in listed if line.strip()]
+        output = _required(output, "a list of paths")
+    elif path.is_dir():
+        images, base = list(walk(path)), path
+        output = output or _ours(masks_beside(path))
+        masks = output.resolve()
+        if masks != path.resolve():  # masks of an earlier job in a folder below are not input
+            images = [image for image in images if not image.resolve().is_relative_to(masks)]
+    elif path.is_file():
+        images = [path]
+        output = output or _ours(masks_beside(path.parent))
+    elif glob.has_magic(input):
+        images = [Path(found) for found in sorted(glob.glob(input, recursive=True)) if is_image_file(Path(found))]
+        output = _required(output, "a glob")
+    else:
+        raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
+    if not images:
+        known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        raise UserError(f"{input} holds no images that could be read ({known})")
+    return images, base, output
+
+
+def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[Source, Path]]:
+    """Each image that the files hold, and what to call it: its path without extension."""
+    merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
+    for place, paths in merged:
+        try:
+            pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
+        except UserError:  # reading it will tell why, and the others go on
+            pages = 1
+        if pages == 1:
+            yield Source(paths), place
+        else:
+            digits = len(str(pages))
+            yield from (
+                (Source(paths, page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
+            )
+
+
+def masks_beside(folder: Path) -> Path:
+    """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(named.name + "_masks")
+
+
+def _ours(folder: Path) -> Path:
+    """A folder that nobody asked for is written to only where it holds nothing of the user's. Raises UserError."""
+    found = next((path for path in walk(folder) if not is_ours(path)), None) if folder.is_dir() else None
+    if found is not None:
+        raise UserError(f"{folder} holds files that unet did not write, such as {found}: choose an --output")
+    return folder
+
+
+def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:
+    """What is written beside each mask: an overlay, a probability map (of each class, where there are several), and
+    numbered objects."""
+    maps = ("probability",) if num_classes == 2 else tuple(f"probability_{index}" for index in range(num_classes))
+    return ("overlay",) * config.overlay + maps * config.probabilities + ("instances",) * config.numbers_objects
+
+
+def _required(output: Path | None, what: str) -> Path:
+    if output is None:
+        raise UserError(f"--input is {what}: say with --output DIR where the masks shall go")
+    return output

@@ -1,0 +1,178 @@
+"""How an image goes through the networks: stretched to their size, or in tiles at its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet_cli.config import Preprocessing
+from unet_cli.data.imagefile import Bands
+from unet_cli.data.preprocess import converted, own_intensities, prepare, resize_image
+from unet_cli.inference.member import Member
+from unet_cli.tiles import Canvas, lay_tiles, mirrored
+
+MOST_MEASURED = 2**22  # values of an image in tiles that its mean and deviation are found from
+
+
+@dataclass(frozen=True)
+class View:
+    """What the networks see at once: for each member its prepared input (C, S, S), and the intensities of the image
+    that it is from where these aren't to be found from the input itself. row, column: of a tile."""
+
+    inputs: list[Tensor]
+    intensities: list[Tensor | None]
+    row: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True)
+class Band:
+    """Finished rows of an image: the probabilities of each member, (K, h, w), which are of any size that is yet to be
+    stretched to `size`."""
+
+    top: int
+    size: tuple[int, int]
+    probs: list[Tensor]
+
+    def combined(self) -> Tensor:
+        """The mean over the members, (K, *size)."""
+        by_size: dict[tuple[int, ...], list[Tensor]] = {}
+        for probs in self.probs:
+            by_size.setdefault(tuple(probs.shape), []).append(probs)
+        total = sum(resize_image(_sum(group), self.size) for group in by_size.values())
+        assert isinstance(total, Tensor)
+        return total if len(self.probs) == 1 else total / len(self.probs)
+
+
+class Picture(Protocol):
+    """An image, and how it goes through the networks. size: (H, W). notes: what was converted."""
+
+    size: tuple[int, int]
+    notes: set[str]
+    view_count: int
+
+    def views(self, top: int = 0) -> Generator[View]:
+        """What the networks have to see for the rows from `top` on, in order. Raises UserError."""
+
+    def add(self, view: View, probs: list[Tensor]) -> Band | None:
+        """What the networks made of a view -> the rows that are finished by it, if any; views come in their order.
+        Rows above `top` may be among them."""
+
+
+class Stretched:
+    """An image that is stretched to the network's size, and its probabilities stretched back: a single view.
+
+    See Picture. Raises UserError where the image doesn't suit the network.
+    """
+
+    def __init__(self, members: Sequence[Member], pixels: np.ndarray, notes: Iterable[str] = ()) -> None:
+        """pixels: (C, H, W)."""
+        self.size = (pixels.shape[1], pixels.shape[2])
+        self.view_count = 1
+        prepared = [prepare(pixels, member.preprocessing) for member in members]
+        self.notes = {*notes, *(note for _, note in prepared if note)}
+        self._view = View([image for image, _ in prepared], [None] * len(prepared))
+
+    def views(self, top: int = 0) -> Generator[View]:
+        yield self._view
+
+    def add(self, view: View, probs: list[Tensor]) -> Band | None:
+        return Band(0, self.size, probs)
+
+
+class Tiled:
+    """An image that is predicted in overlapping tiles, row of tiles after row of tiles; see tiles.py.
+
+    It holds the rows of the image that a row of tiles needs, and the probabilities of these. With several networks
+    their tiles lie alike: the largest of their sizes rules. See Picture.
+    """
+
+    def __init__(self, members: Sequence[Member], bands: Bands, overlap: float) -> None:
+        self.size = (bands.height, bands.width)
+        self.notes = set(bands.notes)
+        self._members, self._bands = members, bands
+        geometries = [member.geometry for member in members]
+        reaches = [geometry.reach for geometry in geometries]
+        reach = None if None in reaches else max(value for value in reaches if value is not None)
+        multiple = math.lcm(*(geometry.multiple for geometry in geometries))
+        self._side = max(multiple, *(member.output_side for member in members))
+        self.rows, self.columns = (lay_tiles(length, self._side, overlap, multiple, reach) for length in self.size)
+        self.view_count = len(self.rows.starts) * len(self.columns.starts)
+        self._canvas: Canvas | None = None
+
+    def views(self, top: int = 0) -> Generator[View]:
+        first = next(row for row, start in enumerate(self.rows.starts) if start + self._side > top)
+        self._canvas = Canvas(self.rows, self.columns, first)
+        intensities = [self._intensities(member.preprocessing) for member in self._members]
+        for row, (start, pixels) in enumerate(self._rows(first), first):
+            for column, left in enumerate(self.columns.starts):
+                inputs = [self._cut(pixels, start, row, left, member) for member in self._members]
+                yield View(inputs, intensities, row, column)
+
+    def add(self, view: View, probs: list[Tensor]) -> Band | None:
+        assert self._canvas is not None
+        own = [part[:, : self._side, : self._side] for part in probs]
+        done = self._canvas.add(view.row, view.column, Band(0, (self._side, self._side), own).combined())
+        return Band(done[0], (done[1].shape[1], done[1].shape[2]), [done[1]]) if done else None
+
+    def _rows_seen(self, row: int) -> np.ndarray:
+        """The rows of the image that all members together see for a row of tiles, and their mirrors."""
+        start = self.rows.starts[row]
+        extents = [
+            (start - member.geometry.margin, start - member.geometry.margin + member.input_side(self._side))
+            for member in self._members
+        ]
+        return mirrored(min(first for first, _ in extents), max(end for _, end in extents), self.rows.length)
+
+    def _rows(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        """For each row of tiles from `first` on: the first row of the image that is held, and (C, h, W) pixels that
+        hold all rows that it needs."""
+        needed = [self._rows_seen(row) for row in range(len(self.rows.starts))]
+        keep_from = [int(rows.min()) for rows in needed]
+        for tile in reversed(range(len(needed) - 1)):
+            keep_from[tile] = min(keep_from[tile], keep_from[tile + 1])
+        blocks = self._bands.rows(keep_from[first])
+        held, start = np.empty((self._bands.channels, 0, self._bands.width), self._bands.dtype), -1
+        for tile in range(first, len(needed)):
+            parts = [held[:, max(keep_from[tile] - start, 0) :]] if start >= 0 else []
+            start = max(start, keep_from[tile]) if start >= 0 else start
+            end = start + parts[0].shape[1] if parts else -1
+            while end <= needed[tile].max():
+                top, block = next(blocks)
+                start = top if start < 0 else start
+                parts.append(block)
+                end = top + block.shape[1]
+            held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            del parts
+            yield start, held
+
+    def _cut(self, pixels: np.ndarray, start: int, row: int, left: int, member: Member) -> Tensor:
+        """A member's input for a tile, (C, S, S), mirrored beyond the image."""
+        side, margin = member.input_side(self._side), member.geometry.margin
+        top = self.rows.starts[row] - margin
+        ys = mirrored(top, top + side, self.rows.length) - start
+        xs = mirrored(left - margin, left - margin + side, self.columns.length)
+        tile, note = converted(np.ascontiguousarray(pixels[:, ys[:, None], xs]), member.preprocessing)
+        if note:
+            self.notes.add(note)
+        return torch.from_numpy(tile)
+
+    def _intensities(self, preprocessing: Preprocessing) -> Tensor | None:
+        """Of the whole image, from every nth row and column of a large one."""
+        if preprocessing.intensity == "dataset":
+            return None
+        height, width = self.size
+        step = math.ceil(math.sqrt(max(1, self._bands.channels * height * width / MOST_MEASURED)))
+        parts = [block[:, -top % step :: step, ::step] for top, block in self._bands.rows()]
+        sample, _ = converted(np.concatenate(parts, axis=1), preprocessing)
+        return own_intensities(torch.from_numpy(sample)[None].float(), preprocessing)[0]
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors).sum(0)

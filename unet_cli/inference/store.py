@@ -1,0 +1,150 @@
+"""Where the finished rows of an image wait until all are there: in memory, or in a file from which a killed job goes
+on."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from unet_cli.errors import explain
+
+RECORD = struct.Struct("<QQQd")  # first row, number of rows, bytes that follow, highest probability
+COMPRESSION = 1  # of zlib: masks shrink to a hundredth at the lowest level
+
+
+class Store(Protocol):
+    """Planes of an image's rows, (h, W) each of its own type, added in any order by any thread.
+
+    done: the rows from the top that are there without a gap. top_probability: the highest that was added.
+    """
+
+    done: int
+    top_probability: float
+
+    def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        """Raises UserError where there is no room."""
+
+    def rows(self, plane: int) -> Iterator[np.ndarray]:
+        """The blocks of a plane from top to bottom."""
+
+    def close(self) -> None:
+        """Keep nothing in use."""
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+
+
+class InMemory:
+    """See Store."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.top_probability = 0.0
+        self._blocks: dict[int, Sequence[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        with self._lock:
+            self._blocks[top] = planes
+            self.top_probability = max(self.top_probability, top_probability)
+            while self.done in self._blocks:
+                self.done += len(self._blocks[self.done][0])
+
+    def rows(self, plane: int) -> Iterator[np.ndarray]:
+        for top in sorted(self._blocks):
+            yield self._blocks[top][plane]
+
+    def close(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        self._blocks.clear()
+
+
+class OnDisk:
+    """See Store. A file that grows by compressed rows; opened again, it holds what a killed process had added.
+
+    identity: plain values that tell whether the file belongs to this very prediction; otherwise it begins anew.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], width: int, dtypes: Sequence[np.dtype[Any]]) -> None:
+        """Raises UserError where the file can't be written."""
+        self.path, self._width, self._dtypes = path, width, [np.dtype(dtype) for dtype in dtypes]
+        self.done = 0
+        self.top_probability = 0.0
+        self._places: dict[int, tuple[int, int, int]] = {}  # first row -> offset, bytes, rows
+        self._lock = threading.Lock()
+        header = (json.dumps(identity, sort_keys=True) + "\n").encode()
+        try:
+            self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  (closed by close)
+            if self._file.readline() == header:
+                self._recover()
+            else:
+                self._file.seek(0)
+                self._file.write(header)
+            self._file.truncate()
+            self._file.flush()
+        except OSError as error:
+            raise explain(error, path) from error
+
+    def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        packed = zlib.compress(b"".join(plane.tobytes() for plane in planes), COMPRESSION)
+        rows = len(planes[0])
+        with self._lock:
+            if self._file.closed:  # given up
+                return
+            try:
+                self._file.seek(0, os.SEEK_END)
+                offset = self._file.tell() + RECORD.size
+                self._file.write(RECORD.pack(top, rows, len(packed), top_probability) + packed)
+                self._file.flush()
+            except OSError as error:
+                raise explain(error, self.path) from error
+            self._note(top, rows, offset, len(packed), top_probability)
+
+    def rows(self, plane: int) -> Iterator[np.ndarray]:
+        for top in sorted(self._places):
+            offset, length, rows = self._places[top]
+            with self._lock:
+                self._file.seek(offset)
+                content = zlib.decompress(self._file.read(length))
+            sizes = [rows * self._width * dtype.itemsize for dtype in self._dtypes]
+            start = sum(sizes[:plane])
+            values = np.frombuffer(content[start : start + sizes[plane]], self._dtypes[plane])
+            yield values.reshape(rows, self._width)
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+    def remove(self) -> None:
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        """Find the records, up to one that was cut off, where the file then ends."""
+        size = os.fstat(self._file.fileno()).st_size
+        end = self._file.tell()
+        while len(head := self._file.read(RECORD.size)) == RECORD.size:
+            top, rows, length, top_probability = RECORD.unpack(head)
+            offset = self._file.tell()
+            if offset + length > size:
+                break
+            self._note(top, rows, offset, length, top_probability)
+            end = offset + length
+            self._file.seek(end)
+        self._file.seek(end)
+
+    def _note(self, top: int, rows: int, offset: int, length: int, top_probability: float) -> None:
+        self._places[top] = (offset, length, rows)
+        self.top_probability = max(self.top_probability, top_probability)
+        while self.done in self._places:
+            self.done += self._places[self.done][2]

@@ -1,0 +1,56 @@
+"""Where a pipeline's time goes: which of its stages the others wait for."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class Pace:
+    """Seconds that one thread, which passes things on from stage to stage, spends in each or waiting for it.
+
+    rest: the stage that all time belongs to which isn't in another.
+    """
+
+    def __init__(self, rest: str) -> None:
+        self._start = time.perf_counter()
+        self._rest = rest
+        self._stages: dict[str, float] = defaultdict(float)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def during(self, stage: str) -> Iterator[None]:
+        """The time in this block belongs to the stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages[stage] += time.perf_counter() - start
+
+    def waiting(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass the items on; the time that they take to come belongs to the stage."""
+        iterator = iter(items)
+        while True:
+            with self.during(stage):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def describe(self) -> str:
+        """'limited by reading (71 % of the time)'."""
+        total = self.seconds
+        stages = dict(self._stages)
+        stages[self._rest] = total - sum(stages.values())
+        stage = max(stages, key=lambda name: stages[name])
+        return f"limited by {stage} ({stages[stage] / total:.0%} of the time)"

@@ -1,0 +1,128 @@
+"""Tiles: where they lie along an axis, how much each counts at each pixel, and how they are put together.
+
+A network's answer near the border of a tile is worse than in its middle, since it sees the border's padding instead of
+the image. So tiles overlap, and each counts nothing within a margin of its border and smoothly more towards its middle.
+Where the overlap is at least twice as wide as the padding reaches, and tiles start on the network's stride grid, the
+outcome is that of the whole image in one piece, to rounding. Beyond the image's border tiles see the image mirrored.
+
+Source: the overlap-tile strategy of Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image
+Segmentation", MICCAI 2015, figure 2, which lays unpadded tiles side by side; here they are blended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mirrored(start: int, stop: int, length: int) -> np.ndarray:
+    """Places `start` to `stop` of an axis that goes on mirrored at both ends, the pixel at the end not repeated ->
+    (stop - start) int64 indices of 0 to length - 1."""
+    places = np.abs(np.arange(start, stop)) % max(2 * (length - 1), 1)
+    return np.minimum(places, 2 * (length - 1) - places) if length > 1 else np.zeros(stop - start, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The tiles along one side of an image of `length` pixels.
+
+    starts: where the output of each tile begins, on a grid of the network's stride; may be negative, and the last may
+    end beyond the image. weights: (tiles, side) float32; those of all tiles sum to 1 at each pixel of the image.
+    """
+
+    length: int
+    side: int
+    starts: tuple[int, ...]
+    weights: Tensor
+
+    def inside(self, tile: int) -> tuple[slice, slice]:
+        """The part of a tile's output that is in the image: as a slice of the image, and of the tile."""
+        start = self.starts[tile]
+        first, last = max(start, 0), min(start + self.side, self.length)
+        return slice(first, last), slice(first - start, last - start)
+
+
+def lay_tiles(length: int, side: int, overlap: float, multiple: int = 1, reach: int | None = None) -> Axis:
+    """Tiles whose output has `side` pixels for an axis of `length`, overlapping by at least that share of their side.
+
+    multiple: tiles start on this grid. reach: how far from its border a tile's answer depends on what is beyond it;
+    None: everywhere. Tiles count nothing within the reach of their border where the overlap covers it twice; otherwise
+    within a quarter of the overlap, and an axis of at most `side` is one tile.
+    """
+    stride = max(multiple, int(side * (1 - overlap)) // multiple * multiple)
+    shared = max(side - stride, 0)
+    covered = reach is not None and shared > 2 * reach
+    margin = reach if reach is not None and covered else shared // 4
+    if length <= side and not covered:
+        starts = (-((side - length) // 2 // multiple * multiple),)
+    else:
+        first = -_up(margin, multiple)
+        last = first + _up(max(length + margin - side - first, 0), multiple)
+        starts = (*range(first, last, stride), last)
+    ramp = _ramp(side, margin, shared - 2 * margin)
+    total = np.zeros(length)
+    parts = []
+    for start in starts:
+        part = np.zeros(length)
+        inside = slice(max(start, 0), min(start + side, length))
+        part[inside] = ramp[inside.start - start : inside.stop - start] if len(starts) > 1 else 1
+        parts.append(part)
+        total += part
+    weights = np.zeros((len(starts), side), np.float32)
+    for number, (start, part) in enumerate(zip(starts, parts, strict=True)):
+        inside = slice(max(start, 0), min(start + side, length))
+        weights[number, inside.start - start : inside.stop - start] = part[inside] / total[inside]
+    return Axis(length, side, starts, torch.from_numpy(weights))
+
+
+def _ramp(side: int, margin: int, width: int) -> np.ndarray:
+    """(side,) weights: 0 within `margin` of both ends, then rising smoothly over `width` pixels to 1; the rise of one
+    tile and the fall of its neighbour sum to 1."""
+    distance = np.minimum(np.arange(side), np.arange(side)[::-1])
+    rise = np.clip((distance - margin + 0.5) / max(width, 1), 0, 1)
+    return np.where(distance < margin, 0, rise * rise * (3 - 2 * rise))
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+class Canvas:
+    """Puts tiles together, row of tiles after row of tiles, and hands out the rows of the image that are complete.
+
+    It holds one row of tiles: (K, side, width of the image) float32.
+    """
+
+    def __init__(self, rows: Axis, columns: Axis, first: int = 0) -> None:
+        """first: the row of tiles that is added first."""
+        self.rows, self.columns = rows, columns
+        self._row = first
+        self._sums: Tensor | None = None
+
+    def add(self, row: int, column: int, tile: Tensor) -> tuple[int, Tensor] | None:
+        """Add a tile's (K, side, side) output; tiles come in reading order. After the last one of a row: the first of
+        the rows of the image that no later tile changes, and these rows (K, h, W); None where there are none."""
+        if self._sums is None:
+            self._sums = torch.zeros(len(tile), self.rows.side, self.columns.length)
+        assert row == self._row
+        target, source = self.columns.inside(column)
+        weight = self.rows.weights[row][:, None] * self.columns.weights[column, source]
+        self._sums[:, :, target].addcmul_(tile[:, :, source], weight)
+        return self._next_row() if column == len(self.columns.starts) - 1 else None
+
+    def _next_row(self) -> tuple[int, Tensor] | None:
+        assert self._sums is not None
+        start = self.rows.starts[self._row]
+        last = self._row == len(self.rows.starts) - 1
+        end = self.rows.length if last else min(self.rows.starts[self._row + 1], self.rows.length)
+        top, bottom = max(start, 0), max(end, 0)
+        done = self._sums[:, top - start : bottom - start].clone() if bottom > top else None
+        self._row += 1
+        if not last:
+            kept = self.rows.side - (self.rows.starts[self._row] - start)
+            self._sums[:, :kept] = self._sums[:, self.rows.side - kept :].clone()
+            self._sums[:, kept:] = 0
+        return None if done is None else (top, done)
