@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -245,15 +244,6 @@ def test_more_objects_than_16_bits_number(cleaning: Cleaning):
     most = pred[:511]
     most[0, 0] = 0
     assert number_objects(most, cleaning).max() == 65_535
-
-
-def test_hundreds_of_objects_in_four_million_pixels_take_seconds():
-    pair = disc(60, 40, 20) | disc(60, 75, 20)
-    pred = np.tile(pair[:100, :100], (20, 20))
-    start = time.perf_counter()
-    clean(pred, Cleaning(fill_holes=True, remove_smaller=10))
-    assert number_objects(pred, SPLIT).max() == 800
-    assert time.perf_counter() - start < 10  # about one
 
 
 def test_scipy_waits_until_it_is_needed():

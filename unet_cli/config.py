@@ -295,7 +295,7 @@ class Cleaning(Checked):
         False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
     )
     split_touching: bool = setting(
-        False, help="The same, touching objects being separated at their necks (watershed of the distance map).",
+        False, help="As --instances, touching objects being separated at their necks (watershed of the distance map).",
         panel="Masks",
     )  # fmt: skip
 

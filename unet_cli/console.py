@@ -68,8 +68,8 @@ class Console:
                 now = time.monotonic()
                 if now - spoken > SECONDS_BETWEEN_LINES:
                     spoken = now
-                    rate = f"{done / (now - start):.3g} {unit} a second"
-                    self.say(", ".join(filter(None, [f"{what}: {done} of {total} {unit}", rate, detail()])))
+                    parts = [f"{what}: {done} of {total} {unit}", speed(done, now - start, unit.removesuffix("s"))]
+                    self.say(", ".join(filter(None, [*parts, detail()])))
                 yield item
                 done += item is not None
 
@@ -84,6 +84,15 @@ def duration(seconds: float) -> str:
         return f"{minutes} min" + (f" {rest} s" if rest else "")
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h" + (f" {minutes} min" if minutes else "")
+
+
+def speed(number: int, seconds: float, noun: str) -> str:
+    """'3.2 images a second', '48 s per image'; nothing where there is none yet."""
+    if not number:
+        return ""
+    return (
+        f"{number / seconds:.3g} {noun}s a second" if number >= seconds else f"{duration(seconds / number)} per {noun}"
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -14,8 +14,11 @@ Item = TypeVar("Item")
 class Pace:
     """Seconds that one thread, which passes things on from stage to stage, spends in each or waiting for it.
 
-    rest: the stage that all time belongs to which isn't in another.
+    rest: the stage that all time belongs to which isn't in another. place: where in a large thing the work is, if it is
+    in one.
     """
+
+    place = ""
 
     def __init__(self, rest: str) -> None:
         self._start = time.perf_counter()
@@ -48,9 +51,10 @@ class Pace:
             yield item
 
     def describe(self) -> str:
-        """'limited by reading (71 % of the time)'."""
+        """'tile 3 of 12, limited by reading (71% of the time)'."""
         total = self.seconds
         stages = dict(self._stages)
         stages[self._rest] = total - sum(stages.values())
         stage = max(stages, key=lambda name: stages[name])
-        return f"limited by {stage} ({stages[stage] / total:.0%} of the time)"
+        limit = f"limited by {stage} ({stages[stage] / total:.0%} of the time)"
+        return f"{self.place}, {limit}" if self.place else limit

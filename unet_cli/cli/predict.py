@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config import Output, PredictConfig
-from unet_cli.console import Console, counted, duration
+from unet_cli.console import Console, counted, duration, speed
 
 if TYPE_CHECKING:
     from unet_cli.inference.jobs import Outcome
@@ -64,8 +64,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     summary = f"{counted(len(written), 'mask')} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
     if written:
-        rate = f"{len(written) / pace.seconds:.3g} images a second, {pace.describe()}"
-        console.say(f"Took {duration(pace.seconds)}: {rate}")
+        console.say(f"Took {duration(pace.seconds)}: {speed(len(written), pace.seconds, 'image')}, {pace.describe()}")
     if stop.signum is not None:
         console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}; --skip-existing continues")
         _list(failures)

@@ -47,8 +47,9 @@ def through_network(
         if task.picture.view_count > 1:
             views = prefetched(views, 2 * predictor.batch_size)
         try:
-            for view in pace.waiting("reading", views):
+            for number, view in enumerate(pace.waiting("reading", views), 1):
                 waiting.append((task, view))
+                pace.place = f"tile {number:,} of {task.picture.view_count:,}" if task.picture.view_count > 1 else ""
                 if len(waiting) == predictor.batch_size:
                     yield from _compute(predictor, waiting, pace)
                     waiting = []
@@ -56,6 +57,7 @@ def through_network(
             yield task, error
         finally:
             views.close()
+    pace.place = ""
     yield from _compute(predictor, waiting, pace)
 
 
