@@ -60,12 +60,14 @@ def test_info_says_what_a_checkpoint_is(unet: Run, trained):
     assert_failed(unet("info", "nothing.pth"), 1, "nothing.pth does not exist")
 
 
-def test_bench_prints_two_ratios(unet: Run):
-    done = unet("bench", "--rounds", 1, "--width", 2, "--device", "cpu", "--json")
+def test_bench_prints_ratios(unet: Run):
+    done = unet("bench", "--rounds", 1, "--width", 2, "--images", 1, "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     report = json_lines(done.stdout)[0]
     assert report["step_ratio"] == pytest.approx(report["step_seconds"] / report["step_plain_seconds"])
     assert report["forward_ratio"] > 0
+    assert report["predict_ratio"] == pytest.approx(report["plain_loop_seconds"] / report["predict_seconds"])
+    assert report["network_ratio"] == pytest.approx(report["predict_seconds"] / report["network_seconds"])
 
 
 def test_sample_prints_the_next_command(unet: Run, tmp_path):

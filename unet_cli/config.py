@@ -403,6 +403,7 @@ class BenchConfig(Hardware):
 
     rounds: int = setting(5, help="How often each is timed, in turn.", panel="Benchmark", minimum=1)
     width: int = setting(64, help="Channels of the first level.", panel="Benchmark", minimum=1)
+    images: int = setting(8, help="How many are predicted from disk to disk.", panel="Benchmark", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

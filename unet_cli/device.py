@@ -59,19 +59,17 @@ def choose_compute(device: str, precision: str) -> Compute:
         precision = _best_precision(chosen)
     if precision == "float16" and chosen.type != "cuda":
         raise UserError("--precision float16 is for NVIDIA GPUs: use bf16 or float32")
-    if chosen.type == "cpu":
-        keep_freed_memory()
     return Compute(chosen, precision)
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc's allocator to keep what is freed for the next step, instead of giving it back to the system.
+def keep_freed_memory(compute: Compute) -> None:
+    """Where a CPU computes, tell glibc's allocator to keep what is freed for the next step.
 
-    By default each activation, of tens of megabytes, is mapped, cleared page by page, and unmapped again: that took a
-    third of a training step. One arena, since the backward pass has a thread of its own. Elsewhere than on Linux with
-    glibc nothing is done.
+    By default it gives it back to the system: each activation, of tens of megabytes, is mapped, cleared page by page,
+    and unmapped again, which took a third of a training step. One arena, since the backward pass has a thread of its
+    own. Elsewhere than on Linux with glibc nothing is done.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if compute.device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8

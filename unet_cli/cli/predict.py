@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
-from unet_cli.config import Output, PredictConfig
+from unet_cli.config import Output, PredictConfig, flag_of
 from unet_cli.console import Console, counted, duration, speed
 
 if TYPE_CHECKING:
@@ -109,8 +109,9 @@ def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
         return []
     again = ["unet", "predict", "--input", str(job.image.path), "--output", str(job.mask.parent), "--overlay"]
     again += [word for path in config.weights for word in ("--weights", str(path))]
-    again += [] if config.threshold is None else ["--threshold", str(config.threshold)]
-    again += ["--mode", config.mode] if config.mode else []
+    for name in ("threshold", "mode", "size"):
+        value = getattr(config, name)
+        again += [] if value is None else [flag_of(name), str(value)]
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 

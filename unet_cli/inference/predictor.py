@@ -19,7 +19,7 @@ from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Inference, plain
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
-from unet_cli.device import DTYPES, Compute
+from unet_cli.device import DTYPES, Compute, keep_freed_memory
 from unet_cli.errors import UserError
 from unet_cli.inference.member import make_member
 from unet_cli.inference.picture import Picture, Stretched, Tiled, View
@@ -34,6 +34,7 @@ class Predictor:
 
     def __init__(self, checkpoints: Sequence[Checkpoint], compute: Compute, settings: Inference | None = None) -> None:
         settings = settings or Inference()
+        keep_freed_memory(compute)
         self.compute, self.settings = compute, settings
         self.labels = checkpoints[0].labels
         self.preprocessing = checkpoints[0].preprocessing
@@ -42,6 +43,8 @@ class Predictor:
         self.threshold = _threshold(checkpoints, settings)
         self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
         self.members = [make_member(checkpoint, compute, settings) for checkpoint in checkpoints]
+        if settings.compile:
+            self._compile()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -89,6 +92,17 @@ class Predictor:
             return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
         stack, notes = read_stack(source, keep_alpha)
         return self._look_at(stack.reshape(-1, *stack.shape[2:]), notes)
+
+    def _compile(self) -> None:
+        """Let torch compile the networks now, on a blank image. Raises UserError where it can't."""
+        blank = np.zeros((self.preprocessing.in_channels, 64, 64), self.preprocessing.dtype)
+        try:
+            self.probabilities([next(self._look_at(blank, ()).views())])
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
+            ) from error
 
     def _look_at(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
         if self.mode == "tile":

@@ -17,7 +17,7 @@ from unet_cli.console import Console, duration
 from unet_cli.data.augment import AUGMENTATIONS, augment
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.preprocess import normalize
-from unet_cli.device import Compute
+from unet_cli.device import Compute, keep_freed_memory
 from unet_cli.errors import UserError
 from unet_cli.metrics import count_pixels, summarize
 from unet_cli.signals import StopRequest
@@ -79,6 +79,7 @@ class Trainer:
     console: Console
 
     def __post_init__(self) -> None:
+        keep_freed_memory(self.compute)
         self.model.to(self.compute.device).to(memory_format=torch.channels_last)
         fused = self.compute.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.lr, fused=fused)
