@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unet_cli.ahead import ahead
+from unet_cli.ahead import ahead, prefetched
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -41,3 +41,51 @@ def test_an_error_is_raised_where_its_result_is_due():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_prefetched_items_come_in_order_from_one_other_thread_up_to_the_depth():
+    made, threads = [], set()
+    gate = threading.Event()
+
+    def source():
+        for item in range(100):
+            made.append(item)
+            threads.add(threading.current_thread())
+            yield item
+            if item == 3:
+                gate.set()
+
+    items = prefetched(source(), depth=3)
+    assert next(items) == 0
+    assert gate.wait(10)
+    assert len(made) <= 6  # one was taken, three wait, one is in hand, and one may be on its way
+    assert list(items) == list(range(1, 100))
+    assert threads.isdisjoint({threading.current_thread()})
+    assert len(threads) == 1
+
+
+def test_closing_prefetched_items_ends_their_thread_and_their_source():
+    closed = []
+
+    def source():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    items = prefetched(source(), depth=2)
+    next(items)
+    items.close()
+    assert not any(thread.name == "prefetched" for thread in threading.enumerate())
+    assert closed == [True]
+
+
+def test_an_error_of_a_prefetched_source_is_raised_after_its_items():
+    def source():
+        yield 1
+        raise ZeroDivisionError
+
+    items = prefetched(source(), depth=2)
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(items)

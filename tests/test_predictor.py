@@ -159,6 +159,17 @@ def test_intensities_are_those_of_the_whole_image_not_of_a_tile(trained, intensi
         assert views[0].intensities[0][2] == pytest.approx(uneven.mean(), rel=0.02)
 
 
+def test_tiles_whose_overlap_covers_the_reach_agree_with_one_that_holds_the_whole_image(trained):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 255, (3, 150, 170), np.uint8)
+    small, large, poor = (
+        probabilities(predictor_of(trained, mode="tile", size=size, overlap=overlap), image)
+        for size, overlap in ((64, 0.75), (256, 0.25), (64, 0.0))
+    )
+    assert torch.allclose(small, large, atol=1e-5)
+    assert not torch.allclose(poor, large, atol=1e-3)
+
+
 @pytest.mark.parametrize("settings", [{}, {"mode": "tile", "flips": True}])
 def test_python_gives_the_commands_mask_for_a_path_an_image_and_an_array(unet, trained, images, tmp_path, settings):
     flags = [
