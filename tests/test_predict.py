@@ -157,7 +157,11 @@ def test_masks_below_the_input_folder_are_not_input_the_next_time(unet: Run, tra
     ("arguments", "code", "parts"),
     [
         (["--input", "nowhere"], 1, ["nowhere does not exist"]),
-        (["--input", "empty"], 1, ["empty holds no images"]),
+        (["--input", "empty"], 1, ["empty holds no images", "it is empty"]),
+        (["--input", "-", "--output", "out"], 1, ["no paths came in on stdin"]),
+        (["--input", "imgs", "--output", "mask.png"], 1, ["mask.png looks like a file", "folder"]),
+        (["--input", "imgs", "--mode", "stretch"], 2, ["--mode"]),
+        (["--input", "imgs", "--shard", "4/3"], 2, ["--shard", "1/16"]),
         (["--input", "imgs", "--output", "imgs"], 1, ["would be written over the image", "choose another --output"]),
         (["--input", "imgs", "--threshold", "2"], 2, ["--threshold", "auto"]),
         (["--input", "imgs", "--threshold", "high"], 2, ["--threshold", "a number"]),
@@ -335,7 +339,7 @@ def test_a_tiff_in_tiles_becomes_a_tiff_at_the_same_place_with_the_mask_of_the_p
     ]
 
 
-@pytest.mark.parametrize("moment", [1, 3, 5])
+@pytest.mark.parametrize("moment", [1, 4])
 def test_a_scan_continues_where_it_was_killed_to_the_same_bytes(trained, tmp_path, moment):
     draw_scan(tmp_path / "scan.tif", height=1500, width=700)
     flags = ["predict", "--weights", str(trained), "--input", "scan.tif", "--mode", "tile", "--probabilities"]
@@ -417,6 +421,52 @@ def test_several_weights_and_flips(unet: Run, trained, images, tmp_path, three_c
     assert unet("predict", "--config", "settings.toml", "--input", "imgs").returncode == 0
     mixed = unet("predict", "--weights", trained, "--weights", three_classes, "--input", "imgs")
     assert_failed(mixed, 1, "different classes")
+
+
+def test_no_file_name_stops_a_job(unet: Run, trained, images, tmp_path):
+    shutil.copy(images / "a.png", images / f"{'y' * 251}.png")
+    done = unet("predict", "--weights", trained, "--input", "imgs")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "imgs_masks" / f"{'y' * 251}.png").is_file()
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--overlay", "--output", "out")
+    assert_failed(done, 3, "yyy", "File name too long")
+    assert "3 masks written" in done.stdout
+
+
+def test_a_new_call_leaves_nothing_of_an_earlier_one_for_the_same_images(unet: Run, trained, images, tmp_path):
+    out = tmp_path / "imgs_masks"
+    assert unet("predict", "--weights", trained, "--input", "imgs", "--overlay", "--instances").returncode == 0
+    Image.new("L", (3, 3)).save(out / "a_probability.png")  # the user's own
+    (out / ".unet-elsewhere-1-2.tmp").touch()
+    (images / "b.png").write_text("junk")
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--probabilities", "--output", "imgs_masks")
+    assert_failed(done, 1, "a_probability.png is there already")
+    assert (out / "a_overlay.png").exists()  # nothing was removed yet
+    done = unet("predict", "--weights", trained, "--input", "imgs")
+    assert_failed(done, 1, "choose an --output")
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--output", "imgs_masks")
+    assert done.returncode == 3
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".unet-elsewhere-1-2.tmp",
+        "a.png",
+        "a_probability.png",
+        "deeper",
+    ]
+    assert [path.name for path in (out / "deeper").iterdir()] == ["c.png"]
+
+
+def test_torchrun_shares_a_job_and_every_process_comes_to_its_end(trained, images, tmp_path):
+    for index in range(6):
+        shutil.copy(images / "a.png", images / f"copy{index}.png")
+    (images / "a.png").write_text("junk")
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet_cli", "predict", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, *words, "--weights", trained, "--input", "imgs", "--output", "out"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "a.png is not an image" in done.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 8
 
 
 def test_quiet_is_quiet(unet: Run, trained, images):

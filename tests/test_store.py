@@ -55,6 +55,34 @@ def test_what_a_killed_process_had_added_is_there_at_every_length_of_the_file(tm
     assert seen == {0, 10, 20, 30}
 
 
+def test_damaged_rows_are_computed_again(tmp_path):
+    path = tmp_path / "a.part"
+    store = on_disk(path)
+    ends = [path.stat().st_size]
+    for top in (0, 10, 20):
+        add(store, top, top + 10)
+        ends.append(path.stat().st_size)
+    store.close()
+    whole = path.read_bytes()
+    for damaged in (
+        whole[: ends[2]] + bytes(500),  # what a power cut may leave
+        whole[: ends[2] + 50] + b"\0" + whole[ends[2] + 51 :],
+        whole[: ends[0]] + bytes(500),
+    ):
+        path.write_bytes(damaged)
+        store = on_disk(path)
+        assert store.done == (0 if len(damaged) < ends[1] + 400 and damaged[ends[0] :] == bytes(500) else 20)
+        store.close()
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path):
+    store = on_disk(tmp_path / "a.part")
+    with pytest.raises(UserError, match="in use"):
+        on_disk(tmp_path / "a.part")
+    store.close()
+    on_disk(tmp_path / "a.part").close()
+
+
 def test_a_gap_is_filled_again(tmp_path):
     store = on_disk(tmp_path / "a.part")
     add(store, 10, 20)  # a second thread was faster than the first, and then all ended

@@ -8,6 +8,7 @@ from torch import nn
 from unet_cli.config import ModelConfig
 from unet_cli.models import build_model, geometry_of
 from unet_cli.models.fold import fold_batch_norm
+from unet_cli.models.geometry import Geometry
 from unet_cli.tiles import Canvas, lay_tiles, mirrored
 
 
@@ -63,7 +64,7 @@ def test_weights_sum_to_one_everywhere_and_vanish_within_the_reach():
 
 def in_tiles(network, image, side, overlap, geometry):
     """The whole walk: (C, H, W) -> (K, H, W)."""
-    rows, columns = (lay_tiles(n, side, overlap, geometry.multiple, geometry.reach) for n in image.shape[1:])
+    rows, columns = (lay_tiles(n, side, overlap, geometry.stride, geometry.reach) for n in image.shape[1:])
     canvas, parts, expected_top = Canvas(rows, columns), [], 0
     for i, y in enumerate(rows.starts):
         for j, x in enumerate(columns.starts):
@@ -101,7 +102,7 @@ def plain_network(depth, seed=0, **settings):
 
 
 @torch.inference_mode()
-def test_the_plain_network_reaches_107_pixels_and_no_further():
+def test_the_plain_network_reaches_no_further_than_107_pixels():
     model = plain_network(4)
     assert geometry_of(model).reach == 107
     model.double()
@@ -130,11 +131,9 @@ class Unpadded(nn.Module):
 
     def __init__(self):
         super().__init__()
-        from unet_cli.models.geometry import Geometry
-
         self.convs = nn.ModuleList(nn.Conv2d(1, 1, 3) for _ in range(4))
         self.up = nn.ConvTranspose2d(1, 1, 2, stride=2)
-        self.geometry = Geometry(multiple=2, remainder=0, least=14, margin=6, reach=0)
+        self.geometry = Geometry(multiple=2, least=14, margin=6, stride=2, reach=0)
 
     def forward(self, x):
         x = self.convs[1](self.convs[0](x))  # 2 lost at each end

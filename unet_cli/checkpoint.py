@@ -137,6 +137,10 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
             found += of_runs
         else:
             runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda run: run.stat().st_mtime)
-            hint = f"the newest run's is {runs[-1]}" if runs else "train a network first: unet train --data DIR"
+            hint = (
+                f"the newest run's is {runs[-1]}"
+                if runs
+                else "check the path, or train a network first: unet train --data DIR"
+            )
             raise UserError(f"{path / 'best.pth' if path.is_dir() else path} does not exist: {hint}")
     return found

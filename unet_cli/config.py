@@ -78,7 +78,8 @@ class Checked:
             if not (low is None or value >= low) or not (high is None or value <= high):
                 bounds = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
                 raise UserError(f"{flag} is {value:g}: it has to be {bounds}")
-            choices = get_args(types[spec.name]) if get_origin(types[spec.name]) is Literal else ()
+            kinds = (types[spec.name], *get_args(types[spec.name]))
+            choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
             if choices and value not in choices:
                 raise UserError(f"{flag} is '{value}': choose one of {', '.join(choices)}")
 
@@ -364,7 +365,9 @@ class PredictConfig(Inference, Cleaning):
         "a TIFF in tiles]", panel="Files",
     )  # fmt: skip
     skip_existing: bool = setting(
-        False, help="Leave out images that have their mask already: continues a stopped job.", panel="Files"
+        False,
+        help="Leave out images that have their mask already, whatever made it: continues a stopped job.",
+        panel="Files",
     )
     shard: tuple[int, int] | None = setting(
         None, help="Which part of the images is this call's, such as 3/16: 16 calls share a job.", panel="Files",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from unet_cli.errors import UserError
+from unet_cli.processes import local_number
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 WORTHWHILE = 1.3  # bf16 has to be this many times as fast on a CPU, since it costs precision
@@ -18,7 +19,7 @@ WORTHWHILE = 1.3  # bf16 has to be this many times as fast on a CPU, since it co
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the format that its convolutions compute in; weights and losses stay float32."""
+    """A device and the format that its convolutions compute in; losses, and in training weights, stay float32."""
 
     device: torch.device
     precision: str
@@ -49,6 +50,8 @@ class Compute:
 def choose_compute(device: str, precision: str) -> Compute:
     """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError."""
     chosen = torch.device(_best_device() if device == "auto" else device)
+    if chosen.type == "cuda" and torch.cuda.is_available():
+        chosen = torch.device("cuda", local_number() % torch.cuda.device_count())
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "--device cuda: torch sees no NVIDIA GPU here; check the driver with nvidia-smi, or use --device cpu"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 REMEDIES = {
@@ -36,3 +38,20 @@ def explain(error: OSError, path: Path | str | None = None) -> UserError:
     reason = error.strerror or str(error)
     remedy = REMEDIES.get(error.errno or 0)
     return UserError(f"{where}: {reason}" + (f": {remedy}" if remedy else ""))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's error, a GPU's, or the one of torch's allocator for the processor."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Where the memory doesn't suffice for one image, that is a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("needs more memory than there is: predict it with --mode tile, as a tiled TIFF") from error

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from unet_cli.errors import explain
+from unet_cli.errors import UserError, explain
+
+HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]  # part of the names of temporary files
 
 
 @contextmanager
-def whole_file(path: Path, durable: bool = False, rivals: bool = False) -> Iterator[BinaryIO]:
+def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its name when the block ends without an error.
 
-    durable: flush to the disk before renaming, for files that must survive a power cut. rivals: other processes may
-    write the same file at the same time. Otherwise what a killed process left is replaced by the next.
+    durable: flush to the disk before renaming, for files that must survive a power cut.
     Raises UserError where the disk is full or the folder can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if rivals else f".{path.name}.tmp")
+    number = zlib.crc32(path.name.encode(errors="surrogateescape"))  # the name itself may be as long as names can be
+    temporary = path.with_name(f".unet-{HOST}-{number:x}-{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -28,10 +33,43 @@ def whole_file(path: Path, durable: bool = False, rivals: bool = False) -> Itera
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            temporary.unlink()
         if isinstance(error, OSError):
             raise explain(error, path) from error
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that processes of this machine left in the folder when they were killed."""
+    for path in folder.glob(f".unet-{HOST}-*.tmp"):
+        number = path.name.removesuffix(".tmp").rpartition("-")[2]
+        if number.isdigit() and not _is_running(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def lock_alone(file: BinaryIO, path: Path) -> None:
+    """Until it is closed, no other process may have this file locked. Raises UserError where one has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{path} is in use: another process predicts the same image, wait for it") from error
+    except OSError:  # a file system without locks
+        return
 
 
 def writable_folder(folder: Path) -> Path:

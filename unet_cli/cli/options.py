@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from unet_cli.config import Output, flag_of
-from unet_cli.errors import Stopped, UserError, explain
+from unet_cli.errors import Stopped, UserError, explain, is_out_of_memory
 from unet_cli.signals import stop_at_once
 
 PANELS = (
@@ -96,14 +96,8 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, Stopped):
         return _complain("stopped", 128 + error.signum)
     if isinstance(error, Exception):
-        return _complain(OUT_OF_MEMORY, USER_ERROR) if _is_out_of_memory(error) else _report_defect()
+        return _complain(OUT_OF_MEMORY, USER_ERROR) if is_out_of_memory(error) else _report_defect()
     raise error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Python's error, a GPU's, or the one of torch's allocator for the processor."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _complain(message: str, code: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
@@ -15,6 +16,9 @@ from unet_cli.console import Console, counted, duration, speed
 if TYPE_CHECKING:
     from unet_cli.inference.jobs import Outcome
     from unet_cli.inference.predictor import Predictor
+
+
+ELSEWHERE = ("input", "output", "skip_existing", "shard")  # not repeated in the command to run next
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -32,9 +36,10 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.device import choose_compute
     from unet_cli.files import writable_folder
     from unet_cli.inference.batch import predict_all
-    from unet_cli.inference.jobs import extras_of, find_jobs, is_done, share_of
+    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, share_of
     from unet_cli.inference.predictor import Predictor
     from unet_cli.pace import Pace
+    from unet_cli.processes import wait_for_all
     from unet_cli.signals import StopRequest
 
     checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
@@ -48,6 +53,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     share = share_of(everything, config.shard)
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)
+    clear(jobs, everything)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     outcomes: list[Outcome] = []
@@ -60,7 +66,7 @@ def predict(config: PredictConfig, console: Console) -> int:
                 console.document(outcome.plain(names))
     failures = [outcome for outcome in outcomes if outcome.error]
     written = [outcome for outcome in outcomes if not outcome.error]
-    _say_what_was_odd(written, names, console)
+    _say_what_was_odd(written, predictor, config, console)
     summary = f"{counted(len(written), 'mask')} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
     if written:
@@ -71,6 +77,7 @@ def predict(config: PredictConfig, console: Console) -> int:
         stop.check()
     console.result(summary, *_next_step(config, written))
     _list(failures)
+    wait_for_all()
     return SOME_FAILED if failures else DONE
 
 
@@ -84,11 +91,13 @@ def _skipped(number: int) -> str:
 
 def _plan(predictor: Predictor) -> str:
     """What the images will go through, in words."""
+    from unet_cli.inference.picture import tile_side
+
     first = predictor.members[0]
     network = f"{first.checkpoint.model.name} of width {first.checkpoint.model.base_channels}"
     more = len(predictor.members) - 1
     network += f" and {counted(more, 'other network')}" if more else ""
-    side = predictor.tile if predictor.mode == "tile" else first.preprocessing.size
+    side = tile_side(predictor.members)[0] if predictor.mode == "tile" else first.preprocessing.size
     way = f"{'in tiles of' if predictor.mode == 'tile' else 'at'} {side}x{side}"
     threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
     return f"{network} {way}{threshold}; {predictor.compute.describe()}"
@@ -108,23 +117,27 @@ def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
     if config.overlay or job is None or len(job.image.paths) > 1:
         return []
     again = ["unet", "predict", "--input", str(job.image.path), "--output", str(job.mask.parent), "--overlay"]
-    again += [word for path in config.weights for word in ("--weights", str(path))]
-    for name in ("threshold", "mode", "size"):
-        value = getattr(config, name)
-        again += [] if value is None else [flag_of(name), str(value)]
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if spec.name in ELSEWHERE or value == spec.default:
+            continue
+        flags = [flag_of(spec.name)] if value is True else [flag_of(spec.name), str(value)]
+        again += (
+            [word for one in value for word in (flag_of(spec.name), str(one))] if isinstance(value, tuple) else flags
+        )
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 
-def _say_what_was_odd(outcomes: list[Outcome], names: tuple[str, ...], console: Console) -> None:
+def _say_what_was_odd(written: list[Outcome], predictor: Predictor, config: PredictConfig, console: Console) -> None:
     """Conversions, each kind once; and masks that are all of one class, which look like a failure and often are one."""
-    notes = Counter(outcome.note for outcome in outcomes if outcome.note)
-    for note, count in notes.items():
+    for note, count in Counter(outcome.note for outcome in written if outcome.note).items():
         console.say(f"{note} in {counted(count, 'image')}")
-    for index, name in enumerate(names):
-        if outcomes and all(outcome.shares[index] == 1 for outcome in outcomes):
-            top = max(outcome.top_probability for outcome in outcomes)
-            console.say(
-                f"Every mask is all {name}; the highest foreground probability was {top:.3f}. "
-                "Check that these images look like the training images"
-                + (f", or try a {'higher' if index else 'lower'} --threshold." if len(names) == 2 else ".")
-            )
+    for index, name in enumerate(predictor.labels.names):
+        if written and all(outcome.shares[index] == 1 for outcome in written):
+            top = max(outcome.top_probability for outcome in written)
+            hint = "Check that these images look like the training images"
+            if len(predictor.labels.names) == 2:
+                hint += f", or try a {'higher' if index else 'lower'} --threshold"
+                if not index and config.changes_masks and top >= predictor.threshold:
+                    hint = "What was found was too small: look at --remove-smaller"
+            console.say(f"Every mask is all {name}; the highest foreground probability was {top:.3f}. {hint}.")

@@ -174,7 +174,7 @@ class Memory:
         try:
             make_folder(self.path.parent)
             content = json.dumps({key: self._known[key] for key in self._stamps if key in self._known})
-            with whole_file(self.path, rivals=True) as file:
+            with whole_file(self.path) as file:
                 file.write(content.encode())
         except UserError as error:
             return str(error)

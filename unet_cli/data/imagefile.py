@@ -144,17 +144,23 @@ def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
     return Bands(channels, height, width, image.dtype, notes, lambda top: iter([(0, image)]))
 
 
-def image_pixels(image: Image.Image | np.ndarray, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+def image_pixels(
+    image: Image.Image | np.ndarray, channels: int, keep_alpha: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """What `read_stack` would give for the image's file, (C, H, W), and notes for the user.
 
-    image: of Pillow, or an array (H, W) or (H, W, C), of 2 or 4 channels the last being alpha. Raises UserError.
+    image: of Pillow, or an array (H, W) or (H, W, C). Of 2 or 4 channels the last is alpha, unless as many are wanted
+    in an array. Raises UserError.
     """
     if isinstance(image, Image.Image):
         decoded = from_pillow(ImageOps.exif_transpose(image))
-    elif image.ndim in (2, 3) and image.size:
-        decoded = from_array(image)
+    elif not isinstance(image, np.ndarray):
+        raise UserError(f"{type(image).__name__} is no image: give a path, an image of Pillow or an array")
+    elif image.ndim in (2, 3) and image.size and image.dtype.kind in "buif":
+        decoded = from_array(image * np.uint8(255) if image.dtype == bool else image)
+        decoded = replace(decoded, alpha=decoded.alpha and image.shape[-1] != channels)
     else:
-        raise UserError(f"the array has the shape {image.shape}: give (H, W) or (H, W, C)")
+        raise UserError(f"the array is {image.dtype} of shape {image.shape}: give numbers, (H, W) or (H, W, C)")
     pixels = _image_pixels(decoded, Path("the image"), keep_alpha)[0]
     return _our_own(pixels), (ALPHA_DROPPED,) if decoded.alpha and not keep_alpha else ()
 

@@ -14,7 +14,8 @@ from unet_cli.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
 MOST_SORTED = 2**16  # values of an image that its percentiles are found from
-KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point"}
+EQUAL_CHANNELS, CONVERTED_TO_GRAY = "RGB with equal channels was taken as gray", "RGB was converted to gray"
+KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point, signed or 32-bit"}
 
 
 def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, str | None]:
@@ -54,10 +55,10 @@ def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[
         return np.repeat(image, 3, axis=0), "gray was repeated to three channels"
     if have == 3 and channels == 1:
         if is_gray(image):
-            return image[:1], "RGB with equal channels was taken as gray"
+            return image[:1], EQUAL_CHANNELS
         gray = np.tensordot(LUMA, image.astype(np.float32), axes=1)
         gray = gray if image.dtype == np.float32 else np.rint(gray)
-        return gray.astype(image.dtype)[None], "RGB was converted to gray"
+        return gray.astype(image.dtype)[None], CONVERTED_TO_GRAY
     raise UserError(f"has {counted(have, 'channel')}, but the network was trained on {channels}")
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from unet_cli.ahead import ahead
 from unet_cli.config import PredictConfig
-from unet_cli.errors import UserError
+from unet_cli.errors import UserError, memory_explained
 from unet_cli.inference.flow import through_network
 from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.picture import Band
@@ -31,9 +31,9 @@ def predict_all(
     where the time goes. stopping: where it says so, no further image is begun, and one that the next call can go on
     with is left.
     """
-    opened = ahead(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers)
+    in_flight = 1 if predictor.mode == "tile" else None  # large images, and large rows of them
+    opened = ahead(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
     finished = through_network(predictor, opened, pace)
-    in_flight = 1 if predictor.mode == "tile" else None  # finished rows of a large image are large themselves
     return ahead(_write, finished, config.workers, in_flight)
 
 
@@ -47,8 +47,9 @@ def _until(stopping: Callable[[], bool], jobs: Iterable[Job]) -> Iterator[Job]:
 def _open(predictor: Predictor, config: PredictConfig, stopping: Callable[[], bool], job: Job) -> Sheet | Outcome:
     """Read the image, or for tiles what its header says."""
     try:
-        sheet = Sheet(predictor, config, job, predictor.read(job.image), stopping)
-        return sheet.finish() if sheet.is_complete else sheet
+        with memory_explained():
+            sheet = Sheet(predictor, config, job, predictor.read(job.image), stopping)
+            return sheet.finish() if sheet.is_complete else sheet
     except UserError as error:
         return failed(job, error)
 
@@ -57,4 +58,10 @@ def _write(item: tuple[Sheet, Band | UserError] | Outcome) -> Outcome | None:
     if isinstance(item, Outcome):
         return item
     sheet, rows = item
-    return sheet.fail(rows, keep=False) if isinstance(rows, UserError) else sheet.add(rows)
+    if isinstance(rows, UserError):
+        return sheet.fail(rows, keep=False)
+    try:
+        with memory_explained():
+            return sheet.add(rows)
+    except UserError as error:
+        return sheet.fail(error)

@@ -47,9 +47,11 @@ def through_network(
         if task.picture.view_count > 1:
             views = prefetched(views, 2 * predictor.batch_size)
         try:
-            for number, view in enumerate(pace.waiting("reading", views), 1):
+            for view in pace.waiting("reading", views):
                 waiting.append((task, view))
-                pace.place = f"tile {number:,} of {task.picture.view_count:,}" if task.picture.view_count > 1 else ""
+                pace.place = (
+                    f"tile {view.number:,} of {task.picture.view_count:,}" if task.picture.view_count > 1 else ""
+                )
                 if len(waiting) == predictor.batch_size:
                     yield from _compute(predictor, waiting, pace)
                     waiting = []

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unet_cli.config import PredictConfig, Preprocessing
+from unet_cli.console import counted
 from unet_cli.data.formats import count_pages
 from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
 from unet_cli.data.layout import merge_channels
 from unet_cli.data.roles import walk
 from unet_cli.data.source import Source
-from unet_cli.errors import UserError
+from unet_cli.errors import UserError, explain
+from unet_cli.files import sweep
+from unet_cli.processes import this_process
+
+EXTRA_NAME = re.compile(r"(?P<name>.+)_(overlay|instances|probability(_\d+)?)\.(png|tif)")
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def failed(job: Job, error: UserError) -> Outcome:
             path.unlink(missing_ok=True)
         except OSError as removal:
             text += f" (and the old {path} could not be removed: {removal.strerror})"
-    return Outcome(job, error=text if str(job.mask.parent) in text else str(job.image.named(UserError(text))))
+    is_named = text.startswith(f"{job.mask.parent}:") or any(path.name in text for path in job.outputs)
+    return Outcome(job, error=text if is_named else str(job.image.named(UserError(text))))
 
 
 def find_jobs(
@@ -103,11 +110,12 @@ def find_jobs(
                 raise UserError(
                     f"what is predicted for {image} would be written over the image {path}: choose another --output"
                 )
-            if path.exists() and not is_ours(path):
+            if os.path.exists(path) and not is_ours(path):
                 raise UserError(f"{path} is there already and was not written by unet: choose another --output")
             if path in writers:
                 raise UserError(
-                    f"{writers[path]} and {image} would both write {path}: predict them into different --output folders"
+                    f"{writers[path]} and {image} would both write {path}: predict them one after the other, "
+                    f"with an --input such as '*{image.path.suffix}', into different --output folders"
                 )
             writers[path] = image
         jobs.append(job)
@@ -117,19 +125,32 @@ def find_jobs(
 def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
     """The jobs of this call: of `shard` (number from 1, count), and in it of this process where torchrun started
     several. All calls together have each job once."""
-    for number, count in (shard or (1, 1), _process()):
+    for number, count in (shard or (1, 1), this_process()):
         jobs = jobs[number - 1 :: count]
     return jobs
 
 
+def clear(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
+    """Remove what earlier calls left for these jobs, of `everything`: masks, which could pass for those of this call
+    where it is stopped; extras that belong to them, asked for or not; and what was half written. Raises UserError."""
+    outputs = {path for job in jobs for path in job.outputs}
+    names = {job.mask.with_suffix("") for job in jobs}
+    masks = {job.mask for job in everything}
+    for folder in {name.parent for name in names}:
+        sweep(folder)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            found = EXTRA_NAME.fullmatch(path.name)
+            is_extra = found and folder / found["name"] in names and path not in masks and is_ours(path)
+            if path in outputs or is_extra:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise explain(error, path) from error
+
+
 def is_done(job: Job) -> bool:
     """Whether everything that is to be written for it is there; each file was written whole."""
-    return all(path.exists() for path in job.outputs)
-
-
-def _process() -> tuple[int, int]:
-    """Which of the processes that torchrun started this is, from 1, and how many there are."""
-    return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
+    return all(os.path.exists(path) for path in job.outputs)
 
 
 def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Path | None, Path]:
@@ -154,9 +175,21 @@ def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Pa
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
     if not images:
-        known = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"{input} holds no images that could be read ({known})")
+        raise UserError(_nothing(input))
+    if output.suffix.lower() in EXTENSIONS and not output.is_dir():
+        raise UserError(f"--output {output} looks like a file: give the folder that masks shall go to")
     return images, base, output
+
+
+def _nothing(input: str) -> str:
+    """Why there are no images."""
+    if input == "-":
+        return "no paths came in on stdin: pipe a list of images, one a line"
+    others = sorted(path.name for path in Path(input).iterdir()) if Path(input).is_dir() else []
+    what = f"{counted(len(others), 'other entry').replace('entrys', 'entries')}, such as {others[0]}" if others else ""
+    return f"{input} holds no images" + (
+        f", but {what}: see README.md for what can be read" if what else ": it is empty"
+    )
 
 
 def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[Source, Path]]:

@@ -23,13 +23,8 @@ class Member:
     geometry: Geometry
     model: nn.Module
 
-    @property
-    def output_side(self) -> int:
-        """Of a tile, in pixels: at least the size that it was trained at."""
-        return self.geometry.side(self.preprocessing.size + 2 * self.geometry.margin) - 2 * self.geometry.margin
-
     def input_side(self, output: int) -> int:
-        """Of the tile that it has to see for an output of at least that side."""
+        """What it has to see for an output of at least that side: the margin before it, and at the end what is left."""
         return self.geometry.side(output + 2 * self.geometry.margin)
 
 

@@ -11,9 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet_cli.config import Preprocessing
 from unet_cli.data.imagefile import Bands
-from unet_cli.data.preprocess import converted, own_intensities, prepare, resize_image
+from unet_cli.data.preprocess import (
+    CONVERTED_TO_GRAY,
+    EQUAL_CHANNELS,
+    converted,
+    own_intensities,
+    prepare,
+    resize_image,
+)
 from unet_cli.inference.member import Member
 from unet_cli.tiles import Canvas, lay_tiles, mirrored
 
@@ -23,12 +29,14 @@ MOST_MEASURED = 2**22  # values of an image in tiles that its mean and deviation
 @dataclass(frozen=True)
 class View:
     """What the networks see at once: for each member its prepared input (C, S, S), and the intensities of the image
-    that it is from where these aren't to be found from the input itself. row, column: of a tile."""
+    that it is from where these aren't to be found from the input itself. row, column: of a tile, and its number from
+    1 on."""
 
     inputs: list[Tensor]
     intensities: list[Tensor | None]
     row: int = 0
     column: int = 0
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,15 +83,17 @@ class Stretched:
         """pixels: (C, H, W)."""
         self.size = (pixels.shape[1], pixels.shape[2])
         self.view_count = 1
+        self._sides = [member.preprocessing.size for member in members]
         prepared = [prepare(pixels, member.preprocessing) for member in members]
         self.notes = {*notes, *(note for _, note in prepared if note)}
-        self._view = View([image for image, _ in prepared], [None] * len(prepared))
+        inputs = [_with_margins(image, member) for (image, _), member in zip(prepared, members, strict=True)]
+        self._view = View(inputs, [None] * len(inputs))
 
     def views(self, top: int = 0) -> Generator[View]:
         yield self._view
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
-        return Band(0, self.size, probs)
+        return Band(0, self.size, [part[:, :side, :side] for part, side in zip(probs, self._sides, strict=True)])
 
 
 class Tiled:
@@ -97,23 +107,21 @@ class Tiled:
         self.size = (bands.height, bands.width)
         self.notes = set(bands.notes)
         self._members, self._bands = members, bands
-        geometries = [member.geometry for member in members]
-        reaches = [geometry.reach for geometry in geometries]
+        reaches = [member.geometry.reach for member in members]
         reach = None if None in reaches else max(value for value in reaches if value is not None)
-        multiple = math.lcm(*(geometry.multiple for geometry in geometries))
-        self._side = max(multiple, *(member.output_side for member in members))
-        self.rows, self.columns = (lay_tiles(length, self._side, overlap, multiple, reach) for length in self.size)
+        self._side, stride = tile_side(members)
+        self.rows, self.columns = (lay_tiles(length, self._side, overlap, stride, reach) for length in self.size)
         self.view_count = len(self.rows.starts) * len(self.columns.starts)
         self._canvas: Canvas | None = None
 
     def views(self, top: int = 0) -> Generator[View]:
         first = next(row for row, start in enumerate(self.rows.starts) if start + self._side > top)
         self._canvas = Canvas(self.rows, self.columns, first)
-        intensities = [self._intensities(member.preprocessing) for member in self._members]
+        intensities = self._intensities()
         for row, (start, pixels) in enumerate(self._rows(first), first):
             for column, left in enumerate(self.columns.starts):
                 inputs = [self._cut(pixels, start, row, left, member) for member in self._members]
-                yield View(inputs, intensities, row, column)
+                yield View(inputs, intensities, row, column, 1 + row * len(self.columns.starts) + column)
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
         assert self._canvas is not None
@@ -159,19 +167,39 @@ class Tiled:
         ys = mirrored(top, top + side, self.rows.length) - start
         xs = mirrored(left - margin, left - margin + side, self.columns.length)
         tile, note = converted(np.ascontiguousarray(pixels[:, ys[:, None], xs]), member.preprocessing)
-        if note:
-            self.notes.add(note)
+        if note:  # some tiles of a colour image are gray
+            self.notes.add(CONVERTED_TO_GRAY if note == EQUAL_CHANNELS else note)
         return torch.from_numpy(tile)
 
-    def _intensities(self, preprocessing: Preprocessing) -> Tensor | None:
-        """Of the whole image, from every nth row and column of a large one."""
-        if preprocessing.intensity == "dataset":
-            return None
+    def _intensities(self) -> list[Tensor | None]:
+        """For each member those of the whole image, from every nth row and column of a large one."""
+        if all(member.preprocessing.intensity == "dataset" for member in self._members):
+            return [None] * len(self._members)
         height, width = self.size
         step = math.ceil(math.sqrt(max(1, self._bands.channels * height * width / MOST_MEASURED)))
-        parts = [block[:, -top % step :: step, ::step] for top, block in self._bands.rows()]
-        sample, _ = converted(np.concatenate(parts, axis=1), preprocessing)
-        return own_intensities(torch.from_numpy(sample)[None].float(), preprocessing)[0]
+        sample = np.concatenate([block[:, -top % step :: step, ::step] for top, block in self._bands.rows()], axis=1)
+        found: list[Tensor | None] = []
+        for preprocessing in (member.preprocessing for member in self._members):
+            values = torch.from_numpy(converted(sample, preprocessing)[0])[None].float()
+            is_own = preprocessing.intensity != "dataset"
+            found.append(own_intensities(values, preprocessing)[0] if is_own else None)
+        return found
+
+
+def tile_side(members: Sequence[Member]) -> tuple[int, int]:
+    """Of the output of a tile that suits all, and the grid that tiles start on, in pixels."""
+    stride = math.lcm(*(member.geometry.stride for member in members))
+    size = max(member.preprocessing.size for member in members)
+    return -(-size // stride) * stride, stride
+
+
+def _with_margins(image: Tensor, member: Member) -> Tensor:
+    """(C, S, S) mirrored so far beyond its border that the network's answer covers it, from its first pixel on."""
+    side, margin = member.input_side(image.shape[-1]), member.geometry.margin
+    if side == image.shape[-1]:
+        return image
+    places = mirrored(-margin, side - margin, image.shape[-1])
+    return torch.from_numpy(image.numpy()[:, places[:, None], places])
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:

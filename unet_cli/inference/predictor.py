@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from unet_cli.data.source import Source
 from unet_cli.device import DTYPES, Compute, keep_freed_memory
 from unet_cli.errors import UserError
 from unet_cli.inference.member import make_member
-from unet_cli.inference.picture import Picture, Stretched, Tiled, View
+from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
 
 
 class Predictor:
@@ -63,11 +63,6 @@ class Predictor:
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
 
-    @property
-    def tile(self) -> int:
-        """Side of a tile's output, in pixels."""
-        return max(member.output_side for member in self.members)
-
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         """An image's mask in the values or colours of the training masks, as `unet predict` writes it: (H, W) uint8 or
         uint16, or (H, W, 3) uint8.
@@ -78,20 +73,29 @@ class Predictor:
         if isinstance(image, (str, Path)):
             picture = self.read(Source((Path(image),)))
         else:
-            picture = self._look_at(*image_pixels(image, self.preprocessing.keep_alpha))
-        views, bands = picture.views(), []
+            picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
+        rows = [to_classes(band.combined(), self.threshold) for band in self.bands(picture)]
+        return self.labels.decode(np.concatenate(rows))
+
+    def bands(self, picture: Picture) -> Iterator[Band]:
+        """The image alone through the network: its finished rows, from top to bottom. Raises UserError."""
+        views = picture.views()
         while batch := list(islice(views, self.batch_size)):
-            added = [picture.add(*result) for result in zip(batch, self.probabilities(batch), strict=True)]
-            bands += [band.combined() for band in added if band is not None]
-        return self.labels.decode(to_classes(torch.cat(bands, dim=1), self.threshold))
+            for view, probs in zip(batch, self.probabilities(batch), strict=True):
+                band = picture.add(view, probs)
+                if band is not None:
+                    yield band
 
     def read(self, source: Source) -> Picture:
         """Open an image, to be seen as the mode says. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
-        if self.mode == "tile":
-            return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
-        stack, notes = read_stack(source, keep_alpha)
-        return self._look_at(stack.reshape(-1, *stack.shape[2:]), notes)
+        try:
+            if self.mode == "tile":
+                return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
+            stack, notes = read_stack(source, keep_alpha)
+            return self._look_at(stack.reshape(-1, *stack.shape[2:]), notes)
+        except UserError as error:
+            raise source.named(error) from error
 
     def _compile(self) -> None:
         """Let torch compile the networks now, on a blank image. Raises UserError where it can't."""
@@ -180,7 +184,7 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"
             )
-        for name in ("keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
+        for name in ("dtype", "keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
             here, there = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
             if here != there:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from unet_cli.errors import explain
+from unet_cli.files import lock_alone
 
-RECORD = struct.Struct("<QQQd")  # first row, number of rows, bytes that follow, highest probability
+RECORD = struct.Struct("<IQQQd")  # CRC-32 of the rest, first row, number of rows, bytes that follow, top probability
 COMPRESSION = 1  # of zlib: masks shrink to a hundredth at the lowest level
 
 
@@ -85,13 +86,7 @@ class OnDisk:
         header = (json.dumps(identity, sort_keys=True) + "\n").encode()
         try:
             self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  (closed by close)
-            if self._file.readline() == header:
-                self._recover()
-            else:
-                self._file.seek(0)
-                self._file.write(header)
-            self._file.truncate()
-            self._file.flush()
+            self._begin(header)
         except OSError as error:
             raise explain(error, path) from error
 
@@ -104,7 +99,8 @@ class OnDisk:
             try:
                 self._file.seek(0, os.SEEK_END)
                 offset = self._file.tell() + RECORD.size
-                self._file.write(RECORD.pack(top, rows, len(packed), top_probability) + packed)
+                checked = RECORD.pack(0, top, rows, len(packed), top_probability)[4:] + packed
+                self._file.write(zlib.crc32(checked).to_bytes(4, "little") + checked)
                 self._file.flush()
             except OSError as error:
                 raise explain(error, self.path) from error
@@ -129,18 +125,31 @@ class OnDisk:
         self.close()
         self.path.unlink(missing_ok=True)
 
+    def _begin(self, header: bytes) -> None:
+        try:
+            lock_alone(self._file, self.path)
+            if self._file.readline() == header:
+                self._recover()
+            else:
+                self._file.seek(0)
+                self._file.write(header)
+            self._file.truncate()
+            self._file.flush()
+        except BaseException:
+            self._file.close()
+            raise
+
     def _recover(self) -> None:
-        """Find the records, up to one that was cut off, where the file then ends."""
+        """Find the records, up to one that is damaged or was cut off, where the file then ends."""
         size = os.fstat(self._file.fileno()).st_size
         end = self._file.tell()
         while len(head := self._file.read(RECORD.size)) == RECORD.size:
-            top, rows, length, top_probability = RECORD.unpack(head)
+            crc, top, rows, length, top_probability = RECORD.unpack(head)
             offset = self._file.tell()
-            if offset + length > size:
+            if offset + length > size or zlib.crc32(head[4:] + self._file.read(length)) != crc:
                 break
             self._note(top, rows, offset, length, top_probability)
             end = offset + length
-            self._file.seek(end)
         self._file.seek(end)
 
     def _note(self, top: int, rows: int, offset: int, length: int, top_probability: float) -> None:

@@ -71,7 +71,7 @@ class UNet(nn.Module):
     def __init__(self, config: ModelConfig, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.depth = config.depth
-        self.geometry = Geometry(2**config.depth, least=2**config.depth, reach=_reach(config))
+        self.geometry = Geometry(least=2**config.depth, stride=2**config.depth, reach=_reach(config))
         self.gradient_checkpointing = gradient_checkpointing
         bilinear = config.upsampling == "bilinear"
         widths = [config.base_channels * 2**level for level in range(config.depth + 1)]

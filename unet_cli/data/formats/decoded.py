@@ -120,7 +120,10 @@ def content_of(file: BinaryIO) -> bytes:
 def read(path: Path, reader: Callable[[BinaryIO, bytes], Value]) -> Value:
     """What `reader` makes of the open file and its first bytes. Raises UserError."""
     with explained(path), open(path, "rb") as file:
-        return reader(file, file.read(HEAD))
+        head = file.read(HEAD)
+        if not head:
+            raise Refused("is empty: replace or remove it")
+        return reader(file, head)
 
 
 @contextmanager

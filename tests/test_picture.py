@@ -1,0 +1,116 @@
+"""Pictures through networks that hand on what they see: whatever their geometry, every pixel has to come back in its
+place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unet_cli.benchmarks import untrained
+from unet_cli.config import Inference
+from unet_cli.data.imagefile import Bands
+from unet_cli.device import Compute
+from unet_cli.inference.member import Member
+from unet_cli.inference.picture import Stretched, Tiled
+from unet_cli.inference.predictor import Predictor
+from unet_cli.models.geometry import Geometry
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (3, 100, 130), np.uint8)
+CHECKPOINT = untrained(1)
+
+
+class Through(nn.Module):
+    """Logits that are the first channel without the margin; refuses what its geometry doesn't allow."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, image: Tensor) -> Tensor:
+        geometry = self.geometry
+        assert all(geometry.side(side) == side for side in image.shape[-2:]), image.shape
+        lost = slice(geometry.margin, -geometry.margin or None)
+        return image[:, :1, lost, lost]
+
+
+PLAIN = Geometry(stride=4, reach=5)
+STRICT = Geometry(multiple=16, least=32, stride=16, reach=None)
+UNPADDED = Geometry(multiple=4, remainder=2, least=14, margin=5, stride=4, reach=0)
+
+
+def predictor_of(geometries: list[Geometry], sizes: list[int], **settings: object) -> Predictor:
+    predictor = Predictor([CHECKPOINT], Compute(torch.device("cpu"), "float32"), Inference(**settings))
+    predictor.members = [
+        Member(CHECKPOINT, replace(CHECKPOINT.preprocessing, size=size), geometry, Through(geometry))
+        for geometry, size in zip(geometries, sizes, strict=True)
+    ]
+    return predictor
+
+
+def seen(predictor: Predictor, picture: Stretched | Tiled) -> np.ndarray:
+    bands = list(predictor.bands(picture))
+    tops = [band.top for band in bands]
+    assert tops == np.cumsum([0, *(band.size[0] for band in bands[:-1])]).tolist()
+    return torch.cat([band.combined() for band in bands], 1)[0].numpy()
+
+
+def expected(image: np.ndarray) -> np.ndarray:
+    mean, std = CHECKPOINT.preprocessing.mean[0], CHECKPOINT.preprocessing.std[0]
+    return 1 / (1 + np.exp(-(image[0].astype(float) - mean) / std))
+
+
+@pytest.mark.parametrize(
+    "geometries", [[PLAIN], [STRICT], [UNPADDED], [PLAIN, UNPADDED], [UNPADDED, STRICT, PLAIN]], ids=str
+)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize(("height", "width"), [(100, 130), (1, 1), (3, 90), (32, 31)])
+def test_in_tiles_every_pixel_comes_back_in_its_place(geometries, overlap, height, width):
+    sizes = [32 + 3 * number for number in range(len(geometries))]
+    predictor = predictor_of(geometries, sizes, mode="tile", overlap=overlap)
+    image = IMAGE[:, :height, :width].copy()
+    assert np.allclose(seen(predictor, predictor._look_at(image, ())), expected(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("geometry", [PLAIN, STRICT, UNPADDED], ids=str)
+def test_stretched_every_pixel_comes_back_in_its_place(geometry):
+    predictor = predictor_of([geometry], [31])
+    image = IMAGE[:, :31, :31].copy()  # of the network's size: nothing is resampled
+    assert np.allclose(seen(predictor, predictor._look_at(image, ())), expected(image), atol=1e-5)
+
+
+def test_the_largest_of_several_sizes_rules():
+    picture = Tiled(predictor_of([PLAIN, PLAIN], [32, 64]).members, Bands(3, 64, 64, np.dtype("uint8"), (), iter), 0.0)
+    assert picture.view_count == 1
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 64])
+def test_rows_are_read_once_from_top_to_bottom_and_not_kept(rows_at_once):
+    taken = []
+
+    def read(top):
+        for start in range(top // rows_at_once * rows_at_once, 100, rows_at_once):
+            taken.append(start)
+            yield start, IMAGE[:, start : start + rows_at_once]
+
+    bands = Bands(3, 100, 130, np.dtype("uint8"), (), read)
+    predictor = predictor_of([PLAIN], [32], mode="tile")
+    held = []
+    picture = Tiled(predictor.members, bands, 0.25)
+    rows = picture._rows
+    picture._rows = lambda first: (held.append(part[1].shape[1]) or part for part in rows(first))
+    assert np.allclose(seen(predictor, picture), expected(IMAGE), atol=1e-5)
+    assert taken == list(range(0, 100, rows_at_once))
+    assert max(held) <= 32 + 2 * rows_at_once + 16
+
+
+@pytest.mark.parametrize("top", [0, 1, 40, 77, 99])
+def test_views_from_a_row_on_are_enough_for_the_rows_from_there(top):
+    predictor = predictor_of([PLAIN], [32], mode="tile", overlap=0.5)
+    picture = predictor._look_at(IMAGE, ())
+    views = list(picture.views(top))
+    bands = [picture.add(view, predictor.probabilities([view])[0]) for view in views]
+    rows = {band.top + row: band.combined()[0, row] for band in bands if band for row in range(band.size[0])}
+    assert all(np.allclose(rows[row], expected(IMAGE)[row], atol=1e-5) for row in range(top, 100))
+    assert (len(views) < picture.view_count) == (top > 30)
