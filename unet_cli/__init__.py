@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unet_cli.version import __version__
+
 if TYPE_CHECKING:
     from unet_cli.inference.predictor import Predictor
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(weights: str | Path | Sequence[str | Path], **settings: Any) -> Predictor:

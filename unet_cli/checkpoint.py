@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import unet_cli
 from unet_cli.config import ModelConfig, Preprocessing, plain
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
 from unet_cli.models import build_model
+from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     threshold: float = 0.5
     best_threshold: float | None = None
-    version: str = unet_cli.__version__
+    version: str = __version__
     resume: dict[str, Any] | None = None
 
     def build(self) -> nn.Module:

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 
-import unet_cli
 from unet_cli.ahead import ahead
 from unet_cli.config import Dtype
 from unet_cli.console import Console
@@ -25,6 +24,7 @@ from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
+from unet_cli.version import __version__
 
 LAYOUT_OF_FACTS = 2  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
@@ -138,7 +138,7 @@ class Memory:
 
     def __init__(self, root: Path, keep_alpha: bool) -> None:
         self._root = str(root)
-        place = f"{root.resolve()}\n{keep_alpha}\n{unet_cli.__version__}\n{LAYOUT_OF_FACTS}"
+        place = f"{root.resolve()}\n{keep_alpha}\n{__version__}\n{LAYOUT_OF_FACTS}"
         self.path = (
             cache_folder() / f"facts-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
         )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator
 import numpy as np
 from torch import Tensor
 
-import unet_cli
 from unet_cli.config import PredictConfig
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder
@@ -19,6 +18,7 @@ from unet_cli.inference.outputs import Outputs
 from unet_cli.inference.picture import Band, Picture, Tiled, View
 from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.inference.store import InMemory, OnDisk, Store
+from unet_cli.version import __version__
 
 
 class Sheet(Task):
@@ -123,7 +123,7 @@ class Sheet(Task):
         files = [path.stat() for path in self.job.image.paths]
         dtypes = [np.dtype(np.uint8)] + [np.dtype(np.uint16)] * len(self._outputs.maps)
         identity = {
-            "version": unet_cli.__version__,
+            "version": __version__,
             "image": str(self.job.image),
             "files": [[status.st_size, status.st_mtime_ns] for status in files],
             "planes": [str(dtype) for dtype in dtypes],
