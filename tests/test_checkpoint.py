@@ -47,7 +47,7 @@ def test_a_run_folder_stands_for_its_best(checkpoint, tmp_path):
 
 def test_a_missing_file_names_the_newest_runs(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="nothing.pth does not exist: train a network first"):
+    with pytest.raises(UserError, match="nothing.pth does not exist: check the path, or train a network first"):
         load_checkpoint(Path("nothing.pth"))
     (tmp_path / "checkpoints" / "a").mkdir(parents=True)
     save_checkpoint(tmp_path / "checkpoints" / "a" / "best.pth", checkpoint)
