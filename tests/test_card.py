@@ -116,7 +116,7 @@ def test_every_problem_is_listed_at_once_and_can_be_left_out(tmp_path):
     message = str(caught.value)
     assert "5 problems" in message
     assert "cell0.png is not an image" in message
-    assert "cell1.png is not an image" in message
+    assert "cell1.png is empty" in message
     assert "cell2.png is 9x8 but its image" in message
     assert "is 42x40: resize one, or leave the pair out with --skip-bad" in message
     assert "cell3.png holds uint16 where most images hold uint8" in message

@@ -46,3 +46,10 @@ def test_autocast_computes_in_the_precision():
         assert (matrix @ matrix).dtype == torch.bfloat16
     with Compute(torch.device("cpu"), "float32").autocast():
         assert (matrix @ matrix).dtype == torch.float32
+
+
+def test_each_of_torchruns_processes_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert choose_compute("cuda", "bf16").device == torch.device("cuda", 2)
+    assert choose_compute("cpu", "float32").device == torch.device("cpu")

@@ -561,8 +561,8 @@ def test_broken_files_are_told_apart(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for name, message in (
         ("text.png", "text.png is not an image, whatever its name says: replace or remove it"),
-        ("empty.png", "empty.png is not an image"),
-        ("empty.tif", "empty.tif is not an image"),
+        ("empty.png", "empty.png is empty: replace or remove it"),
+        ("empty.tif", "empty.tif is empty: replace or remove it"),
         ("cut.png", "cut.png is damaged"),
         ("zip.png", "zip.png is damaged"),
         ("none.png", "none.png: No such file"),

@@ -50,8 +50,9 @@ class Compute:
 def choose_compute(device: str, precision: str) -> Compute:
     """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError."""
     chosen = torch.device(_best_device() if device == "auto" else device)
-    if chosen.type == "cuda" and torch.cuda.is_available():
-        chosen = torch.device("cuda", local_number() % torch.cuda.device_count())
+    number = local_number()
+    if chosen.type == "cuda" and number is not None:  # each process has a GPU of its own
+        chosen = torch.device("cuda", number)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "--device cuda: torch sees no NVIDIA GPU here; check the driver with nvidia-smi, or use --device cpu"

@@ -11,9 +11,10 @@ def this_process() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
 
 
-def local_number() -> int:
-    """Which of the processes on this machine this is, from 0: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+def local_number() -> int | None:
+    """Which of torchrun's processes on this machine this is, from 0, and so the number of its GPU; None without it."""
+    number = os.environ.get("LOCAL_RANK")
+    return None if number is None else int(number)
 
 
 def wait_for_all() -> None:
