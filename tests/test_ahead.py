@@ -1,5 +1,7 @@
 """Reading ahead: order, bounds, and errors where they belong."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -41,6 +43,19 @@ def test_an_error_is_raised_where_its_result_is_due():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_threads_that_read_compute_alone_and_the_caller_keeps_its_helpers():
+    plain = "import torch; print(torch.get_num_threads())"
+    reading = (
+        "import torch; from unet_cli.ahead import ahead;"
+        "print(set(ahead(lambda _: torch.get_num_threads(), range(8), workers=2)), torch.get_num_threads())"
+    )
+    usual, found = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.strip()
+        for code in (plain, reading)
+    )
+    assert found == f"{{1}} {usual}"
 
 
 def test_prefetched_items_come_in_order_from_one_other_thread_up_to_the_depth():

@@ -480,3 +480,11 @@ def test_the_usual_output_folder_is_not_used_where_it_holds_the_users_files(unet
     done = unet("predict", "--weights", trained, "--input", "imgs")
     assert_failed(done, 1, "truth.png", "choose an --output")
     assert [path.name for path in (tmp_path / "imgs_masks").iterdir()] == ["truth.png"]
+
+
+def test_shards_leave_what_the_others_have_written(unet: Run, trained, images, tmp_path):
+    for shard in ("1/3", "2/3", "3/3"):
+        done = unet("predict", "--weights", trained, "--input", "imgs", "--shard", shard, "--overlay")
+        assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "imgs_masks").rglob("*.png")}
+    assert names == {f"{stem}{extra}.png" for stem in "abc" for extra in ("", "_overlay")}

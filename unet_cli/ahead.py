@@ -44,6 +44,8 @@ def ahead(
     pending: deque[Future[list[Result]]] = deque()
     rest = iter(items)
     chunks = iter(lambda: list(islice(rest, chunk)), [])
+    if "torch" in sys.modules:
+        sys.modules["torch"].get_num_threads()  # settles that of this thread, which is to keep its helpers
     with ThreadPoolExecutor(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
         try:
             for some in chunks:
@@ -61,9 +63,7 @@ def _compute_alone() -> None:
     """Keep torch from giving each of these threads helpers of its own: they would get into the way of the network's,
     which wait for each other after every operation (256 x 256 images went through a small network half as fast)."""
     if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(1)
+        sys.modules["torch"].set_num_threads(1)  # of this thread, and of those that are yet to begin
 
 
 def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:

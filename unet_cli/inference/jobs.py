@@ -21,7 +21,10 @@ from unet_cli.errors import UserError, explain
 from unet_cli.files import sweep
 from unet_cli.processes import this_process
 
-EXTRA_NAME = re.compile(r"(?P<name>.+)_(overlay|instances|probability(_\d+)?)\.(png|tif)")
+OVERLAY = "overlay.png"  # whatever the mask's type
+EXTRA_NAME = re.compile(
+    r"(?P<stem>.+)_((?P<overlay>overlay\.png)|(instances|probability(_\d+)?)(?P<suffix>\.png|\.tif))"
+)
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,14 @@ def clear(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
     """Remove what earlier calls left for these jobs, of `everything`: masks, which could pass for those of this call
     where it is stopped; extras that belong to them, asked for or not; and what was half written. Raises UserError."""
     outputs = {path for job in jobs for path in job.outputs}
-    names = {job.mask.with_suffix("") for job in jobs}
+    stems = {(job.mask.with_suffix(""), suffix) for job in jobs for suffix in (job.mask.suffix, OVERLAY)}
     masks = {job.mask for job in everything}
-    for folder in {name.parent for name in names}:
+    for folder in {stem.parent for stem, _ in stems}:
         sweep(folder)
         for path in folder.iterdir() if folder.is_dir() else ():
             found = EXTRA_NAME.fullmatch(path.name)
-            is_extra = found and folder / found["name"] in names and path not in masks and is_ours(path)
-            if path in outputs or is_extra:
+            belongs = found and (folder / found["stem"], found["overlay"] or found["suffix"]) in stems
+            if path in outputs or (belongs and path not in masks and is_ours(path)):
                 try:
                     path.unlink()
                 except OSError as error:
