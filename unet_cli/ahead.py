@@ -76,10 +76,10 @@ def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
     For items that can't be made independently of each other. An exception is raised where its item is due. Closing the
     generator ends the thread after the item that it is at.
     """
-    made: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
+    made: queue.Queue[Future[Item] | None] = queue.Queue(depth)
     closed = threading.Event()
 
-    def put(entry: tuple[bool, Item | BaseException | None]) -> None:
+    def put(entry: Future[Item] | None) -> None:
         while not closed.is_set():
             try:
                 made.put(entry, timeout=0.1)
@@ -90,20 +90,22 @@ def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
     def make() -> None:
         try:
             for item in items:
-                put((True, item))
+                future = Future[Item]()
+                future.set_result(item)
+                put(future)
                 if closed.is_set():
                     return
-            put((False, None))
+            put(None)
         except BaseException as error:  # raised again where it is due
-            put((False, error))
+            future = Future[Item]()
+            future.set_exception(error)
+            put(future)
 
     thread = threading.Thread(target=make, name="prefetched", daemon=True)
     thread.start()
     try:
-        while (entry := made.get())[0]:
-            yield entry[1]  # type: ignore[misc]
-        if entry[1] is not None:
-            raise entry[1]  # type: ignore[misc]
+        while (entry := made.get()) is not None:
+            yield entry.result()
     finally:
         closed.set()
         thread.join()

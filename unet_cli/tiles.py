@@ -40,9 +40,7 @@ class Axis:
 
     def inside(self, tile: int) -> tuple[slice, slice]:
         """The part of a tile's output that is in the image: as a slice of the image, and of the tile."""
-        start = self.starts[tile]
-        first, last = max(start, 0), min(start + self.side, self.length)
-        return slice(first, last), slice(first - start, last - start)
+        return _inside(self.starts[tile], self.side, self.length)
 
 
 def lay_tiles(length: int, side: int, overlap: float, multiple: int = 1, reach: int | None = None) -> Axis:
@@ -62,20 +60,20 @@ def lay_tiles(length: int, side: int, overlap: float, multiple: int = 1, reach: 
         first = -_up(margin, multiple)
         last = first + _up(max(length + margin - side - first, 0), multiple)
         starts = (*range(first, last, stride), last)
-    ramp = _ramp(side, margin, shared - 2 * margin)
+    ramp = _ramp(side, margin, shared - 2 * margin) if len(starts) > 1 else np.ones(side)
+    places = [_inside(start, side, length) for start in starts]
     total = np.zeros(length)
-    parts = []
-    for start in starts:
-        part = np.zeros(length)
-        inside = slice(max(start, 0), min(start + side, length))
-        part[inside] = ramp[inside.start - start : inside.stop - start] if len(starts) > 1 else 1
-        parts.append(part)
-        total += part
+    for target, source in places:
+        total[target] += ramp[source]
     weights = np.zeros((len(starts), side), np.float32)
-    for number, (start, part) in enumerate(zip(starts, parts, strict=True)):
-        inside = slice(max(start, 0), min(start + side, length))
-        weights[number, inside.start - start : inside.stop - start] = part[inside] / total[inside]
+    for own, (target, source) in zip(weights, places, strict=True):
+        own[source] = ramp[source] / total[target]
     return Axis(length, side, starts, torch.from_numpy(weights))
+
+
+def _inside(start: int, side: int, length: int) -> tuple[slice, slice]:
+    first, last = max(start, 0), min(start + side, length)
+    return slice(first, last), slice(first - start, last - start)
 
 
 def _ramp(side: int, margin: int, width: int) -> np.ndarray:

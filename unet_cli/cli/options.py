@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -124,7 +125,7 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     kind = get_type_hints(settings)[spec.name]
     extra: dict[str, Any] = {}
     if get_origin(kind) is tuple and not metadata["parse"]:  # given several times
-        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        kind = GenericAlias(list, get_args(kind)[:1])
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])
         kind = str | None if spec.default is None else str

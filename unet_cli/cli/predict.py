@@ -121,10 +121,8 @@ def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
         value = getattr(config, spec.name)
         if spec.name in ELSEWHERE or value == spec.default:
             continue
-        flags = [flag_of(spec.name)] if value is True else [flag_of(spec.name), str(value)]
-        again += (
-            [word for one in value for word in (flag_of(spec.name), str(one))] if isinstance(value, tuple) else flags
-        )
+        for one in value if isinstance(value, tuple) else (value,):
+            again += [flag_of(spec.name)] if one is True else [flag_of(spec.name), str(one)]
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "image_pixels",
     "is_image_file",
     "is_ours",
+    "joined",
     "one_band",
     "open_bands",
     "read_image",
@@ -39,6 +41,7 @@ __all__ = [
     "to_rgb",
     "write_mask",
     "write_png",
+    "write_rows",
 ]
 
 SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
@@ -192,16 +195,29 @@ def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, t
 
     A TIFF with these tags where the path ends in .tif or .tiff, else a PNG. Raises UserError.
     """
-    if palette is not None:
-        mask = mask.astype(np.uint8)
+    write_rows(path, [mask], len(mask), palette, tags)
+
+
+def write_rows(
+    path: Path, blocks: Iterable[np.ndarray], height: int, palette: list[int] | None = None, tags: Tags = ()
+) -> None:
+    """As `write_mask`, from blocks of rows, from top to bottom: to a TIFF one after the other, to a PNG at once."""
+    rows = (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
     if path.suffix.lower() in TIFF_EXTENSIONS:
+        first = next(rows)
         with whole_file(path) as file:
-            write_tiff(file, [mask], mask.shape, mask.dtype, palette, tags)
+            write_tiff(file, chain([first], rows), (height, *first.shape[1:]), first.dtype, palette, tags)
         return
-    image = Image.fromarray(mask)
+    image = Image.fromarray(joined(rows))
     if palette is not None:
         image.putpalette(palette)
     write_png(path, image)
+
+
+def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Blocks of rows as one array; a single one is not copied."""
+    parts = list(blocks)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def write_png(path: Path, image: Image.Image) -> None:
@@ -218,11 +234,10 @@ def is_ours(path: Path) -> bool:
     From the header alone, whatever the size of the image.
     """
     try:
-        software = software_of(path)
-        if software is None:
-            with Image.open(path, formats=("PNG",)) as image:
-                software = image.info.get(SIGNATURE[0])
-        return software == SIGNATURE[1]
+        if path.suffix.lower() in TIFF_EXTENSIONS:
+            return software_of(path) == SIGNATURE[1]
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
     except (UserError, OSError, SyntaxError, ValueError):
         return False
 

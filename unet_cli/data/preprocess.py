@@ -101,7 +101,8 @@ def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor |
 def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(N, C, H, W) float pixels -> (N, 4): the values that an image is clipped to, if it is, and then its mean and
     standard deviation over all channels."""
-    low, high = image.new_full((2, len(image)), torch.inf) * image.new_tensor([[-1], [1]])
+    high = image.new_full((len(image),), torch.inf)
+    low = -high
     if preprocessing.intensity == "percentile":
         values = image.flatten(1)
         values = values[:, :: max(1, values.shape[1] // MOST_SORTED)]

@@ -66,10 +66,7 @@ def evaluate(predictor: Predictor, pairs: Sequence[Pair], workers: int | None, c
 
 
 def _read(predictor: Predictor, pair: Pair) -> _Sample:
-    try:
-        picture = predictor.read(pair.image)
-    except UserError as error:
-        raise pair.image.named(error) from error
+    picture = predictor.read(pair.image)
     try:
         return _Sample(picture, predictor.labels.encode(read_mask(pair.mask))[0])
     except UserError as error:

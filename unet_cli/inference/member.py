@@ -38,5 +38,5 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference) -
     if settings.size:
         preprocessing = replace(preprocessing, size=settings.size)
     if settings.compile:
-        model = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+        model.compile(dynamic=False)
     return Member(checkpoint, preprocessing, geometry, model)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from unet_cli.config import PredictConfig
-from unet_cli.data.formats.tiff_write import write_tiff
-from unet_cli.data.imagefile import carried_tags, read_image, write_mask, write_png
+from unet_cli.data.imagefile import carried_tags, joined, read_image, write_png, write_rows
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
-from unet_cli.files import make_folder, whole_file
+from unet_cli.files import make_folder
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
@@ -47,7 +45,7 @@ class Outputs:
         make_folder(job.mask.parent)
         blocks: Iterable[np.ndarray] = store.rows(0)
         if config.changes_masks or config.numbers_objects or config.overlay:
-            pred = _joined(blocks)
+            pred = joined(blocks)
             pred = clean(pred, config) if config.changes_masks else pred
             blocks = [pred]
             if config.overlay:
@@ -70,17 +68,5 @@ class Outputs:
                 yield self.labels.decode(rows)
 
     def _write_file(self, path: Path, blocks: Iterable[np.ndarray], palette: list[int] | None = None) -> None:
-        """Blocks of rows, (h, W) or (h, W, 3), to a PNG at once, or to a TIFF one after the other."""
-        if path.suffix != ".tif":
-            write_mask(path, _joined(blocks), palette)
-            return
-        rows = iter(blocks)
-        first = next(rows)
-        with whole_file(path) as file:
-            tags = carried_tags(self.job.image.path, self.job.image.page)
-            write_tiff(file, chain([first], rows), (*self.size, *first.shape[2:]), first.dtype, palette, tags)
-
-
-def _joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    parts = list(blocks)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        tags = carried_tags(self.job.image.path, self.job.image.page) if path.suffix == ".tif" else ()
+        write_rows(path, blocks, self.size[0], palette, tags)

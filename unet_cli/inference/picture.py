@@ -146,16 +146,14 @@ class Tiled:
         for tile in reversed(range(len(needed) - 1)):
             keep_from[tile] = min(keep_from[tile], keep_from[tile + 1])
         blocks = self._bands.rows(keep_from[first])
-        held, start = np.empty((self._bands.channels, 0, self._bands.width), self._bands.dtype), -1
+        start, held = next(blocks)
         for tile in range(first, len(needed)):
-            parts = [held[:, max(keep_from[tile] - start, 0) :]] if start >= 0 else []
-            start = max(start, keep_from[tile]) if start >= 0 else start
-            end = start + parts[0].shape[1] if parts else -1
+            passed = max(keep_from[tile] - start, 0)
+            start, parts = start + passed, [held[:, passed:]]
+            end = start + parts[0].shape[1]
             while end <= needed[tile].max():
-                top, block = next(blocks)
-                start = top if start < 0 else start
-                parts.append(block)
-                end = top + block.shape[1]
+                parts.append(next(blocks)[1])
+                end += parts[-1].shape[1]
             held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
             del parts
             yield start, held

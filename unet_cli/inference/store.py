@@ -8,9 +8,10 @@ import os
 import struct
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,43 +22,52 @@ RECORD = struct.Struct("<IQQQd")  # CRC-32 of the rest, first row, number of row
 COMPRESSION = 1  # of zlib: masks shrink to a hundredth at the lowest level
 
 
-class Store(Protocol):
+class Store(ABC):
     """Planes of an image's rows, (h, W) each of its own type, added in any order by any thread.
 
     done: the rows from the top that are there without a gap. top_probability: the highest that was added.
     """
 
-    done: int
-    top_probability: float
-
-    def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
-        """Raises UserError where there is no room."""
-
-    def rows(self, plane: int) -> Iterator[np.ndarray]:
-        """The blocks of a plane from top to bottom."""
-
-    def close(self) -> None:
-        """Keep nothing in use."""
-
-    def remove(self) -> None:
-        """Leave nothing behind."""
-
-
-class InMemory:
-    """See Store."""
-
     def __init__(self) -> None:
         self.done = 0
         self.top_probability = 0.0
-        self._blocks: dict[int, Sequence[np.ndarray]] = {}
+        self._heights: dict[int, int] = {}  # of the blocks, by their first row
         self._lock = threading.Lock()
+
+    @abstractmethod
+    def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        """Raises UserError where there is no room."""
+
+    @abstractmethod
+    def rows(self, plane: int) -> Iterator[np.ndarray]:
+        """The blocks of a plane from top to bottom."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Keep nothing in use."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Leave nothing behind."""
+
+    def _note(self, top: int, height: int, top_probability: float) -> None:
+        self._heights[top] = height
+        self.top_probability = max(self.top_probability, top_probability)
+        while self.done in self._heights:
+            self.done += self._heights[self.done]
+
+
+class InMemory(Store):
+    """See Store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: dict[int, Sequence[np.ndarray]] = {}
 
     def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
         with self._lock:
             self._blocks[top] = planes
-            self.top_probability = max(self.top_probability, top_probability)
-            while self.done in self._blocks:
-                self.done += len(self._blocks[self.done][0])
+            self._note(top, len(planes[0]), top_probability)
 
     def rows(self, plane: int) -> Iterator[np.ndarray]:
         for top in sorted(self._blocks):
@@ -70,7 +80,7 @@ class InMemory:
         self._blocks.clear()
 
 
-class OnDisk:
+class OnDisk(Store):
     """See Store. A file that grows by compressed rows; opened again, it holds what a killed process had added.
 
     identity: plain values that tell whether the file belongs to this very prediction; otherwise it begins anew.
@@ -78,11 +88,9 @@ class OnDisk:
 
     def __init__(self, path: Path, identity: dict[str, Any], width: int, dtypes: Sequence[np.dtype[Any]]) -> None:
         """Raises UserError where the file can't be written."""
+        super().__init__()
         self.path, self._width, self._dtypes = path, width, [np.dtype(dtype) for dtype in dtypes]
-        self.done = 0
-        self.top_probability = 0.0
-        self._places: dict[int, tuple[int, int, int]] = {}  # first row -> offset, bytes, rows
-        self._lock = threading.Lock()
+        self._places: dict[int, tuple[int, int]] = {}  # in the file, by first row: offset and number of bytes
         header = (json.dumps(identity, sort_keys=True) + "\n").encode()
         try:
             self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  (closed by close)
@@ -104,11 +112,13 @@ class OnDisk:
                 self._file.flush()
             except OSError as error:
                 raise explain(error, self.path) from error
-            self._note(top, rows, offset, len(packed), top_probability)
+            self._places[top] = offset, len(packed)
+            self._note(top, rows, top_probability)
 
     def rows(self, plane: int) -> Iterator[np.ndarray]:
         for top in sorted(self._places):
-            offset, length, rows = self._places[top]
+            offset, length = self._places[top]
+            rows = self._heights[top]
             with self._lock:
                 self._file.seek(offset)
                 content = zlib.decompress(self._file.read(length))
@@ -148,12 +158,7 @@ class OnDisk:
             offset = self._file.tell()
             if offset + length > size or zlib.crc32(head[4:] + self._file.read(length)) != crc:
                 break
-            self._note(top, rows, offset, length, top_probability)
+            self._places[top] = offset, length
+            self._note(top, rows, top_probability)
             end = offset + length
         self._file.seek(end)
-
-    def _note(self, top: int, rows: int, offset: int, length: int, top_probability: float) -> None:
-        self._places[top] = (offset, length, rows)
-        self.top_probability = max(self.top_probability, top_probability)
-        while self.done in self._places:
-            self.done += self._places[self.done][2]
