@@ -1,5 +1,7 @@
 """The data set card: what is found, and every problem at once."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import pixels, write_pairs
@@ -207,3 +209,75 @@ def test_a_split_that_would_be_empty_is_refused_even_when_bad_pairs_are_left_out
     each(root / "val" / "masks", lambda mask, _: mask // 2)
     with pytest.raises(UserError, match="No pair of the val folder is left"):
         card_of(root, skip_bad=True)
+
+
+def test_sizes_are_height_and_width(data):
+    card = card_of(data)
+    pairs = card.pairs("train")
+    assert card.sizes(pairs[::-1]) == [(40, 45 - index) for index in range(6)]
+
+
+def test_auto_takes_tiles_where_at_least_half_of_the_images_are_twice_the_size_and_says_so(data):
+    card = card_of(data)
+    pairs = card.pairs("train")  # 40 high, 40 to 45 wide
+    assert card.mode("auto", pairs, size=21) == (
+        "tile",
+        "--mode auto: tile, since 4 of 6 images have a side of at least 42, twice --size",
+    )
+    assert card.mode("auto", pairs[:4], size=21)[0] == "tile"
+    assert card.mode("auto", pairs[:3], size=21) == (
+        "resize",
+        "--mode auto: resize, since only 1 of 3 images have a side of at least 42, twice --size",
+    )
+    assert card.mode("auto", pairs, size=512) == (
+        "resize",
+        "--mode auto: resize, since 0 of 6 images have a side of at least 1,024, twice --size",
+    )
+
+
+def test_a_mode_that_was_asked_for_is_taken_with_a_hint_where_stretching_loses_much(data):
+    card = card_of(data)
+    pairs = card.pairs("train")
+    assert card.mode("tile", pairs, size=512) == ("tile", "")
+    assert card.mode("resize", pairs, size=512) == ("resize", "")
+    assert card.mode("resize", pairs[:4], size=21) == ("resize", "")  # 2 of 4
+    assert card.mode("resize", pairs, size=21) == (
+        "resize",
+        "Most images are at least twice --size 21: --mode tile trains on crops at their own resolution",
+    )
+
+
+def test_the_mode_is_part_of_the_preprocessing(data):
+    card = card_of(data)
+    pairs = card.pairs("train")
+    assert card.preprocessing(pairs, size=64).mode == "resize"
+    assert card.preprocessing(pairs, size=64, mode="tile").mode == "tile"
+
+
+def test_the_fingerprint_is_that_of_names_and_contents_wherever_they_lie(data, tmp_path):
+    fingerprint = card_of(data).fingerprint()
+    assert len(fingerprint) == 16
+    assert int(fingerprint, 16)
+    moved = shutil.copytree(data, tmp_path / "elsewhere" / "moved")
+    card = card_of(moved)
+    assert card.fingerprint() == fingerprint
+    for part in card.known.values():
+        part.reverse()
+    assert card.fingerprint() == fingerprint
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_another_pixel_is_another_fingerprint(data, folder):
+    fingerprint = card_of(data).fingerprint()
+    path = data / folder / "cell3.png"
+    changed = pixels(path).copy()
+    changed[4, 9] = 255 - changed[4, 9]  # which no thumbnail shows
+    Image.fromarray(changed).save(path)
+    assert card_of(data).fingerprint() != fingerprint
+
+
+def test_another_name_is_another_fingerprint(data):
+    fingerprint = card_of(data).fingerprint()
+    for folder in ("images", "masks"):
+        (data / folder / "cell3.png").rename(data / folder / "cell9.png")
+    assert card_of(data).fingerprint() != fingerprint

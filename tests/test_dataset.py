@@ -1,18 +1,47 @@
 """Samples, order and batches."""
 
+import shutil
+import threading
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from conftest import pixels, write_pairs
+from PIL import Image
 from test_card import card_of
 
+from unet_cli.ahead import ahead
+from unet_cli.data.cutting import Crops, Cutting, Grid
 from unet_cli.data.dataset import SegmentationDataset, epoch_order
+from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.preprocess import prepare, resize_mask, whole_intensities
 from unet_cli.errors import UserError
 
+SIZES = [(40, 40 + index) for index in range(6)]  # of the pairs of `data`
 
-def dataset_of(data, cache_bytes=None) -> SegmentationDataset:
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Six small pairs, drawn once for all tests of this file."""
+    return write_pairs(tmp_path_factory.mktemp("drawn") / "data")
+
+
+@pytest.fixture
+def data(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "data")
+
+
+def dataset_of(data, cache_bytes=None, cutting: Cutting | None = None, **settings) -> SegmentationDataset:
     card = card_of(data)
     pairs = card.pairs("train")
-    return SegmentationDataset(pairs, card.preprocessing(pairs, size=32), card.labels, cache_bytes)
+    preprocessing = replace(card.preprocessing(pairs, size=32), **settings)
+    return SegmentationDataset(pairs, preprocessing, card.labels, cutting, cache_bytes)
+
+
+def crops(**settings) -> Crops:
+    return Crops(SIZES, 16, 0.5, seed=0, **settings)
 
 
 def test_samples_are_compact_and_of_the_networks_size(data):
@@ -45,6 +74,156 @@ def test_a_file_that_vanishes_is_named(data):
     (data / "images" / "cell4.png").unlink()
     with pytest.raises(UserError, match="cell4.png"):
         list(dataset.batches(range(6), batch_size=2))
+
+
+def test_stretched_samples_are_those_of_the_files(data):
+    dataset = dataset_of(data, intensity="image")
+    for index, pair in enumerate(dataset.pairs):
+        image, mask, intensities = dataset.sample(index, epoch=4)
+        assert torch.equal(image, prepare(read_image(pair.image), dataset.preprocessing)[0])
+        indices = torch.from_numpy(dataset.labels.encode(read_mask(pair.mask))[0])
+        assert torch.equal(mask, resize_mask(indices, (32, 32)))
+        assert intensities is None  # found from the stretched image, as in prediction
+    assert next(dataset.batches(range(6), 6)).intensities is None
+
+
+def test_each_sample_knows_its_pair(data):
+    dataset = dataset_of(data, cutting=Grid(SIZES, 20))
+    # 40 x 40 are four tiles, and 40 x 41 to 45 six.
+    assert dataset.image_numbers == [0] * 4 + [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6 + [5] * 6
+    assert len(dataset) == 34
+    assert [dataset.pair_of(index) for index in (0, 3, 4, 33)] == [dataset.pairs[number] for number in (0, 0, 1, 5)]
+    whole = dataset_of(data)
+    assert (len(whole), whole.image_numbers) == (6, list(range(6)))
+    assert [whole.pair_of(index) for index in range(6)] == whole.pairs
+
+
+def test_the_tiles_of_an_image_are_the_image(data):
+    dataset = dataset_of(data, cutting=Grid(SIZES, 20))
+    image, mask = pixels(data / "images" / "cell0.png"), pixels(data / "masks" / "cell0.png") > 0
+    for index, (top, left) in enumerate([(0, 0), (0, 20), (20, 0), (20, 20)]):
+        tile, own = dataset[index]
+        assert (tile.permute(1, 2, 0).numpy() == image[top : top + 20, left : left + 20]).all()
+        assert (own.numpy() == mask[top : top + 20, left : left + 20]).all()
+    total = np.zeros((6, 2), int)
+    for index, number in enumerate(dataset.image_numbers):
+        total[number] += np.bincount(dataset[index][1].flatten(), minlength=256)[:2]
+    assert (total == card_of(data).contents).all()
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 3 * 40 * 45 * 4, None], ids=["none", "some", "all"])
+def test_crops_are_the_same_with_any_number_of_threads_and_whatever_is_kept(data, cache_bytes):
+    expected = dataset_of(data, cutting=crops())
+    dataset = dataset_of(data, cache_bytes, crops())
+    order = epoch_order(len(dataset), seed=0, epoch=3)
+    batches = list(dataset.batches(order, 5, workers=4, epoch=3))
+    assert [index for batch in batches for index in batch.indices] == order
+    samples = [expected.sample(index, epoch=3) for index in order]
+    assert torch.equal(torch.cat([batch.image for batch in batches]), torch.stack([image for image, *_ in samples]))
+    assert torch.equal(torch.cat([batch.mask for batch in batches]), torch.stack([mask for _, mask, _ in samples]))
+    assert not torch.equal(batches[0].image[0], expected[order[0]][0])  # of another epoch
+
+
+def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "unet_cli.data.dataset.read_image", lambda source, alpha: read.append(source) or read_image(source, alpha)
+    )
+    for budget, again in ((40 * (40 + 41) * 4, 4), (40 * (40 + 41) * 4 - 1, 5), (10**6, 0)):
+        dataset = dataset_of(data, budget, Grid(SIZES, 64))
+        list(dataset)
+        read.clear()
+        list(dataset)
+        assert len(read) == again
+
+
+def test_what_is_kept_never_goes_beyond_the_budget_with_many_threads(data):
+    dataset = dataset_of(data, 3 * 40 * 45 * 4, crops())
+    list(ahead(dataset.sample, [*range(len(dataset))] * 5, workers=8))
+    kept = sum(held.nbytes for held in dataset._cache.values())
+    assert 0 < kept <= 3 * 40 * 45 * 4
+    assert dataset._bytes_left == 3 * 40 * 45 * 4 - kept
+
+
+def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
+    for path in (data / "images").iterdir():
+        Image.open(path).convert("L").convert("RGB").save(path)
+    colour = []
+
+    def read(source, keep_alpha):
+        pixels = read_image(source, keep_alpha).copy()
+        colour.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr("unet_cli.data.dataset.read_image", read)
+    dataset = dataset_of(data, cutting=Grid(SIZES, 64))
+    list(dataset)
+    assert len(dataset._cache) == 6
+    assert [found() for found in colour] == [None] * 6
+
+
+@pytest.mark.parametrize("intensity", ["image", "percentile"])
+def test_crops_come_with_the_intensities_of_their_whole_image(data, intensity):
+    dataset = dataset_of(data, cutting=crops(), intensity=intensity)
+    batch = next(dataset.batches(range(len(dataset)), 9))
+    assert batch.intensities.shape == (9, 4)
+    for index, found in zip(batch.indices, batch.intensities, strict=True):
+        own = read_image(dataset.pair_of(index).image)
+        assert torch.equal(found, whole_intensities(own, dataset.preprocessing))
+    assert dataset_of(data, cutting=crops()).sample(0)[2] is None  # by those of the data set
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_file_of_another_size_than_before_is_named(data, part):
+    dataset = dataset_of(data, cutting=crops())
+    path = data / part / "cell4.png"
+    Image.open(path).resize((50, 30), Image.Resampling.NEAREST).save(path)
+    with pytest.raises(UserError, match=rf"{part}.cell4.png is 50x30, but was 44x40 before training: start it again"):
+        list(dataset.batches(range(len(dataset)), batch_size=2))
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_closing_batches_ends_their_threads(data, taken):
+    before = set(threading.enumerate())
+    batches = dataset_of(data, cutting=crops()).batches(range(30), 2, workers=3)
+    for _ in range(taken):
+        next(batches)
+    batches.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_batches_leave_the_callers_torch_its_threads(data):
+    dataset, threads, found = dataset_of(data), torch.get_num_threads(), []
+
+    def use() -> None:  # in a thread that has not used torch before
+        list(dataset.batches(range(6), 2))
+        found.append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    try:
+        caller = threading.Thread(target=use)
+        caller.start()
+        caller.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert found == [3]
+
+
+def test_all_of_a_batch_is_pinned_where_that_is_asked_for(data, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
+    dataset = dataset_of(data, cutting=crops(), intensity="image")
+    list(dataset.batches(range(2), 2))
+    assert not pinned
+    list(dataset.batches(range(2), 2, pin=True))
+    assert pinned == [(2, 3, 16, 16), (2, 16, 16), (2, 4)]
+
+
+def test_a_data_set_may_be_empty(data):
+    card = card_of(data)
+    nothing = SegmentationDataset([], card.preprocessing(card.pairs("train"), size=32), card.labels, Grid([], 8))
+    assert len(nothing) == 0
+    assert list(nothing.batches([], 4)) == []
 
 
 def test_order_is_a_function_of_seed_and_epoch():

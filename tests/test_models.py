@@ -1,4 +1,4 @@
-"""The plain U-Net: parameter counts of the literature, any size, and gradient checkpointing that changes nothing."""
+"""The plain U-Net: parameter counts of the literature, any size and norm, checkpointing that changes nothing."""
 
 import pytest
 import torch
@@ -6,7 +6,10 @@ from torch import nn
 
 from unet_cli.config import ModelConfig
 from unet_cli.errors import UserError
-from unet_cli.models import build_model, parameter_count
+from unet_cli.models import build_model, geometry_of, parameter_count
+from unet_cli.models.fold import fold_batch_norm
+from unet_cli.models.unet import NORMS, group_norm
+from unet_cli.training.losses import loss_for
 
 
 @pytest.mark.parametrize(("upsampling", "parameters"), [("transposed", 31_037_633), ("bilinear", 17_262_977)])
@@ -61,6 +64,19 @@ def test_gradient_checkpointing_keeps_gradients_and_running_statistics(upsamplin
         assert torch.equal(value, other_gradients[name]), name
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradient_checkpointing_can_be_switched_on_between_steps(norm):
+    model = build_model(ModelConfig(base_channels=4, depth=2, norm=norm))
+    image = torch.randn(2, 3, 22, 20)
+    gradients = []
+    for checkpointing in (False, True):
+        model.gradient_checkpointing = checkpointing
+        model.zero_grad()
+        model(image).square().mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def saved_bytes(checkpointing: bool) -> int:
     """What the forward pass keeps for the backward pass."""
     model = build_model(ModelConfig(base_channels=4, depth=3), checkpointing)
@@ -80,19 +96,86 @@ def test_gradient_checkpointing_uses_less_memory():
     assert saved_bytes(True) < 0.5 * saved_bytes(False)
 
 
-def test_it_overfits_four_small_pictures():
+@pytest.mark.parametrize(("norm", "depth", "lr"), [("batch", 2, 1e-2), ("group", 2, 1e-2), ("none", 4, 5e-3)])
+def test_it_overfits_four_small_pictures(norm, depth, lr):
     from unet_cli.metrics import count_pixels, summarize
-    from unet_cli.training.losses import bce_dice
 
     torch.manual_seed(0)
-    model = build_model(ModelConfig(in_channels=1, base_channels=8, depth=2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    image = torch.rand(4, 1, 32, 32)
-    mask = (torch.nn.functional.avg_pool2d(image, 5, 1, 2) > 0.5)[:, 0].long()
+    model = build_model(ModelConfig(in_channels=1, base_channels=8, depth=depth, norm=norm))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    image = (torch.rand(4, 1, 32, 32) - 0.5) / 0.29
+    mask = (torch.nn.functional.avg_pool2d(image, 5, 1, 2) > 0)[:, 0].long()
+    loss = loss_for("bce-dice", 2)
     for _ in range(60):
         optimizer.zero_grad()
-        bce_dice(model(image), mask).backward()
+        loss(model(image), mask).backward()
         optimizer.step()
     with torch.no_grad():
         pred = (model(image)[:, 0] > 0).long()
     assert summarize(count_pixels(pred, mask, 2).numpy())["dice"] > 0.95
+
+
+def test_batch_norm_is_the_default_and_replaces_the_bias():
+    names = list(build_model(ModelConfig(base_channels=2, depth=1)).state_dict())
+    assert names[:7] == [f"stem.{name}" for name in (
+        "0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked", "3.weight",
+    )]  # fmt: skip
+    without = build_model(ModelConfig(base_channels=2, depth=1, norm="none")).state_dict()
+    assert list(without)[:4] == ["stem.0.weight", "stem.0.bias", "stem.3.weight", "stem.3.bias"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (2, 1), (4, 2), (6, 1), (8, 4), (12, 2), (16, 8), (32, 8), (48, 8), (512, 8)]
+)
+def test_groups_have_two_channels_or_more(channels, groups):
+    assert group_norm(channels).num_groups == groups
+
+
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_norms_over_an_image_see_all_of_it_and_nothing_of_the_other_images(norm):
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(base_channels=4, depth=1, norm=norm))
+    assert geometry_of(model).reach is None
+    image = torch.randn(2, 3, 64, 64)
+    alone = model(image[:1])
+    assert torch.allclose(alone, model(image)[:1], atol=1e-5)
+    image[0, :, -1, -1] += 100
+    assert (model(image[:1])[0, 0, :8, :8] - alone[0, 0, :8, :8]).abs().max() > 1e-3
+
+
+def test_without_norm_only_the_padding_is_felt():
+    assert geometry_of(build_model(ModelConfig(base_channels=2, norm="none"))) == geometry_of(
+        build_model(ModelConfig(base_channels=2))
+    )
+
+
+def test_instance_norm_asks_for_more_than_a_pixel_at_the_bottom():
+    model = build_model(ModelConfig(base_channels=2, norm="instance"))
+    side = geometry_of(model).side(1)
+    assert model(torch.randn(1, 3, side, side)).shape == (1, 1, side, side)
+    with pytest.raises(ValueError, match="at least 32"):
+        model(torch.randn(1, 3, 31, 40))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
+def test_without_norm_the_initial_weights_keep_the_signal_through_all_levels(upsampling):
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(base_channels=16, norm="none", upsampling=upsampling))
+    squares = []
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _module, _inputs, output: squares.append(output.square().mean().item()))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 64))
+    assert len(squares) == 18
+    assert all(0.1 < square < 10 for square in squares)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_folding_keeps_the_answer_of_every_norm(norm):
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(base_channels=4, depth=2, norm=norm))
+    image = torch.randn(2, 3, 32, 32)
+    model(image)  # moves the running statistics away from 0 and 1
+    with torch.no_grad():
+        assert torch.allclose(fold_batch_norm(model)(image), model.eval()(image), atol=1e-5)

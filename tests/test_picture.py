@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unet_cli.benchmarks import untrained
 from unet_cli.config import Inference
 from unet_cli.data.imagefile import Bands
+from unet_cli.data.preprocess import whole_intensities
 from unet_cli.device import Compute
 from unet_cli.inference.member import Member
 from unet_cli.inference.picture import Stretched, Tiled
@@ -114,3 +115,23 @@ def test_views_from_a_row_on_are_enough_for_the_rows_from_there(top):
     rows = {band.top + row: band.combined()[0, row] for band in bands if band for row in range(band.size[0])}
     assert all(np.allclose(rows[row], expected(IMAGE)[row], atol=1e-5) for row in range(top, 100))
     assert (len(views) < picture.view_count) == (top > 30)
+
+
+@pytest.mark.parametrize("intensity", ["image", "percentile"])
+@pytest.mark.parametrize("rows_at_once", [1, 7, 100])
+def test_the_intensities_of_an_image_are_those_that_training_on_crops_takes(monkeypatch, intensity, rows_at_once):
+    monkeypatch.setattr("unet_cli.data.preprocess.MOST_MEASURED", 3 * 1000)  # every 4th row and column
+
+    def read(top):
+        assert top == 0
+        for start in range(0, 100, rows_at_once):
+            yield start, IMAGE[:, start : start + rows_at_once]
+
+    predictor = predictor_of([PLAIN, PLAIN], [32, 32], mode="tile")
+    other = predictor.members[1]
+    own = replace(other, preprocessing=replace(other.preprocessing, intensity=intensity))
+    picture = Tiled([own, other], Bands(3, 100, 130, np.dtype("uint8"), (), read), 0.25)
+    found, nothing = picture._intensities()
+    assert torch.equal(found, whole_intensities(IMAGE, own.preprocessing))
+    assert found[2] == pytest.approx(IMAGE[:, ::4, ::4].mean(), rel=0.01)
+    assert nothing is None

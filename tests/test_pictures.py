@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFont
 
 from unet_cli.data.imagefile import is_ours
@@ -14,6 +15,7 @@ from unet_cli.data.pictures import (
     GAP,
     OUTLINE,
     Tile,
+    augmented_sheet,
     contact_sheet,
     outlined,
     shortened,
@@ -215,3 +217,21 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is in the way"):
         write_contact_sheet(tmp_path / "file", [tile()])
+
+
+def augmented(classes: int) -> Image.Image:
+    """Two samples with a rectangle of class 1, one of them with an ignored row."""
+    mask = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+    mask[:, 20:40, 20:40] = 1
+    mask[1, 50] = IGNORED
+    image = (mask == 1)[:, None].float().expand(-1, 3, -1, -1) * 2 - 1
+    return augmented_sheet(image, mask, classes)
+
+
+def test_augmented_samples_are_outlined_on_a_sheet():
+    sheet = augmented(2)
+    side = 240
+    assert where(sheet, OUTLINE).sum() == 2 * (80**2 - 76**2)
+    assert sheet.width > 2 * side
+    assert not where(augmented(3), OUTLINE).any()
+    assert where(augmented(3), CLASS_COLOURS[1]).sum() == 2 * (80**2 - 76**2)

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from unet_cli.config import Preprocessing
-from unet_cli.data.preprocess import normalize, prepare, resize_image, resize_mask, to_channels
+from unet_cli.data.preprocess import (
+    MOST_MEASURED,
+    measured_step,
+    normalize,
+    own_intensities,
+    prepare,
+    resize_image,
+    resize_mask,
+    to_channels,
+    whole_intensities,
+)
 from unet_cli.errors import UserError
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(1, 6, 8)
@@ -102,3 +112,22 @@ def test_alpha_stays_the_last_channel():
     assert (gray_and_alpha == rgba[[0, 3]]).all()
     back, _ = to_channels(gray_and_alpha, 4, alpha=True)
     assert (back == rgba).all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "step"), [(1, 2048, 1), (1, 2049, 2), (1, 4096, 2), (3, 4096, 4), (3, 1, 1)]
+)
+def test_large_images_are_measured_at_every_nth_row_and_column(channels, side, step):
+    assert measured_step(channels, side, side) == step
+    assert channels * (side // step) ** 2 <= MOST_MEASURED
+
+
+def test_the_intensities_of_a_whole_image_are_those_of_the_network_channels(monkeypatch):
+    monkeypatch.setattr("unet_cli.data.preprocess.MOST_MEASURED", 3 * 50 * 40)
+    colour = np.random.default_rng(0).integers(0, 255, (3, 100, 80), np.uint8)
+    own = replace(settings(in_channels=1), intensity="image")
+    gray = torch.from_numpy(to_channels(np.ascontiguousarray(colour[:, ::2, ::2]), 1)[0])
+    assert torch.equal(whole_intensities(colour, own), own_intensities(gray[None].float(), own)[0])
+    assert whole_intensities(colour, settings(in_channels=1)) is None
+    with pytest.raises(UserError, match="holds 16-bit values"):
+        whole_intensities(colour.astype(np.uint16), own)

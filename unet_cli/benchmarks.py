@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import tv_tensors  # type: ignore[import-untyped]
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import Inference, ModelConfig, PredictConfig, Preprocessing
+from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.sample import draw_pair
 from unet_cli.device import Compute
+from unet_cli.errors import UserError
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import find_jobs
@@ -24,35 +33,21 @@ from unet_cli.inference.member import make_member
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
 from unet_cli.pace import Pace
-from unet_cli.training.losses import bce_dice
+from unet_cli.training.losses import loss_for
 
 Timed = Callable[[], object]
 
 SIZE = 512
 PHOTO = (1024, 768)  # width and height of the images that are predicted from disk to disk
 MEAN, STD = 128.0, 64.0
+AUGMENTED_BATCHES, AUGMENTED_BATCH = 2, 4  # images in each of these
+BILINEAR = v2.InterpolationMode.BILINEAR
 
 
 def steps(width: int, compute: Compute) -> tuple[Timed, Timed]:
     """Forward, loss, backward and step in the layout and format of `unet train`, and the plain ones."""
-
-    def step_of(tuned: bool) -> Timed:
-        layout = torch.channels_last if tuned else torch.contiguous_format
-        model = build_model(ModelConfig(base_channels=width)).to(compute.device).to(memory_format=layout)
-        optimizer = torch.optim.Adam(model.parameters(), fused=tuned and compute.device.type in ("cpu", "cuda") or None)
-        image = torch.randn(2, 3, 256, 256, device=compute.device).contiguous(memory_format=layout)
-        mask = torch.rand(2, 256, 256, device=compute.device) > 0.5
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with compute.autocast() if tuned else torch.autocast(compute.device.type, enabled=False):
-                logits = model(image)
-            bce_dice(logits, mask).backward()
-            optimizer.step()
-
-        return step
-
-    return step_of(True), step_of(False)
+    tuned, plain = (_step_of(_network(width, compute, tuned), compute, 2, 256, tuned) for tuned in (True, False))
+    return tuned, plain
 
 
 def forwards(width: int, compute: Compute) -> tuple[Timed, Timed]:
@@ -98,6 +93,70 @@ def disk_to_disk(width: int, compute: Compute, images: int) -> dict[str, float]:
     return {"plain_loop": plain_loop / images, "predict": predict / images, "network": network}
 
 
+def augmentations(compute: Compute, size: int = SIZE) -> tuple[Timed, Timed]:
+    """`full` augmentation of a few batches of images of 3 channels and their masks, and the same with torchvision's
+    transforms, one after the other, sample by sample. Each call draws anew."""
+    strength = AUGMENTATIONS["full"]
+    assert strength is not None
+    image = torch.rand(AUGMENTED_BATCH, 3, size, size, device=compute.device)
+    mask = (image[:, 0] > 0.5).long()
+    transforms = _torchvision_transforms(strength, size)
+    calls = count()
+
+    def ours() -> None:
+        for _ in range(AUGMENTED_BATCHES):
+            call = next(calls)
+            augment(image, mask, strength, [(0, call, index) for index in range(AUGMENTED_BATCH)])
+
+    def torchvision() -> None:
+        for _ in range(AUGMENTED_BATCHES):
+            pairs = [
+                transforms(tv_tensors.Image(one), tv_tensors.Mask(two)) for one, two in zip(image, mask, strict=True)
+            ]
+            torch.stack([one for one, _ in pairs]), torch.stack([two for _, two in pairs])
+
+    return ours, torchvision
+
+
+def training_pace(
+    width: int, compute: Compute, compiled: bool, batch_size: int = 16, size: int = SIZE, rounds: int = 10
+) -> dict[str, float]:
+    """Training of the network on random images: 'images_per_second'; 'flops', floating-point operations of an image,
+    forward and backward; 'bytes', the highest that were allocated on a GPU, 0 elsewhere.
+
+    Raises UserError where the network can't be compiled.
+    """
+    model = _network(width, compute, tuned=True)
+    step = _step_of(model, compute, batch_size, size, tuned=True)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    if compiled:
+        model.compile(dynamic=False)
+    on_gpu = compute.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(compute.device)
+    _first_step(step)
+    step()
+    seconds_each = seconds(lambda: [step() for _ in range(rounds)], compute) / rounds
+    return {
+        "images_per_second": batch_size / seconds_each,
+        "flops": counter.get_total_flops() / batch_size,
+        "bytes": torch.cuda.max_memory_allocated(compute.device) if on_gpu else 0,
+    }
+
+
+def matrix_peak(compute: Compute, size: int = 8192, rounds: int = 10) -> float:
+    """Floating-point operations a second that the device reaches in products of large bf16 matrices, the best of 5."""
+    matrix = torch.randn(size, size, device=compute.device, dtype=torch.bfloat16)
+
+    def products() -> None:
+        for _ in range(rounds):
+            torch.mm(matrix, matrix)
+
+    seconds(products, compute)
+    return rounds * 2 * size**3 / min(seconds(products, compute) for _ in range(5))
+
+
 def untrained(width: int) -> Checkpoint:
     """A network for colour images of 8 bits with fresh weights."""
     model = ModelConfig(base_channels=width)
@@ -115,7 +174,69 @@ def seconds(function: Timed, compute: Compute) -> float:
     return time.perf_counter() - start
 
 
-def _inferring(model: torch.nn.Module, image: torch.Tensor) -> Timed:
+def _network(width: int, compute: Compute, tuned: bool) -> nn.Module:
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    return build_model(ModelConfig(base_channels=width)).to(compute.device).to(memory_format=layout)
+
+
+def _step_of(model: nn.Module, compute: Compute, batch_size: int, size: int, tuned: bool) -> Timed:
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    optimizer = torch.optim.Adam(model.parameters(), fused=tuned and compute.device.type in ("cpu", "cuda") or None)
+    image = torch.randn(batch_size, 3, size, size, device=compute.device).contiguous(memory_format=layout)
+    mask = torch.randint(2, (batch_size, size, size), device=compute.device)
+    loss = loss_for("bce-dice", num_classes=2)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with compute.autocast() if tuned else torch.autocast(compute.device.type, enabled=False):
+            logits = model(image)
+        loss(logits, mask).backward()
+        optimizer.step()
+
+    return step
+
+
+def _first_step(step: Timed) -> None:
+    """The one in which a network is compiled."""
+    try:
+        step()
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"torch can't compile the network here ({reason}): install a C++ compiler") from error
+
+
+def _turned(image: torch.Tensor, turns: int) -> torch.Tensor:
+    """By quarter turns; torchvision goes on knowing an image as an image and a mask as a mask."""
+    return tv_tensors.wrap(torch.rot90(image, turns, (-2, -1)), like=image)
+
+
+def _torchvision_transforms(strength: Augmentation, size: int) -> v2.Compose:
+    """What `full` does to images in [0, 1], a standard deviation being a quarter, with the same chances.
+
+    It is as little work as torchvision offers: zooming in is left to the crop, the rest of the affine changes are one
+    transform, and the displacements are torchvision's default ones; as smooth as ours they would take several times as
+    long.
+    """
+    scale, chance = strength.scale, strength.chance
+    zoomed = chance / 2  # in; as often out
+    affine = v2.RandomAffine(strength.rotation, scale=(1 / scale, 1), shear=strength.shear, interpolation=BILINEAR)
+    gamma = (1 / strength.gamma, strength.gamma)
+    changes: list[tuple[v2.Transform, float]] = [
+        (affine, 1 - (1 - chance) ** 2 * (1 - zoomed)),
+        (v2.RandomResizedCrop(size, scale=(1 / scale**2, 1), ratio=(1, 1)), zoomed),
+        (v2.ElasticTransform(), chance),
+        (v2.Lambda(lambda image: v2.functional.adjust_gamma(image, random.uniform(*gamma)), tv_tensors.Image), chance),
+        (v2.ColorJitter(contrast=(1 / strength.contrast, strength.contrast)), chance),
+        (v2.ColorJitter(brightness=strength.brightness / 4), chance),
+        (v2.GaussianBlur(7, (0.2 * strength.blur, strength.blur)), chance),
+        (v2.GaussianNoise(sigma=strength.noise / 8), chance),
+    ]
+    turns = v2.RandomChoice([v2.Lambda(partial(_turned, turns=turns)) for turns in range(4)])
+    by_chance = [v2.RandomApply([change], p=share) for change, share in changes]
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), turns, *by_chance])
+
+
+def _inferring(model: nn.Module, image: torch.Tensor) -> Timed:
     def forward() -> None:
         with torch.inference_mode():
             model(image)
@@ -131,7 +252,7 @@ def _photos(folder: Path, count: int) -> list[Path]:
 
 
 @torch.inference_mode()
-def _plain_loop(model: torch.nn.Module, paths: Sequence[Path], folder: Path, compute: Compute) -> None:
+def _plain_loop(model: nn.Module, paths: Sequence[Path], folder: Path, compute: Compute) -> None:
     for path in paths:
         with Image.open(path) as photo:
             image = torch.from_numpy(np.array(photo.convert("RGB").resize((SIZE, SIZE)))).permute(2, 0, 1)[None].float()

@@ -14,25 +14,45 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unet_cli.errors import UserError
 
 DEFAULT_EPOCHS = 100
+LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
+WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
 DEFAULT_SIZE = 512
 CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
-CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_BATCH = 2, 1, 8  # images; on a processor larger batches save no time
+CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_PREDICT_BATCH = 4, 1, 8  # images
+RUN_SETTINGS = "config.toml"  # in a run's folder: its settings, with all that was found for 'auto'
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
 
 Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
+Precision = Literal["float32", "bf16", "float16"]  # that networks compute in
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-def parse_duration(text: str) -> float:
-    """'2h30m', '90s', '1.5h' -> seconds. Raises UserError."""
+def parse_duration(text: str | float) -> float:
+    """'2h30m', '90s', '1.5h' -> seconds; a number is one of seconds. Raises UserError."""
+    if isinstance(text, (int, float)):
+        text = spell_duration(text)
     part = re.compile(r"(\d+(?:\.\d+)?)\s*([hms])")
     seconds = sum(float(number) * UNITS[unit] for number, unit in part.findall(str(text)))
     leftover = part.sub("", str(text)).strip()
     if leftover or seconds <= 0:
         raise UserError(f"'{text}' is not a time: write 90s, 3m or 2h30m")
     return seconds
+
+
+def spell_duration(seconds: float) -> str:
+    """Seconds as parse_duration reads them."""
+    return f"{seconds:.12g}s"
+
+
+def parse_batch_size(text: str) -> int | None:
+    """'8' -> 8; 'auto' -> None. Raises UserError."""
+    if str(text) == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", str(text)):
+        raise UserError(f"'{text}' is no batch size: write a whole number, or auto")
+    return int(text)
 
 
 def setting(
@@ -43,18 +63,26 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     parse: Any = None,
+    spell: Any = None,
     metavar: str | None = None,
     positional: bool = False,
+    settings_file: str | None = None,
 ) -> Any:
-    """A dataclass field and its plain metadata. `minimum` and `maximum` belong to the range."""
+    """A dataclass field and its plain metadata. `minimum` and `maximum` belong to the range.
+
+    parse: turns what the user wrote into the value; spell: the other way round, for a file. settings_file: the option
+    names a folder, and this TOML file in it holds settings that flags given beside it win over.
+    """
     metadata = {
         "help": help,
         "panel": panel,
         "minimum": minimum,
         "maximum": maximum,
         "parse": parse,
+        "spell": spell,
         "metavar": metavar,
         "positional": positional,
+        "settings_file": settings_file,
     }
     return field(default=default, metadata=metadata)
 
@@ -167,10 +195,14 @@ class Batches(Hardware):
     """How many images the network sees at once. The same in training and prediction."""
 
     batch_size: int | None = setting(
-        None, help="Images the network sees at once.  "
-        f"[default: on a CPU {CPU_TRAIN_BATCH} in training, {CPU_PREDICT_BATCH} in prediction; on a GPU {GPU_BATCH}]",
-        panel="Hardware", minimum=1,
+        None, help="Images the network sees at once, in each process; auto: in training "
+        f"{CPU_TRAIN_BATCH} on a CPU if they fit, on a GPU the fastest that a trial finds; in prediction "
+        f"{CPU_PREDICT_BATCH} and {GPU_PREDICT_BATCH}.  [default: auto]",
+        panel="Hardware", minimum=1, parse=parse_batch_size, metavar="NUMBER",
     )  # fmt: skip
+    compile: bool = setting(
+        False, help="Compile the network first (a minute or more): pays for thousands of images.", panel="Hardware"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +210,18 @@ class TrainConfig(DataConfig, Batches):
     """Everything that `unet train` can be told."""
 
     size: int = setting(
-        DEFAULT_SIZE, help="Images are stretched to SIZE x SIZE pixels.", panel="Data", minimum=32, maximum=8192
-    )
+        DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
+        panel="Data", minimum=32, maximum=8192,
+    )  # fmt: skip
+    mode: Literal["resize", "tile", "auto"] = setting(
+        "resize", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
+        "resolution and predict in tiles; auto takes crops where stretching would halve most images.",
+        panel="Data",
+    )  # fmt: skip
+    foreground_crops: float = setting(
+        0.33, help="With crops: share of them that is laid on foreground, rare classes as often as common ones.",
+        panel="Data", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Split",
         minimum=0.0, maximum=0.9,
@@ -206,13 +248,35 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     max_time: float | None = setting(
         None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
-        panel="Training", parse=parse_duration, metavar="TIME",
+        panel="Training", parse=parse_duration, spell=spell_duration, metavar="TIME",
     )  # fmt: skip
     epochs: int | None = setting(
         None, help=f"Passes over the training images.  [default: {DEFAULT_EPOCHS}, unlimited with --max-time]",
         panel="Training", minimum=1,
     )  # fmt: skip
-    lr: float = setting(2e-3, help="Highest learning rate of Adam.", panel="Training", minimum=1e-8, maximum=1.0)
+    patience: int | None = setting(
+        None, help="End the run when the validation score hasn't improved for this many epochs.  [default: never]",
+        panel="Training", minimum=1, metavar="EPOCHS",
+    )  # fmt: skip
+    loss: Literal["bce-dice", "balanced", "dice", "focal", "tversky"] = setting(
+        "bce-dice", help="bce-dice: cross-entropy plus Dice; balanced: its cross-entropy weights rare classes up; dice "
+        "alone; focal: cross-entropy of the hard pixels, plus Dice; tversky: Dice that counts a missed pixel for more "
+        "than a false one.", panel="Training",
+    )  # fmt: skip
+    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
+    lr: float | None = setting(
+        None, help="Highest learning rate.  [default: " + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
+        + "]", panel="Training", minimum=1e-8, maximum=10.0,
+    )  # fmt: skip
+    weight_decay: float | None = setting(
+        None, help="How strongly weights are drawn to zero, as the optimizer defines it.  [default: "
+        + ", ".join(f"{decay:g} with {name}" for name, decay in WEIGHT_DECAYS.items()) + "]",
+        panel="Training", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    schedule: Literal["cosine", "poly", "plateau", "constant"] = setting(
+        "cosine", help="How the learning rate falls: to zero at the end (cosine, poly), by half where the validation "
+        "score no longer improves (plateau), or not at all.", panel="Training",
+    )  # fmt: skip
     clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
     augment: Literal["none", "light", "full"] = setting(
         "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
@@ -225,9 +289,17 @@ class TrainConfig(DataConfig, Batches):
         minimum=0,
         maximum=2**63 - 1,
     )
+    deterministic: bool = setting(
+        False, help="The same weights from the same seed on a GPU too, for some of its speed; needs --epochs.",
+        panel="Training",
+    )  # fmt: skip
     init: Path | None = setting(
         None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
     )
+    resume: Path | None = setting(
+        None, help="Go on with this run, as it was told to, from where it was last saved; flags given here win.",
+        panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
+    )  # fmt: skip
     model: str = setting("unet", help="Network, by its name in the table of models.", panel="Network", metavar="NAME")
     width: int | None = setting(
         None, help="Channels of the first level, doubled at each further one.  "
@@ -238,12 +310,27 @@ class TrainConfig(DataConfig, Batches):
     upsampling: Literal["transposed", "bilinear"] = setting(
         "transposed", help="Learned or bilinear upsampling; bilinear has fewer weights.", panel="Network"
     )
+    norm: Literal["batch", "group", "instance", "none"] = setting(
+        "batch", help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
+        "images; or nothing.", panel="Network",
+    )  # fmt: skip
     gradient_checkpointing: bool = setting(
         False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
     )
     output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", metavar="DIR")
     name: str | None = setting(
         None, help="Name of the run's own folder in it.  [default: the data folder's name and a number]", panel="Output"
+    )
+    save_every: float = setting(
+        30.0, help="Checkpoints are written at the ends of epochs, at most this often, and within an epoch that lasts "
+        "ten times as long.", panel="Output", parse=parse_duration, spell=spell_duration, metavar="TIME",
+    )  # fmt: skip
+    show_augmented: int | None = setting(
+        None, help="Draw this many augmented samples into the run's folder, augmented.png, before training.",
+        panel="Output", minimum=1, maximum=256, metavar="N",
+    )  # fmt: skip
+    tensorboard: bool = setting(
+        False, help="Also write the log for TensorBoard: pip install 'unet-cli[tensorboard]'.", panel="Output"
     )
 
     def __post_init__(self) -> None:
@@ -252,6 +339,13 @@ class TrainConfig(DataConfig, Batches):
             raise UserError("--folds and --fold belong together: --folds 5 --fold 1 validates on the first fifth")
         if self.split is not None and (self.folds is not None or self.group_by is not None):
             raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
+        if self.deterministic and self.max_time is not None:
+            raise UserError(
+                "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "
+                "give --epochs instead"
+            )
+        if self.patience is not None and self.val_fraction == 0 and self.split is None and self.folds is None:
+            raise UserError("--patience waits for a better validation score, and --val-fraction 0 leaves none")
         if self.size < 2 ** (self.depth + 1):
             raise UserError(
                 f"--size {self.size} vanishes in {self.depth} poolings: "
@@ -327,9 +421,6 @@ class Inference(Batches):
     )  # fmt: skip
     flips: bool = setting(
         False, help="Average over the image, its flips and quarter turns: 8 times the time.", panel="Network"
-    )
-    compile: bool = setting(
-        False, help="Compile the network first (a minute): pays for thousands of images.", panel="Hardware"
     )
     threshold: float | str | None = setting(
         None, help="Probability from which a pixel is foreground, with one class of it; auto: the one that was best on "
@@ -422,13 +513,17 @@ class ModelConfig(Checked):
     base_channels: int = 64
     depth: int = 4
     upsampling: Literal["transposed", "bilinear"] = "transposed"
+    norm: Literal["batch", "group", "instance", "none"] = "batch"
 
     @property
     def out_channels(self) -> int:
         return 1 if self.num_classes == 2 else self.num_classes
 
     def describe(self) -> str:
-        return f"{self.name}, width {self.base_channels}, depth {self.depth}, {self.upsampling} upsampling"
+        return (
+            f"{self.name}, width {self.base_channels}, depth {self.depth}, {self.upsampling} upsampling, "
+            f"{'no' if self.norm == 'none' else self.norm} norm"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

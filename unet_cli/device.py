@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from unet_cli.config import Precision
 from unet_cli.errors import UserError
 from unet_cli.processes import local_number
 
@@ -22,7 +25,7 @@ class Compute:
     """A device and the format that its convolutions compute in; losses, and in training weights, stay float32."""
 
     device: torch.device
-    precision: str
+    precision: Precision
 
     def autocast(self) -> AbstractContextManager[object]:
         """Within it, a network computes in `precision`."""
@@ -47,8 +50,13 @@ class Compute:
         return f"{self.device.type}, {self.precision}"
 
 
-def choose_compute(device: str, precision: str) -> Compute:
-    """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError."""
+def choose_compute(
+    device: str, precision: Literal["auto", "float32", "bf16", "float16"], by_trial: bool = True
+) -> Compute:
+    """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError.
+
+    by_trial: whether timing may decide, which of two formats is faster not being the same every time.
+    """
     chosen = torch.device(_best_device() if device == "auto" else device)
     number = local_number()
     if chosen.type == "cuda" and number is not None:  # each process has a GPU of its own
@@ -60,10 +68,18 @@ def choose_compute(device: str, precision: str) -> Compute:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch sees no Apple GPU here; use --device cpu")
     if precision == "auto":
-        precision = _best_precision(chosen)
+        precision = _best_precision(chosen, by_trial)
     if precision == "float16" and chosen.type != "cuda":
         raise UserError("--precision float16 is for NVIDIA GPUs: use bf16 or float32")
     return Compute(chosen, precision)
+
+
+def be_deterministic() -> None:
+    """Let torch use only operations whose results are the same every time, or refuse with a RuntimeError that names the
+    one that has no such form: https://docs.pytorch.org/docs/stable/notes/randomness.html. Before the GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 def keep_freed_memory(compute: Compute) -> None:
@@ -88,10 +104,10 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _best_precision(device: torch.device) -> str:
+def _best_precision(device: torch.device, by_trial: bool) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type == "cpu" and cpu_has_bf16() and bf16_speedup() >= WORTHWHILE:
+    if device.type == "cpu" and by_trial and cpu_has_bf16() and bf16_speedup() >= WORTHWHILE:
         return "bf16"
     return "float32"
 

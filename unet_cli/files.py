@@ -58,7 +58,7 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def lock_alone(file: BinaryIO, path: Path) -> None:
+def lock_alone(file: BinaryIO | int, complaint: str) -> None:
     """Until it is closed, no other process may have this file locked. Raises UserError where one has."""
     try:
         import fcntl
@@ -67,9 +67,23 @@ def lock_alone(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UserError(f"{path} is in use: another process predicts the same image, wait for it") from error
+        raise UserError(complaint) from error
     except OSError:  # a file system without locks
         return
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within it no other process works in the folder that asks the same. Raises UserError where one does."""
+    if os.name == "nt":  # a folder can't be opened there
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_alone(descriptor, f"{folder} is in use: another process trains in it, wait for it")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def writable_folder(folder: Path) -> Path:

@@ -30,6 +30,10 @@ class Pace:
         """Since the beginning."""
         return time.perf_counter() - self._start
 
+    def spent(self, stage: str) -> float:
+        """Seconds in a stage, or waiting for it."""
+        return self._stages[stage]
+
     @contextmanager
     def during(self, stage: str) -> Iterator[None]:
         """The time in this block belongs to the stage."""

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+LONGEST_WAIT = timedelta(days=30)  # of one process for another: torchrun itself sees to those that have ended
+
+T = TypeVar("T")
 
 
 def this_process() -> tuple[int, int]:
@@ -17,12 +30,155 @@ def local_number() -> int | None:
     return None if number is None else int(number)
 
 
+def elastic_identity() -> str | None:
+    """What names this torchrun job and stays the same when it restarts its processes; None without torchrun.
+
+    Its --rdzv-id, else this machine and the process that started this one, which on several machines differs between
+    them. Only of use where restarts() is not 0: both may have been those of an earlier job.
+    """
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{socket.gethostname()}-{os.getppid()}" if job == "none" else job
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes of this job again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def wait_for_all() -> None:
     """Return when every process has come here: torchrun stops the others as soon as one ends with an exit code."""
-    if this_process()[1] == 1 or "MASTER_ADDR" not in os.environ:
+    if not _several():
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[World]:
+    """Join the processes that torchrun started, each with its own device; without it, a world of one.
+
+    They have to leave together too, at the end of the block. An exception leaves at once, and is to end the process:
+    the others then fail at what they wait for, or torchrun stops them.
+    """
+    if not _several():
+        yield World()
+        return
+    import torch
+    from torch import distributed
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    yield World(distributed.get_rank(), distributed.get_world_size())
+    distributed.destroy_process_group()  # after an exception it would wait for what the others no longer answer
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, seen from one of them: its rank, from 0, and their count.
+
+    All but `share` and `accumulating` have to be called by every process, in the same order. What isn't a tensor on a
+    GPU is exchanged between the processors, so no GPU waits. A world of one does nothing.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Over all processes, on the tensor's device; gradients do not pass."""
+        if self.count == 1:
+            return tensor.detach()
+        from torch import distributed
+
+        total = tensor.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.count == 1:
+            return flag
+        import torch
+
+        return bool(self.sum(torch.tensor(int(flag))))
+
+    def gathered(self, value: T) -> list[T]:
+        """The plain values of all processes, in order of rank, for all."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        values = [value] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+    def first(self, value: T) -> T:
+        """The first process's plain value, for all."""
+        if self.count == 1:
+            return value
+        from torch import distributed
+
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
+
+    def lowest(self, number: int) -> int:
+        return min(self.gathered(number))
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.any(False)
+
+    def share(self, batch: list[int]) -> list[int]:
+        """What of a batch of all processes is for this one; empty where there are more processes than samples left."""
+        return batch[self.rank :: self.count]
+
+    def distributed(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """What to call in training instead of the model: it averages the gradients over the processes in backward().
+
+        All start with the first process's weights. Parameters, buffers and their names stay those of the model, on the
+        device and in the memory format that they have. Batch norms become synchronised ones, on GPUs only: on CPUs
+        each process takes the statistics of its own part. See `average_buffers`.
+        """
+        if self.count == 1:
+            return model
+        from torch import nn
+
+        ids = None
+        if device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            ids = [device]
+        parallel = nn.parallel.DistributedDataParallel
+        return parallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Of what `distributed` gave: within it, forward and backward pass add to this process's gradients only.
+
+        For all parts of a batch but the last one, whose backward pass averages the sums.
+        """
+        from torch.nn.parallel import DistributedDataParallel
+
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Make running statistics the same in all processes, their mean, before they are used or saved."""
+        if self.count == 1:
+            return
+        import torch
+
+        with torch.no_grad():
+            for buffer in model.buffers():
+                total = self.sum(buffer)
+                buffer.copy_(total / self.count if total.is_floating_point() else total // self.count)
+
+
+def _several() -> bool:
+    """Whether this process has others to find; RANK and WORLD_SIZE alone only divide a job."""
+    return this_process()[1] > 1 and "MASTER_ADDR" in os.environ

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import BenchConfig, Output
 from unet_cli.console import Console
 
+if TYPE_CHECKING:
+    from unet_cli.benchmarks import Timed
+    from unet_cli.device import Compute
+
+TRAINED_BATCH = 16  # images on a GPU
+
 
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
 def bench_cli(config: BenchConfig, output: Output) -> int:
-    """Time a training step, a forward pass and prediction from disk to disk against the plain way of doing the same."""
-    from statistics import median
-
+    """Time training steps, predictions and augmentation against the plain way of doing the same."""
     from unet_cli import benchmarks
     from unet_cli.device import choose_compute
 
@@ -30,15 +36,63 @@ def bench_cli(config: BenchConfig, output: Output) -> int:
         f"{each['plain_loop']:.3f} s an image against {each['predict']:.3f} s, ratio {report['predict_ratio']:.2f}; "
         f"unet predict against the network alone: {report['network_ratio']:.2f}"
     )
-    for name, what, (ours, plain) in (
+    for name, what, ways in (
         ("step", "training step, batch 2, 256x256", benchmarks.steps(config.width, compute)),
         ("forward", "forward pass, batch 1, 512x512", benchmarks.forwards(config.width, compute)),
     ):
-        pairs = [tuple(benchmarks.seconds(way, compute) for way in (ours, plain)) for _ in range(config.rounds + 1)][1:]
-        times = median(a for a, _ in pairs), median(b for _, b in pairs)
-        report |= {f"{name}_seconds": times[0], f"{name}_plain_seconds": times[1]}
-        report[f"{name}_ratio"] = median(a / b for a, b in pairs)
-        console.result(f"{what}: {times[0]:.3f} s against {times[1]:.3f} s, ratio {report[f'{name}_ratio']:.2f}")
+        ours, plain, ratio = _timed(ways, compute, config.rounds)
+        report |= {f"{name}_seconds": ours, f"{name}_plain_seconds": plain, f"{name}_ratio": ratio}
+        console.result(f"{what}: {ours:.3f} s against {plain:.3f} s, ratio {ratio:.2f}")
+    report |= _augmentation(console, compute, config.rounds)
+    if compute.device.type == "cuda":
+        report |= _training(console, compute, config.width)
     console.document(report)
     console.result("Next, train on the sample data:", "  unet train --data data/ --max-time 3m")
     return DONE
+
+
+def _timed(ways: tuple[Timed, Timed], compute: Compute, rounds: int) -> tuple[float, float, float]:
+    """Median seconds of both, timed in turn after a round that doesn't count, and the median of their ratio."""
+    from statistics import median
+
+    from unet_cli.benchmarks import seconds
+
+    ours, plain = ways
+    pairs = [(seconds(ours, compute), seconds(plain, compute)) for _ in range(rounds + 1)][1:]
+    return median(a for a, _ in pairs), median(b for _, b in pairs), median(a / b for a, b in pairs)
+
+
+def _augmentation(console: Console, compute: Compute, rounds: int) -> dict[str, float]:
+    from unet_cli.benchmarks import AUGMENTED_BATCH, AUGMENTED_BATCHES, augmentations
+
+    ours, plain, ratio = _timed(augmentations(compute), compute, rounds)
+    images = AUGMENTED_BATCH * AUGMENTED_BATCHES
+    console.result(
+        f"full augmentation, batches of {AUGMENTED_BATCH}, 512x512x3 and masks: {images / ours:.1f} images/s against "
+        f"{images / plain:.1f} with torchvision sample by sample, ratio {ratio:.3f}: {1 / ratio:.1f} times as fast"
+    )
+    return {
+        "augmentation_seconds": ours / images,
+        "augmentation_torchvision_seconds": plain / images,
+        "augmentation_ratio": ratio,
+    }
+
+
+def _training(console: Console, compute: Compute, width: int) -> dict[str, float]:
+    from unet_cli.benchmarks import matrix_peak, training_pace
+
+    peak = matrix_peak(compute)
+    report = {"matrix_peak_flops": peak}
+    for name, compiled in (("eager", False), ("compiled", True)):
+        pace = training_pace(width, compute, compiled, TRAINED_BATCH)
+        speed, share = pace["images_per_second"], pace["images_per_second"] * pace["flops"] / peak
+        report |= {
+            f"training_{name}_images_per_second": speed,
+            f"training_{name}_peak_share": share,
+            f"training_{name}_bytes": pace["bytes"],
+        }
+        console.result(
+            f"training, {name}, batch {TRAINED_BATCH}, 512x512: {speed:.1f} images/s, {share:.0%} of the "
+            f"{peak / 1e12:.0f} TFLOP/s of large bf16 products here, at most {pace['bytes'] / 2**30:.1f} GiB"
+        )
+    return report

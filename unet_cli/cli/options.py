@@ -131,18 +131,27 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
         kind = str | None if spec.default is None else str
     # Given alone, the flag of a boolean has no --no-... twin.
     declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag_of(spec.name),))
+    if metadata["settings_file"]:
+        extra |= {"is_eager": True, "callback": _loader_from_folder(metadata["settings_file"])}
     option = declare(
         *flags,
         help=_help(metadata),
         rich_help_panel=metadata["panel"],
         metavar=metadata["metavar"],
-        show_default=spec.default is not None and spec.default is not False,
+        show_default=_shown_default(spec),
         **extra,
     )
     default = inspect.Parameter.empty if spec.default is MISSING else spec.default
     return inspect.Parameter(
         spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
+
+
+def _shown_default(spec: Any) -> bool | str:
+    """Whether help shows the default, or how."""
+    if spec.default is None or spec.default is False:
+        return False
+    return spec.metadata["spell"](spec.default) if spec.metadata["spell"] and spec.default is not MISSING else True
 
 
 def _help(metadata: Any) -> str:
@@ -173,6 +182,22 @@ def _config_parameter() -> inspect.Parameter:
     return inspect.Parameter(
         "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, option]
     )
+
+
+def _loader_from_folder(name: str) -> Callable[[typer.Context, Path | None], Path | None]:
+    """As _load_config, of the file of that name in a folder; a file beside it may be given instead of the folder."""
+
+    def load(context: typer.Context, folder: Path | None) -> Path | None:
+        if folder is None:
+            return None
+        folder = folder.parent if folder.is_file() else folder
+        if not (folder / name).is_file():
+            reason = "holds no " + name if folder.is_dir() else "does not exist"
+            raise typer.BadParameter(f"{folder} {reason}: give the folder of a run, such as checkpoints/cells-1")
+        _load_config(context, folder / name)
+        return folder
+
+    return load
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:

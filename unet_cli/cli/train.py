@@ -23,6 +23,8 @@ def train_cli(config: TrainConfig, output: Output) -> int:
 
     console = Console(output.json, output.quiet)
     report = train(config, layout, console, STARTED)
+    if report is None:  # one of several processes, but the first
+        return DONE
     console.document(asdict(report))
     dice = report.scores.get("dice")
     score = "not validated" if dice is None else f"validation Dice {dice:.3f} at original size"

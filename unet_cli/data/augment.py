@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unet_cli.data.warp import ELASTIC_GRID, Warp, middle, rotation, warped
+
+__all__ = ["AUGMENTATIONS", "Augmentation", "augment", "middle"]
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """How strong each change may be, and how often the ones that have a `chance` are made.
 
     flips: mirror and quarter turns, always drawn. scale: largest factor of zoom, in either direction. rotation: degrees
-    beyond the quarter turn. elastic: standard deviation of the displacements of a coarse grid, as a share of the
-    image's side. brightness: in standard deviations of the data set's intensity. contrast, gamma: largest factor, in
-    either direction. noise: largest standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels.
+    beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
+    share of the image's side. brightness: in standard deviations of the data set's intensity. contrast, gamma: largest
+    factor, in either direction. noise: largest standard deviation, in those of the data set. blur: largest Gaussian
+    sigma, pixels.
     """
 
     flips: bool = True
     scale: float = 1.0
     rotation: float = 0.0
+    shear: float = 0.0
     elastic: float = 0.0
     brightness: float = 0.0
     contrast: float = 1.0
@@ -33,113 +38,105 @@ class Augmentation:
     blur: float = 0.0
     chance: float = 0.3
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether some change moves pixels by other than whole ones."""
+        return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic)
+
 
 AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
     "light": Augmentation(brightness=0.1, contrast=1.1, chance=1.0),
     "full": Augmentation(
-        scale=1.25, rotation=20, elastic=0.015, brightness=0.3, contrast=1.3, gamma=1.4, noise=0.15, blur=1.0
+        scale=1.25, rotation=20, shear=8, elastic=0.015, brightness=0.3, contrast=1.3, gamma=1.4, noise=0.15, blur=1.0
     ),
 }
 
-ELASTIC_GRID = 8  # control points a side
 BLUR_RADIUS = 3  # pixels
 
 
 def augment(
-    image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]]
+    image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]], size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Change each sample in its own way: image (N, C, H, W) float, normalised; mask (N, H, W) integer.
+    """Change each sample in its own way: image (N, C, P, P) float32, normalised, and mask (N, P, P) integer ->
+    (N, C, S, S) and (N, S, S).
 
-    keys: (seed, epoch, index of the sample) for each sample; the change is a function of it alone. All geometric
-    changes are one warp, so that the image is interpolated once, bilinearly, and the mask takes the nearest value of
-    the same place. What a warp brings in from outside is mirrored.
+    keys: (seed, epoch, index of the sample) for each sample; the change is a function of it alone. size: S, by default
+    P; of a larger patch the undistorted result is the middle, and what is around it fills turned corners. All geometric
+    changes are one warp, so that the image is interpolated at most once.
     """
     draws = [np.random.default_rng(key) for key in keys]
-    grid = _grid(image, strength, draws)
-    image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    warped = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
-    return _intensity(image, strength, draws), warped[:, 0].to(mask.dtype)
+    warps = [_draw_warp(strength, draw) for draw in draws]
+    image, mask = warped(image, mask, warps, size or image.shape[-1])
+    for sample, draw in zip(image, draws, strict=True):
+        _change_intensity(sample, strength, draw)
+    return image, mask
 
 
-def _grid(image: Tensor, strength: Augmentation, draws: list[np.random.Generator]) -> Tensor:
-    """Where each pixel of the result comes from: (N, H, W, 2) in [-1, 1]."""
-    theta = torch.from_numpy(np.stack([_affine(strength, draw) for draw in draws])).to(image)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    if strength.elastic:
-        shape = (2, ELASTIC_GRID, ELASTIC_GRID)
-        sigma = 2 * strength.elastic  # the coordinates span 2
-        amounts = [draw.normal(size=shape) * (sigma * (draw.random() < strength.chance)) for draw in draws]
-        coarse = torch.from_numpy(np.stack(amounts)).to(image)
-        smooth = F.interpolate(coarse, size=image.shape[-2:], mode="bicubic", align_corners=True)
-        grid = grid + smooth.movedim(1, -1)
-    return grid
+def _draw_warp(strength: Augmentation, draw: np.random.Generator) -> Warp:
+    turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
+    linear = _draw_linear(strength, draw)
+    elastic = None
+    if strength.elastic and draw.random() < strength.chance:
+        elastic = draw.normal(size=(2, ELASTIC_GRID, ELASTIC_GRID)) * (2 * strength.elastic)  # a side is 2 long
+    if linear is None:
+        return Warp(turns, mirror, elastic=elastic)
+    room = np.maximum(1 - np.abs(linear).sum(1), 0)  # what is left beside a window that was zoomed in
+    return Warp(turns, mirror, linear, room * draw.uniform(-1, 1, 2), elastic)
 
 
-def _affine(strength: Augmentation, draw: np.random.Generator) -> np.ndarray:
-    """(2, 3) matrix from result to source coordinates: quarter turn, mirror, and by chance rotation and zoom."""
-    turns, mirror, angle, zoom = draw.integers(4), draw.integers(2), draw.uniform(-1, 1), draw.uniform(-1, 1)
-    bends, zooms = draw.random(2) < strength.chance
-    radians = math.radians(strength.rotation * angle) if bends else 0.0
-    factor = strength.scale**zoom if zooms else 1.0
-    if strength.flips:
-        radians += turns * math.pi / 2
-    cos, sin = factor * math.cos(radians), factor * math.sin(radians)
-    if strength.flips and mirror:
-        return np.array([[-cos, -sin, 0], [-sin, cos, 0]])
-    return np.array([[cos, -sin, 0], [sin, cos, 0]])
+def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarray | None:
+    """(2, 2) matrix of zoom, rotation and shear, each by chance; None where there is none of them."""
+    amounts, hits = draw.uniform(-1, 1, 3), draw.random(3) < strength.chance
+    zoom, angle, slant = np.where(hits, amounts, 0) * (math.log(strength.scale), strength.rotation, strength.shear)
+    if not (zoom or angle or slant):
+        return None
+    sheared = np.array([[1, math.tan(math.radians(slant))], [0, 1]])
+    return math.exp(zoom) * rotation(math.radians(angle)) @ sheared
 
 
-def _intensity(image: Tensor, strength: Augmentation, draws: list[np.random.Generator]) -> Tensor:
-    def drawn(amount: float, value: Callable[[np.random.Generator], float], neutral: float) -> Tensor | None:
-        """One number for each sample, shaped to multiply images; None where this change is off."""
-        if not amount:
-            return None
-        numbers = [(draw.random() < strength.chance, value(draw)) for draw in draws]
-        return torch.tensor([v if hit else neutral for hit, v in numbers]).to(image).view(-1, 1, 1, 1)
+def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Generator) -> None:
+    """Change one sample (C, S, S) in place."""
 
-    gamma = drawn(math.log(strength.gamma), lambda draw: strength.gamma ** draw.uniform(-1, 1), 1.0)
-    contrast = drawn(math.log(strength.contrast), lambda draw: strength.contrast ** draw.uniform(-1, 1), 1.0)
-    brightness = drawn(strength.brightness, lambda draw: strength.brightness * draw.uniform(-1, 1), 0.0)
-    blur = drawn(strength.blur, lambda draw: strength.blur * draw.uniform(0.2, 1), 0.0)
-    noise = drawn(strength.noise, lambda draw: strength.noise * draw.random(), 0.0)
+    def hit(largest: float, neutral: float) -> bool:
+        return largest != neutral and draw.random() < strength.chance
 
-    if gamma is not None:
-        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
-        span = (high - low).clamp(min=1e-6)
-        image = ((image - low) / span).pow(gamma) * span + low
-    if contrast is not None:
-        centre = image.mean((1, 2, 3), keepdim=True)
-        image = (image - centre) * contrast + centre
-    if brightness is not None:
-        image = image + brightness
-    if blur is not None:
-        image = _blur(image, blur.flatten())
-    if noise is not None and noise.any():
-        seeds = [int(draw.integers(2**62)) for draw in draws]
-        generators = [torch.Generator(image.device).manual_seed(seed) for seed in seeds]
-        image = image + noise * torch.stack(
-            [torch.randn(image.shape[1:], generator=generator, device=image.device) for generator in generators]
-        )
-    return image
+    if hit(strength.gamma, 1):
+        _bend(image, strength.gamma ** draw.uniform(-1, 1))
+    contrast = strength.contrast ** draw.uniform(-1, 1) if hit(strength.contrast, 1) else 1.0
+    brightness = strength.brightness * draw.uniform(-1, 1) if hit(strength.brightness, 0) else 0.0
+    if contrast != 1 or brightness:
+        offset = image.mean() * (1 - contrast) + brightness
+        image.mul_(contrast).add_(offset)
+    if hit(strength.blur, 0):
+        _blur(image, strength.blur * draw.uniform(0.2, 1))
+    if hit(strength.noise, 0):
+        generator = torch.Generator(image.device).manual_seed(int(draw.integers(2**62)))
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        image.add_(noise, alpha=strength.noise * draw.random())
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, one sigma in pixels for each sample; those of sigma 0 are left alone."""
-    hit = sigma.nonzero()[:, 0]
-    if not len(hit):
-        return image
-    chosen = image[hit]
-    channels, (height, width) = chosen.shape[1], chosen.shape[-2:]
-    radius = min(BLUR_RADIUS, height - 1, width - 1)
-    offsets = torch.arange(-radius, radius + 1, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma[hit][:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    rows = F.pad(chosen, (radius, radius, radius, radius), mode="reflect").view(
-        1, -1, height + 2 * radius, width + 2 * radius
-    )
-    rows = F.conv2d(rows, kernel[:, None, :, None], groups=len(kernel))
-    rows = F.conv2d(rows, kernel[:, None, None, :], groups=len(kernel))
-    result = image.clone()
-    result[hit] = rows.view(len(hit), channels, height, width)
-    return result
+def _bend(image: Tensor, gamma: float) -> None:
+    """Gamma correction in place, between the lowest and the highest value, which stay."""
+    low, high = image.aminmax()
+    span = (high - low).clamp(min=1e-6)
+    image.sub_(low).log_().mul_(gamma).exp_()  # a power, in a third of the time that pow takes
+    image.mul_(span.pow(1 - gamma)).add_(low)
+
+
+def _blur(image: Tensor, sigma: float) -> None:
+    """Gaussian blur of (C, S, S) in place. sigma: pixels."""
+    radius = min(BLUR_RADIUS, image.shape[-1] - 1)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    padded = F.pad(image[None], (radius,) * 4, mode="reflect")[0]
+    image.copy_(_weighted(_weighted(padded, weights, -2), weights, -1))
+
+
+def _weighted(image: Tensor, weights: np.ndarray, dim: int) -> Tensor:
+    """Sum of shifted images; a few additions of whole images take less time than a convolution of few channels."""
+    length = image.shape[dim] - len(weights) + 1
+    total = image.narrow(dim, 0, length) * weights[0]
+    for first, weight in enumerate(weights[1:], start=1):
+        total.add_(image.narrow(dim, first, length), alpha=float(weight))
+    return total

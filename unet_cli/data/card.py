@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -132,11 +134,17 @@ class Card:
         }
 
     def preprocessing(
-        self, train: Sequence[Pair], size: int, normalize: str = "auto", in_channels: int | None = None
+        self,
+        train: Sequence[Pair],
+        size: int,
+        normalize: str = "auto",
+        in_channels: int | None = None,
+        mode: Literal["resize", "tile"] = "resize",
     ) -> Preprocessing:
         """How images of this set become network input; the statistics are those of the training part.
 
-        normalize: see TrainConfig. in_channels: as many as the network has, where it has more than the images.
+        normalize: see TrainConfig. in_channels: as many as the network has, where it has more than the images. mode:
+        see Preprocessing.
 
         'auto' is 'image' where images differ more from each other in brightness than their pixels do within an image
         (dark and bright backgrounds mixed, exposures that vary), and else 'dataset', which keeps what absolute
@@ -182,7 +190,40 @@ class Card:
             keep_alpha=self.keep_alpha,
             files=self.layout.files_per_image,
             pages="channels" if any(one.layered for one in facts) else "images",
+            mode=mode,
         )
+
+    def mode(self, wanted: str, train: Sequence[Pair], size: int) -> tuple[Literal["resize", "tile"], str]:
+        """What --mode means for the training part; and a sentence that explains the choice of 'auto', or that advises
+        against stretching where it would halve most images, else ''.
+
+        'auto' is 'tile' where at least half of the images have a side of twice `size` or more.
+        """
+        large = sum(max(sides) >= 2 * size for sides in self.sizes(train))
+        if wanted == "tile":
+            return "tile", ""
+        if wanted == "resize":
+            hint = f"Most images are at least twice --size {size}: --mode tile trains on crops at their own resolution"
+            return "resize", hint if 2 * large > len(train) else ""
+        found = f"{large:,} of {len(train):,} images have a side of at least {2 * size:,}, twice --size"
+        if 2 * large >= len(train):
+            return "tile", f"--mode auto: tile, since {found}"
+        return "resize", f"--mode auto: resize, since {'only ' if large else ''}{found}"
+
+    def sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+        """(H, W) of each pair."""
+        facts_of = dict(self.everything)
+        return [(facts_of[pair].height, facts_of[pair].width) for pair in pairs]
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell data sets apart, whatever the machine, the folder and the order: of the names
+        and contents of all pairs.
+
+        Contents as far as the facts go: all pixels of an image's first channel, sums of the others; of a mask, how many
+        pixels have each value, and roughly where.
+        """
+        contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in self.everything)
+        return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
     def _depth(self) -> str:
         return {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}[self.dtype]
@@ -254,6 +295,16 @@ def _plain(problem: Problem) -> dict[str, Any]:
         "text": problem.text,
         "images": [str(pair.image) for pair in problem.pairs[:MOST_IMAGES]],
     }
+
+
+def _contents(facts: Facts) -> list[Any]:
+    """What facts say of the pixels, without what another processor may round in another way."""
+    sums = () if facts.dtype == "float32" else (*facts.sums, *facts.squares)
+    values = facts.values
+    return [
+        facts.stored, facts.height, facts.width, facts.dtype, facts.low, facts.high, sums, facts.checksum,
+        sorted(values.counts.items()), values.rest, values.colour, values.palette, facts.mask_thumbnail.hex(),
+    ]  # fmt: skip
 
 
 def _range(facts: list[Facts]) -> tuple[float, float]:

@@ -1,10 +1,14 @@
-"""Pairs of files as samples at the network's size, kept in memory as long as they fit, and batches of them."""
+"""Pairs of files as samples for the network, kept in memory as long as they fit, and batches of them."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,76 +16,149 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unet_cli.ahead import ahead
+from unet_cli.ahead import ahead, prefetched
 from unet_cli.config import Preprocessing
+from unet_cli.data.cutting import Cutting, Held, Whole
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.preprocess import prepare, resize_mask
+from unet_cli.data.preprocess import converted, whole_intensities
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
-CACHE_SHARE = 0.25  # of the machine's memory may hold decoded samples
+CACHE_SHARE = 0.25  # of the machine's memory may hold decoded images
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples `indices` of a dataset: image (N, C, S, S) as in the files, mask (N, S, S) uint8 class indices."""
+    """Samples `indices` of a dataset: image (N, C, P, P) as in the files, mask (N, P, P) uint8 class indices,
+    intensities (N, 4) of the images that crops were cut from (see preprocess.own_intensities), None where they aren't
+    needed."""
 
     indices: list[int]
     image: Tensor
     mask: Tensor
+    intensities: Tensor | None = None
+
+
+Sample = tuple[Tensor, Tensor, Tensor | None]
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs as (image (C, S, S) as in the file, mask (S, S) uint8 class indices), S being the network's size.
+    """Samples as (image (C, P, P) as in the file, mask (P, P) uint8 class indices).
 
-    Samples are kept once decoded, up to CACHE_SHARE of the machine's memory (`cache_bytes` to set it). Reading may be
-    done from several threads.
+    What they are cut from is kept once decoded, up to CACHE_SHARE of the machine's memory (`cache_bytes` to set it):
+    stretched images, or whole ones where crops or tiles are cut. An image that doesn't fit is decoded again for each of
+    its samples. Reading may be done from several threads.
+
+    image_numbers: for each sample the number of its pair; samples of one image lie side by side.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], preprocessing: Preprocessing, labels: LabelMap, cache_bytes: int | None = None
+        self,
+        pairs: Sequence[Pair],
+        preprocessing: Preprocessing,
+        labels: LabelMap,
+        cutting: Cutting | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
+        """cutting: how images become samples; stretched to the network's size unless given."""
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
-        value_bytes = np.dtype(preprocessing.dtype).itemsize
-        sample_bytes = preprocessing.size**2 * (preprocessing.in_channels * value_bytes + 1)
-        budget = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
-        self._capacity = budget // sample_bytes
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self.cutting: Cutting = cutting or Whole()
+        counts = [self.cutting.count(number) for number in range(len(self.pairs))]
+        self.image_numbers = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._firsts = [0, *accumulate(counts)]
+        self._cache: dict[int, Held] = {}
+        self._bytes_left = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.image_numbers)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Raises UserError where the files have changed or vanished since they were examined."""
-        sample = self._cache.get(index)
-        if sample is None:
-            sample = self._read(self.pairs[index])
-            if index < self._capacity:
-                self._cache[index] = sample
-        return sample
+        """Image and mask of `sample` in epoch 0."""
+        image, mask, _ = self.sample(index)
+        return image, mask
 
-    def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
+    def pair_of(self, index: int) -> Pair:
+        """The pair that a sample is cut from."""
+        return self.pairs[self.image_numbers[index]]
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """Image (C, P, P), mask (P, P), and the intensities (4,) of the whole image where they are needed.
+
+        Raises UserError where the files have changed or vanished since they were examined.
+        """
+        number = self.image_numbers[index]
+        held = self._cache.get(number)
+        if held is None:
+            held = self._read(number)
+            self._keep(number, held)
+        image, mask = self.cutting.cut(held, index - self._firsts[number], index, epoch)
+        return image, mask, held.intensities
+
+    def batches(
+        self,
+        order: Sequence[int],
+        batch_size: int,
+        workers: int | None = None,
+        epoch: int = 0,
+        pin: bool = False,
+    ) -> Generator[Batch]:
+        """Samples in the given order, `batch_size` at a time (the last batch may be smaller).
+
+        Read ahead in `workers` threads, and stacked one batch ahead in another. Closing the generator ends these. pin:
+        batches lie in memory that is pinned for the way to a GPU.
+        """
+        groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+        torch.get_num_threads()  # settles that of this thread, before others are told to compute alone
+        with closing(self._stacked(groups, workers, epoch, pin)) as stacked:
+            yield from prefetched(stacked, depth=1)
+
+    def _stacked(self, groups: list[list[int]], workers: int | None, epoch: int, pin: bool) -> Generator[Batch]:
+        """For a thread of its own, which computes alone."""
+        torch.set_num_threads(1)
+        samples = ahead(partial(self.sample, epoch=epoch), [index for group in groups for index in group], workers)
+        for group in groups:
+            yield _stack(group, [next(samples) for _ in group], pin)
+
+    def _read(self, number: int) -> Held:
+        pair, preprocessing = self.pairs[number], self.preprocessing
         try:
-            image, _ = prepare(read_image(pair.image, self.preprocessing.keep_alpha), self.preprocessing)
+            pixels = read_image(pair.image, preprocessing.keep_alpha)
+            image, _ = converted(pixels, preprocessing)
+            self._check_size(number, image)
+            intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes else None
+            if len(image) < len(pixels):
+                image = image.copy()  # a view would hold the channels that are left out as well
         except UserError as error:
             raise pair.image.named(error) from error
         try:
-            indices = self.labels.encode(read_mask(pair.mask))[0]
+            mask = self.labels.encode(read_mask(pair.mask))[0]
+            self._check_size(number, mask)
         except UserError as error:
             raise pair.mask.named(error) from error
-        side = self.preprocessing.size
-        return image, resize_mask(torch.from_numpy(indices), (side, side))
+        return self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
 
-    def batches(self, order: Sequence[int], batch_size: int, workers: int | None = None) -> Generator[Batch]:
-        """Samples in the given order, `batch_size` at a time (the last batch may be smaller), read ahead in threads."""
-        groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
-        samples = ahead(self.__getitem__, [index for group in groups for index in group], workers)
-        for group in groups:
-            images, masks = zip(*(next(samples) for _ in group), strict=True)
-            yield Batch(group, torch.stack(images), torch.stack(masks))
+    def _check_size(self, number: int, pixels: np.ndarray) -> None:
+        height, width = pixels.shape[-2:]
+        was_height, was_width = self.cutting.sizes[number] if self.cutting.sizes else (height, width)
+        if (height, width) != (was_height, was_width):
+            raise UserError(f"is {width}x{height}, but was {was_width}x{was_height} before training: start it again")
+
+    def _keep(self, number: int, held: Held) -> None:
+        with self._lock:
+            if number not in self._cache and held.nbytes <= self._bytes_left:
+                self._cache[number] = held
+                self._bytes_left -= held.nbytes
+
+
+def _stack(indices: list[int], samples: list[Sample], pin: bool) -> Batch:
+    images, masks, intensities = zip(*samples, strict=True)
+    known = [one for one in intensities if one is not None]
+    parts = [torch.stack(images), torch.stack(masks), *([torch.stack(known)] if known else [])]
+    return Batch(indices, *(part.pin_memory() if pin else part for part in parts))
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
 
 from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
@@ -52,14 +53,16 @@ def outlined(pixels: np.ndarray, indices: np.ndarray, num_classes: int | None = 
     return _drawn(colour, indices, 1, _highest(indices) if num_classes is None else num_classes - 1)
 
 
-def contact_sheet(tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> Image.Image:
+def contact_sheet(
+    tiles: Iterable[Tile], columns: int = 6, side: int = 240, num_classes: int | None = None
+) -> Image.Image:
     """RGB: a row of `columns` tiles after the other, each scaled to fit a square of `side` pixels, its title below.
 
     Contrast is stretched for each image, so that dark ones are seen too. Tiles may come one by one from files: of each,
-    only what is shown is kept.
+    only what is shown is kept. num_classes: background included, as for `outlined`; by default as many as are shown.
     """
     shown = [_scaled(tile, side) for tile in tiles]
-    highest = max((_highest(tile.indices) for tile in shown), default=0)
+    highest = max((_highest(tile.indices) for tile in shown), default=0) if num_classes is None else num_classes - 1
     text_size = max(11, side // 17)
     font, caption = ImageFont.load_default(size=text_size), round(1.5 * text_size)
     columns = min(columns, max(len(shown), 1))
@@ -77,6 +80,14 @@ def contact_sheet(tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> I
         title = shortened(tile.title, font, side)
         draw.text((left, top + side + FRAME), title, fill=ALARM if tile.alarm else INK, font=font)
     return sheet
+
+
+def augmented_sheet(image: Tensor, mask: Tensor, num_classes: int) -> Image.Image:
+    """A contact sheet of samples as the network sees them: image (N, C, S, S) normalised float, mask (N, S, S) class
+    indices of `num_classes` classes, background included, ignored pixels IGNORED."""
+    pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
+    tiles = [Tile(str(number), *sample) for number, sample in enumerate(zip(pixels, indices, strict=True), start=1)]
+    return contact_sheet(tiles, num_classes=num_classes)
 
 
 def write_contact_sheet(folder: Path, tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> Path:

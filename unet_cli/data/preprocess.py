@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from unet_cli.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
 MOST_SORTED = 2**16  # values of an image that its percentiles are found from
+MOST_MEASURED = 2**22  # values of an image in tiles or crops that its mean and deviation are found from
 EQUAL_CHANNELS, CONVERTED_TO_GRAY = "RGB with equal channels was taken as gray", "RGB was converted to gray"
 KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point, signed or 32-bit"}
 
@@ -113,6 +116,30 @@ def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     least = (FLOAT_RESOLUTION * mean.abs()).clamp(min=1e-12) if is_float else torch.ones_like(mean)
     std = (image - mean.view(-1, 1, 1, 1)).std((1, 2, 3), correction=0)
     return torch.stack([low, high, mean, torch.maximum(std, least)], dim=1)
+
+
+def whole_intensities(image: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
+    """(C, H, W) pixels of a file -> `measured_intensities` of it, as prediction in tiles finds them.
+
+    Raises UserError as `converted` does.
+    """
+    channels, height, width = image.shape
+    step = measured_step(channels, height, width)
+    return measured_intensities(np.ascontiguousarray(image[:, ::step, ::step]), preprocessing)
+
+
+def measured_step(channels: int, height: int, width: int) -> int:
+    """Every how many rows and columns an image that crops or tiles are cut from is measured."""
+    return math.ceil(math.sqrt(max(1, channels * height * width / MOST_MEASURED)))
+
+
+def measured_intensities(sample: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
+    """(C, h, w) pixels of a file, every `measured_step`th row and column -> (4,), see `own_intensities`; None where the
+    rule needs none. Raises UserError as `converted` does."""
+    if preprocessing.intensity == "dataset":
+        return None
+    values = torch.from_numpy(converted(sample, preprocessing)[0])[None].float()
+    return own_intensities(values, preprocessing)[0]
 
 
 def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,14 +16,13 @@ from unet_cli.data.preprocess import (
     CONVERTED_TO_GRAY,
     EQUAL_CHANNELS,
     converted,
-    own_intensities,
+    measured_intensities,
+    measured_step,
     prepare,
     resize_image,
 )
 from unet_cli.inference.member import Member
 from unet_cli.tiles import Canvas, lay_tiles, mirrored
-
-MOST_MEASURED = 2**22  # values of an image in tiles that its mean and deviation are found from
 
 
 @dataclass(frozen=True)
@@ -173,15 +172,9 @@ class Tiled:
         """For each member those of the whole image, from every nth row and column of a large one."""
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
-        height, width = self.size
-        step = math.ceil(math.sqrt(max(1, self._bands.channels * height * width / MOST_MEASURED)))
+        step = measured_step(self._bands.channels, *self.size)
         sample = np.concatenate([block[:, -top % step :: step, ::step] for top, block in self._bands.rows()], axis=1)
-        found: list[Tensor | None] = []
-        for preprocessing in (member.preprocessing for member in self._members):
-            values = torch.from_numpy(converted(sample, preprocessing)[0])[None].float()
-            is_own = preprocessing.intensity != "dataset"
-            found.append(own_intensities(values, preprocessing)[0] if is_own else None)
-        return found
+        return [measured_intensities(sample, member.preprocessing) for member in self._members]
 
 
 def tile_side(members: Sequence[Member]) -> tuple[int, int]:

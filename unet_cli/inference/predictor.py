@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import CPU_PREDICT_BATCH, GPU_BATCH, Inference, plain
+from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, plain
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
@@ -41,7 +41,7 @@ class Predictor:
         self.mode = settings.mode or self.preprocessing.mode
         _check_alike(checkpoints, settings)
         self.threshold = _threshold(checkpoints, settings)
-        self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_BATCH)
+        self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
         self.members = [make_member(checkpoint, compute, settings) for checkpoint in checkpoints]
         if settings.compile:
             self._compile()

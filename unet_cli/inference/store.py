@@ -137,7 +137,7 @@ class OnDisk(Store):
 
     def _begin(self, header: bytes) -> None:
         try:
-            lock_alone(self._file, self.path)
+            lock_alone(self._file, f"{self.path} is in use: another process predicts the same image, wait for it")
             if self._file.readline() == header:
                 self._recover()
             else:

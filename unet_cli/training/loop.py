@@ -2,235 +2,316 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import count
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unet_cli.config import TrainConfig
 from unet_cli.console import Console, duration
 from unet_cli.data.augment import AUGMENTATIONS, augment
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
+from unet_cli.data.labels import IGNORED
 from unet_cli.data.preprocess import normalize
-from unet_cli.device import Compute, keep_freed_memory
+from unet_cli.data.warp import middle
 from unet_cli.errors import UserError
 from unet_cli.metrics import count_pixels, summarize
+from unet_cli.pace import Pace
+from unet_cli.processes import World
 from unet_cli.signals import StopRequest
-from unet_cli.training.losses import Loss, loss_for
-from unet_cli.training.schedule import Budget, lr_factor
+from unet_cli.training.budget import Budget
+from unet_cli.training.learner import Learner
+from unet_cli.training.progress import EpochResult, Progress
+from unet_cli.training.schedule import lr_factor
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
-FIRST_LOSS_SCALE = 2.0**12  # of float16: low enough that the search for a scale takes fewer bad steps than that
 STEPS_BEFORE_ESTIMATE = 3
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
-
-    seconds: since the command began. The val_ fields are None where nothing was validated. val_classes: Dice of each
-    class by name, where there are several foreground classes.
-    """
-
-    epoch: int
-    step: int
-    seconds: float
-    lr: float
-    train_loss: float
-    val_loss: float | None
-    val_dice: float | None
-    val_iou: float | None
-    is_best: bool
-    val_classes: dict[str, float] = field(default_factory=dict)
-
-    def describe(self) -> str:
-        """A line for the log."""
-        line = f"epoch {self.epoch:3d} ({duration(self.seconds)}): loss {self.train_loss:.4f}"
-        if self.val_dice is not None:
-            line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
-            line += " (best)" if self.is_best else ""
-        if self.val_classes:
-            line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
-        return line
-
-    def plain(self) -> dict[str, Any]:
-        """As a row of a table: a column for each class."""
-        row = asdict(self)
-        classes = row.pop("val_classes")
-        return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
+LONG_EPOCH = 120.0  # seconds
+BLANK_EPOCHS = 3  # in a row of nothing but background, before that is called out
 
 
 @dataclass
 class Trainer:
-    """What stays the same during a run, and the state that a checkpoint keeps: model, optimizer, scaler, step."""
+    """What a run trains with, and where it is. batch_size: samples of a step, in each process."""
 
-    model: nn.Module
+    learner: Learner
     train_data: SegmentationDataset
     val_data: SegmentationDataset
     config: TrainConfig
     batch_size: int
-    compute: Compute
     budget: Budget
+    world: World
     console: Console
+    progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        keep_freed_memory(self.compute)
-        self.model.to(self.compute.device).to(memory_format=torch.channels_last)
-        fused = self.compute.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.lr, fused=fused)
-        self.scaler = torch.amp.GradScaler(
-            self.compute.device.type, init_scale=FIRST_LOSS_SCALE, enabled=self.compute.precision == "float16"
-        )
-        self.loss: Loss = loss_for(self.train_data.labels.num_classes)
-        self.step = 0
-        self.bad_steps = 0
-        self.validated = False
+        self._steps = 0  # of this process
+        self._validated = False
+        self._told_of_loader = False
 
-    def fit(self, stop: StopRequest) -> Iterator[EpochResult]:
-        """Train until the budget is spent, yielding each epoch's result for the caller to log and save.
+    @property
+    def done(self) -> float:
+        """Epochs that are behind, such as 2.5."""
+        return self.progress.epoch - 1 + self.progress.seen / len(self.train_data)
 
-        A stop that is asked for ends the epoch at hand; it is not validated, and the best weights stay what they were.
-        Raises Stopped after that, and UserError where training has diverged.
+    def fit(self, stop: StopRequest) -> Iterator[EpochResult | None]:
+        """Train until the budget is spent, or for --patience epochs in vain.
+
+        Yields None after each step and an epoch's result at its end: moments at which everything can be saved. A stop
+        that is asked for ends it after the step at hand. Raises UserError where training has diverged, or a file can't
+        be read any more; what is saved then is what was good before.
         """
-        self.budget.begin = time.monotonic()
-        best = -1.0
-        for epoch in count(1):
-            step_before = self.step
-            train_loss = self.train_one_epoch(epoch, stop)
-            if self.step == step_before:  # the time was up, or a stop asked for, before its first step
-                stop.check()
+        progress = self.progress
+        if progress.began is None:
+            progress.began = time.monotonic() - self.budget.start
+        self.budget.begin = self.budget.start + progress.began
+        while progress.seen or self.may_go_on():
+            yield from self._train_epoch(stop)
+            result = None if self.world.any(stop.signum is not None) else self._end_epoch(stop)
+            if result is None:
                 return
-            scores = self.validate() if len(self.val_data) and stop.signum is None else {}
-            score = scores.get("dice", -1.0) if np.isfinite(scores.get("loss", 0.0)) else -1.0
-            is_best = not len(self.val_data) or (bool(scores) and score >= max(best, 0.0))
-            best = max(best, score)
             finished = time.monotonic()
-            yield EpochResult(
-                epoch=epoch,
-                step=self.step,
-                seconds=finished - self.budget.start,
-                lr=self.optimizer.param_groups[0]["lr"],
-                train_loss=train_loss,
-                val_loss=scores.get("loss"),
-                val_dice=scores.get("dice"),
-                val_iou=scores.get("iou"),
-                is_best=is_best,
-                val_classes={
-                    key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")
-                },
-            )
+            yield result
             self.budget.saving_seconds = time.monotonic() - finished
-            stop.check()
-            if not self.budget.allows_step(self.step):
-                return
 
-    def train_one_epoch(self, epoch: int, stop: StopRequest) -> float:
-        """One pass over the training part, or what the budget leaves of it; returns the mean loss over its images."""
-        self.model.train()
-        order = epoch_order(len(self.train_data), self.config.seed, epoch)
-        batches = self.train_data.batches(order, self.batch_size, self.config.workers)
-        steps = self.budget.steps_per_epoch
-        total, images = 0.0, 0
-        start = time.monotonic()
-        for batch in self.console.progress(batches, steps, f"epoch {epoch}", "steps"):
-            if stop.signum is not None or not self.budget.allows_step(self.step):
+    def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
+        """The rest of a pass over the training part, or what the budget leaves of it."""
+        progress, pace = self.progress, Pace("the network")
+        groups = self._groups()
+        batches = self._batches(groups)
+        images, start = 0, time.monotonic()
+        timed = pace.waiting("reading", batches)
+        for group, batch in zip(groups, self._shown(timed, len(groups), f"epoch {progress.epoch}"), strict=False):
+            lr = self._next_lr()
+            if lr is None or self.world.any(stop.signum is not None):
                 break
-            loss = self.train_one_step(batch, epoch)
-            if np.isfinite(loss):
-                total, images = total + loss * len(batch.indices), images + len(batch.indices)
+            self._train_step(group, batch, lr)
+            images += len(group)
             start, step_start = time.monotonic(), start  # waiting for the batch is part of a step's time
             self._time_step(start - step_start)
+            yield None
         batches.close()
-        return total / images if images else float("nan")
+        self._watch_loader(images, pace)
 
-    def train_one_step(self, batch: Batch, epoch: int) -> float:
-        """Forward, loss, backward, step; a loss or gradient that isn't finite is not stepped on. Returns the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * lr_factor(self.budget.progress(self.step))
-        image, mask = self._to_device(batch)
-        strength = AUGMENTATIONS[self.config.augment]
-        if strength is not None:
-            keys = [(self.config.seed, epoch, index) for index in batch.indices]
-            image, mask = augment(image, mask, strength, keys)
-
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.logits(image), mask)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
-        self.step += 1
-        if torch.isfinite(loss) & torch.isfinite(norm):
-            self.scaler.step(self.optimizer)
-            self.bad_steps = 0
+    def _train_step(self, group: list[int], batch: Batch, lr: float) -> None:
+        progress = self.progress
+        image, mask = self.network_input(batch, progress.epoch)
+        here = len(self.world.share(group))
+        if not here:  # the last batch of an epoch may have fewer samples than there are processes
+            mask = torch.full_like(mask, IGNORED)
+        loss = self.learner.learn(image, mask, here, lr)
+        progress.seen += len(group)
+        if math.isnan(loss):
+            self._count_bad_step(batch, image)
         else:
-            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(before)  # batch norm has seen what was not finite
-            self._count_bad_step(batch)
-        self.scaler.update()
-        return float(loss.detach())
+            progress.bad_steps = 0
+            progress.loss_sum += loss * len(group)
+            progress.loss_images += len(group)
 
-    @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """Loss, Dice and IoU over the whole validation part, at network size."""
-        self.model.eval()
-        start = time.monotonic()
-        num_classes = self.val_data.labels.num_classes
-        losses, counts = [], []
-        batches = self.val_data.batches(range(len(self.val_data)), self.batch_size, self.config.workers)
-        steps = -(-len(self.val_data) // self.batch_size)
-        for batch in self.console.progress(batches, steps, "validating", "steps"):
-            image, mask = self._to_device(batch)
-            logits = self.logits(image)
-            losses.append(float(self.loss(logits, mask)) * len(batch.indices))
-            counts.append(count_pixels(to_classes(logits), mask, num_classes).cpu())
-        self.budget.validation_seconds, self.validated = time.monotonic() - start, True
+    def _end_epoch(self, stop: StopRequest) -> EpochResult | None:
+        """Validate, and close the epoch; None where a stop was asked for on the way."""
+        progress = self.progress
+        scores, averaged = self.validate(stop), False
+        if scores is not None and scores:
+            with self.learner.average.swapped_in(self.learner.model):
+                of_average = self.validate(stop)
+            if of_average is None:
+                return None
+            averaged = _score(of_average) > _score(scores)
+            scores = of_average if averaged else scores
+        if scores is None:
+            return None
+        score = _score(scores)
+        result = EpochResult(
+            epoch=progress.epoch,
+            step=self.learner.step,
+            seconds=time.monotonic() - self.budget.start,
+            lr=self.learner.optimizer.param_groups[0]["lr"],
+            train_loss=progress.loss_sum / progress.loss_images if progress.loss_images else float("nan"),
+            val_loss=scores.get("loss"),
+            val_dice=scores.get("dice"),
+            val_iou=scores.get("iou"),
+            val_foreground=scores.get("foreground"),
+            averaged=averaged,
+            is_best=not scores or score >= max(progress.best, 0.0),  # among equals the one trained longest
+            skipped=progress.skipped,
+            val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
+        )
+        progress.end_epoch(result)
+        self._watch_background()
+        return result
+
+    def may_go_on(self) -> bool:
+        """Whether the budget allows another step, and --patience another epoch."""
+        if self._next_lr() is None:
+            return False
+        if self.config.patience is None or self.progress.epochs_since_best < self.config.patience:
+            return True
+        self.console.say(
+            f"The validation score hasn't improved for {self.config.patience} epochs (--patience): the run ends here"
+        )
+        return False
+
+    def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
+        """Scores over the whole validation part at network size, of the weights that the network has; nothing where
+        there is no such part, None where a stop was asked for on the way.
+
+        Several processes share the samples; the counts of all are added up, so the scores are those of one process.
+        """
+        data, start = self.val_data, time.monotonic()
+        if not len(data):
+            return {}
+        self.world.average_buffers(self.learner.model)
+        num_classes = data.labels.num_classes
+        indices = range(self.world.rank, len(data), self.world.count)
+        batches = data.batches(indices, self.batch_size, self.config.workers)
+        counts = np.zeros((len(data.pairs), num_classes, 3), dtype=np.int64)
+        loss = 0.0
+        for batch in self._shown(batches, -(-len(indices) // self.batch_size), "validating"):
+            if stop is not None and stop.signum is not None and self.world.count == 1:
+                batches.close()
+                return None
+            image, mask = self.to_device(batch)
+            logits = self.learner.logits(image)
+            loss += float(self.learner.loss(logits, mask)) * len(batch.indices)
+            found = count_pixels(to_classes(logits), mask, num_classes).cpu().numpy()
+            np.add.at(counts, [data.image_numbers[index] for index in batch.indices], found)
+        everything = self.world.gathered((counts, loss))
+        counts = np.sum([part for part, _ in everything], axis=0)
+        self.budget.validation_seconds, self._validated = 2 * (time.monotonic() - start), True
         return {
-            "loss": sum(losses) / len(self.val_data),
-            **summarize(torch.cat(counts).numpy(), self.val_data.labels.names),
+            "loss": sum(part for _, part in everything) / len(data),
+            "foreground": float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum())),
+            **summarize(counts, data.labels.names),
         }
 
-    def logits(self, image: Tensor) -> Tensor:
-        """Normalised (N, C, H, W) -> float32 logits (N, K, H, W)."""
-        with self.compute.autocast():
-            return self.model(image.contiguous(memory_format=torch.channels_last)).float()
+    def network_input(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """A batch as the network sees it in training: normalised and augmented (N, C, S, S), and (N, S, S)."""
+        image, mask = self.to_device(batch)
+        size, strength = self.train_data.preprocessing.size, AUGMENTATIONS[self.config.augment]
+        if strength is None:
+            return middle(image, mask, size)
+        return augment(image, mask, strength, [(self.config.seed, epoch, index) for index in batch.indices], size)
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        image = batch.image.to(self.compute.device, non_blocking=True)
-        return normalize(image, self.train_data.preprocessing), batch.mask.to(self.compute.device, non_blocking=True)
+    def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised (N, C, P, P), and (N, P, P)."""
+        device = self.learner.compute.device
+        image = batch.image.to(device, non_blocking=True)
+        image = normalize(image, self.train_data.preprocessing, batch.intensities)
+        return image, batch.mask.to(device, non_blocking=True)
 
-    def _count_bad_step(self, batch: Batch) -> None:
-        self.bad_steps += 1
-        names = ", ".join(str(self.train_data.pairs[index].image) for index in batch.indices)
-        self.console.say(
-            f"step {self.step}: the loss or its gradient is not finite, the step is skipped; images: {names}"
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights."""
+        return {
+            "learner": self.learner.state(),
+            "progress": self.progress.plain(),
+            "seconds": time.monotonic() - self.budget.start,
+            "batch_size": self.batch_size,
+        }
+
+    def _groups(self) -> list[list[int]]:
+        """The samples of each step that is left of this epoch, over all processes."""
+        progress, size = self.progress, self.batch_size * self.world.count
+        order = epoch_order(len(self.train_data), self.config.seed, progress.epoch)[progress.seen :]
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _batches(self, groups: list[list[int]]) -> Generator[Batch]:
+        """This process's part of each group; where there is none, one sample for the shape of it."""
+        order = [index for group in groups for index in self.world.share(group) or group[:1]]
+        return self.train_data.batches(
+            order, self.batch_size, self.config.workers, self.progress.epoch, self.learner.compute.device.type == "cuda"
         )
-        if self.bad_steps == MOST_BAD_STEPS:
-            raise UserError(
-                f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: training has diverged. "
-                f"Try a lower --lr than {self.config.lr:g}, or --precision float32"
-            )
+
+    def _shown(self, batches: Iterator[Batch], steps: int, what: str) -> Iterator[Batch]:
+        return self.console.progress(batches, steps, what, "steps")
+
+    def _next_lr(self) -> float | None:
+        """The learning rate of the next step, None where the budget allows none. The first process decides for all."""
+        lr = None
+        if self.budget.allows_step(self.done):
+            progress = self.budget.progress(self.done)
+            lr = self.learner.lr * lr_factor(self.config.schedule, progress, self.progress.scores)
+        return self.world.first(lr)
+
+    def _count_bad_step(self, batch: Batch, image: Tensor) -> None:
+        progress = self.progress
+        progress.skipped, progress.bad_steps = progress.skipped + 1, progress.bad_steps + 1
+        is_bad = [not bool(torch.isfinite(one).all()) for one in image]
+        guilty = [index for index, bad in zip(batch.indices, is_bad, strict=True) if bad]
+        names = ", ".join(dict.fromkeys(str(self.train_data.pair_of(index).image) for index in guilty or batch.indices))
+        what = "holds values that are not finite" if guilty else "the loss or its gradient is not finite"
+        self.console.say(f"step {self.learner.step}: {what}, so the step is skipped; images: {names}")
+        if progress.bad_steps < MOST_BAD_STEPS:
+            return
+        progress.bad_steps = 0  # of a run that goes on from here
+        if guilty:
+            remedy = f"values that are not finite are in {names}: put these files right, or leave them out"
+        elif self.learner.compute.precision == "float16":
+            remedy = "numbers have likely become too large for float16: try --precision bf16 or float32"
+        else:
+            remedy = f"the learning rate is likely too high: try a lower --lr than {self.learner.lr:g}"
+        raise UserError(f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: {remedy}")
+
+    def _watch_background(self) -> None:
+        """Call out, once, a network that sees nothing but background."""
+        shares = [row.val_foreground for row in self.progress.rows[-BLANK_EPOCHS - 1 :]]
+        blank = [share == 0.0 for share in shares]
+        begins = all(blank[-BLANK_EPOCHS:]) and len(blank) >= BLANK_EPOCHS and blank != [True] * (BLANK_EPOCHS + 1)
+        if not begins or self.progress.scores[-1] == 1.0:  # there is nothing but background
+            return
+        crops = (
+            "a higher --foreground-crops"
+            if self.train_data.preprocessing.mode == "tile"
+            else "--mode tile with --foreground-crops 0.5, where objects are small"
+        )
+        self.console.say(
+            f"The network has predicted nothing but background for {BLANK_EPOCHS} epochs. If that doesn't change: try "
+            f"--loss balanced or --loss tversky, {crops}, or another --lr; look at the pictures of the run to see "
+            "whether the masks are what they should be"
+        )
+
+    def _watch_loader(self, images: int, pace: Pace) -> None:
+        """Say, once, that reading takes longer than computing; not of an epoch that reads files for the first time."""
+        reading = pace.spent("reading")
+        computing = pace.seconds - reading
+        is_first = self.progress.epoch == 1 and pace.seconds < LONG_EPOCH
+        if self._told_of_loader or is_first or images < 2 * self.batch_size or reading < computing:
+            return
+        self._told_of_loader = True
+        self.console.say(
+            f"Reading sets the pace: {images / pace.seconds:.3g} images a second come from the disk, and the "
+            f"{self.learner.compute.kind} could train on {images / computing:.3g}. Faster: more --workers or "
+            "processors, files on a local disk, smaller images, or more memory, where decoded images are kept"
+        )
 
     def _time_step(self, seconds: float) -> None:
         """Keep a running mean of a step's time, guess a validation's until one was timed, and say what to expect."""
+        self._steps += 1
         budget = self.budget
-        warming_up = self.step <= 2  # the first step allocates memory and chooses algorithms
+        warming_up = self._steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
-        if not self.validated:  # a forward pass is a third of a step
-            budget.validation_seconds = budget.step_seconds * len(self.val_data) / self.batch_size / 3
-        if self.step == STEPS_BEFORE_ESTIMATE:
+        if not self._validated:  # a forward pass is a third of a step, and two sets of weights are validated
+            budget.validation_seconds = (
+                2 / 3 * budget.step_seconds * len(self.val_data) / self.batch_size / self.world.count
+            )
+        if self._steps == STEPS_BEFORE_ESTIMATE:
             epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds
             self.console.say(
                 f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; "
-                f"the run ends in about {duration(budget.remaining(self.step))}."
+                f"the run ends in about {duration(budget.remaining(self.done))}."
             )
 
 
 def to_classes(logits: Tensor) -> Tensor:
     """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def _score(scores: dict[str, float]) -> float:
+    """What weights are compared by; the worst where their loss is not finite."""
+    return scores["dice"] if scores and math.isfinite(scores["loss"]) else -1.0

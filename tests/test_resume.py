@@ -1,0 +1,167 @@
+"""A run that is interrupted, in whatever way and wherever, goes on and ends as if it never had been.
+
+"As if" is bit for bit: all weights, averages and moments of the interrupted run are compared with those of a run that
+was left alone.
+"""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Run, assert_failed, write_pairs
+
+from unet_cli.checkpoint import load_checkpoint
+
+EPOCHS = 40
+SAVING = ("--save-every", "0.02s", "--batch-size", 2)  # often, so that most moments lie behind some saved state
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "unet_cli", "train", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def tensors(value: object, name: str = "") -> dict[str, torch.Tensor]:
+    """All tensors in nested dictionaries and lists, by their place."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {key: tensor for part, inner in items for key, tensor in tensors(inner, f"{name}/{part}").items()}
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    for name in ("last.pth", "best.pth"):
+        first, second = (load_checkpoint(folder / name) for folder in (run, other))
+        ours = tensors({"weights": first.weights, "resume": first.resume})
+        theirs = tensors({"weights": second.weights, "resume": second.resume})
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        assert {**first.metrics, "seconds": 0} == {**second.metrics, "seconds": 0}
+    assert [{**row, "seconds": 0} for row in log_of(run)] == [{**row, "seconds": 0} for row in log_of(other)]
+
+
+def log_of(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, and a run that was left alone, checkpoints/whole."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_pairs(folder / "data", count=14)
+    process = start(folder, "--data", "data", *TINY, *SAVING, "--epochs", EPOCHS, "--name", "whole")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return folder
+
+
+def interrupt(folder: Path, signum: int, name: str, pause: float = 0.0) -> str:
+    """Begin a run like the undisturbed one, and send it a signal once it has saved, or `pause` seconds after its
+    beginning; what it said."""
+    process = start(folder, "--data", "data", *TINY, *SAVING, "--epochs", EPOCHS, "--name", name)
+    wait_for(folder / "checkpoints" / name / ("last.pth" if not pause else "config.toml"), process)
+    time.sleep(pause)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode in (0, {signal.SIGINT: 130, signal.SIGTERM: 143}.get(signum, -signum)), err
+    return err
+
+
+def go_on(folder: Path, name: str) -> None:
+    run = folder / "checkpoints" / name
+    process = start(folder, "--resume", run)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 or "trained to its end" in err, err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_ends_as_one_that_was_left_alone(undisturbed, signum):
+    name = f"short-{signum}"
+    err = interrupt(undisturbed, signum, name)
+    if signum != signal.SIGKILL:
+        assert f"To go on: unet train --resume checkpoints/{name}" in err
+        assert "Traceback" not in err
+    go_on(undisturbed, name)
+    assert_same_end(undisturbed / "checkpoints" / name, undisturbed / "checkpoints" / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("moment", range(10))
+def test_wherever_it_is_interrupted(undisturbed, signum, moment):
+    """At ten random moments each, from the first step to after the last; a second time while it goes on."""
+    whole = undisturbed / "checkpoints" / "whole"
+    seconds = float(log_of(whole)[-1]["seconds"])
+    draw, name = random.Random(f"{signum}-{moment}"), f"moment-{signum}-{moment}"
+    interrupt(undisturbed, signum, name, pause=draw.uniform(0.01, 0.9 * seconds))
+    run = undisturbed / "checkpoints" / name
+    again = start(undisturbed, "--resume", run)
+    time.sleep(draw.uniform(0, 1.2 * seconds))
+    again.send_signal(signum)
+    again.communicate(timeout=120)
+    go_on(undisturbed, name)
+    assert_same_end(run, whole)
+    shutil.rmtree(run)
+
+
+def test_a_folder_that_is_no_run(unet: Run, data, tmp_path):
+    assert_failed(unet("train", "--resume", "nowhere"), 2, "nowhere does not exist", "checkpoints")
+    assert_failed(unet("train", "--resume", "data"), 2, "data holds no config.toml")
+
+
+def test_a_finished_run_goes_on_where_it_is_given_more(unet: Run, data, tmp_path):
+    assert unet("train", "--data", "data", *TINY, "--epochs", 2, "--name", "run").returncode == 0
+    run = tmp_path / "checkpoints" / "run"
+    assert_failed(unet("train", "--resume", run), 1, "has been trained to its end, 2 epochs", "--epochs")
+    assert_failed(unet("train", "--resume", run, "--width", 8), 1, "holds another network", "base_channels 4 there, 8")
+    assert_failed(unet("train", "--resume", run, "--size", 64), 1, "trained with size 32")
+    done = unet("train", "--resume", run / "last.pth", "--epochs", 4)
+    assert done.returncode == 0, done.stderr
+    assert f"Going on with {run} in epoch 3" in done.stderr
+    assert [int(row["epoch"]) for row in log_of(run)] == [1, 2, 3, 4]
+
+
+def test_the_record_of_a_run_starts_another_like_it(unet: Run, data, tmp_path):
+    runs = [tmp_path / "checkpoints" / name for name in ("data-1", "data-2")]
+    first = unet("train", "--data", "data", *TINY, "--epochs", 2, "--lr", 0.01, "--max-time", "9m")
+    assert first.returncode == 0, first.stderr
+    settings = tomllib.loads((runs[0] / "config.toml").read_text())
+    assert (settings["width"], settings["batch-size"], settings["max-time"]) == (4, 2, "540s")
+    second = unet("train", "--config", runs[0] / "config.toml", "--max-time", "8m")
+    assert second.returncode == 0, second.stderr
+    assert tomllib.loads((runs[1] / "config.toml").read_text()) == settings | {"max-time": "480s"}
+
+
+def test_changed_masks_are_said(unet: Run, data, tmp_path):
+    assert unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "run").returncode == 0
+    run = tmp_path / "checkpoints" / "run"
+    shutil.copy(data / "masks" / "cell1.png", tmp_path / "kept.png")
+    os.replace(data / "masks" / "cell0.png", tmp_path / "away.png")
+    assert_failed(unet("train", "--resume", run, "--epochs", 2), 1, "cell0")
+    pixels = (tmp_path / "away.png").read_bytes()
+    (data / "masks" / "cell0.png").write_bytes(pixels)
+    assert "have changed" not in unet("train", "--resume", run, "--epochs", 2).stderr
+
+
+def test_two_processes_do_not_train_in_one_folder(data, tmp_path, unet: Run):
+    process = start(tmp_path, "--data", "data", *TINY, "--epochs", 100_000, "--name", "run")
+    wait_for(tmp_path / "checkpoints" / "run" / "pictures", process)
+    assert_failed(unet("train", "--resume", "checkpoints/run"), 1, "is in use")
+    process.terminate()
+    process.communicate(timeout=120)

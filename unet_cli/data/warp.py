@@ -1,0 +1,121 @@
+"""The geometry of augmentation: all changes of one sample composed into one warp, of its image and mask alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ELASTIC_GRID = 8  # control points a side
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Where a sample's pixels come from. Coordinates (x, y) are those of the window, its middle 0 and its sides -1, 1.
+
+    turns: quarter turns. mirror: left and right are exchanged after them. linear: (2, 2) matrix of zoom, rotation and
+    shear, applied after mirror and turns to get from result to source. shift: (2,), added to that. elastic:
+    (2, ELASTIC_GRID, ELASTIC_GRID) displacements of control points, between which they are cubic.
+    """
+
+    turns: int = 0
+    mirror: bool = False
+    linear: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    elastic: np.ndarray | None = None
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels come from between pixels."""
+        return any(part is not None for part in (self.linear, self.shift, self.elastic))
+
+    def matrix(self) -> np.ndarray:
+        """(2, 2): from result to source, without the shift."""
+        mirrored = rotation(self.turns * math.pi / 2) @ np.diag([-1 if self.mirror else 1, 1])
+        return mirrored if self.linear is None else self.linear @ mirrored
+
+
+def rotation(radians: float) -> np.ndarray:
+    """(2, 2) matrix."""
+    cos, sin = math.cos(radians), math.sin(radians)
+    return np.array([[cos, -sin], [sin, cos]])
+
+
+def middle(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The middle of image (..., P, P) and mask (..., P, P), size x size pixels; views, not copies."""
+    first = (image.shape[-1] - size) // 2
+    inside = (..., slice(first, first + size), slice(first, first + size))
+    return image[inside], mask[inside]
+
+
+def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
+    """Image (N, C, P, P) float and mask (N, P, P) integer -> (N, C, S, S) and (N, S, S), which are new.
+
+    Warps of flips and turns alone keep every pixel as it is. The others interpolate the image bilinearly; the mask
+    takes the nearest value of the same place. What comes from outside the patch is mirrored.
+    """
+    chosen = [number for number, warp in enumerate(warps) if warp.interpolates]
+    if len(chosen) == len(warps):
+        return _sampled(image, mask, warps, size)
+    pairs = [_turned(*middle(image[n], mask[n], size), warp) for n, warp in enumerate(warps)]
+    if chosen:
+        images, masks = (torch.stack([tensor[n] for n in chosen]) for tensor in (image, mask))
+        sampled = _sampled(images, masks, [warps[n] for n in chosen], size)
+        for n, *pair in zip(chosen, *sampled, strict=True):
+            pairs[n] = (pair[0], pair[1])
+    return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def _turned(image: Tensor, mask: Tensor, warp: Warp) -> tuple[Tensor, Tensor]:
+    image, mask = (torch.rot90(tensor, warp.turns, (-2, -1)) for tensor in (image, mask))
+    return (image.flip(-1), mask.flip(-1)) if warp.mirror else (image, mask)
+
+
+def _sampled(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
+    grid = _grid(warps, image.shape[-1], size, image.device)
+    image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    picked = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return image, picked[:, 0].to(mask.dtype)
+
+
+def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) -> Tensor:
+    """Where each pixel of the result comes from: (N, S, S, 2), in the patch's coordinates from -1 to 1.
+
+    The displacements of all pixels are a product of two thin matrices, and the linear part a sum of a row and a
+    column: that sum isn't part of the product, which a GPU may compute with few bits.
+    """
+    factors = torch.from_numpy(np.stack([_factors(warp, patch, size) for warp in warps])).to(device)
+    across, down, columns = factors[:, :, :1], factors[:, :, 1:2], factors[:, :, 2:]
+    grid = (across + down.transpose(-1, -2)).flatten(0, 1)
+    if any(warp.elastic is not None for warp in warps):
+        rows = torch.from_numpy(_cubic(size)).to(device)
+        grid.baddbmm_(rows.expand(len(grid), -1, -1), columns.flatten(0, 1))
+    return grid.unflatten(0, (-1, 2)).movedim(1, -1)
+
+
+def _factors(warp: Warp, patch: int, size: int) -> np.ndarray:
+    """(2, 2 + ELASTIC_GRID, S) float32, for x and y: the part of the source's place that depends on the column, that
+    which depends on the row, and the displacements along the columns for each row of control points."""
+    share = size / patch
+    window = 2 * ((patch - size) // 2) / patch - (1 - share)  # its middle: half a pixel off if one side is odd
+    place = (2 * np.arange(size) + 1 - size) / size
+    matrix, shift = warp.matrix(), np.zeros(2) if warp.shift is None else warp.shift
+    factors = np.zeros((2, 2 + ELASTIC_GRID, size))
+    factors[:, 0] = share * (matrix[:, :1] * place + shift[:, None]) + window
+    factors[:, 1] = share * matrix[:, 1:] * place
+    if warp.elastic is not None:
+        factors[:, 2:] = share * warp.elastic @ _cubic(size).T
+    return factors.astype(np.float32)
+
+
+@lru_cache
+def _cubic(size: int) -> np.ndarray:
+    """(S, ELASTIC_GRID) float32: the weight of each control point at each pixel of a row."""
+    points = torch.eye(ELASTIC_GRID)[None, None]
+    return F.interpolate(points, (size, ELASTIC_GRID), mode="bicubic", align_corners=True)[0, 0].numpy()

@@ -1,0 +1,84 @@
+"""The exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+MOST_DECAY = 0.999  # the average is then over the last thousand or so updates
+WARMUP = 10.0  # the larger, the longer the first, untrained weights stay out of the average
+
+
+def decay_at(step: int) -> float:
+    """How much of the average stays at the step-th update, counted from 1: little at first, MOST_DECAY in the end."""
+    return min(MOST_DECAY, (1 + step) / (WARMUP + step))
+
+
+class Average:
+    """Averaged weights beside a network's own: average <- decay * average + (1 - decay) * weights.
+
+    Batch-norm statistics are averaged likewise; counters are copied. Strides, dtypes and device are those that the
+    network had when the average was made.
+
+    Source: Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30 (1992).
+    It differs: recent weights count exponentially more than old ones, and the decay grows from 2/11 to MOST_DECAY.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._averaged = [name for name, value in self._state.items() if value.is_floating_point()]
+        self._copied = [name for name, value in self._state.items() if not value.is_floating_point()]
+        self._swapped = False
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the network's weights after the step-th update, counted from 1."""
+        assert not self._swapped
+        state = model.state_dict()
+        averages, weights = self._lists(self._averaged, state)
+        torch._foreach_lerp_(averages, weights, 1 - decay_at(step))
+        if self._copied:
+            torch._foreach_copy_(*self._lists(self._copied, state))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights themselves, no copy, under the names of the network's state_dict."""
+        assert not self._swapped
+        return dict(self._state)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from the averaged weights of a state_dict(). Raises ValueError where the names or shapes differ."""
+        assert not self._swapped
+        shapes = {name: value.shape for name, value in self._state.items()}
+        if {name: value.shape for name, value in state.items()} != shapes:
+            raise ValueError("these averaged weights are not those of this network")
+        for name, value in self._state.items():
+            value.copy_(state[name])
+
+    @contextmanager
+    def swapped_in(self, model: nn.Module) -> Iterator[None]:
+        """Within it the network has the averaged weights, and afterwards its own again, bit for bit.
+
+        Contents are exchanged, a tensor at a time, so that an optimizer, a compiled or a distributed network go on with
+        the same tensors. The average can't be updated, saved or loaded meanwhile.
+        """
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module) -> None:
+        self._swapped = not self._swapped
+        state = model.state_dict()
+        for name, average in self._state.items():
+            kept = average.clone()
+            average.copy_(state[name])
+            state[name].copy_(kept)
+
+    def _lists(self, names: list[str], state: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [self._state[name] for name in names], [state[name] for name in names]

@@ -1,0 +1,65 @@
+"""How long a run lasts: epochs, a time budget, or whichever ends first."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Budget:
+    """Epochs and seconds that a run may use. What is done of it is told in epochs, such as 2.5.
+
+    epochs: None where time alone decides. steps_per_epoch: for estimates. start, begin, end: of the whole run, of its
+    first step, and when it has to be over, in seconds of time.monotonic(), as if it had never been interrupted; end is
+    None where epochs alone decide.
+    The seconds that finishing takes (the last validation, saving, the scores at original size, the pictures) are kept
+    free: those of a validation are guessed from a step's until one has been timed; reading_seconds is how long it takes
+    to read the validation part from disk.
+    """
+
+    epochs: int | None
+    steps_per_epoch: int
+    start: float
+    end: float | None
+    begin: float = 0.0
+    step_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    saving_seconds: float = 0.0
+    reading_seconds: float = 0.0
+
+    FINISHING_SECONDS = 4.0  # importing the plotting library, drawing, writing
+    FINISHING_VALIDATIONS = 1.7  # the last one, which is of two sets of weights, and the scores at original size of one
+
+    @property
+    def last_step_at(self) -> float:
+        """When the steps have to end, by the clock."""
+        assert self.end is not None
+        validations = self.FINISHING_VALIDATIONS * self.validation_seconds
+        return self.end - self.FINISHING_SECONDS - validations - self.saving_seconds - self.reading_seconds
+
+    def progress(self, done: float) -> float:
+        """Of the run, 0 to 1, when so many epochs are done."""
+        by_epochs = done / self.epochs if self.epochs else 0.0
+        if self.end is None or done == 0:
+            return by_epochs
+        # Half a step ahead, so that the steps' middles sample the schedule and the last one is close to its end.
+        elapsed = time.monotonic() - self.begin + 0.5 * self.step_seconds
+        return max(by_epochs, elapsed / max(self.last_step_at - self.begin, 1e-3))
+
+    def allows_step(self, done: float) -> bool:
+        """Whether another step fits. The first one always does: a run that learned nothing is of no use."""
+        if self.epochs and done >= self.epochs:
+            return False
+        if self.end is None or done == 0:
+            return True
+        return time.monotonic() + self.step_seconds <= self.last_step_at
+
+    def remaining(self, done: float) -> float:
+        """Seconds until the run ends, as far as is known."""
+        by_epochs = math.inf
+        if self.epochs:
+            by_epochs = (self.epochs - done) * (self.steps_per_epoch * self.step_seconds + self.validation_seconds)
+        by_time = math.inf if self.end is None else self.end - time.monotonic()
+        return max(0.0, min(by_epochs, by_time))

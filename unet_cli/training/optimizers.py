@@ -1,0 +1,39 @@
+"""What follows the gradient: a table of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+MOMENTUM = 0.9
+FUSED = ("cpu", "cuda")  # where one kernel updates a weight, in all releases of torch that we support
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "sgd": partial(SGD, momentum=MOMENTUM, nesterov=True),
+}
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, device: torch.device
+) -> Optimizer:
+    """The optimizer of this name for parameters that lie on `device`.
+
+    Two groups of parameters: the weights of convolutions decay; biases and the weights of norms, which have one
+    dimension, do not. Decay is what the optimizer defines it to be: added to the gradient (adam, sgd), or subtracted
+    from the weights, times the learning rate (adamw).
+
+    Sources: Kingma, Ba, "Adam", ICLR 2015; Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019;
+    Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
+    """
+    parameters = list(parameters)
+    groups = [
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return OPTIMIZERS[name](groups, lr=lr, fused=device.type in FUSED)

@@ -1,0 +1,98 @@
+"""Where a run is: the plain values that, beside weights and optimiser, a resumed run goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from unet_cli.console import duration
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
+
+    seconds: since the run began. The val_ fields are None where nothing was validated. averaged: whether they are
+    those of the averaged weights, being better than the current ones'. is_best: whether they are the run's best so far.
+    val_foreground: share of the validation pixels that is predicted to be foreground. skipped: steps of this epoch
+    whose loss was not finite. val_classes: Dice of each class by name, where there are several foreground classes.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    lr: float
+    train_loss: float
+    val_loss: float | None
+    val_dice: float | None
+    val_iou: float | None
+    val_foreground: float | None
+    averaged: bool
+    is_best: bool
+    skipped: int = 0
+    val_classes: dict[str, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """A line for the log."""
+        line = f"epoch {self.epoch:3d} ({duration(self.seconds)}): loss {self.train_loss:.4f}"
+        if self.val_dice is not None:
+            line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
+            line += ", averaged weights" if self.averaged else ""
+            line += " (best)" if self.is_best else ""
+        if self.val_classes:
+            line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
+        return line
+
+    def plain(self) -> dict[str, Any]:
+        """As a row of a table: a column for each class."""
+        row = asdict(self)
+        classes = row.pop("val_classes")
+        return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
+
+
+@dataclass
+class Progress:
+    """epoch: the one at hand, from 1. seen: samples of it that were trained on, by all processes.
+
+    loss_sum, loss_images: of those whose loss was finite. skipped: steps of this epoch whose loss was not finite;
+    bad_steps: such steps in a row. began: seconds of the run before its first step. rows: the log of all epochs before
+    this one.
+    """
+
+    epoch: int = 1
+    seen: int = 0
+    loss_sum: float = 0.0
+    loss_images: int = 0
+    skipped: int = 0
+    bad_steps: int = 0
+    began: float | None = None
+    rows: list[EpochResult] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        """The highest validation Dice so far, -1 without any."""
+        return max((row.val_dice for row in self.rows if row.is_best and row.val_dice is not None), default=-1.0)
+
+    @property
+    def scores(self) -> list[float]:
+        """The validation Dice of each epoch."""
+        return [row.val_dice for row in self.rows if row.val_dice is not None]
+
+    @property
+    def epochs_since_best(self) -> int:
+        scores = self.scores
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+    def end_epoch(self, row: EpochResult) -> None:
+        self.rows.append(row)
+        self.epoch, self.seen = self.epoch + 1, 0
+        self.loss_sum, self.loss_images, self.skipped = 0.0, 0, 0
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values that a checkpoint holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Progress:
+        """What `plain` gave."""
+        return cls(**values | {"rows": [EpochResult(**row) for row in values["rows"]]})

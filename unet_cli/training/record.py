@@ -1,0 +1,129 @@
+"""What a run's folder says of how the run came about: settings, split, command, versions, machine, data."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unet_cli.config import RUN_SETTINGS, TrainConfig
+from unet_cli.data.split import Split, write_split
+from unet_cli.errors import UserError, explain
+from unet_cli.files import make_folder, whole_file, writable_folder
+from unet_cli.processes import elastic_identity
+from unet_cli.version import __version__
+
+NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder and its config.toml, split.json and run.json.
+
+    config: resolved, so that it says what 'auto' found. device: in words. fingerprint: of the data set.
+    """
+
+    folder: Path
+    config: TrainConfig
+    split: Split
+    device: str
+    fingerprint: str
+
+    def write(self) -> None:
+        """Write the three, into a new folder where it is gone but its place is there. Raises UserError."""
+        if self.folder.parent.is_dir():  # else it is on a disk that has gone
+            make_folder(self.folder)
+        with whole_file(self.folder / RUN_SETTINGS) as file:
+            file.write(settings_as_toml(self.config, self.folder).encode())
+        write_split(self.folder / "split.json", self.split)
+        write_json(
+            self.folder / "run.json",
+            {
+                "command": shlex.join(["unet", *sys.argv[1:]]),
+                "folder": str(Path.cwd()),
+                "unet": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in LIBRARIES},
+                "system": platform.platform(),
+                "device": self.device,
+                "data_fingerprint": self.fingerprint,
+                "elastic": elastic_identity(),
+            },
+        )
+
+
+def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
+    """Create OUTPUT/<name>, or OUTPUT/<data folder>-1, -2, ...: never a folder that is there already.
+
+    Raises UserError where the name is taken or the folder can't be written.
+    """
+    writable_folder(output)
+    stem = data.resolve().name or "run"
+    candidates = [name] if name else (f"{stem}-{number}" for number in range(1, 1_000_000))
+    for candidate in candidates:
+        try:
+            (output / candidate).mkdir()
+            return output / candidate
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise explain(error, output / candidate) from error
+    raise UserError(
+        f"{output / str(name)} exists: choose another --name, or leave it out to get a number; "
+        f"--resume {output / str(name)} goes on with that run"
+    )
+
+
+def elastic_run(output: Path) -> Path | None:
+    """The folder of the run that this torchrun job began before it was restarted, None where there is none."""
+    identity = elastic_identity()
+    records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in records:
+        if identity is not None and _read_json(path).get("elastic") == identity:
+            return path.parent
+    return None
+
+
+def settings_as_toml(config: TrainConfig, folder: Path) -> str:
+    """All settings that are set, by the flags' names; a name that is no Unicode can't be written, and is left out."""
+    lines = [
+        f"# Settings of the run in {folder.name}, with what was found for 'auto'.",
+        "# unet train --config FILE starts another run like it; --resume FOLDER goes on with this one.",
+    ]
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if value is None or spec.name in NOT_SETTINGS:
+            continue
+        spell = spec.metadata["spell"]
+        line = f"{spec.name.replace('_', '-')} = {_toml(spell(value) if spell else value)}"
+        lines.append(line if _is_unicode(line) else f"# {spec.name.replace('_', '-')} is no Unicode")
+    return "\n".join(lines) + "\n"
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Raises UserError."""
+    with whole_file(path) as file:
+        file.write(json.dumps(values, indent=1, default=str).encode("ascii") + b"\n")
+
+
+def _toml(value: Any) -> str:
+    """A plain value; JSON's strings, numbers and booleans are TOML's."""
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _is_unicode(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # another's file, or one that is being written: not the run that is looked for
+        return {}
+    return content if isinstance(content, dict) else {}
