@@ -11,42 +11,71 @@ from test_card import card_of
 
 from unet_cli.config import ModelConfig, TrainConfig
 from unet_cli.console import Console
+from unet_cli.data.cutting import Crops, Grid
 from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.device import Compute
-from unet_cli.errors import Stopped, UserError
+from unet_cli.errors import UserError
 from unet_cli.models import build_model
+from unet_cli.processes import World
 from unet_cli.signals import StopRequest
-from unet_cli.training.loop import EpochResult, Trainer, to_classes
-from unet_cli.training.schedule import Budget
+from unet_cli.training.budget import Budget
+from unet_cli.training.learner import Learner
+from unet_cli.training.loop import Trainer, to_classes
+from unet_cli.training.losses import loss_for
+from unet_cli.training.progress import EpochResult, Progress
 
 QUIET = Console(quiet=True)
 
 
 def trainer_for(data, epochs: int = 2, seconds: float | None = None, precision: str = "float32", **settings) -> Trainer:
-    config = TrainConfig(data=data, size=32, depth=2, lr=1e-2, workers=2, **settings)
+    settings = {"size": 32, "depth": 2, "lr": 1e-2, "workers": 2, **settings}
+    config = TrainConfig(data=data, **settings)
     card = card_of(data)
     pairs = card.pairs("train")
     held = max(1, len(pairs) // 3)
     train, val = pairs[held:], pairs[:held]
-    preprocessing = card.preprocessing(train, config.size)
+    preprocessing = card.preprocessing(train, config.size, mode=config.mode)
+    cuttings = [None, None]
+    if config.mode == "tile":
+        cuttings = [Crops(card.sizes(train), config.size, 0.5, 0, 48), Grid(card.sizes(val), config.size)]
     torch.manual_seed(config.seed)
-    model = build_model(ModelConfig(base_channels=4, depth=2))
+    model = build_model(ModelConfig(base_channels=4, depth=2, norm=config.norm))
     start = time.monotonic()
     end = None if seconds is None else start + seconds
+    compute, world = Compute(torch.device("cpu"), precision), World()
     return Trainer(
-        model,
-        SegmentationDataset(train, preprocessing, card.labels),
-        SegmentationDataset(val, preprocessing, card.labels),
+        Learner(model, loss_for(config.loss, 2, (0.7, 0.3)), config, compute, world, QUIET, at_once=2),
+        SegmentationDataset(train, preprocessing, card.labels, cuttings[0]),
+        SegmentationDataset(val, preprocessing, card.labels, cuttings[1]),
         config,
         batch_size=2,
-        compute=Compute(torch.device("cpu"), precision),
         budget=Budget(None if seconds else epochs, steps_per_epoch=-(-len(train) // 2), start=start, end=end),
+        world=world,
         console=QUIET,
     )
 
 
 def run(trainer: Trainer) -> list[EpochResult]:
-    return list(trainer.fit(StopRequest()))
+    return [result for result in trainer.fit(StopRequest()) if result is not None]
+
+
+def weights_of(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in trainer.learner.model.state_dict().values()])
+
+
+class Said(Console):
+    """Keeps what is said."""
+
+    lines: list[str] = []
+
+    def say(self, *lines: str) -> None:
+        self.lines.extend(lines)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    monkeypatch.setattr(Said, "lines", [])
+    return Said(quiet=True)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -54,8 +83,12 @@ def test_the_loss_falls_and_scores_are_those_of_the_model(data, precision):
     results = run(trainer := trainer_for(data, epochs=20, precision=precision, augment="none"))
     assert results[-1].train_loss < 0.6 * results[0].train_loss
     assert results[-1].step == 40
-    scores = trainer.validate()
-    assert (results[-1].val_dice, results[-1].val_iou) == (scores["dice"], scores["iou"])
+    scores = [trainer.validate()]
+    with trainer.learner.average.swapped_in(trainer.learner.model):
+        scores.append(trainer.validate())
+    better = scores[results[-1].averaged]
+    assert (results[-1].val_dice, results[-1].val_iou) == (better["dice"], better["iou"])
+    assert better["dice"] == max(one["dice"] for one in scores)
     best = [result for result in results if result.is_best][-1]
     assert best.val_dice == max(result.val_dice for result in results if result.val_dice is not None)
 
@@ -64,7 +97,7 @@ def test_the_same_seed_gives_the_same_weights(data):
     weights = []
     for seed in (3, 3, 4):
         run(trainer := trainer_for(data, seed=seed))
-        weights.append(torch.cat([value.flatten().float() for value in trainer.model.state_dict().values()]))
+        weights.append(weights_of(trainer))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -75,64 +108,196 @@ def test_a_run_without_time_still_takes_a_step_and_validates(data):
     assert results[0].val_dice is not None
 
 
-def test_a_loss_that_is_not_finite_is_not_stepped_on(data):
+def batch_of(trainer: Trainer):
+    (batch,) = trainer.train_data.batches([0, 1], 2)
+    return batch
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(data):
     trainer = trainer_for(data)
-    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    trainer.loss = lambda logits, mask: logits.mean() * math.nan
-    for batch in trainer.train_data.batches([0, 1], 2):
-        assert math.isnan(trainer.train_one_step(batch, epoch=1))
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
+    before, averaged = weights_of(trainer), trainer.learner.state()["average"]["head.weight"].clone()
+    trainer.learner.loss = NotFinite()
+    image, mask = trainer.network_input(batch_of(trainer), epoch=1)
+    assert math.isnan(trainer.learner.learn(image, mask, 2, lr=0.1))
+    assert torch.equal(weights_of(trainer), before)
+    assert torch.equal(trainer.learner.state()["average"]["head.weight"], averaged)
+
+
+class NotFinite:
+    """A loss that is infinite."""
+
+    whole = loss_for("bce-dice", 2).whole
+
+    def __call__(self, logits, mask, whole=None):
+        return logits.mean() * math.inf
 
 
 def test_activations_that_are_not_finite_leave_no_trace_in_the_running_statistics(data):
     trainer = trainer_for(data)
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.train_data.preprocessing = replace(trainer.train_data.preprocessing, mean=(math.nan,) * 3)
-    for batch in trainer.train_data.batches([0, 1], 2):
-        trainer.train_one_step(batch, epoch=1)
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    before = weights_of(trainer)
+    image, mask = trainer.network_input(batch_of(trainer), epoch=1)
+    assert math.isnan(trainer.learner.learn(image * math.nan, mask, 2, lr=0.1))
+    assert torch.equal(weights_of(trainer), before)
 
 
-def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data):
+def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data, said):
     trainer = trainer_for(data, epochs=6)
-    trainer.loss = lambda logits, mask: logits.mean() * math.inf
-    with pytest.raises(UserError, match="10 steps in a row.*lower --lr"):
+    trainer.console = said
+    trainer.learner.loss = NotFinite()
+    with pytest.raises(UserError, match="10 steps in a row.*lower --lr than 0.01"):
+        run(trainer)
+    assert sum("is not finite, so the step is skipped; images: " in line for line in said.lines) == 10
+    trainer = trainer_for(data, epochs=6)
+    trainer.learner.loss, trainer.learner.compute = NotFinite(), replace(trainer.learner.compute, precision="float16")
+    trainer.learner._through = lambda network, image: network(image)
+    with pytest.raises(UserError, match="too large for float16: try --precision bf16"):
         run(trainer)
 
 
-def test_a_stop_ends_the_epoch_logs_it_and_leaves(data):
+def test_an_image_that_holds_no_numbers_is_named(data, said):
+    trainer = trainer_for(data, epochs=20, augment="none")
+    trainer.console = said
+    to_device, bad = trainer.to_device, trainer.train_data.pairs[1].image
+
+    def spoiled(batch):
+        image, mask = to_device(batch)
+        for index, one in zip(batch.indices, image, strict=True):
+            if trainer.train_data.pair_of(index).image == bad:
+                one[0, 0, 0] = math.nan
+        return image, mask
+
+    trainer.to_device = spoiled
+    results = run(trainer)
+    assert [result.skipped for result in results] == [1] * 20
+    assert all(math.isfinite(result.train_loss) for result in results)
+    assert [line for line in said.lines if "skipped" in line][0].endswith(f"so the step is skipped; images: {bad}")
+
+
+def test_a_stop_ends_the_run_after_the_step_at_hand(data):
     trainer, stop = trainer_for(data, epochs=50), StopRequest()
-    epochs = trainer.fit(stop)
-    assert [next(epochs).epoch, next(epochs).epoch] == [1, 2]
+    moments = trainer.fit(stop)
+    next(moments)
     stop.signum = 15
-    with pytest.raises(Stopped):
-        next(epochs)
+    assert list(moments) == []
+    assert (trainer.learner.step, trainer.progress.epoch, trainer.progress.seen) == (1, 1, 2)
 
 
-def test_a_stop_before_the_first_step_leaves_nothing_to_save(data):
-    trainer, stop = trainer_for(data), StopRequest()
-    stop.signum = 2
-    with pytest.raises(Stopped):
-        next(trainer.fit(stop))
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(data, after):
+    whole = trainer_for(data, epochs=3)
+    rows = run(whole)
+    first = trainer_for(data, epochs=3)
+    for _, _ in zip(range(after), first.fit(StopRequest()), strict=False):
+        pass
+    state, weights = first.state(), {key: value.clone() for key, value in first.learner.model.state_dict().items()}
+    second = trainer_for(data, epochs=3, seed=0)
+    second.learner.model.load_state_dict(weights)
+    second.learner.load_state(state["learner"])
+    second.progress = Progress.from_plain(state["progress"])
+    run(second)
+    assert torch.equal(weights_of(second), weights_of(whole))
+    assert [replace(row, seconds=0) for row in second.progress.rows] == [replace(row, seconds=0) for row in rows]
 
 
-def test_weights_that_a_stop_left_unvalidated_are_not_called_the_best(data):
-    trainer, stop = trainer_for(data), StopRequest()
-    step = trainer.train_one_step
-
-    def step_and_stop(*arguments):
-        stop.signum = 15
-        return step(*arguments)
-
-    trainer.train_one_step = step_and_stop
-    result = next(trainer.fit(stop))
-    assert (result.step, result.val_dice, result.is_best) == (1, None, False)
+def test_patience_ends_the_run_when_nothing_improves(data, said):
+    trainer = trainer_for(data, epochs=50, patience=3)
+    trainer.console, scores = said, iter([0.5, 0.6, 0.6, 0.4, 0.6, 0.9])
+    trainer.validate = lambda stop: {"loss": 1.0, "dice": scores_now[0], "iou": 0.5, "foreground": 0.1}
+    scores_now = [next(scores)]
+    seen = []
+    for result in trainer.fit(StopRequest()):
+        if result is not None:
+            seen.append(result.val_dice)
+            scores_now[0] = next(scores)
+    assert seen == [0.5, 0.6, 0.6, 0.4, 0.6]
+    assert "hasn't improved for 3 epochs" in said.lines[-1]
 
 
 def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
     trainer = trainer_for(data)
-    trainer.validate = lambda: {"loss": math.nan, "dice": 1.0, "iou": 1.0}
-    assert [result.is_best for result in trainer.fit(StopRequest())] == [False, False]
+    trainer.validate = lambda stop: {"loss": math.nan, "dice": 1.0, "iou": 1.0}
+    assert [result.is_best for result in run(trainer)] == [False, False]
+
+
+def test_nothing_but_background_is_called_out_once(data, said):
+    trainer = trainer_for(data, epochs=6)
+    trainer.console = said
+    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.0, "iou": 0.0, "foreground": 0.0}
+    run(trainer)
+    called = [line for line in said.lines if "nothing but background" in line]
+    assert len(called) == 1
+    assert "--loss balanced" in called[0]
+    assert "--foreground-crops" in called[0]
+
+
+def test_a_loader_that_sets_the_pace_is_named_with_two_figures(data, said, monkeypatch):
+    trainer = trainer_for(data, epochs=3)
+    trainer.console = said
+    monkeypatch.setattr("unet_cli.training.loop.Pace.spent", lambda pace, stage: 0.75 * pace.seconds)
+    monkeypatch.setattr("unet_cli.training.loop.Pace.seconds", 2.0)
+    run(trainer)
+    assert [line[:69] for line in said.lines if "sets the pace" in line] == [
+        "Reading sets the pace: 2 images a second come from the disk, and the C"[:69]
+    ]
+    assert "could train on 8" in said.lines[-1]
+
+
+def test_memory_that_runs_out_is_met_with_smaller_parts_then_checkpointing(data, said):
+    trainer = trainer_for(data, epochs=2, norm="group")
+    whole = trainer_for(data, epochs=2, norm="group")
+    trainer.learner.console = said
+    through, failures = trainer.learner._through, iter([True, True])
+
+    def fail_twice(network, image):
+        if next(failures, False):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return through(network, image)
+
+    trainer.learner._through = fail_twice
+    rows = run(trainer)
+    assert trainer.learner.at_once == 1
+    assert trainer.learner.state()["gradient_checkpointing"]
+    assert "with 2 images at once: going on with 1 at once" in said.lines[0]
+    assert "--gradient-checkpointing" in said.lines[1]
+    assert [row.step for row in rows] == [2, 4]
+    run(whole)
+    assert torch.allclose(weights_of(trainer), weights_of(whole), atol=2e-4)
+
+
+def test_memory_that_is_never_enough_is_said(data):
+    trainer = trainer_for(data)
+
+    def fail(network, image):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    trainer.learner._through = fail
+    with pytest.raises(UserError, match="doesn't suffice for one image.*smaller --size"):
+        run(trainer)
+
+
+def test_other_errors_are_no_lack_of_memory(data):
+    trainer = trainer_for(data)
+
+    def fail(network, image):
+        raise RuntimeError("shapes differ")
+
+    trainer.learner._through = fail
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(trainer)
+
+
+def test_crops_train_and_a_grid_validates_every_pixel_once(tmp_path):
+    trainer = trainer_for(write_pairs(tmp_path / "d", count=6, side=70), epochs=2, mode="tile")
+    assert len(trainer.train_data) > len(trainer.train_data.pairs)
+    assert trainer.network_input(batch_of(trainer), epoch=1)[0].shape == (2, 3, 32, 32)
+    assert run(trainer)[-1].val_dice is not None
+    counted = []
+    trainer.learner.logits = lambda image: image[:, :1] * 0 + 1  # all foreground
+    scores = trainer.validate()
+    pixels = sum(height * width for height, width in trainer.val_data.cutting.sizes)
+    counted = sum(int((trainer.val_data[index][1] != 255).sum()) for index in range(len(trainer.val_data)))
+    assert counted == pixels
+    assert scores["foreground"] == 1.0
 
 
 def test_classes_from_logits():
@@ -142,8 +307,8 @@ def test_classes_from_logits():
 
 def test_an_epoch_without_time_for_a_step_is_not_logged(data):
     trainer = trainer_for(data, seconds=60)
-    allowed = iter([True, True, True] + [False] * 10)  # two steps of the first epoch, and then a second one begins
-    trainer.budget.allows_step = lambda step: next(allowed)
+    allowed = iter([True] * 4 + [False] * 10)  # two steps of the first epoch, and then a second one would begin
+    trainer.budget.allows_step = lambda done: next(allowed)
     assert [(result.epoch, result.step) for result in run(trainer)] == [(1, 2)]
 
 

@@ -1,6 +1,7 @@
 """`unet train` through the real command line: what it leaves, what it says, and what bad input or a signal does."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -27,7 +28,8 @@ def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "checkpoints" / "data-1"
     assert sorted(path.name for path in run.iterdir()) == [
-        "best.pth", "curves.png", "last.pth", "log.csv", "pictures", "split.json",
+        "best.pth", "config.toml", "curves.png", "last.pth", "log.csv", "metrics.json", "pictures", "run.json",
+        "split.json",
     ]  # fmt: skip
     rows = rows_of(run)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
@@ -43,7 +45,13 @@ def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path)
     assert best.threshold == 0.5
     assert "final_dice" in best.metrics
     assert best.resume is None
-    assert last.resume["epoch"] == 12
+    assert last.resume["learner"]["step"] == 36
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["scores"]["dice"] == best.metrics["final_dice"]
+    assert metrics["averaged"] == best.metrics["averaged"]
+    record = json.loads((run / "run.json").read_text())
+    assert record["command"].startswith("unet train --data data --size 32")
+    assert {"torch", "device", "data_fingerprint", "python"} <= record.keys()
 
 
 def test_it_says_what_it_found_and_what_it_will_do_and_what_to_do_next(unet: Run, data):
@@ -194,8 +202,9 @@ def test_a_folder_that_cannot_be_written(unet: Run, data, read_only):
 
 def test_a_full_disk_leaves_no_half_checkpoint(data, tmp_path, full_disk):
     done = full_disk(20_000, "train", "--data", "data", *TINY, "--epochs", 2)
-    assert_failed(done, 1, "last.pth", "free some space")
-    assert [path.name for path in (tmp_path / "checkpoints" / "data-1").iterdir()] == ["split.json"]
+    assert_failed(done, 1, "best.pth", "free some space", "Training goes on, and saving will be tried again")
+    left = sorted(path.name for path in (tmp_path / "checkpoints" / "data-1").iterdir())
+    assert left == ["config.toml", "log.csv", "pictures", "run.json", "split.json"]
 
 
 def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
@@ -218,19 +227,72 @@ def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Stopped in epoch" in err
-    assert "best.pth" in err
+    assert "To go on: unet train --resume checkpoints/data-1" in err
     assert "Traceback" not in err
     assert out == ""
-    rows = rows_of(run)
-    assert load_checkpoint(run / "last.pth").resume["epoch"] == int(rows[-1]["epoch"])
-
-
-def test_a_killed_run_leaves_whole_checkpoints(data, tmp_path):
-    process = start(tmp_path, "--epochs", 100_000)
-    run = tmp_path / "checkpoints" / "data-1"
-    for epoch in (1, 3, 6):
-        wait_for(run / "pictures" / f"epoch_{epoch:04d}.png", process)
-    process.kill()
-    process.communicate(timeout=120)
-    assert load_checkpoint(run / "last.pth").resume["epoch"] >= 6
+    progress = load_checkpoint(run / "last.pth").resume["progress"]
+    assert progress["epoch"] == int(rows_of(run)[-1]["epoch"]) + 1
     load_checkpoint(run / "best.pth")
+
+
+def test_a_folder_that_vanishes_is_said_and_made_again(data, tmp_path):
+    process = start(tmp_path, "--epochs", 100_000, "--save-every", "0.1s")
+    run = tmp_path / "checkpoints" / "data-1"
+    wait_for(run / "last.pth", process)
+    run.rename(tmp_path / "gone")
+    wait_for(run / "last.pth", process)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert {"config.toml", "split.json", "best.pth", "last.pth"} <= {path.name for path in run.iterdir()}
+
+
+def test_a_disk_that_has_gone_ends_the_run_with_1(data, tmp_path):
+    disk = tmp_path / "disk"
+    process = start(tmp_path, "--epochs", 100_000, "--save-every", "0.1s", "--output", disk)
+    wait_for(disk / "data-1" / "last.pth", process)
+    disk.rename(tmp_path / "unplugged")
+    time.sleep(2)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert_failed(subprocess.CompletedProcess([], process.returncode, "", err), 1, "No such file or directory")
+    assert "Training goes on, and saving will be tried again" in err
+    load_checkpoint(tmp_path / "unplugged" / "data-1" / "last.pth")
+
+
+def test_tile_mode_trains_on_crops_and_predicts_in_tiles(unet: Run, tmp_path):
+    write_pairs(tmp_path / "data", count=6, side=90)
+    done = unet("train", "--data", "data", *TINY, "--mode", "auto", "--epochs", 2, "--show-augmented", 5)
+    assert done.returncode == 0, done.stderr
+    assert "--mode auto: tile, since 5 of 5 images have a side of at least 64, twice --size" in done.stderr
+    assert "40 crops of 32x32 an epoch (33% on foreground)" in done.stderr
+    assert pixels(tmp_path / "checkpoints" / "data-1" / "augmented.png").ndim == 3
+    checkpoint = load_checkpoint(tmp_path / "checkpoints" / "data-1" / "best.pth")
+    assert checkpoint.preprocessing.mode == "tile"
+    done = unet("predict", "--weights", "checkpoints/data-1", "--input", "data/images")
+    assert done.returncode == 0, done.stderr
+
+
+def test_masks_that_are_all_empty_are_refused_in_words(unet: Run, data):
+    for path in (data / "masks").iterdir():
+        Image.fromarray(np.zeros_like(pixels(path))).save(path)
+    assert_failed(unet("train", "--data", "data", *TINY, "--epochs", 1), 1, "masks")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_other_optimizers_schedules_losses_and_norms(unet: Run, data, optimizer):
+    others = ["--schedule", "poly", "--loss", "balanced", "--norm", "group", "--patience", 2, "--deterministic"]
+    done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--optimizer", optimizer, *others)
+    assert done.returncode == 0, done.stderr
+    assert f"Loss balanced, {optimizer}, learning rate" in done.stderr
+    assert "group norm" in done.stderr
+
+
+def test_tensorboard_without_its_package_names_it(unet: Run, data):
+    try:
+        import tensorboard  # noqa: F401  # whether it is there decides what is expected
+    except ImportError:
+        assert_failed(unet("train", "--data", "data", *TINY, "--tensorboard"), 1, "pip install tensorboard")
+    else:
+        assert unet("train", "--data", "data", *TINY, "--epochs", 1, "--tensorboard").returncode == 0

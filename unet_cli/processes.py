@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from collections.abc import Iterator
@@ -156,7 +157,9 @@ class World:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
             ids = [device]
         parallel = nn.parallel.DistributedDataParallel
-        return parallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        known = inspect.signature(parallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+        return parallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
         """Of what `distributed` gave: within it, forward and backward pass add to this process's gradients only.

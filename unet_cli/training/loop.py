@@ -72,7 +72,9 @@ class Trainer:
         self.budget.begin = self.budget.start + progress.began
         while progress.seen or self.may_go_on():
             yield from self._train_epoch(stop)
-            result = None if self.world.any(stop.signum is not None) else self._end_epoch(stop)
+            if self.world.any(stop.signum is not None) or not progress.seen:  # or the time was up
+                return
+            result = self._end_epoch(stop)
             if result is None:
                 return
             finished = time.monotonic()
