@@ -293,6 +293,6 @@ def test_tensorboard_without_its_package_names_it(unet: Run, data):
     try:
         import tensorboard  # noqa: F401  # whether it is there decides what is expected
     except ImportError:
-        assert_failed(unet("train", "--data", "data", *TINY, "--tensorboard"), 1, "pip install tensorboard")
+        assert_failed(unet("train", "--data", "data", *TINY, "--tensorboard"), 1, "unet-cli[tensorboard]")
     else:
         assert unet("train", "--data", "data", *TINY, "--epochs", 1, "--tensorboard").returncode == 0

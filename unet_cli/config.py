@@ -330,7 +330,7 @@ class TrainConfig(DataConfig, Batches):
         panel="Output", minimum=1, maximum=256, metavar="N",
     )  # fmt: skip
     tensorboard: bool = setting(
-        False, help="Also write the log for TensorBoard: pip install 'unet-cli[tensorboard]'.", panel="Output"
+        False, help="Also write the log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
     )
 
     def __post_init__(self) -> None:

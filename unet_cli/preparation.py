@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from unet_cli.ahead import default_workers
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
@@ -50,77 +52,67 @@ from unet_cli.training.saving import Saver
 MOST_GPU_BATCH = 128
 
 
-def prepare(
-    config: TrainConfig,
-    layout: Layout,
-    compute: Compute,
-    world: World,
-    console: Console,
-    started: float,
-    begun: Path | None,
-    saved: Checkpoint | None,
-) -> tuple[Trainer, Saver]:
-    """Everything up to the first step. begun: the folder of a run that is gone on with; saved: its last.pth, if it came
-    that far."""
-    initial = saved or (load_checkpoint(config.init) if config.init else None)
-    card = _examined(config, layout, world, console)
-    everything = card.pairs("train") + card.pairs("val")
-    split = read_split(begun, everything, config.skip_bad) if begun else _split(config, card)
-    template = _template(config, card, split.train, initial, saved, compute)
+@dataclass(frozen=True)
+class Call:
+    """One call of `unet train`: what is asked for, what computes, and the run that it goes on with, if it does.
+
+    started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
+    saved: its last.pth, None where it didn't come that far.
+    """
+
+    config: TrainConfig
+    layout: Layout
+    compute: Compute
+    world: World
+    console: Console
+    started: float
+    folder: Path | None = None
+    saved: Checkpoint | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the run that is gone on with has saved beside its weights; nothing where there is none."""
+        return (self.saved.resume or {}) if self.saved else {}
+
+
+def prepare(call: Call) -> tuple[Trainer, Saver]:
+    """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
+    config, console = call.config, call.console
+    card = _examined(call)
+    split = _split(call, card)
+    template, weights = _template(call, card, split.train)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
-    if initial:
-        model.load_state_dict(initial.weights)
+    if weights:
+        model.load_state_dict(weights)
     train_data, val_data = _datasets(config, card, split, template)
-    batch_size = _batch_size(config, saved, template, model, len(train_data), compute, world, console)
-    elapsed = saved.resume["seconds"] if saved and saved.resume else 0.0
-    epochs = config.epochs or (None if config.max_time else DEFAULT_EPOCHS)
-    start = started - elapsed
-    budget = Budget(
-        epochs=epochs,
-        steps_per_epoch=-(-len(train_data) // (batch_size * world.count)),
-        start=start,
-        end=start + config.max_time if config.max_time else None,
-        reading_seconds=_reading_seconds(val_data, config),
-    )
+    batch_size = _batch_size(call, template, model, len(train_data))
+    budget = _budget(call, train_data, val_data, batch_size)
     loss = loss_for(config.loss, template.model.num_classes, _shares(card, split.train))
-    learner = Learner(model, loss, config, compute, world, console, at_once=batch_size)
-    trainer = Trainer(learner, train_data, val_data, config, batch_size, budget, world, console)
-    folder = begun or world.first(new_run_folder(config.output, config.name, layout.root) if world.is_first else None)
-    assert folder is not None
-    resolved = replace(
-        config,
-        width=template.model.base_channels,
-        batch_size=batch_size,
-        precision=compute.precision,
-        mode=template.preprocessing.mode,
-        lr=learner.lr,
-        epochs=epochs,
-    )
-    record = Record(folder, resolved, split, compute.describe(), card.fingerprint())
-    if saved and saved.resume:
-        learner.load_state(saved.resume["learner"])
-        trainer.progress = Progress.from_plain(saved.resume["progress"])
-        _check_unfinished(trainer, folder)
+    learner = Learner(model, loss, config, call.compute, call.world, console, at_once=batch_size)
+    trainer = Trainer(learner, train_data, val_data, config, batch_size, budget, call.world, console)
+    if call.state:
+        learner.load_state(call.state["learner"])
+        trainer.progress = Progress.from_plain(call.state["progress"])
+    record = _record(call, trainer, template, card, split)
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *_worth_a_look(card),
-        *_plan(trainer, template, card, folder),
+        *_plan(trainer, template, card, record.folder),
+        *_going_on(call, trainer, card),
     )
-    if begun:
-        console.say(*_going_on(trainer, saved, card, folder))
     return trainer, Saver(record, template, config.save_every)
 
 
-def _examined(config: TrainConfig, layout: Layout, world: World, console: Console) -> Card:
+def _examined(call: Call) -> Card:
     """The data set card; the first process reads what isn't remembered. Raises UserError where training can't be."""
-    if not world.is_first:
-        world.wait()
-    card = examine(layout, config, console)
+    if not call.world.is_first:
+        call.world.wait()
+    card = examine(call.layout, call.config, call.console)
     card.refuse()
-    if world.is_first:
-        world.wait()
+    if call.world.is_first:
+        call.world.wait()
     if not card.contents[:, 1:].any():
         raise UserError(
             f"{card.layout.root}: no mask holds a pixel of foreground, so there is nothing to learn: look at the "
@@ -129,11 +121,13 @@ def _examined(config: TrainConfig, layout: Layout, world: World, console: Consol
     return card
 
 
-def _split(config: TrainConfig, card: Card) -> Split:
+def _split(call: Call, card: Card) -> Split:
     """As a file says, by the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
+    config = call.config
     train, val = card.pairs("train"), card.pairs("val")
-    if config.split is not None:
-        return read_split(config.split, train + val, config.skip_bad)
+    said = call.folder or config.split
+    if said is not None:
+        return read_split(said, train + val, config.skip_bad)
     if val:
         if config.folds is not None or config.group_by is not None:
             raise UserError(
@@ -147,22 +141,16 @@ def _split(config: TrainConfig, card: Card) -> Split:
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
-def _template(
-    config: TrainConfig,
-    card: Card,
-    train_pairs: list[Pair],
-    initial: Checkpoint | None,
-    saved: Checkpoint | None,
-    compute: Compute,
-) -> Checkpoint:
-    """The checkpoint of this run, still without weights.
+def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """The checkpoint of this run, still without weights; and the weights to begin with, if not with fresh ones.
 
-    Raises UserError where the weights to begin with are of another network, or a run to go on with was prepared for
-    other images.
+    Raises UserError where these are of another network, or a run to go on with was prepared for other images.
     """
+    config = call.config
+    initial = call.saved or (load_checkpoint(config.init) if config.init else None)
     # A network for colour takes gray images too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    width = initial.model.base_channels if initial else compute.usual(CPU_WIDTH, GPU_WIDTH)
+    width = initial.model.base_channels if initial else call.compute.usual(CPU_WIDTH, GPU_WIDTH)
     model = ModelConfig(
         name=config.model,
         in_channels=in_channels,
@@ -175,14 +163,15 @@ def _template(
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
         differences = [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
-        what = f"--init {config.init}" if saved is None else f"--resume {config.resume}"
+        what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
     mode, _ = card.mode(config.mode, train_pairs, config.size)
     preprocessing = card.preprocessing(train_pairs, config.size, config.normalize, in_channels, mode)
-    if saved:
-        preprocessing = _same_images(saved, preprocessing, card, config)
+    if call.saved:
+        preprocessing = _same_images(call.saved, preprocessing, card, config)
+    compute = call.compute
     found = {"width": model.base_channels, "device": compute.kind, "precision": compute.precision}
-    return Checkpoint(
+    template = Checkpoint(
         model=model,
         preprocessing=preprocessing,
         labels=card.labels,
@@ -190,6 +179,7 @@ def _template(
         training=plain(config) | found | {"data_fingerprint": card.fingerprint()},
         data=card.describe(),
     )
+    return template, initial.weights if initial else {}
 
 
 def _same_images(saved: Checkpoint, now: Preprocessing, card: Card, config: TrainConfig) -> Preprocessing:
@@ -244,22 +234,12 @@ def _reading_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float
     return (time.monotonic() - start) * len(dataset.pairs) / (config.workers or default_workers())
 
 
-def _batch_size(
-    config: TrainConfig,
-    saved: Checkpoint | None,
-    template: Checkpoint,
-    model: torch.nn.Module,
-    samples: int,
-    compute: Compute,
-    world: World,
-    console: Console,
-) -> int:
+def _batch_size(call: Call, template: Checkpoint, model: nn.Module, samples: int) -> int:
     """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
+    config, compute, world = call.config, call.compute, call.world
     most = max(1, -(-samples // world.count))
-    if config.batch_size:
-        return min(config.batch_size, most)
-    if saved and saved.resume:
-        return int(saved.resume["batch_size"])
+    if config.batch_size or call.state:
+        return min(config.batch_size or call.state["batch_size"], most)
     usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), most)
     if config.deterministic or compute.device.type == "mps":
         return usual
@@ -268,23 +248,48 @@ def _batch_size(
     if compute.device.type == "cpu":
         found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing))
         if found < usual:
-            console.say(f"Memory is short: batches of {found} instead of {usual}")
+            call.console.say(f"Memory is short: batches of {found} instead of {usual}")
         return found
-    console.say("Trying which batch size is the fastest")
-    optimizer = partial(
-        make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=compute.device
-    )
+    call.console.say("Trying which batch size is the fastest")
+    name = config.optimizer
+    optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
     throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
     return world.lowest(fastest_batch_size(throughput, min(MOST_GPU_BATCH, most)))
 
 
-def _check_unfinished(trainer: Trainer, folder: Path) -> None:
-    """Raises UserError where a run that is to go on has come to its end."""
-    if (folder / "metrics.json").exists() and not trainer.may_go_on():
+def _budget(call: Call, train_data: SegmentationDataset, val_data: SegmentationDataset, batch_size: int) -> Budget:
+    config, start = call.config, call.started - call.state.get("seconds", 0.0)
+    return Budget(
+        epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
+        steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
+        start=start,
+        end=start + config.max_time if config.max_time else None,
+        reading_seconds=_reading_seconds(val_data, config),
+    )
+
+
+def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, split: Split) -> Record:
+    """With a new folder, or that of the run that is gone on with. Raises UserError where that has come to its end."""
+    config, world = call.config, call.world
+    folder = call.folder
+    if folder is None:
+        folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
+    elif (folder / "metrics.json").exists() and not trainer.may_go_on():
         raise UserError(
             f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')}: to train on, give "
             "it more with --epochs, --max-time or --patience beside --resume"
         )
+    assert folder is not None
+    resolved = replace(
+        config,
+        width=template.model.base_channels,
+        batch_size=trainer.batch_size,
+        precision=call.compute.precision,
+        mode=template.preprocessing.mode,
+        lr=trainer.learner.lr,
+        epochs=trainer.budget.epochs,
+    )
+    return Record(folder, resolved, split, call.compute.describe(), card.fingerprint())
 
 
 def _plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Path) -> list[str]:
@@ -319,14 +324,15 @@ def _worth_a_look(card: Card) -> list[str]:
     return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
 
 
-def _going_on(trainer: Trainer, saved: Checkpoint | None, card: Card, folder: Path) -> list[str]:
-    if saved is None or saved.resume is None:
-        return [f"{folder} was interrupted before anything was saved: it begins again"]
-    progress = trainer.progress
+def _going_on(call: Call, trainer: Trainer, card: Card) -> list[str]:
+    if call.folder is None:
+        return []
+    if call.saved is None:
+        return [f"{call.folder} was interrupted before anything was saved: it begins again"]
     said = [
-        f"Going on with {folder} in epoch {progress.epoch}, after {counted(trainer.learner.step, 'step')} and "
-        f"{duration(saved.resume['seconds'])}"
+        f"Going on with {call.folder} in epoch {trainer.progress.epoch}, after "
+        f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"
     ]
-    if saved.training.get("data_fingerprint") != card.fingerprint():
+    if call.saved.training.get("data_fingerprint") != card.fingerprint():
         said.append("The images or masks have changed since: it goes on with them as they are now")
     return said

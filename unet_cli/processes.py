@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -156,7 +156,7 @@ class World:
         if device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
             ids = [device]
-        parallel = nn.parallel.DistributedDataParallel
+        parallel: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
         known = inspect.signature(parallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
         return parallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})

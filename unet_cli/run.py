@@ -20,13 +20,13 @@ from unet_cli.data.dataset import epoch_order
 from unet_cli.data.imagefile import write_png
 from unet_cli.data.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
-from unet_cli.device import be_deterministic, choose_compute
+from unet_cli.device import Compute, be_deterministic, choose_compute
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import evaluate
 from unet_cli.files import alone_in, writable_folder
 from unet_cli.inference.predictor import Predictor
-from unet_cli.preparation import prepare
-from unet_cli.processes import restarts, together
+from unet_cli.preparation import Call, prepare
+from unet_cli.processes import World, restarts, together
 from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal
 from unet_cli.training.loop import Trainer
@@ -64,12 +64,7 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     compute = choose_compute(config.device, config.precision, by_trial=not config.deterministic)
     with together(compute.device) as world:
         console = console if world.is_first else Console(quiet=True)
-        begun = config.resume or world.first(elastic_run(config.output) if restarts() else None)
-        saved = load_checkpoint(begun / "last.pth") if begun and (begun / "last.pth").exists() else None
-        found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
-        compute = replace(compute, precision=world.first(found))
-        trainer, saver = prepare(config, layout, compute, world, console, started, begun, saved)
-        del saved  # weights, averages and the optimizer's state
+        trainer, saver = prepare(_call(config, layout, compute, world, console, started))
         if not world.is_first:
             _fit(trainer, None)
             world.wait()
@@ -83,6 +78,17 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
             report = _finish(trainer, saver, journal)
         world.wait()
     return report
+
+
+def _call(
+    config: TrainConfig, layout: Layout, compute: Compute, world: World, console: Console, started: float
+) -> Call:
+    """With the run to go on with, as --resume says or torchrun's restart, and what was found by trying there."""
+    folder = config.resume or world.first(elastic_run(config.output) if restarts() else None)
+    saved = load_checkpoint(folder / "last.pth") if folder and (folder / "last.pth").exists() else None
+    found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
+    compute = replace(compute, precision=world.first(found))
+    return Call(config, layout, compute, world, console, started, folder, saved)
 
 
 def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:

@@ -106,7 +106,9 @@ def _summary_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("--tensorboard needs a package that isn't installed: pip install tensorboard") from error
+        raise UserError(
+            "--tensorboard needs a package that isn't installed: pip install 'unet-cli[tensorboard]'"
+        ) from error
     return SummaryWriter(str(folder / "tensorboard"))
 
 

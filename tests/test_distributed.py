@@ -1,0 +1,240 @@
+"""`unet train` under torchrun, two processes on a CPU: what they train, score, save and log is what one process would.
+
+Stopped, killed and restarted processes are real ones. Nothing depends on how fast they are: a test waits for a file
+that a run writes, and then acts while the run has much left to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, run_unet, write_pairs
+from PIL import Image
+
+from unet_cli.checkpoint import load_checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+IGNORED_VALUE = 128  # in the masks
+SETTINGS = [*TINY, "--norm", "group", "--augment", "light", "--val-fraction", "0.3", "--ignore-index", IGNORED_VALUE]
+OFTEN = ("--save-every", "0.1s")
+ENDLESS = 100_000  # epochs
+FIXED = ("--loss", "balanced", "--optimizer", "sgd", "--lr", "0.1", "--clip-grad", "1000", "--epochs", "2")
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data of 13 pairs for training, one more than fits batches of 4, and 5 for validation.
+
+    Most of what one process sees in a batch is ignored, and little of what the other does.
+    """
+    folder = tmp_path_factory.mktemp("distributed")
+    write_pairs(folder / "data", count=18)
+    for number, path in enumerate(sorted((folder / "data" / "masks").iterdir())):
+        mask = np.array(Image.open(path))
+        mask[: (0, 4, 30)[number % 3]] = IGNORED_VALUE
+        Image.fromarray(mask).save(path)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def torchrun(place: Path) -> Iterator[Start]:
+    """Begin `unet train ARGUMENTS` in two processes; what is left of them at the test's end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
+        command = [*TORCHRUN, "--max-restarts", str(restarts), "-m", "unet_cli", "train", *map(str, arguments)]
+        process = subprocess.Popen(
+            command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            left = workers(process)  # each leads a process group of its own
+            process.kill()
+            for number in left.values():
+                os.killpg(number, signal.SIGKILL)
+        process.communicate()
+
+
+def workers(process: subprocess.Popen[str]) -> dict[int, int]:
+    """The process numbers of what torchrun started, by rank."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs Linux to find torchrun's processes")
+    found = {}
+    for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        ranks = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
+        found |= {rank: int(number) for rank in ranks}
+    return found
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def alone(place: Path, *arguments: object) -> str:
+    """`unet train ARGUMENTS` in one process: what it said."""
+    done = run_unet("train", *arguments, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def log_of(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def epochs_of(run: Path) -> list[int]:
+    return [int(row["epoch"]) for row in log_of(run)]
+
+
+def train_alone(place: Path, name: str) -> Path:
+    """A run of one process with the batches of two."""
+    run = place / "checkpoints" / name
+    if not run.exists():
+        alone(place, "--data", "data", *SETTINGS, *FIXED, "--batch-size", 4, "--name", name)
+    return run
+
+
+def test_two_processes_train_as_one_with_batches_twice_as_large(place, torchrun):
+    """With a last batch of a single sample, an uneven share of ignored pixels, and classes that are weighted."""
+    single = train_alone(place, "single")
+    code, out, err = outcome(torchrun("--data", "data", *SETTINGS, *FIXED, "--batch-size", 2, "--name", "double"))
+    double = place / "checkpoints" / "double"
+
+    assert code == 0, err
+    assert out.count("Best weights: checkpoints/double/best.pth") == 1
+    for said in ("13 for training, 5 for validation", "batches of 4;", "2 processes", "epoch   1 ", "epoch   2 "):
+        assert err.count(said) == 1, err
+    assert "warn" not in err.lower().replace("worth", "")
+    assert "Traceback" not in err
+    assert not list(place.glob("checkpoints/double-*"))
+    assert sorted(path.name for path in double.iterdir()) == sorted(path.name for path in single.iterdir())
+
+    ours, theirs = (load_checkpoint(run / "last.pth") for run in (double, single))
+    assert ours.resume is not None
+    assert theirs.resume is not None
+    assert ours.resume["learner"]["step"] == theirs.resume["learner"]["step"] == 8
+    for name, weights in theirs.weights.items():
+        torch.testing.assert_close(ours.weights[name], weights, rtol=1e-4, atol=1e-5)
+    for one, other in zip(log_of(double), log_of(single), strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-4)
+
+
+def test_two_processes_score_exactly_as_one_and_stop_together_when_the_time_is_up(place, torchrun):
+    """Five validation images in tiles, whose counts lie in both processes, and weights that do not move."""
+    weights = train_alone(place, "single") / "last.pth"
+    still = ["--data", "data", *SETTINGS, "--mode", "tile", "--init", weights, "--optimizer", "sgd", "--lr", "1e-8"]
+    alone(place, *still, "--epochs", 1, "--name", "score-single")
+    code, _, err = outcome(torchrun(*still, "--max-time", "15s", "--name", "score-double"))
+    assert code == 0, err
+    (expected,) = log_of(place / "checkpoints" / "score-single")
+    assert 0 < float(expected["val_dice"]) < 1
+    rows = log_of(place / "checkpoints" / "score-double")
+    assert rows
+    for row, score in itertools.product(rows, ("val_dice", "val_iou", "val_foreground")):
+        assert row[score] == expected[score]
+
+
+def stop(process: subprocess.Popen[str], run: Path) -> str:
+    """Stop torchrun, or one process, after the first save, with SIGTERM; what was said."""
+    wait_for(run / "last.pth", process)
+    process.terminate()
+    code, _, err = outcome(process)
+    assert code != 0
+    assert err.count(f"To go on: unet train --resume checkpoints/{run.name}") == 1, err
+    assert load_checkpoint(run / "last.pth").metrics["epoch"] == epochs_of(run)[-1]
+    return err
+
+
+def test_a_run_of_two_processes_goes_on_in_one(place, torchrun):
+    run = place / "checkpoints" / "two-one"
+    stop(torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", ENDLESS, "--name", run.name), run)
+    last = epochs_of(run)[-1] + 2
+    said = alone(place, "--resume", run, "--epochs", last)
+    assert f"Going on with {run}" in said
+    assert epochs_of(run) == list(range(1, last + 1))
+
+
+def test_a_run_of_one_process_goes_on_in_two(place, torchrun):
+    run = place / "checkpoints" / "one-two"
+    command = [sys.executable, "-m", "unet_cli", "train", "--data", "data", *SETTINGS, *OFTEN, "--name", run.name]
+    process = subprocess.Popen(
+        [*map(str, command), "--epochs", str(ENDLESS)],
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        stop(process, run)
+    finally:
+        process.kill()
+    before = load_checkpoint(run / "last.pth").resume
+    assert before is not None
+    last = epochs_of(run)[-1] + 2
+    code, _, err = outcome(torchrun("--resume", run, "--epochs", last))
+    assert code == 0, err
+    assert f"after {before['learner']['step']} steps" in err
+    assert epochs_of(run) == list(range(1, last + 1))
+
+
+def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
+    """A run of which a process was killed after the first save, and that torchrun started again; what it said."""
+    output = f"killed-{rank}"
+    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", 60, "--output", output, restarts=2)
+    wait_for(place / output / "data-1" / "last.pth", process)
+    os.kill(workers(process)[rank], signal.SIGKILL)
+    code, out, err = outcome(process)
+    assert code == 0, err
+    assert out.count("Best weights") == 1
+    return place / output, err
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, rank):
+    output, err = killed(place, torchrun, rank)
+    assert [path.name for path in output.iterdir()] == ["data-1"]
+    assert err.count(f"Going on with {output.name}/data-1 in epoch ") == 1, err
+    assert epochs_of(output / "data-1") == list(range(1, 61))
+    assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == 60
+
+
+def test_a_mistake_is_told_and_ends_all_processes(place, torchrun):
+    code, out, err = outcome(torchrun("--data", "nowhere", *SETTINGS))
+    assert code != 0
+    assert out == ""
+    assert 1 <= err.count("nowhere does not exist") <= 2, err
+
+
+@pytest.mark.slow
+def test_a_mistake_that_shows_late_ends_all_processes(place, torchrun):
+    """The processes have met, and one of them may wait for the other, when they see it."""
+    code, _, err = outcome(torchrun("--data", "data", *SETTINGS, "--loss", "balanced", "--init", place / "data"))
+    assert code != 0, err
