@@ -61,6 +61,18 @@ def test_samples_stay_in_memory_as_long_as_they_fit(data):
         assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
 
 
+def test_it_says_how_much_memory_it_will_keep(data):
+    card = card_of(data)
+    pairs = card.pairs("train")
+    whole = SegmentationDataset(pairs, card.preprocessing(pairs, 32), card.labels)
+    assert whole.bytes_to_keep() == 6 * 32 * 32 * 4
+    whole.sample(0)
+    assert whole.bytes_to_keep() == 5 * 32 * 32 * 4
+    assert SegmentationDataset(pairs, whole.preprocessing, card.labels, cache_bytes=99).bytes_to_keep() == 99
+    tiles = SegmentationDataset(pairs, whole.preprocessing, card.labels, Grid(card.sizes(pairs), 32))
+    assert tiles.bytes_to_keep() == 4 * sum(height * width for height, width in card.sizes(pairs))
+
+
 def test_batches_follow_the_order_and_the_last_may_be_smaller(data):
     dataset = dataset_of(data)
     batches = list(dataset.batches([5, 0, 3, 1, 2], batch_size=2, workers=3))

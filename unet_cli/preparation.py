@@ -86,7 +86,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if weights:
         model.load_state_dict(weights)
     train_data, val_data = _datasets(config, card, split, template)
-    batch_size = _batch_size(call, template, model, len(train_data))
+    batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size)
     loss = loss_for(config.loss, template.model.num_classes, _shares(card, split.train))
     learner = Learner(model, loss, config, call.compute, call.world, console, at_once=batch_size)
@@ -234,10 +234,10 @@ def _reading_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float
     return (time.monotonic() - start) * len(dataset.pairs) / (config.workers or default_workers())
 
 
-def _batch_size(call: Call, template: Checkpoint, model: nn.Module, samples: int) -> int:
+def _batch_size(call: Call, template: Checkpoint, model: nn.Module, *data: SegmentationDataset) -> int:
     """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
     config, compute, world = call.config, call.compute, call.world
-    most = max(1, -(-samples // world.count))
+    most = max(1, -(-len(data[0]) // world.count))
     if config.batch_size or call.state:
         return min(config.batch_size or call.state["batch_size"], most)
     usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), most)
@@ -246,7 +246,8 @@ def _batch_size(call: Call, template: Checkpoint, model: nn.Module, samples: int
     size = template.preprocessing.size
     shape = (template.model.in_channels, size, size)
     if compute.device.type == "cpu":
-        found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing))
+        reserved = sum(part.bytes_to_keep() for part in data)
+        found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
         if found < usual:
             call.console.say(f"Memory is short: batches of {found} instead of {usual}")
         return found

@@ -5,17 +5,24 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from textwrap import shorten
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+from unet_cli.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from torch.distributed.distributed_c10d import Store
 
 LONGEST_WAIT = timedelta(days=30)  # of one process for another: torchrun itself sees to those that have ended
+POLL_SECONDS = 0.1
 
 T = TypeVar("T")
 
@@ -52,8 +59,9 @@ def wait_for_all() -> None:
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-    distributed.barrier()
+    with _explaining_failure():
+        _join("gloo")
+        distributed.barrier()
     distributed.destroy_process_group()
 
 
@@ -62,7 +70,7 @@ def together(device: torch.device) -> Iterator[World]:
     """Join the processes that torchrun started, each with its own device; without it, a world of one.
 
     They have to leave together too, at the end of the block. An exception leaves at once, and is to end the process:
-    the others then fail at what they wait for, or torchrun stops them.
+    the others then fail at what they wait for, with a UserError, or torchrun stops them.
     """
     if not _several():
         yield World()
@@ -72,8 +80,9 @@ def together(device: torch.device) -> Iterator[World]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    yield World(distributed.get_rank(), distributed.get_world_size())
+    with _explaining_failure():
+        _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        yield World(distributed.get_rank(), distributed.get_world_size())
     distributed.destroy_process_group()  # after an exception it would wait for what the others no longer answer
 
 
@@ -180,6 +189,57 @@ class World:
             for buffer in model.buffers():
                 total = self.sum(buffer)
                 buffer.copy_(total / self.count if total.is_floating_point() else total // self.count)
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes under a name that no start of the job had before.
+
+    torchrun keeps what the processes before a restart left in its store, such as addresses at which nobody answers.
+    """
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, count = next(rendezvous("env://", timeout=LONGEST_WAIT))
+    store = PrefixStore(agreed_name(store, rank, count), store)
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT, store=store, rank=rank, world_size=count)
+
+
+def agreed_name(store: Store, rank: int, count: int) -> str:
+    """A new name, the same for all processes: the first one's, once it has answered to this one's own.
+
+    A name in the store may be that of a first process that has ended; that one answers no more.
+    """
+    mine = uuid4().hex
+    if rank == 0:
+        store.set("unet", mine)
+        for other in range(1, count):
+            while not store.check([f"{mine}/{other}"]):
+                time.sleep(POLL_SECONDS)
+            store.set(f"{mine}/{store.get(f'{mine}/{other}').decode()}", "")
+        return mine
+    while True:
+        name = store.get("unet").decode()
+        store.set(f"{name}/{rank}", mine)
+        if store.check([f"{name}/{mine}"]):
+            return name
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _explaining_failure() -> Iterator[None]:
+    """Raises UserError where the exchange fails, as it does when another process has gone."""
+    from torch import distributed
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise UserError(
+            "the exchange with the other processes of the job failed; if one has ended, look for what it said, and let "
+            f"torchrun --max-restarts 3 start them again ({shorten(str(error), 200)})"
+        ) from error
 
 
 def _several() -> bool:

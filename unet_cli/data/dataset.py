@@ -76,6 +76,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.image_numbers)
 
+    def bytes_to_keep(self) -> int:
+        """How much memory decoded images are yet to take: all of them, or as many as may be kept."""
+        side, preprocessing = self.preprocessing.size, self.preprocessing
+        sizes = self.cutting.sizes or [(side, side)] * len(self.pairs)
+        pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + 1
+        held = sum(one.nbytes for one in self._cache.values())
+        return max(0, min(self._bytes_left, pixel * sum(height * width for height, width in sizes) - held))
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and mask of `sample` in epoch 0."""
         image, mask, _ = self.sample(index)

@@ -79,7 +79,8 @@ class Trainer:
                 return
             finished = time.monotonic()
             yield result
-            self.budget.saving_seconds = time.monotonic() - finished
+            # Not every epoch saves, but the first one does, and the last.
+            self.budget.saving_seconds = max(self.budget.saving_seconds, time.monotonic() - finished)
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
         """The rest of a pass over the training part, or what the budget leaves of it."""

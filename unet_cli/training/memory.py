@@ -149,9 +149,14 @@ def _weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> nn
         return build_model(config, gradient_checkpointing)
 
 
-def cpu_batch_size(config: ModelConfig, shape: tuple[int, ...], usual: int, gradient_checkpointing: bool) -> int:
-    """Images (C, *spatial) in a batch on a CPU: `usual`, or fewer where memory is short, at least 1."""
-    most = CPU_SHARE * available_bytes(torch.device("cpu"))
+def cpu_batch_size(
+    config: ModelConfig, shape: tuple[int, ...], usual: int, gradient_checkpointing: bool, reserved: int = 0
+) -> int:
+    """Images (C, *spatial) in a batch on a CPU: `usual`, or fewer where memory is short, at least 1.
+
+    reserved: bytes that are wanted for something else.
+    """
+    most = CPU_SHARE * (available_bytes(torch.device("cpu")) - reserved)
     fitting = (size for size in range(usual, 0, -1) if step_bytes(config, shape, size, gradient_checkpointing) <= most)
     return next(fitting, 1)
 
