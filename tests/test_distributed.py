@@ -13,9 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,7 @@ def test_two_processes_score_exactly_as_one_and_stop_together_when_the_time_is_u
     weights = train_alone(place, "single") / "last.pth"
     still = ["--data", "data", *SETTINGS, "--mode", "tile", "--init", weights, "--optimizer", "sgd", "--lr", "1e-8"]
     alone(place, *still, "--epochs", 1, "--name", "score-single")
-    code, _, err = outcome(torchrun(*still, "--max-time", "15s", "--name", "score-double"))
+    code, _, err = outcome(torchrun(*still, "--max-time", "10s", "--name", "score-double"))
     assert code == 0, err
     (expected,) = log_of(place / "checkpoints" / "score-single")
     assert 0 < float(expected["val_dice"]) < 1
@@ -211,7 +211,7 @@ def test_a_run_of_one_process_goes_on_in_two(place, torchrun):
 def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
     """A run of which a process was killed after the first save, and that torchrun started again; what it said."""
     output = f"killed-{rank}"
-    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", 60, "--output", output, restarts=2)
+    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", 40, "--output", output, restarts=2)
     wait_for(place / output / "data-1" / "last.pth", process)
     os.kill(workers(process)[rank], signal.SIGKILL)
     code, out, err = outcome(process)
@@ -227,8 +227,8 @@ def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, ran
     assert err.count(f"Going on with {output.name}/data-1 in epoch ") == 1, err
     assert "the exchange with the other processes of the job failed" in err
     assert "defect" not in err
-    assert epochs_of(output / "data-1") == list(range(1, 61))
-    assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == 60
+    assert epochs_of(output / "data-1") == list(range(1, 41))
+    assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == 40
 
 
 def test_a_mistake_is_told_and_ends_all_processes(place, torchrun):
@@ -243,11 +243,18 @@ def test_the_processes_do_not_meet_under_the_name_of_an_earlier_start():
     store = distributed.HashStore()
     for key in ("unet", "old/1", "old/2", "old/agreed"):
         store.set(key, {"unet": "old"}.get(key, "agreed"))
-    with ThreadPoolExecutor(3) as pool:
-        late, later = (pool.submit(agreed_name, store, rank, 3) for rank in (1, 2))
-        while store.get("old/2") == b"agreed":  # until they have seen the old name
-            time.sleep(0.01)
-        first = pool.submit(agreed_name, store, 0, 3)
-        names = {each.result(timeout=60) for each in (late, later, first)}
-    assert len(names) == 1
+    names: list[str] = []
+    ranks = [
+        threading.Thread(target=lambda rank=rank: names.append(agreed_name(store, rank, 3)), daemon=True)
+        for rank in range(3)
+    ]
+    for each in ranks[1:]:
+        each.start()
+    while store.get("old/2") == b"agreed":  # until they have seen the old name
+        time.sleep(0.01)
+    ranks[0].start()
+    for each in ranks:
+        each.join(timeout=10)
+    assert len(names) == 3
+    assert len(set(names)) == 1
     assert "old" not in names

@@ -129,8 +129,9 @@ def test_a_finished_run_goes_on_where_it_is_given_more(unet: Run, data, tmp_path
     assert unet("train", "--data", "data", *TINY, "--epochs", 2, "--name", "run").returncode == 0
     run = tmp_path / "checkpoints" / "run"
     assert_failed(unet("train", "--resume", run), 1, "has been trained to its end, 2 epochs", "--epochs")
-    assert_failed(unet("train", "--resume", run, "--width", 8), 1, "holds another network", "base_channels 4 there, 8")
-    assert_failed(unet("train", "--resume", run, "--size", 64), 1, "trained with size 32")
+    assert_failed(unet("train", "--resume", run, "--width", 8), 1, "holds another network", "width 4 there, 8 here")
+    assert_failed(unet("train", "--resume", run, "--size", 64), 1, "begun with --size 32, and can't go on with 64")
+    assert_failed(unet("train", "--resume", run, "--optimizer", "sgd"), 1, "begun with --optimizer adam")
     done = unet("train", "--resume", run / "last.pth", "--epochs", 4)
     assert done.returncode == 0, done.stderr
     assert f"Going on with {run} in epoch 3" in done.stderr

@@ -344,8 +344,12 @@ class TrainConfig(DataConfig, Batches):
                 "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "
                 "give --epochs instead"
             )
-        if self.patience is not None and self.val_fraction == 0 and self.split is None and self.folds is None:
-            raise UserError("--patience waits for a better validation score, and --val-fraction 0 leaves none")
+        waits = "--patience" if self.patience is not None else "--schedule plateau"
+        is_waiting = self.patience is not None or self.schedule == "plateau"
+        if is_waiting and self.val_fraction == 0 and self.split is None and self.folds is None:
+            raise UserError(f"{waits} waits for a better validation score, and --val-fraction 0 leaves none")
+        if self.resume is not None and self.name is not None:
+            raise UserError("--resume goes on in the run's own folder: leave out --name")
         if self.size < 2 ** (self.depth + 1):
             raise UserError(
                 f"--size {self.size} vanishes in {self.depth} poolings: "

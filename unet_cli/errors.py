@@ -25,11 +25,11 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The user or a batch system asked us to stop, and what was there to save has been saved."""
+    """The user or a batch system asked us to stop, and what was there to save has been saved. hint: what to do next."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, hint: str = "") -> None:
         super().__init__(f"stopped by signal {signum}")
-        self.signum = signum
+        self.signum, self.hint = signum, hint
 
 
 def explain(error: OSError, path: Path | str | None = None) -> UserError:

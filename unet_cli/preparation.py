@@ -23,6 +23,7 @@ from unet_cli.config import (
     ModelConfig,
     Preprocessing,
     TrainConfig,
+    flag_of,
     plain,
 )
 from unet_cli.console import Console, counted, duration
@@ -46,10 +47,12 @@ from unet_cli.training.losses import loss_for
 from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.progress import Progress
-from unet_cli.training.record import Record, new_run_folder
+from unet_cli.training.record import METRICS, NOT_SETTINGS, Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
+# What can't be changed while a run goes on: another would be another run.
+LASTING = ("size", "mode", "normalize", "val_fraction", "group_by", "folds", "fold", "split", "init", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,42 @@ class Call:
         """What the run that is gone on with has saved beside its weights; nothing where there is none."""
         return (self.saved.resume or {}) if self.saved else {}
 
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that were given to the run that is gone on with and are others now, by their names."""
+        now, then = plain(independent(self.config)), self.saved.training if self.saved else {}
+        return {
+            name: (then[name], value)
+            for name, value in now.items()
+            if name in then and name not in NOT_SETTINGS and value not in (None, "auto", then[name])
+        }
+
+
+def saved_state(folder: Path) -> Checkpoint | None:
+    """The last.pth of a run to go on with; None where it was interrupted before anything was saved.
+
+    Raises UserError where it is damaged, is no last.pth, or has gone.
+    """
+    path, best = folder / "last.pth", folder / "best.pth"
+    otherwise = f"restore it, or begin a new run from its best weights with --init {best}"
+    if not path.exists():
+        if best.exists() and (folder / "log.csv").exists():
+            raise UserError(f"{path} is missing: {otherwise}")
+        return None
+    try:
+        saved = load_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{error}; {otherwise}") from error
+    if saved.resume is None:
+        raise UserError(f"{path} holds weights alone, and nothing to go on from: {otherwise}")
+    if saved.resume["progress"]["rows"] and not best.exists():
+        raise UserError(f"{best} is missing: restore it, or begin a new run with --init {path}")
+    return saved
+
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
     """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
     config, console = call.config, call.console
+    _check_lasting(call)
     card = _examined(call)
     split = _split(call, card)
     template, weights = _template(call, card, split.train)
@@ -95,6 +130,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         learner.load_state(call.state["learner"])
         trainer.progress = Progress.from_plain(call.state["progress"])
     record = _record(call, trainer, template, card, split)
+    template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
@@ -103,6 +139,16 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         *_going_on(call, trainer, card),
     )
     return trainer, Saver(record, template, config.save_every)
+
+
+def _check_lasting(call: Call) -> None:
+    """Raises UserError where a run is to go on with settings that would make it another."""
+    for name, (then, now) in call.changes().items():
+        if name in LASTING:
+            raise UserError(
+                f"--resume: the run was begun with {flag_of(name)} {then}, and can't go on with {now}: leave the flag "
+                "out, or begin a new run"
+            )
 
 
 def _examined(call: Call) -> Card:
@@ -125,9 +171,10 @@ def _split(call: Call, card: Card) -> Split:
     """As a file says, by the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
     config = call.config
     train, val = card.pairs("train"), card.pairs("val")
-    said = call.folder or config.split
-    if said is not None:
-        return read_split(said, train + val, config.skip_bad)
+    if call.folder is not None:
+        return read_split(call.folder, train + val, leave_out=False, may_be_more=True)
+    if config.split is not None:
+        return read_split(config.split, train + val, config.skip_bad)
     if val:
         if config.folds is not None or config.group_by is not None:
             raise UserError(
@@ -162,35 +209,36 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
     )
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
-        differences = [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
+        flags = {"base_channels": "width"}
+        differences = [
+            f"{flags.get(key, key)} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]
+        ]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
     mode, _ = card.mode(config.mode, train_pairs, config.size)
     preprocessing = card.preprocessing(train_pairs, config.size, config.normalize, in_channels, mode)
     if call.saved:
-        preprocessing = _same_images(call.saved, preprocessing, card, config)
-    compute = call.compute
-    found = {"width": model.base_channels, "device": compute.kind, "precision": compute.precision}
+        preprocessing = _same_images(call.saved, preprocessing, card)
     template = Checkpoint(
         model=model,
         preprocessing=preprocessing,
         labels=card.labels,
         weights={},
-        training=plain(config) | found | {"data_fingerprint": card.fingerprint()},
+        training={"device_kind": call.compute.kind, "data_fingerprint": card.fingerprint()},
         data=card.describe(),
     )
     return template, initial.weights if initial else {}
 
 
-def _same_images(saved: Checkpoint, now: Preprocessing, card: Card, config: TrainConfig) -> Preprocessing:
+def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:
     """The run's own preprocessing, whose statistics may differ where images have changed. Raises UserError where the
     network would see something else."""
     then = saved.preprocessing
-    for name in ("size", "dtype", "keep_alpha", "files", "pages") + (("mode",) if config.mode != "auto" else ()):
+    for name in ("dtype", "keep_alpha", "files", "pages"):
         if getattr(then, name) != getattr(now, name):
             raise UserError(
-                f"--resume: the run was trained with {name} {getattr(then, name)}, and now it is {getattr(now, name)}: "
-                "leave the flag out, or begin a new run"
+                f"--resume: the run was trained on images of {name} {getattr(then, name)}, and now it is "
+                f"{getattr(now, name)}: put the images back, or begin a new run"
             )
     if (saved.labels.names, saved.labels.values) != (card.labels.names, card.labels.values):
         raise UserError(
@@ -275,14 +323,15 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, spli
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif (folder / "metrics.json").exists() and not trainer.may_go_on():
+    elif (folder / METRICS).exists() and not trainer.may_go_on:
         raise UserError(
-            f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')}: to train on, give "
-            "it more with --epochs, --max-time or --patience beside --resume"
+            f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')} in "
+            f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "
+            "--patience beside --resume"
         )
     assert folder is not None
     resolved = replace(
-        config,
+        independent(config),
         width=template.model.base_channels,
         batch_size=trainer.batch_size,
         precision=call.compute.precision,
@@ -334,6 +383,7 @@ def _going_on(call: Call, trainer: Trainer, card: Card) -> list[str]:
         f"Going on with {call.folder} in epoch {trainer.progress.epoch}, after "
         f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"
     ]
+    said += [f"  {flag_of(name)} was {then} and is now {now}" for name, (then, now) in call.changes().items()]
     if call.saved.training.get("data_fingerprint") != card.fingerprint():
         said.append("The images or masks have changed since: it goes on with them as they are now")
     return said

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config import (
@@ -25,13 +28,13 @@ from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import evaluate
 from unet_cli.files import alone_in, writable_folder
 from unet_cli.inference.predictor import Predictor
-from unet_cli.preparation import Call, prepare
+from unet_cli.preparation import Call, prepare, saved_state
 from unet_cli.processes import World, restarts, together
 from unet_cli.signals import StopRequest
-from unet_cli.training.journal import Journal
+from unet_cli.training.journal import Journal, tensorboard_writer
 from unet_cli.training.loop import Trainer
 from unet_cli.training.progress import EpochResult
-from unet_cli.training.record import elastic_run, write_json
+from unet_cli.training.record import METRICS, elastic_run, write_json
 from unet_cli.training.saving import Saver
 
 
@@ -57,7 +60,9 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     started: the second of time.monotonic() from which --max-time counts. Returns None in all processes but the first.
     Raises UserError, and Stopped after saving where a signal asked to stop.
     """
-    writable_folder(config.output)
+    writable_folder(config.resume or config.output)
+    if config.tensorboard:
+        tensorboard_writer()
     torch.backends.cudnn.benchmark = True
     if config.deterministic:
         be_deterministic()
@@ -69,8 +74,9 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
             _fit(trainer, None)
             world.wait()
             return None
-        with alone_in(saver.folder):
+        with _told_how_to_go_on(saver), alone_in(saver.folder):
             saver.record.write()
+            (saver.folder / METRICS).unlink(missing_ok=True)  # of a run that goes on
             journal = Journal(saver.folder, config.tensorboard)
             if config.show_augmented:
                 _show_augmented(trainer, config.show_augmented, saver.folder)
@@ -80,12 +86,27 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
     return report
 
 
+@contextmanager
+def _told_how_to_go_on(saver: Saver) -> Iterator[None]:
+    """Whatever ends the run before its time, the last line is the command that goes on with it."""
+    hint = f"To go on: {saver.resume}"
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}.\n{hint}") from error
+    except Stopped as stopped:
+        raise Stopped(stopped.signum, f". {hint}") from stopped
+    except KeyboardInterrupt as interrupt:
+        raise Stopped(signal.SIGINT, f". {hint}") from interrupt
+
+
 def _call(
     config: TrainConfig, layout: Layout, compute: Compute, world: World, console: Console, started: float
 ) -> Call:
     """With the run to go on with, as --resume says or torchrun's restart, and what was found by trying there."""
-    folder = config.resume or world.first(elastic_run(config.output) if restarts() else None)
-    saved = load_checkpoint(folder / "last.pth") if folder and (folder / "last.pth").exists() else None
+    restarted = any(world.gathered(restarts()))  # torchrun counts where a process failed
+    folder = config.resume or world.first(elastic_run(config.output) if restarted else None)
+    saved = saved_state(folder) if folder else None
     found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
     compute = replace(compute, precision=world.first(found))
     return Call(config, layout, compute, world, console, started, folder, saved)
@@ -101,24 +122,19 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
             for result in trainer.fit(stop):
                 if kept:
                     _keep(trainer, result, *kept)
-        except UserError as error:
-            if kept and trainer.learner.step:
-                kept[0].save(trainer)
-                raise UserError(
-                    f"{error}.\nWhat was learned before is saved, and goes on with: {kept[0].resume}"
-                ) from error
+        except UserError:
+            if kept:
+                kept[0].save_at_last(trainer)
             raise
         except RuntimeError as error:
             if not trainer.config.deterministic or "deterministic" not in str(error):
                 raise
-            raise UserError(
-                f"--deterministic: {str(error).splitlines()[0]} Leave it out, or use --device cpu"
-            ) from error
-        if kept and trainer.learner.step:
-            kept[0].save(trainer)
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--deterministic: {reason} Leave it out, or use --device cpu") from error
+        if kept:
+            kept[0].save_at_last(trainer)
         if trainer.world.any(stop.signum is not None):
-            if kept:
-                trainer.console.say(f"Stopped in epoch {trainer.progress.epoch}. To go on: {kept[0].resume}")
+            trainer.console.say(f"Stopped in epoch {trainer.progress.epoch}, and saved")
             raise Stopped(stop.signum or signal.SIGTERM)
 
 
@@ -135,13 +151,16 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
 
 
 def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
-    """augmented.png: samples as the network will see them in its first epoch."""
+    """augmented.png: samples as the network will see them, of its first epochs."""
     data = trainer.train_data
-    order = epoch_order(len(data), trainer.config.seed, epoch=1)[:count]
-    seen = [trainer.network_input(batch, epoch=1) for batch in data.batches(order, trainer.batch_size, epoch=1)]
-    image, mask = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
+    pictures: list[tuple[Tensor, Tensor]] = []
+    for epoch in range(1, -(-count // len(data)) + 1):
+        order = epoch_order(len(data), trainer.config.seed, epoch)[: count - len(pictures)]
+        for batch in data.batches(order, trainer.batch_size, epoch=epoch):
+            pictures += zip(*trainer.network_input(batch, epoch), strict=True)
+    image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, data.labels.num_classes))
-    trainer.console.say(f"{counted(len(order), 'augmented sample')} to look at: {folder / 'augmented.png'}")
+    trainer.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")
 
 
 def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
@@ -172,7 +191,7 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
         next=shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, saver.folder)]),
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
-    write_json(saver.folder / "metrics.json", asdict(report) | of_best)
+    write_json(saver.folder / METRICS, asdict(report) | of_best)
     return report
 
 

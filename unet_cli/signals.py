@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 from unet_cli.errors import Stopped
 
+GRACE = 3.0  # seconds
+
 
 class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM is noted for the loop to act on; a second one stops at once.
+    """Within the block, the first SIGINT or SIGTERM is noted for the loop to act on; one more stops at once.
 
-    The loop calls `check()` where everything is consistent, or reads `signum` to save first.
+    But not within GRACE of the first: batch systems signal a process and its parent, which passes it on. The loop calls `check()` where everything is consistent, or reads `signum` to save first.
     """
 
     signum: int | None = None
+    _noted = 0.0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -31,9 +35,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
+        now = time.monotonic()
+        if self.signum is None:
+            self.signum, self._noted = signum, now
+        elif now - self._noted > GRACE:
             raise Stopped(signum)
-        self.signum = signum
 
     def check(self) -> None:
         """Raise Stopped where a stop was asked for."""

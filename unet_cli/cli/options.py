@@ -95,7 +95,7 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _complain("stopped", 128 + signal.SIGINT)
     if isinstance(error, Stopped):
-        return _complain("stopped", 128 + error.signum)
+        return _complain(f"stopped{error.hint}", 128 + error.signum)
     if isinstance(error, Exception):
         return _complain(OUT_OF_MEMORY, USER_ERROR) if is_out_of_memory(error) else _report_defect()
     raise error
@@ -190,10 +190,11 @@ def _loader_from_folder(name: str) -> Callable[[typer.Context, Path | None], Pat
     def load(context: typer.Context, folder: Path | None) -> Path | None:
         if folder is None:
             return None
-        folder = folder.parent if folder.is_file() else folder
+        given, folder = folder, folder.parent if folder.is_file() else folder
         if not (folder / name).is_file():
-            reason = "holds no " + name if folder.is_dir() else "does not exist"
-            raise typer.BadParameter(f"{folder} {reason}: give the folder of a run, such as checkpoints/cells-1")
+            reason = f"holds no {name}" if given == folder and folder.is_dir() else "is not in the folder of a run"
+            reason = reason if given.exists() else "does not exist"
+            raise typer.BadParameter(f"{given} {reason}: give the folder of a run, such as checkpoints/cells-1")
         _load_config(context, folder / name)
         return folder
 

@@ -113,10 +113,11 @@ def write_split(path: Path, split: Split) -> None:
         file.write(json.dumps(plain, indent=1).encode("ascii") + b"\n")
 
 
-def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool) -> Split:
+def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: bool = False) -> Split:
     """Read what `write_split` wrote, in the order of `pairs`.
 
     leave_out: pairs that the file doesn't name, and names that the data don't hold (any more), don't matter.
+    may_be_more: the former don't.
 
     Raises UserError where the file is no such file, names pairs that the data don't hold, names a pair in both parts,
     doesn't name all pairs, or leaves nothing to train on.
@@ -133,7 +134,7 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool) -> Split:
             "change or remove these names, or give the data that the split was made for"
         )
     unnamed = [name for name in known if name not in named]
-    if unnamed and not leave_out:
+    if unnamed and not (leave_out or may_be_more):
         raise UserError(
             f"{path} doesn't say what {_listed(unnamed)} {'is' if len(unnamed) == 1 else 'are'} for: "
             "add to train or val, or leave out with --skip-bad"

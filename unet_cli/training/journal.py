@@ -16,8 +16,8 @@ from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
 from unet_cli.data.pictures import visible
-from unet_cli.errors import UserError
-from unet_cli.files import whole_file, writable_folder
+from unet_cli.errors import UserError, explain
+from unet_cli.files import whole_file
 from unet_cli.training.loop import Trainer, to_classes
 from unet_cli.training.progress import EpochResult
 
@@ -30,12 +30,12 @@ class Journal:
     """The files of a run that people read. Each is written whole, after each epoch. Raises UserError where the disk
     refuses.
 
-    tensorboard: whether the log is written for TensorBoard too. Raises UserError where that isn't installed.
+    tensorboard: whether the log is written for TensorBoard too; see `tensorboard_writer`.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.folder = folder
-        self._tensorboard = _summary_writer(folder) if tensorboard else None
+        self._tensorboard = tensorboard_writer()(str(folder / "tensorboard")) if tensorboard else None
 
     def add(self, trainer: Trainer) -> None:
         """Write log.csv, and a picture at epochs 1 to 10, 20, 30, ... 100, 200, ..."""
@@ -62,7 +62,11 @@ class Journal:
     def draw_pictures(self, epoch: int, trainer: Trainer) -> None:
         """pictures/epoch_0001.png: a row for each of a few validation images: image, mask, prediction."""
         dataset = trainer.val_data if len(trainer.val_data) else trainer.train_data
-        folder = writable_folder(self.folder / "pictures")
+        folder = self.folder / "pictures"
+        try:
+            folder.mkdir(exist_ok=True)  # but not the run's, which may be on a disk that has gone
+        except OSError as error:
+            raise explain(error, folder) from error
         write_png(folder / f"epoch_{epoch:04d}.png", side_by_side(dataset, trainer))
 
     def draw_curves(self, rows: Sequence[EpochResult]) -> None:
@@ -102,14 +106,15 @@ class Journal:
             text.detach()
 
 
-def _summary_writer(folder: Path) -> Any:
+def tensorboard_writer() -> Any:
+    """The class that writes for TensorBoard. Raises UserError where that isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError(
             "--tensorboard needs a package that isn't installed: pip install 'unet-cli[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 def is_round(epoch: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.config import TrainConfig
-from unet_cli.console import Console, duration
+from unet_cli.console import Console, counted, duration
 from unet_cli.data.augment import AUGMENTATIONS, augment
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
@@ -70,7 +70,7 @@ class Trainer:
         if progress.began is None:
             progress.began = time.monotonic() - self.budget.start
         self.budget.begin = self.budget.start + progress.began
-        while progress.seen or self.may_go_on():
+        while progress.seen or self.may_go_on:
             yield from self._train_epoch(stop)
             if self.world.any(stop.signum is not None) or not progress.seen:  # or the time was up
                 return
@@ -81,6 +81,9 @@ class Trainer:
             yield result
             # Not every epoch saves, but the first one does, and the last.
             self.budget.saving_seconds = max(self.budget.saving_seconds, time.monotonic() - finished)
+        if self.is_in_vain:
+            waited = counted(progress.epochs_since_best, "epoch")
+            self.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
         """The rest of a pass over the training part, or what the budget leaves of it."""
@@ -141,7 +144,7 @@ class Trainer:
             val_iou=scores.get("iou"),
             val_foreground=scores.get("foreground"),
             averaged=averaged,
-            is_best=not scores or score >= max(progress.best, 0.0),  # among equals the one trained longest
+            is_best=not scores or score > progress.best,
             skipped=progress.skipped,
             val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
         )
@@ -149,16 +152,15 @@ class Trainer:
         self._watch_background()
         return result
 
+    @property
     def may_go_on(self) -> bool:
         """Whether the budget allows another step, and --patience another epoch."""
-        if self._next_lr() is None:
-            return False
-        if self.config.patience is None or self.progress.epochs_since_best < self.config.patience:
-            return True
-        self.console.say(
-            f"The validation score hasn't improved for {self.config.patience} epochs (--patience): the run ends here"
-        )
-        return False
+        return self._next_lr() is not None and not self.is_in_vain
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether --patience has come to its end."""
+        return self.config.patience is not None and self.progress.epochs_since_best >= self.config.patience
 
     def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
         """Scores over the whole validation part at network size, of the weights that the network has; nothing where
@@ -181,7 +183,9 @@ class Trainer:
                 return None
             image, mask = self.to_device(batch)
             logits = self.learner.logits(image)
-            loss += float(self.learner.loss(logits, mask)) * len(batch.indices)
+            # Of each alone, so that the mean doesn't depend on which are in a batch together.
+            losses = [self.learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
+            loss += float(torch.stack(losses).sum())
             found = count_pixels(to_classes(logits), mask, num_classes).cpu().numpy()
             np.add.at(counts, [data.image_numbers[index] for index in batch.indices], found)
         everything = self.world.gathered((counts, loss))
@@ -261,11 +265,11 @@ class Trainer:
         raise UserError(f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: {remedy}")
 
     def _watch_background(self) -> None:
-        """Call out, once, a network that sees nothing but background."""
+        """Call out, once, a network that sees nothing but background, or nothing but foreground."""
         shares = [row.val_foreground for row in self.progress.rows[-BLANK_EPOCHS - 1 :]]
-        blank = [share == 0.0 for share in shares]
-        begins = all(blank[-BLANK_EPOCHS:]) and len(blank) >= BLANK_EPOCHS and blank != [True] * (BLANK_EPOCHS + 1)
-        if not begins or self.progress.scores[-1] == 1.0:  # there is nothing but background
+        last = shares[-1]
+        begins = shares[-BLANK_EPOCHS:] == [last] * BLANK_EPOCHS and shares != [last] * (BLANK_EPOCHS + 1)
+        if last not in (0.0, 1.0) or not begins or self.progress.scores[-1] == 1.0:  # which may be the truth
             return
         crops = (
             "a higher --foreground-crops"
@@ -273,7 +277,8 @@ class Trainer:
             else "--mode tile with --foreground-crops 0.5, where objects are small"
         )
         self.console.say(
-            f"The network has predicted nothing but background for {BLANK_EPOCHS} epochs. If that doesn't change: try "
+            f"The network has predicted nothing but {'foreground' if last else 'background'} for {BLANK_EPOCHS} "
+            "epochs. If that doesn't change: try "
             f"--loss balanced or --loss tversky, {crops}, or another --lr; look at the pictures of the run to see "
             "whether the masks are what they should be"
         )

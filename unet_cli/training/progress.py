@@ -80,8 +80,8 @@ class Progress:
 
     @property
     def epochs_since_best(self) -> int:
-        scores = self.scores
-        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        best = max((row.epoch for row in self.rows if row.is_best), default=0)
+        return self.epoch - 1 - best
 
     def end_epoch(self, row: EpochResult) -> None:
         self.rows.append(row)

@@ -6,7 +6,7 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from unet_cli.files import make_folder, whole_file, writable_folder
 from unet_cli.processes import elastic_identity
 from unet_cli.version import __version__
 
+METRICS = "metrics.json"  # in the folder of a run that has come to its end
 NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
+PATHS = ("data", "images", "masks", "classes", "split", "init", "output")  # or names, which are no paths that exist
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
 
 
@@ -35,12 +37,13 @@ class Record:
     device: str
     fingerprint: str
 
+    def is_written(self) -> bool:
+        return (self.folder / RUN_SETTINGS).exists()
+
     def write(self) -> None:
         """Write the three, into a new folder where it is gone but its place is there. Raises UserError."""
         if self.folder.parent.is_dir():  # else it is on a disk that has gone
             make_folder(self.folder)
-        with whole_file(self.folder / RUN_SETTINGS) as file:
-            file.write(settings_as_toml(self.config, self.folder).encode())
         write_split(self.folder / "split.json", self.split)
         write_json(
             self.folder / "run.json",
@@ -56,6 +59,17 @@ class Record:
                 "elastic": elastic_identity(),
             },
         )
+        with whole_file(self.folder / RUN_SETTINGS) as file:  # the last: with it a run can be gone on with
+            file.write(settings_as_toml(self.config, self.folder).encode())
+
+
+def independent(config: TrainConfig) -> TrainConfig:
+    """The same settings with absolute paths, so that they hold in any folder."""
+    paths = {name: getattr(config, name) for name in PATHS}
+    return replace(
+        config,
+        **{name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and Path(path).exists()},
+    )
 
 
 def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
@@ -76,7 +90,7 @@ def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
             raise explain(error, output / candidate) from error
     raise UserError(
         f"{output / str(name)} exists: choose another --name, or leave it out to get a number; "
-        f"--resume {output / str(name)} goes on with that run"
+        f"{shlex.join(['--resume', str(output / str(name))])} goes on with that run"
     )
 
 

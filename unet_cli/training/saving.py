@@ -33,6 +33,7 @@ class Saver:
 
     def __post_init__(self) -> None:
         self._best: Checkpoint | None = None  # not written yet
+        self.saved = "nothing has been saved"
         self._tried = -math.inf  # when the last save ended
         self._took = 0.0
 
@@ -61,11 +62,19 @@ class Saver:
             except UserError as error:
                 trainer.console.say(f"Not saved: {error}. Training goes on, and saving will be tried again")
 
+    def save_at_last(self, trainer: Trainer) -> None:
+        """Write both for the last time, if there is anything to save. Raises UserError that says what is lost."""
+        try:
+            if trainer.learner.step:
+                self.save(trainer)
+        except UserError as error:
+            raise UserError(f"the last save failed, and {self.saved}: {error}") from error
+
     def save(self, trainer: Trainer) -> None:
         """Write both. Raises UserError where the disk refuses."""
         start = time.monotonic()
         try:
-            if not self.folder.is_dir():
+            if not self.record.is_written():
                 self.record.write()
             if self._best is not None:  # first, so that last.pth never knows of a best score that was lost
                 save_checkpoint(self.folder / "best.pth", self._best)
@@ -73,6 +82,7 @@ class Saver:
             rows = trainer.progress.rows
             last = self._checkpoint(_weights(trainer, averaged=False), rows[-1] if rows else None)
             save_checkpoint(self.folder / "last.pth", replace(last, resume=trainer.state()))
+            self.saved = f"what is saved is of epoch {trainer.progress.epoch}"
         finally:
             self._tried = time.monotonic()
             self._took = self._tried - start
