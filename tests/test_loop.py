@@ -219,12 +219,14 @@ def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
     assert [result.is_best for result in run(trainer)] == [False, False]
 
 
-def test_nothing_but_background_is_called_out_once(data, said):
-    trainer = trainer_for(data, epochs=6)
+@pytest.mark.parametrize(("share", "only"), [(0.0, "background"), (1.0, "foreground")])
+def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share, only):
+    monkeypatch.setattr("unet_cli.training.loop.BLANK_STEPS", 9)
+    trainer = trainer_for(data, epochs=8)
     trainer.console = said
-    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.0, "iou": 0.0, "foreground": 0.0}
+    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.4, "iou": 0.3, "foreground": share}
     run(trainer)
-    called = [line for line in said.lines if "nothing but background" in line]
+    called = [line for line in said.lines if f"nothing but {only} for 3 epochs" in line]
     assert len(called) == 1
     assert "--loss balanced" in called[0]
     assert "--foreground-crops" in called[0]
@@ -239,7 +241,7 @@ def test_a_loader_that_sets_the_pace_is_named_with_two_figures(data, said, monke
     assert [line[:69] for line in said.lines if "sets the pace" in line] == [
         "Reading sets the pace: 2 images a second come from the disk, and the C"[:69]
     ]
-    assert "could train on 8" in said.lines[-1]
+    assert [line for line in said.lines if "could train on 8" in line]
 
 
 def test_memory_that_runs_out_is_met_with_smaller_parts_then_checkpointing(data, said):

@@ -15,7 +15,8 @@ GRACE = 3.0  # seconds
 class StopRequest:
     """Within the block, the first SIGINT or SIGTERM is noted for the loop to act on; one more stops at once.
 
-    But not within GRACE of the first: batch systems signal a process and its parent, which passes it on. The loop calls `check()` where everything is consistent, or reads `signum` to save first.
+    But not within GRACE of the first: batch systems signal a process and its parent, which passes it on. The loop
+    calls `check()` where everything is consistent, or reads `signum` to save first.
     """
 
     signum: int | None = None

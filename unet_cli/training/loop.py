@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ from unet_cli.training.schedule import lr_factor
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
 STEPS_BEFORE_ESTIMATE = 3
 LONG_EPOCH = 120.0  # seconds
-BLANK_EPOCHS = 3  # in a row of nothing but background, before that is called out
+BLANK_EPOCHS, BLANK_STEPS = 3, 50  # with one class alone predicted, at least, before that is called out
 
 
 @dataclass
@@ -266,19 +266,17 @@ class Trainer:
 
     def _watch_background(self) -> None:
         """Call out, once, a network that sees nothing but background, or nothing but foreground."""
-        shares = [row.val_foreground for row in self.progress.rows[-BLANK_EPOCHS - 1 :]]
-        last = shares[-1]
-        begins = shares[-BLANK_EPOCHS:] == [last] * BLANK_EPOCHS and shares != [last] * (BLANK_EPOCHS + 1)
-        if last not in (0.0, 1.0) or not begins or self.progress.scores[-1] == 1.0:  # which may be the truth
+        rows = self.progress.rows
+        if not is_blank(rows) or is_blank(rows[:-1]):
             return
+        only = "background" if rows[-1].val_foreground == 0 else "foreground"
         crops = (
             "a higher --foreground-crops"
             if self.train_data.preprocessing.mode == "tile"
             else "--mode tile with --foreground-crops 0.5, where objects are small"
         )
         self.console.say(
-            f"The network has predicted nothing but {'foreground' if last else 'background'} for {BLANK_EPOCHS} "
-            "epochs. If that doesn't change: try "
+            f"The network has predicted nothing but {only} for {BLANK_EPOCHS} epochs. If that doesn't change: try "
             f"--loss balanced or --loss tversky, {crops}, or another --lr; look at the pictures of the run to see "
             "whether the masks are what they should be"
         )
@@ -318,6 +316,14 @@ class Trainer:
 def to_classes(logits: Tensor) -> Tensor:
     """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def is_blank(rows: Sequence[EpochResult]) -> bool:
+    """Whether the last epochs predicted nothing but background, or nothing but foreground, and that was wrong."""
+    last = rows[-BLANK_EPOCHS:]
+    if len(last) < BLANK_EPOCHS or last[-1].step < BLANK_STEPS or last[-1].val_dice == 1.0:
+        return False
+    return {row.val_foreground for row in last} in ({0.0}, {1.0})
 
 
 def _score(scores: dict[str, float]) -> float:
