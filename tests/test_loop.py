@@ -221,7 +221,7 @@ def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
 
 @pytest.mark.parametrize(("share", "only"), [(0.0, "background"), (1.0, "foreground")])
 def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share, only):
-    monkeypatch.setattr("unet_cli.training.loop.BLANK_STEPS", 9)
+    monkeypatch.setattr("unet_cli.training.watch.BLANK_STEPS", 9)
     trainer = trainer_for(data, epochs=8)
     trainer.console = said
     trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.4, "iou": 0.3, "foreground": share}

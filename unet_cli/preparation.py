@@ -323,7 +323,7 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, spli
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif (folder / METRICS).exists() and not trainer.may_go_on:
+    elif world.first((folder / METRICS).exists()) and not trainer.may_go_on:
         raise UserError(
             f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,11 @@ from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.progress import EpochResult, Progress
 from unet_cli.training.schedule import lr_factor
+from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_loader
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
 STEPS_BEFORE_ESTIMATE = 3
 LONG_EPOCH = 120.0  # seconds
-BLANK_EPOCHS, BLANK_STEPS = 3, 50  # with one class alone predicted, at least, before that is called out
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Trainer:
             self._time_step(start - step_start)
             yield None
         batches.close()
-        self._watch_loader(images, pace)
+        self._watch(images, pace)
 
     def _train_step(self, group: list[int], batch: Batch, lr: float) -> None:
         progress = self.progress
@@ -149,7 +149,8 @@ class Trainer:
             val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
         )
         progress.end_epoch(result)
-        self._watch_background()
+        if is_blank(progress.rows) and not is_blank(progress.rows[:-1]):
+            self.console.say(describe_blank(result, self.train_data.preprocessing.mode))
         return result
 
     @property
@@ -246,54 +247,28 @@ class Trainer:
         return self.world.first(lr)
 
     def _count_bad_step(self, batch: Batch, image: Tensor) -> None:
+        """Name the images of a step that was skipped; of ten in a row, raise UserError with the likely reason."""
         progress = self.progress
         progress.skipped, progress.bad_steps = progress.skipped + 1, progress.bad_steps + 1
         is_bad = [not bool(torch.isfinite(one).all()) for one in image]
-        guilty = [index for index, bad in zip(batch.indices, is_bad, strict=True) if bad]
-        names = ", ".join(dict.fromkeys(str(self.train_data.pair_of(index).image) for index in guilty or batch.indices))
-        what = "holds values that are not finite" if guilty else "the loss or its gradient is not finite"
-        self.console.say(f"step {self.learner.step}: {what}, so the step is skipped; images: {names}")
-        if progress.bad_steps < MOST_BAD_STEPS:
-            return
-        progress.bad_steps = 0  # of a run that goes on from here
-        if guilty:
-            remedy = f"values that are not finite are in {names}: put these files right, or leave them out"
-        elif self.learner.compute.precision == "float16":
-            remedy = "numbers have likely become too large for float16: try --precision bf16 or float32"
-        else:
-            remedy = f"the learning rate is likely too high: try a lower --lr than {self.learner.lr:g}"
-        raise UserError(f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: {remedy}")
+        spoiled = [index for index, bad in zip(batch.indices, is_bad, strict=True) if bad]
+        images = dict.fromkeys(str(self.train_data.pair_of(index).image) for index in spoiled or batch.indices)
+        bad = BadStep(self.learner.step, list(images), bool(spoiled))
+        self.console.say(bad.describe())
+        if progress.bad_steps == MOST_BAD_STEPS:
+            progress.bad_steps = 0  # of a run that goes on from here
+            reason = bad.likely_reason(self.learner.compute.precision, self.learner.lr)
+            raise UserError(f"the loss was not finite for {MOST_BAD_STEPS} steps in a row: {reason}")
 
-    def _watch_background(self) -> None:
-        """Call out, once, a network that sees nothing but background, or nothing but foreground."""
-        rows = self.progress.rows
-        if not is_blank(rows) or is_blank(rows[:-1]):
-            return
-        only = "background" if rows[-1].val_foreground == 0 else "foreground"
-        crops = (
-            "a higher --foreground-crops"
-            if self.train_data.preprocessing.mode == "tile"
-            else "--mode tile with --foreground-crops 0.5, where objects are small"
-        )
-        self.console.say(
-            f"The network has predicted nothing but {only} for {BLANK_EPOCHS} epochs. If that doesn't change: try "
-            f"--loss balanced or --loss tversky, {crops}, or another --lr; look at the pictures of the run to see "
-            "whether the masks are what they should be"
-        )
-
-    def _watch_loader(self, images: int, pace: Pace) -> None:
-        """Say, once, that reading takes longer than computing; not of an epoch that reads files for the first time."""
-        reading = pace.spent("reading")
-        computing = pace.seconds - reading
+    def _watch(self, images: int, pace: Pace) -> None:
+        """Say, once, that reading sets the pace; not of an epoch that reads files for the first time."""
         is_first = self.progress.epoch == 1 and pace.seconds < LONG_EPOCH
-        if self._told_of_loader or is_first or images < 2 * self.batch_size or reading < computing:
+        if self._told_of_loader or is_first or images < 2 * self.batch_size:
             return
-        self._told_of_loader = True
-        self.console.say(
-            f"Reading sets the pace: {images / pace.seconds:.3g} images a second come from the disk, and the "
-            f"{self.learner.compute.kind} could train on {images / computing:.3g}. Faster: more --workers or "
-            "processors, files on a local disk, smaller images, or more memory, where decoded images are kept"
-        )
+        warning = slow_loader(images, pace.spent("reading"), pace.seconds, self.learner.compute.kind)
+        if warning:
+            self._told_of_loader = True
+            self.console.say(warning)
 
     def _time_step(self, seconds: float) -> None:
         """Keep a running mean of a step's time, guess a validation's until one was timed, and say what to expect."""
@@ -316,14 +291,6 @@ class Trainer:
 def to_classes(logits: Tensor) -> Tensor:
     """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-
-
-def is_blank(rows: Sequence[EpochResult]) -> bool:
-    """Whether the last epochs predicted nothing but background, or nothing but foreground, and that was wrong."""
-    last = rows[-BLANK_EPOCHS:]
-    if len(last) < BLANK_EPOCHS or last[-1].step < BLANK_STEPS or last[-1].val_dice == 1.0:
-        return False
-    return {row.val_foreground for row in last} in ({0.0}, {1.0})
 
 
 def _score(scores: dict[str, float]) -> float:
