@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment, middle
-from unet_cli.data.warp import Warp, rotation, warped
+from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
+from unet_cli.data.warp import Warp, middle, rotation, warped
 
 FULL = AUGMENTATIONS["full"]
 LIGHT = AUGMENTATIONS["light"]

@@ -228,8 +228,8 @@ def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share
     run(trainer)
     called = [line for line in said.lines if f"nothing but {only} for 3 epochs" in line]
     assert len(called) == 1
-    assert "--loss balanced" in called[0]
-    assert "--foreground-crops" in called[0]
+    assert ("--loss balanced" in called[0]) == (only == "background")
+    assert ("masks are inverted" in called[0]) == (only == "foreground")
 
 
 def test_a_loader_that_sets_the_pace_is_named_with_two_figures(data, said, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["scores"]["dice"] == best.metrics["final_dice"]
     assert metrics["averaged"] == best.metrics["averaged"]
-    record = json.loads((run / "run.json").read_text())
+    (record,) = json.loads((run / "run.json").read_text())["calls"]
     assert record["command"].startswith("unet train --data data --size 32")
     assert {"torch", "device", "data_fingerprint", "python"} <= record.keys()
 

@@ -24,8 +24,7 @@ from unet_cli.config import Inference, ModelConfig, PredictConfig, Preprocessing
 from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.sample import draw_pair
-from unet_cli.device import Compute
-from unet_cli.errors import UserError
+from unet_cli.device import Compute, compiling
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import find_jobs
@@ -135,7 +134,8 @@ def training_pace(
     on_gpu = compute.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(compute.device)
-    _first_step(step)
+    with compiling():
+        step()
     step()
     seconds_each = seconds(lambda: [step() for _ in range(rounds)], compute) / rounds
     return {
@@ -194,15 +194,6 @@ def _step_of(model: nn.Module, compute: Compute, batch_size: int, size: int, tun
         optimizer.step()
 
     return step
-
-
-def _first_step(step: Timed) -> None:
-    """The one in which a network is compiled."""
-    try:
-        step()
-    except torch._dynamo.exc.TorchDynamoException as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"torch can't compile the network here ({reason}): install a C++ compiler") from error
 
 
 def _turned(image: torch.Tensor, turns: int) -> torch.Tensor:

@@ -344,10 +344,8 @@ class TrainConfig(DataConfig, Batches):
                 "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "
                 "give --epochs instead"
             )
-        waits = "--patience" if self.patience is not None else "--schedule plateau"
-        is_waiting = self.patience is not None or self.schedule == "plateau"
-        if is_waiting and self.val_fraction == 0 and self.split is None and self.folds is None:
-            raise UserError(f"{waits} waits for a better validation score, and --val-fraction 0 leaves none")
+        if self.compile and self.gradient_checkpointing:
+            raise UserError("--compile can't compile what --gradient-checkpointing computes again: leave one out")
         if self.resume is not None and self.name is not None:
             raise UserError("--resume goes on in the run's own folder: leave out --name")
         if self.size < 2 ** (self.depth + 1):

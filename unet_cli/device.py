@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +81,18 @@ def be_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Where a network is run for the first time: if torch can't compile it, that is a UserError that says why."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
+        ) from error
 
 
 def keep_freed_memory(compute: Compute) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unet_cli.ahead import default_workers
+from unet_cli.call import Call
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
@@ -23,23 +22,20 @@ from unet_cli.config import (
     ModelConfig,
     Preprocessing,
     TrainConfig,
-    flag_of,
     plain,
 )
-from unet_cli.console import Console, counted, duration
+from unet_cli.console import counted, duration
 from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
 from unet_cli.data.examine import examine
-from unet_cli.data.layout import Layout
-from unet_cli.data.problems import listed
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
-from unet_cli.models import build_model, parameter_count
-from unet_cli.processes import World
+from unet_cli.models import build_model
+from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
+from unet_cli.processes import processes_here
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
@@ -47,74 +43,21 @@ from unet_cli.training.losses import loss_for
 from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.progress import Progress
-from unet_cli.training.record import METRICS, NOT_SETTINGS, Record, independent, new_run_folder
+from unet_cli.training.record import METRICS, Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
-# What can't be changed while a run goes on: another would be another run.
-LASTING = ("size", "mode", "normalize", "val_fraction", "group_by", "folds", "fold", "split", "init", "optimizer")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of `unet train`: what is asked for, what computes, and the run that it goes on with, if it does.
-
-    started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
-    saved: its last.pth, None where it didn't come that far.
-    """
-
-    config: TrainConfig
-    layout: Layout
-    compute: Compute
-    world: World
-    console: Console
-    started: float
-    folder: Path | None = None
-    saved: Checkpoint | None = None
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What the run that is gone on with has saved beside its weights; nothing where there is none."""
-        return (self.saved.resume or {}) if self.saved else {}
-
-    def changes(self) -> dict[str, tuple[Any, Any]]:
-        """Settings that were given to the run that is gone on with and are others now, by their names."""
-        now, then = plain(independent(self.config)), self.saved.training if self.saved else {}
-        return {
-            name: (then[name], value)
-            for name, value in now.items()
-            if name in then and name not in NOT_SETTINGS and value not in (None, "auto", then[name])
-        }
-
-
-def saved_state(folder: Path) -> Checkpoint | None:
-    """The last.pth of a run to go on with; None where it was interrupted before anything was saved.
-
-    Raises UserError where it is damaged, is no last.pth, or has gone.
-    """
-    path, best = folder / "last.pth", folder / "best.pth"
-    otherwise = f"restore it, or begin a new run from its best weights with --init {best}"
-    if not path.exists():
-        if best.exists() and (folder / "log.csv").exists():
-            raise UserError(f"{path} is missing: {otherwise}")
-        return None
-    try:
-        saved = load_checkpoint(path)
-    except UserError as error:
-        raise UserError(f"{error}; {otherwise}") from error
-    if saved.resume is None:
-        raise UserError(f"{path} holds weights alone, and nothing to go on from: {otherwise}")
-    if saved.resume["progress"]["rows"] and not best.exists():
-        raise UserError(f"{best} is missing: restore it, or begin a new run with --init {path}")
-    return saved
 
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
     """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
     config, console = call.config, call.console
-    _check_lasting(call)
+    call.check_lasting()
     card = _examined(call)
     split = _split(call, card)
+    if not split.val and (config.patience is not None or config.schedule == "plateau"):
+        waits = "--schedule plateau" if config.patience is None else "--patience"
+        raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
     template, weights = _template(call, card, split.train)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
@@ -134,21 +77,11 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
-        *_worth_a_look(card),
-        *_plan(trainer, template, card, record.folder),
-        *_going_on(call, trainer, card),
+        *worth_a_look(card),
+        *describe_plan(trainer, template, card, record.folder),
+        *describe_resumed(call, trainer, card),
     )
     return trainer, Saver(record, template, config.save_every)
-
-
-def _check_lasting(call: Call) -> None:
-    """Raises UserError where a run is to go on with settings that would make it another."""
-    for name, (then, now) in call.changes().items():
-        if name in LASTING:
-            raise UserError(
-                f"--resume: the run was begun with {flag_of(name)} {then}, and can't go on with {now}: leave the flag "
-                "out, or begin a new run"
-            )
 
 
 def _examined(call: Call) -> Card:
@@ -259,7 +192,7 @@ def _datasets(
         patch = patch_side_of(side) if strength is not None and strength.interpolates else side
         crops = Crops(card.sizes(split.train), side, config.foreground_crops, config.seed, patch)
         cuttings = crops, Grid(card.sizes(split.val), side)
-    share = int(CACHE_SHARE * machine_memory() / (len(split.train) + len(split.val)))
+    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(split.val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs))
         for pairs, cutting in zip((split.train, split.val), cuttings, strict=True)
@@ -323,7 +256,7 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, spli
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif world.first((folder / METRICS).exists()) and not trainer.may_go_on:
+    elif world.first((folder / METRICS).exists()) and not trainer.may_go_on():
         raise UserError(
             f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "
@@ -337,53 +270,7 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, spli
         precision=call.compute.precision,
         mode=template.preprocessing.mode,
         lr=trainer.learner.lr,
+        weight_decay=trainer.learner.weight_decay,
         epochs=trainer.budget.epochs,
     )
     return Record(folder, resolved, split, call.compute.describe(), card.fingerprint())
-
-
-def _plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Path) -> list[str]:
-    """What the run will do, in words."""
-    config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
-    learner, world = trainer.learner, trainer.world
-    usual = "" if config.width or config.init else f" (--width is usually that on a {learner.compute.kind})"
-    limits = [counted(budget.epochs, "epoch")] if budget.epochs else []
-    limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
-    limits += [f"or until {counted(config.patience, 'epoch')} bring nothing"] if config.patience else []
-    side, explained = preprocessing.size, card.mode(config.mode, trainer.train_data.pairs, preprocessing.size)[1]
-    seen = f"Images are stretched to {side}x{side}"
-    if preprocessing.mode == "tile":
-        seen = (
-            f"{len(trainer.train_data):,} crops of {side}x{side} an epoch ({config.foreground_crops:.0%} on foreground)"
-        )
-    processes = f", {world.count} processes" if world.count > 1 else ""
-    return [
-        *([explained] if explained else []),
-        f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
-        f"{seen}, {preprocessing.describe_intensity()}; batches of {trainer.batch_size * world.count}; "
-        f"augmentation {config.augment}",
-        f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {config.schedule}",
-        f"Computing on {learner.compute.describe()}{processes}",
-        f"Training for {', '.join(limits)}, into {folder}",
-    ]
-
-
-def _worth_a_look(card: Card) -> list[str]:
-    if not card.problems:
-        return []
-    return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
-
-
-def _going_on(call: Call, trainer: Trainer, card: Card) -> list[str]:
-    if call.folder is None:
-        return []
-    if call.saved is None:
-        return [f"{call.folder} was interrupted before anything was saved: it begins again"]
-    said = [
-        f"Going on with {call.folder} in epoch {trainer.progress.epoch}, after "
-        f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"
-    ]
-    said += [f"  {flag_of(name)} was {then} and is now {now}" for name, (then, now) in call.changes().items()]
-    if call.saved.training.get("data_fingerprint") != card.fingerprint():
-        said.append("The images or masks have changed since: it goes on with them as they are now")
-    return said

@@ -38,6 +38,11 @@ def local_number() -> int | None:
     return None if number is None else int(number)
 
 
+def processes_here() -> int:
+    """How many of the job's processes share this machine and its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def elastic_identity() -> str | None:
     """What names this torchrun job and stays the same when it restarts its processes; None without torchrun.
 

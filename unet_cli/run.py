@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unet_cli.call import Call, saved_state
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config import (
     Inference,
@@ -26,9 +27,9 @@ from unet_cli.data.pictures import augmented_sheet
 from unet_cli.device import Compute, be_deterministic, choose_compute
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import evaluate
-from unet_cli.files import alone_in, writable_folder
+from unet_cli.files import alone_in, sweep, writable_folder
 from unet_cli.inference.predictor import Predictor
-from unet_cli.preparation import Call, prepare, saved_state
+from unet_cli.preparation import prepare
 from unet_cli.processes import World, restarts, together
 from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal, tensorboard_writer
@@ -75,6 +76,7 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
             world.wait()
             return None
         with _told_how_to_go_on(saver), alone_in(saver.folder):
+            sweep(saver.folder)
             saver.record.write()
             (saver.folder / METRICS).unlink(missing_ok=True)  # of a run that goes on
             journal = Journal(saver.folder, config.tensorboard)
@@ -107,6 +109,13 @@ def _call(
     restarted = any(world.gathered(restarts()))  # torchrun counts where a process failed
     folder = config.resume or world.first(elastic_run(config.output) if restarted else None)
     saved = saved_state(folder) if folder else None
+    states = world.gathered(
+        (saved.resume["learner"]["step"], saved.resume["seconds"]) if saved and saved.resume else ()
+    )
+    if len(set(states)) > 1:
+        raise UserError(
+            f"{folder}: the processes see different states of the run: put it on a disk that all machines share"
+        )
     found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
     compute = replace(compute, precision=world.first(found))
     return Call(config, layout, compute, world, console, started, folder, saved)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.data.warp import ELASTIC_GRID, Warp, middle, rotation, warped
-
-__all__ = ["AUGMENTATIONS", "Augmentation", "augment", "middle"]
+from unet_cli.data.warp import ELASTIC_GRID, Warp, rotation, warped
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self._firsts = [0, *accumulate(counts)]
         self._cache: dict[int, Held] = {}
         self._bytes_left = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
+        self._latest: tuple[int, Held] | None = None  # of a grid's tiles the next is mostly of the same image
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -99,10 +100,12 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises UserError where the files have changed or vanished since they were examined.
         """
         number = self.image_numbers[index]
-        held = self._cache.get(number)
+        latest = self._latest
+        held = latest[1] if latest and latest[0] == number else self._cache.get(number)
         if held is None:
             held = self._read(number)
             self._keep(number, held)
+            self._latest = number, held
         image, mask = self.cutting.cut(held, index - self._firsts[number], index, epoch)
         return image, mask, held.intensities
 

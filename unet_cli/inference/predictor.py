@@ -19,7 +19,7 @@ from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, pla
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
-from unet_cli.device import DTYPES, Compute, keep_freed_memory
+from unet_cli.device import DTYPES, Compute, compiling, keep_freed_memory
 from unet_cli.errors import UserError
 from unet_cli.inference.member import make_member
 from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
@@ -100,13 +100,8 @@ class Predictor:
     def _compile(self) -> None:
         """Let torch compile the networks now, on a blank image. Raises UserError where it can't."""
         blank = np.zeros((self.preprocessing.in_channels, 64, 64), self.preprocessing.dtype)
-        try:
+        with compiling():
             self.probabilities([next(self._look_at(blank, ()).views())])
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
-            ) from error
 
     def _look_at(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
         if self.mode == "tile":

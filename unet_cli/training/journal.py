@@ -44,10 +44,7 @@ class Journal:
         if is_round(rows[-1].epoch):
             self.draw_pictures(rows[-1].epoch, trainer)
         if self._tensorboard is not None:
-            for name, value in rows[-1].plain().items():
-                if isinstance(value, float):
-                    self._tensorboard.add_scalar(name, value, rows[-1].step)
-            self._tensorboard.flush()
+            self._write_tensorboard(self._tensorboard, rows[-1])
 
     def finish(self, trainer: Trainer) -> None:
         """Draw curves.png, and the pictures of the last epoch."""
@@ -93,6 +90,15 @@ class Journal:
             axes.grid(alpha=0.3)
         with whole_file(self.folder / "curves.png") as file:
             figure.savefig(file, format="png", dpi=110)
+
+    def _write_tensorboard(self, writer: Any, row: EpochResult) -> None:
+        try:
+            for name, value in row.plain().items():
+                if isinstance(value, float):
+                    writer.add_scalar(name, value, row.step)
+            writer.flush()
+        except OSError as error:
+            raise explain(error, self.folder / "tensorboard") from error
 
     def _write_log(self, results: Sequence[EpochResult]) -> None:
         with whole_file(self.folder / "log.csv") as file:

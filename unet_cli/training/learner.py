@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from unet_cli.config import LRS, WEIGHT_DECAYS, TrainConfig
 from unet_cli.console import Console
-from unet_cli.device import Compute, keep_freed_memory
+from unet_cli.device import Compute, compiling, keep_freed_memory
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.processes import World
 from unet_cli.training.average import Average
-from unet_cli.training.losses import Loss, Whole
+from unet_cli.training.losses import Denominators, Loss
 from unet_cli.training.optimizers import make_optimizer
 
 FIRST_LOSS_SCALE = 2.0**12  # of float16: low enough that the search for a scale takes few skipped steps
@@ -50,8 +50,8 @@ class Learner:
             self._network.compile(dynamic=False)
         name, decay = self.config.optimizer, self.config.weight_decay
         self.lr = self.config.lr or LRS[name]
-        decay = WEIGHT_DECAYS[name] if decay is None else decay
-        self.optimizer = make_optimizer(name, self.model.parameters(), self.lr, decay, self.compute.device)
+        self.weight_decay = WEIGHT_DECAYS[name] if decay is None else decay
+        self.optimizer = make_optimizer(name, self.model.parameters(), self.lr, self.weight_decay, self.compute.device)
         self.scaler = torch.amp.GradScaler(
             self.compute.device.type, init_scale=FIRST_LOSS_SCALE, enabled=self.compute.precision == "float16"
         )
@@ -122,7 +122,7 @@ class Learner:
         """Leave the gradient of the loss over the batches of all processes, and return that loss."""
         self.optimizer.zero_grad(set_to_none=True)
         here = self.loss.whole(mask, images)
-        whole = Whole(self.world.sum(here.images), self.world.sum(here.weight))
+        whole = Denominators(self.world.sum(here.images), self.world.sum(here.weight))
         total = image.new_zeros(())
         parts = list(zip(image.split(self.at_once), mask.split(self.at_once), strict=True))
         for number, (some, target) in enumerate(parts, 1):
@@ -140,10 +140,16 @@ class Learner:
         """Call it, and where the memory doesn't suffice again with less need of it. Raises UserError at the end."""
         while True:
             try:
-                return compute()
+                with compiling() if self.config.compile else nullcontext():
+                    return compute()
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.world.count > 1:
+                if not is_out_of_memory(error):
                     raise
+                if self.world.count > 1:  # the others wait for this one's gradient
+                    raise UserError(
+                        f"out of memory with {self.at_once} images at once in each of {self.world.count} processes: go "
+                        f"on with --batch-size {max(1, self.at_once // 2)} beside --resume"
+                    ) from error
             self._restore(statistics)  # outside the handler, whose traceback holds on to activations
             self._need_less_memory()
 
@@ -158,7 +164,7 @@ class Learner:
                 f"Out of memory with {before} images at once: going on with {self.at_once} at once, whose gradients "
                 f"are added up to those of the same batches. --batch-size {self.at_once} would avoid it"
             )
-        elif not self._checkpointing and hasattr(self.model, "gradient_checkpointing"):
+        elif not (self._checkpointing or self.config.compile) and hasattr(self.model, "gradient_checkpointing"):
             self._checkpointing = True
             self.console.say(
                 "Out of memory with one image at once: going on with --gradient-checkpointing, which takes longer"

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, islice, repeat
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_load
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
 STEPS_BEFORE_ESTIMATE = 3
 LONG_EPOCH = 120.0  # seconds
+
+
+SomeBatch = TypeVar("SomeBatch", Batch, Batch | None)
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Trainer:
         if progress.began is None:
             progress.began = time.monotonic() - self.budget.start
         self.budget.begin = self.budget.start + progress.began
-        while progress.seen or self.may_go_on:
+        while progress.seen or self.may_go_on():
             yield from self._train_epoch(stop)
             if self.world.any(stop.signum is not None) or not progress.seen:  # or the time was up
                 return
@@ -101,6 +105,7 @@ class Trainer:
             start, step_start = time.monotonic(), start  # waiting for the batch is part of a step's time
             self._time_step(start - step_start)
             yield None
+            start = time.monotonic()  # saving is no part of it
         batches.close()
         self._watch(images, pace)
 
@@ -123,13 +128,11 @@ class Trainer:
         """Validate, and close the epoch; None where a stop was asked for on the way."""
         progress = self.progress
         scores, averaged = self.validate(stop), False
-        if scores is not None and scores:
+        if scores:
             with self.learner.average.swapped_in(self.learner.model):
                 of_average = self.validate(stop)
-            if of_average is None:
-                return None
-            averaged = _score(of_average) > _score(scores)
-            scores = of_average if averaged else scores
+            averaged = of_average is not None and _score(of_average) > _score(scores)
+            scores = of_average if averaged or of_average is None else scores
         if scores is None:
             return None
         score = _score(scores)
@@ -153,9 +156,8 @@ class Trainer:
             self.console.say(describe_blank(result, self.train_data.preprocessing.mode))
         return result
 
-    @property
     def may_go_on(self) -> bool:
-        """Whether the budget allows another step, and --patience another epoch."""
+        """Whether the budget allows another step, and --patience another epoch; of all processes together."""
         return self._next_lr() is not None and not self.is_in_vain
 
     @property
@@ -176,12 +178,17 @@ class Trainer:
         num_classes = data.labels.num_classes
         indices = range(self.world.rank, len(data), self.world.count)
         batches = data.batches(indices, self.batch_size, self.config.workers)
+        rounds = -(
+            -len(data) // (self.batch_size * self.world.count)
+        )  # some processes may have nothing in the last one
         counts = np.zeros((len(data.pairs), num_classes, 3), dtype=np.int64)
         loss = 0.0
-        for batch in self._shown(batches, -(-len(indices) // self.batch_size), "validating"):
-            if stop is not None and stop.signum is not None and self.world.count == 1:
+        for batch in self._shown(islice(chain(batches, repeat(None)), rounds), rounds, "validating"):
+            if self.world.any(stop is not None and stop.signum is not None):
                 batches.close()
                 return None
+            if batch is None:
+                continue
             image, mask = self.to_device(batch)
             logits = self.learner.logits(image)
             # Of each alone, so that the mean doesn't depend on which are in a batch together.
@@ -235,7 +242,7 @@ class Trainer:
             order, self.batch_size, self.config.workers, self.progress.epoch, self.learner.compute.device.type == "cuda"
         )
 
-    def _shown(self, batches: Iterator[Batch], steps: int, what: str) -> Iterator[Batch]:
+    def _shown(self, batches: Iterator[SomeBatch], steps: int, what: str) -> Iterator[SomeBatch]:
         return self.console.progress(batches, steps, what, "steps")
 
     def _next_lr(self) -> float | None:
@@ -250,11 +257,15 @@ class Trainer:
         """Name the images of a step that was skipped; of ten in a row, raise UserError with the likely reason."""
         progress = self.progress
         progress.skipped, progress.bad_steps = progress.skipped + 1, progress.bad_steps + 1
-        is_bad = [not bool(torch.isfinite(one).all()) for one in image]
-        spoiled = [index for index, bad in zip(batch.indices, is_bad, strict=True) if bad]
-        images = dict.fromkeys(str(self.train_data.pair_of(index).image) for index in spoiled or batch.indices)
-        bad = BadStep(self.learner.step, list(images), bool(spoiled))
-        self.console.say(bad.describe())
+        mine = [
+            (str(self.train_data.pair_of(index).image), not bool(torch.isfinite(one).all()))
+            for index, one in zip(batch.indices, image, strict=True)
+        ]
+        bad = BadStep(self.learner.step, [pair for part in self.world.gathered(mine) for pair in part])
+        if (
+            bad.spoiled or progress.bad_steps > 1 or not self.learner.scaler.is_enabled()
+        ):  # which tries what is too large
+            self.console.say(bad.describe())
         if progress.bad_steps == MOST_BAD_STEPS:
             progress.bad_steps = 0  # of a run that goes on from here
             reason = bad.likely_reason(self.learner.compute.precision, self.learner.lr)

@@ -17,12 +17,11 @@ GAMMA = 2.0  # of the focal loss
 FALSE_ALARM, MISS = 0.3, 0.7  # of the Tversky loss
 MOST_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
 
-PixelTerm = Callable[[Tensor, Tensor], Tensor]
-RegionTerm = Callable[[Tensor, Tensor], Tensor]
+Term = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Whole:
+class Denominators:
     """What the loss of a batch is divided by, counted over all its parts: scalar float32 tensors.
 
     images: how many; weight: of their pixels, the ignored ones left out. The sum of the parts' is the whole's.
@@ -30,9 +29,6 @@ class Whole:
 
     images: Tensor
     weight: Tensor
-
-    def __add__(self, other: Whole) -> Whole:
-        return Whole(self.images + other.images, self.weight + other.weight)
 
 
 @dataclass(frozen=True)
@@ -45,15 +41,15 @@ class Loss:
     """
 
     num_classes: int
-    pixels: PixelTerm | None
-    regions: RegionTerm
+    pixels: Term | None
+    regions: Term
     class_weights: tuple[float, ...] | None = None
 
-    def whole(self, target: Tensor, images: int | None = None) -> Whole:
+    def whole(self, target: Tensor, images: int | None = None) -> Denominators:
         """Of a target (N, *spatial), or of a part of one; images: how many of the N count, all unless given."""
         return _whole(self._weights(target), len(target) if images is None else images)
 
-    def __call__(self, logits: Tensor, target: Tensor, whole: Whole | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, target: Tensor, whole: Denominators | None = None) -> Tensor:
         """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar float32.
 
         K is 1 for two classes, else their number. whole: of the batch that this is a part of; its parts' losses, and
@@ -79,8 +75,8 @@ class Loss:
         return torch.tensor(self.class_weights, device=target.device)[(target * known).long()] * known
 
 
-def _whole(weights: Tensor, images: int) -> Whole:
-    return Whole(torch.full((), float(images), device=weights.device), weights.sum())
+def _whole(weights: Tensor, images: int) -> Denominators:
+    return Denominators(torch.full((), float(images), device=weights.device), weights.sum())
 
 
 def entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -121,7 +117,7 @@ def tversky(probs: Tensor, truth: Tensor, false_alarm: float = FALSE_ALARM, miss
     return 1 - (2 * hit + SMOOTH) / (2 * hit + wrong + SMOOTH)
 
 
-LOSSES: dict[str, tuple[PixelTerm | None, RegionTerm]] = {
+LOSSES: dict[str, tuple[Term | None, Term]] = {
     "bce-dice": (entropy, dice),
     "balanced": (entropy, dice),
     "dice": (None, dice),

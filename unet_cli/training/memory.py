@@ -23,6 +23,7 @@ from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute
 from unet_cli.errors import is_out_of_memory
 from unet_cli.models import build_model, parameter_count
+from unet_cli.processes import processes_here
 
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -34,6 +35,7 @@ FACTOR, FIXED = 1.6, 256 * 2**20  # see step_bytes
 
 WARMUP_STEPS, TIMED_STEPS = 2, 4  # the first steps choose algorithms and allocate
 GPU_RESERVE = 0.1  # of a GPU's memory, that is left free
+LEAST_GAIN = 1.03
 WORTHWHILE = 0.9  # of the best throughput: a smaller batch that reaches it is as good
 
 
@@ -156,7 +158,7 @@ def cpu_batch_size(
 
     reserved: bytes that are wanted for something else.
     """
-    most = CPU_SHARE * (available_bytes(torch.device("cpu")) - reserved)
+    most = CPU_SHARE * (available_bytes(torch.device("cpu")) / processes_here() - reserved)
     fitting = (size for size in range(usual, 0, -1) if step_bytes(config, shape, size, gradient_checkpointing) <= most)
     return next(fitting, 1)
 
@@ -164,6 +166,7 @@ def cpu_batch_size(
 def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> int:
     """The smallest of 1, 2, 4, ... within 10 % of the best throughput of them; `most` at most.
 
+    The search ends where doubling twice has brought nothing worth speaking of.
     throughput: images a second at a batch size, or None where memory doesn't suffice, which ends the search. Returns 1
     where even one image doesn't fit.
     """
@@ -172,6 +175,8 @@ def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> 
     while size <= most:
         speed = throughput(size)
         if speed is None:
+            break
+        if speed < LEAST_GAIN * speeds.get(size // 4, 0.0):
             break
         speeds[size] = speed
         size *= 2

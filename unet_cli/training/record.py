@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -44,9 +45,10 @@ class Record:
         """Write the three, into a new folder where it is gone but its place is there. Raises UserError."""
         if self.folder.parent.is_dir():  # else it is on a disk that has gone
             make_folder(self.folder)
-        write_split(self.folder / "split.json", self.split)
-        write_json(
-            self.folder / "run.json",
+        if not (self.folder / "split.json").exists():
+            write_split(self.folder / "split.json", self.split)
+        calls = _calls(self.folder)
+        calls.append(
             {
                 "command": shlex.join(["unet", *sys.argv[1:]]),
                 "folder": str(Path.cwd()),
@@ -57,8 +59,9 @@ class Record:
                 "device": self.device,
                 "data_fingerprint": self.fingerprint,
                 "elastic": elastic_identity(),
-            },
+            }
         )
+        write_json(self.folder / "run.json", {"calls": calls})
         with whole_file(self.folder / RUN_SETTINGS) as file:  # the last: with it a run can be gone on with
             file.write(settings_as_toml(self.config, self.folder).encode())
 
@@ -68,7 +71,7 @@ def independent(config: TrainConfig) -> TrainConfig:
     paths = {name: getattr(config, name) for name in PATHS}
     return replace(
         config,
-        **{name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and Path(path).exists()},
+        **{name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and os.path.exists(path)},
     )
 
 
@@ -99,7 +102,8 @@ def elastic_run(output: Path) -> Path | None:
     identity = elastic_identity()
     records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in records:
-        if identity is not None and _read_json(path).get("elastic") == identity:
+        calls = _calls(path.parent)
+        if identity is not None and calls and calls[-1].get("elastic") == identity:
             return path.parent
     return None
 
@@ -128,6 +132,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def _toml(value: Any) -> str:
     """A plain value; JSON's strings, numbers and booleans are TOML's."""
+    if isinstance(value, float):
+        return repr(value)  # which may be inf
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -135,9 +141,11 @@ def _is_unicode(text: str) -> bool:
     return text.encode(errors="ignore").decode() == text
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _calls(folder: Path) -> list[dict[str, Any]]:
+    """What run.json holds: each call that has worked on the run."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # another's file, or one that is being written: not the run that is looked for
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):  # there is none yet, or it's another's
+        return []
+    calls = content.get("calls") if isinstance(content, dict) else None
+    return calls if isinstance(calls, list) else []

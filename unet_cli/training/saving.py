@@ -32,7 +32,8 @@ class Saver:
     every: float
 
     def __post_init__(self) -> None:
-        self._best: Checkpoint | None = None  # not written yet
+        self._best: Checkpoint | None = None  # kept, since the folder may vanish
+        self._best_is_new = False
         self.saved = "nothing has been saved"
         self._tried = -math.inf  # when the last save ended
         self._took = 0.0
@@ -52,7 +53,7 @@ class Saver:
         A save that fails is reported; the files of the one before stay whole, and the next is tried in its turn.
         """
         if result is not None and (result.is_best or not self._has_best()):
-            self._best = self._checkpoint(_weights(trainer, result.averaged), result)
+            self._best, self._best_is_new = self._checkpoint(_weights(trainer, result.averaged), result), True
         if self._tried == -math.inf and result is None:
             self._tried = time.monotonic()  # the first within an epoch is counted from its first step
         pause = max(self.every if result is not None else WITHIN_EPOCH * self.every, self._took / MOST_SHARE)
@@ -75,10 +76,13 @@ class Saver:
         start = time.monotonic()
         try:
             if not self.record.is_written():
+                trainer.console.say(f"{self.folder} has vanished, and is written again")
                 self.record.write()
-            if self._best is not None:  # first, so that last.pth never knows of a best score that was lost
-                save_checkpoint(self.folder / "best.pth", self._best)
-                self._best = None
+            best = self.folder / "best.pth"
+            # First, so that last.pth never knows of a best score that was lost.
+            if self._best is not None and (self._best_is_new or not best.exists()):
+                save_checkpoint(best, self._best)
+                self._best_is_new = False
             rows = trainer.progress.rows
             last = self._checkpoint(_weights(trainer, averaged=False), rows[-1] if rows else None)
             save_checkpoint(self.folder / "last.pth", replace(last, resume=trainer.state()))

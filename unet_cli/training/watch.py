@@ -12,21 +12,26 @@ BLANK_EPOCHS, BLANK_STEPS = 3, 50  # with one class alone predicted, at least, b
 
 @dataclass(frozen=True)
 class BadStep:
-    """A step whose loss or gradient was not finite. images: those that hold such values themselves, if `spoiled`, or
-    all of its batch."""
+    """A step whose loss or gradient was not finite. images: of its batch, by name, and whether their own values are not
+    finite either."""
 
     step: int
-    images: list[str]
-    spoiled: bool
+    images: list[tuple[str, bool]]
+
+    @property
+    def spoiled(self) -> list[str]:
+        """The images that are to blame, without a doubt."""
+        return list(dict.fromkeys(name for name, is_spoiled in self.images if is_spoiled))
 
     def describe(self) -> str:
         what = "an image holds values that are not finite" if self.spoiled else "the loss or its gradient is not finite"
-        return f"step {self.step}: {what}, so the step is skipped; images: {', '.join(self.images)}"
+        names = self.spoiled or list(dict.fromkeys(name for name, _ in self.images))
+        return f"step {self.step}: {what}, so the step is skipped; images: {', '.join(names)}"
 
     def likely_reason(self, precision: str, lr: float) -> str:
         """Why there are many in a row, and what to try."""
         if self.spoiled:
-            return f"there are values that are not finite in {', '.join(self.images)}: put that right, or leave it out"
+            return f"there are values that are not finite in {', '.join(self.spoiled)}: put that right, or leave it out"
         if precision == "float16":
             return "numbers have likely become too large for float16: try --precision bf16 or float32"
         return f"the learning rate is likely too high: try a lower --lr than {lr:g}"
@@ -42,14 +47,16 @@ def is_blank(rows: Sequence[EpochResult]) -> bool:
 
 def describe_blank(last: EpochResult, mode: str) -> str:
     """Of such a run, whose last epoch is given. mode: how its images become samples."""
-    only = "background" if last.val_foreground == 0 else "foreground"
-    crops = "a higher --foreground-crops"
-    if mode == "resize":
-        crops = "--mode tile with --foreground-crops 0.5, where objects are small"
+    if last.val_foreground == 0:
+        only, crops = "background", "a higher --foreground-crops"
+        if mode == "resize":
+            crops = "--mode tile with --foreground-crops 0.5, where objects are small"
+        remedies = f"--loss balanced or --loss tversky, {crops}, or another --lr"
+    else:
+        only, remedies = "foreground", "a lower --lr, or --classes where masks are inverted"
     return (
-        f"The network has predicted nothing but {only} for {BLANK_EPOCHS} epochs. If that doesn't change: try --loss "
-        f"balanced or --loss tversky, {crops}, or another --lr; look at the pictures of the run to see whether the "
-        "masks are what they should be"
+        f"The network has predicted nothing but {only} for {BLANK_EPOCHS} epochs. If that doesn't change: try "
+        f"{remedies}; look at the pictures of the run to see whether the masks are what they should be"
     )
 
 

@@ -1,0 +1,86 @@
+"""What `unet train` was asked for, and the run that it goes on with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_cli.checkpoint import Checkpoint, load_checkpoint
+from unet_cli.config import (
+    TrainConfig,
+    flag_of,
+    plain,
+)
+from unet_cli.console import Console
+from unet_cli.data.layout import Layout
+from unet_cli.device import Compute
+from unet_cli.errors import UserError
+from unet_cli.processes import World
+from unet_cli.training.record import NOT_SETTINGS, independent
+
+# What can't be changed while a run goes on: another would be another run.
+LASTING = ("size", "mode", "normalize", "val_fraction", "group_by", "folds", "fold", "split", "init", "optimizer")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of `unet train`: what is asked for, what computes, and the run that it goes on with, if it does.
+
+    started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
+    saved: its last.pth, None where it didn't come that far.
+    """
+
+    config: TrainConfig
+    layout: Layout
+    compute: Compute
+    world: World
+    console: Console
+    started: float
+    folder: Path | None = None
+    saved: Checkpoint | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the run that is gone on with has saved beside its weights; nothing where there is none."""
+        return (self.saved.resume or {}) if self.saved else {}
+
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that were given to the run that is gone on with and are others now, by their names."""
+        now, then = plain(independent(self.config)), self.saved.training if self.saved else {}
+        return {
+            name: (then[name], value)
+            for name, value in now.items()
+            if name in then and name not in NOT_SETTINGS and value not in (None, "auto", then[name])
+        }
+
+    def check_lasting(self) -> None:
+        """Raises UserError where a run is to go on with settings that would make it another."""
+        for name, (then, now) in self.changes().items():
+            if name in LASTING:
+                raise UserError(
+                    f"--resume: the run was begun with {flag_of(name)} {then}, and can't go on with {now}: leave the "
+                    "flag out, or begin a new run"
+                )
+
+
+def saved_state(folder: Path) -> Checkpoint | None:
+    """The last.pth of a run to go on with; None where it was interrupted before anything was saved.
+
+    Raises UserError where it is damaged, is no last.pth, or has gone.
+    """
+    path, best = folder / "last.pth", folder / "best.pth"
+    otherwise = f"restore it, or begin a new run from its best weights with --init {best}"
+    if not path.exists():
+        if best.exists() and (folder / "log.csv").exists():
+            raise UserError(f"{path} is missing: {otherwise}")
+        return None
+    try:
+        saved = load_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{error}; {otherwise}") from error
+    if saved.resume is None:
+        raise UserError(f"{path} holds weights alone, and nothing to go on from: {otherwise}")
+    if saved.resume["progress"]["rows"] and not best.exists():
+        raise UserError(f"{best} is missing: restore it, or begin a new run with --init {path}")
+    return saved
