@@ -170,7 +170,7 @@ def test_more_images_fit_with_checkpointing(monkeypatch):
     ("speeds", "most", "best", "tried"),
     [
         pytest.param([10, 20, 40, 80, None], 100, 8, [1, 2, 4, 8, 16], id="as large as memory allows"),
-        pytest.param([10, 20, 21, 21, 20, None], 100, 2, [1, 2, 4, 8, 16, 32], id="the smallest of equals"),
+        pytest.param([10, 20, 21, 21, 20, None], 100, 2, [1, 2, 4, 8, 16], id="no more once nothing is gained"),
         pytest.param([10, 17.9, 20, None], 100, 4, [1, 2, 4, 8], id="more than 10 % slower"),
         pytest.param([10, 18, 20, None], 100, 2, [1, 2, 4, 8], id="10 % slower"),
         pytest.param([10, 20, 15, None], 100, 2, [1, 2, 4, 8], id="slower again"),

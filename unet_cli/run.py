@@ -109,10 +109,8 @@ def _call(
     restarted = any(world.gathered(restarts()))  # torchrun counts where a process failed
     folder = config.resume or world.first(elastic_run(config.output) if restarted else None)
     saved = saved_state(folder) if folder else None
-    states = world.gathered(
-        (saved.resume["learner"]["step"], saved.resume["seconds"]) if saved and saved.resume else ()
-    )
-    if len(set(states)) > 1:
+    moments = world.gathered(saved.resume["seconds"] if saved and saved.resume else None)
+    if len(set(moments)) > 1:
         raise UserError(
             f"{folder}: the processes see different states of the run: put it on a disk that all machines share"
         )
