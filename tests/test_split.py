@@ -333,3 +333,11 @@ def test_pages_of_a_stack_stay_together_where_there_are_several_stacks():
 
     assert group_names(pages("a", "b"), None) == ["a"] * 3 + ["b"] * 3
     assert len(set(group_names(pages("a"), None))) == 3
+
+
+def test_pairs_that_have_come_since_may_be_left_out_alone(tmp_path):
+    path = split_file(tmp_path, ["p00"], ["p02"])
+    split = read_split(path, numbered(4), leave_out=False, may_be_more=True)
+    assert ([pair.name for pair in split.train], [pair.name for pair in split.val]) == (["p00"], ["p02"])
+    with pytest.raises(UserError, match="p02"):
+        read_split(path, numbered(2), leave_out=False, may_be_more=True)
