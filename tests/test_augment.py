@@ -226,3 +226,9 @@ def test_masks_keep_their_type_and_all_their_values(dtype):
     _, moved = augment(image, mask, WARPS, keys(4))
     assert moved.dtype == dtype
     assert moved.unique().tolist() == [3, 255]
+
+
+def test_the_chance_of_changes_grows_with_the_epochs():
+    growing = Augmentation(chance=0.4, ramp=10)
+    assert [growing.at(epoch).chance for epoch in (1, 5, 10, 99)] == [0.04, 0.2, 0.4, 0.4]
+    assert Augmentation(chance=0.4).at(1).chance == 0.4

@@ -20,6 +20,7 @@ from unet_cli.config import (
     TrainConfig,
 )
 from unet_cli.console import Console, counted
+from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.dataset import epoch_order
 from unet_cli.data.imagefile import write_png
 from unet_cli.data.layout import Layout
@@ -158,10 +159,11 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
 
 
 def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
-    """augmented.png: samples as the network will see them, of its first epochs."""
-    data = trainer.train_data
+    """augmented.png: samples as the network will see them, when augmentation has come to its full strength."""
+    data, strength = trainer.train_data, AUGMENTATIONS[trainer.config.augment]
+    first = max(1, strength.ramp) if strength else 1
     pictures: list[tuple[Tensor, Tensor]] = []
-    for epoch in range(1, -(-count // len(data)) + 1):
+    for epoch in range(first, first - (-count // len(data))):
         order = epoch_order(len(data), trainer.config.seed, epoch)[: count - len(pictures)]
         for batch in data.batches(order, trainer.batch_size, epoch=epoch):
             pictures += zip(*trainer.network_input(batch, epoch), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ class Augmentation:
     beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
     share of the image's side. brightness: in standard deviations of the data set's intensity. contrast, gamma: largest
     factor, in either direction. noise: largest standard deviation, in those of the data set. blur: largest Gaussian
-    sigma, pixels.
+    sigma, pixels. ramp: epochs over which the chances grow to `chance`: a network that has yet to learn what the images
+    show learns it faster from plain ones, and only sees the same ones too often later.
     """
 
     flips: bool = True
@@ -35,6 +36,11 @@ class Augmentation:
     noise: float = 0.0
     blur: float = 0.0
     chance: float = 0.3
+    ramp: int = 0
+
+    def at(self, epoch: int) -> Augmentation:
+        """As it is in an epoch, counted from 1."""
+        return replace(self, chance=self.chance * min(1.0, epoch / self.ramp)) if self.ramp else self
 
     @property
     def interpolates(self) -> bool:
@@ -46,8 +52,17 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
     "light": Augmentation(brightness=0.1, contrast=1.1, chance=1.0),
     "full": Augmentation(
-        scale=1.25, rotation=20, shear=8, elastic=0.015, brightness=0.3, contrast=1.3, gamma=1.4, noise=0.15, blur=1.0
-    ),
+        scale=1.25,
+        rotation=20,
+        shear=8,
+        elastic=0.015,
+        brightness=0.3,
+        contrast=1.3,
+        gamma=1.4,
+        noise=0.15,
+        blur=1.0,
+        ramp=30,
+    ),  # fmt: skip
 }
 
 BLUR_RADIUS = 3  # pixels

@@ -211,7 +211,8 @@ class Trainer:
         size, strength = self.train_data.preprocessing.size, AUGMENTATIONS[self.config.augment]
         if strength is None:
             return middle(image, mask, size)
-        return augment(image, mask, strength, [(self.config.seed, epoch, index) for index in batch.indices], size)
+        keys = [(self.config.seed, epoch, index) for index in batch.indices]
+        return augment(image, mask, strength.at(epoch), keys, size)
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised (N, C, P, P), and (N, P, P)."""
