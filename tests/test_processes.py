@@ -17,7 +17,7 @@ from unet_cli.config import ModelConfig
 from unet_cli.data.labels import IGNORED
 from unet_cli.models import build_model
 from unet_cli.processes import World, elastic_identity, restarts, together
-from unet_cli.training.losses import LOSSES, Loss, Whole, loss_for
+from unet_cli.training.losses import LOSSES, Denominators, Loss, loss_for
 
 CPU = torch.device("cpu")
 NETWORK = ModelConfig(num_classes=3, base_channels=4, depth=1, norm="group")
@@ -49,7 +49,7 @@ def gradients(world: World, loss: Loss, part_size: int, checkpointing: bool) -> 
     image, mask = image[indices], mask[indices]
     mask[real:] = IGNORED
     mine = loss.whole(mask, images=real)
-    whole = Whole(world.sum(mine.images), world.sum(mine.weight))
+    whole = Denominators(world.sum(mine.images), world.sum(mine.weight))
 
     model = network(seed=world.rank)  # DistributedDataParallel starts all with the first one's
     model.gradient_checkpointing = checkpointing
