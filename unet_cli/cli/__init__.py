@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Annotated
 
@@ -38,8 +39,12 @@ def _root(
 
 
 def main() -> None:
-    """The `unet` script."""
-    app()
+    """The `unet` script. What comes when its work is done, and Python takes itself apart, stops nothing any more."""
+    try:
+        app()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 from unet_cli.cli import bench, check, info, predict, sample, train  # noqa: E402, F401  (each registers its command)
