@@ -42,8 +42,12 @@ def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subproc
 
 @pytest.fixture(autouse=True, scope="session")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is remembered of data sets stays out of the user's own cache, in subprocesses too."""
+    """What is remembered of data sets stays out of the user's own cache, in subprocesses too.
+
+    These take one thread each: tiny networks gain nothing from more, and tests run side by side.
+    """
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Reading ahead: order, bounds, and errors where they belong."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -51,8 +52,11 @@ def test_threads_that_read_compute_alone_and_the_caller_keeps_its_helpers():
         "import torch; from unet_cli.ahead import ahead;"
         "print(set(ahead(lambda _: torch.get_num_threads(), range(8), workers=2)), torch.get_num_threads())"
     )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     usual, found = (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+        ).stdout.strip()
         for code in (plain, reading)
     )
     assert found == f"{{1}} {usual}"
