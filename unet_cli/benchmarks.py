@@ -24,7 +24,7 @@ from unet_cli.config import Inference, ModelConfig, PredictConfig, Preprocessing
 from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.sample import draw_pair
-from unet_cli.device import Compute, compiling
+from unet_cli.device import Compute, compiling, finish
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import find_jobs
@@ -169,8 +169,7 @@ def seconds(function: Timed, compute: Compute) -> float:
     """What one call takes, on a GPU to its end."""
     start = time.perf_counter()
     function()
-    if compute.device.type != "cpu":
-        torch.get_device_module(compute.device).synchronize()
+    finish(compute.device)
     return time.perf_counter() - start
 
 

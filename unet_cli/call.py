@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config import (
-    TrainConfig,
-    flag_of,
-    plain,
-)
+from unet_cli.config import TrainConfig, flag_of, plain
 from unet_cli.console import Console
 from unet_cli.data.layout import Layout
 from unet_cli.device import Compute

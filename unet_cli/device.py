@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import time
@@ -93,6 +94,19 @@ def compiling() -> Iterator[None]:
         raise UserError(
             f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
         ) from error
+
+
+def finish(device: torch.device) -> None:
+    """Return when all that was begun on the device is done."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what torch holds unused of the device's memory."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 def keep_freed_memory(compute: Compute) -> None:

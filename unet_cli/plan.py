@@ -6,9 +6,7 @@ from pathlib import Path
 
 from unet_cli.call import Call
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import (
-    flag_of,
-)
+from unet_cli.config import flag_of
 from unet_cli.console import counted, duration
 from unet_cli.data.card import Card
 from unet_cli.data.problems import listed
@@ -49,7 +47,7 @@ def worth_a_look(card: Card) -> list[str]:
     return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
 
 
-def describe_resumed(call: Call, trainer: Trainer, card: Card) -> list[str]:
+def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint) -> list[str]:
     """Of a run that is gone on with: where, and what is other than it was."""
     if call.folder is None:
         return []
@@ -60,6 +58,6 @@ def describe_resumed(call: Call, trainer: Trainer, card: Card) -> list[str]:
         f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"
     ]
     said += [f"  {flag_of(name)} was {then} and is now {now}" for name, (then, now) in call.changes().items()]
-    if call.saved.training.get("data_fingerprint") != card.fingerprint():
+    if call.saved.training.get("data_fingerprint") != template.training["data_fingerprint"]:
         said.append("The images or masks have changed since: it goes on with them as they are now")
     return said

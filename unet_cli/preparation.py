@@ -72,14 +72,14 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if call.state:
         learner.load_state(call.state["learner"])
         trainer.progress = Progress.from_plain(call.state["progress"])
-    record = _record(call, trainer, template, card, split)
+    record = _record(call, trainer, template, split)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *worth_a_look(card),
         *describe_plan(trainer, template, card, record.folder),
-        *describe_resumed(call, trainer, card),
+        *describe_resumed(call, trainer, template),
     )
     return trainer, Saver(record, template, config.save_every)
 
@@ -250,7 +250,7 @@ def _budget(call: Call, train_data: SegmentationDataset, val_data: SegmentationD
     )
 
 
-def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, split: Split) -> Record:
+def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) -> Record:
     """With a new folder, or that of the run that is gone on with. Raises UserError where that has come to its end."""
     config, world = call.config, call.world
     folder = call.folder
@@ -273,4 +273,4 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, card: Card, spli
         weight_decay=trainer.learner.weight_decay,
         epochs=trainer.budget.epochs,
     )
-    return Record(folder, resolved, split, call.compute.describe(), card.fingerprint())
+    return Record(folder, resolved, split, call.compute.describe(), template.training["data_fingerprint"])

@@ -15,10 +15,7 @@ from torch import Tensor
 
 from unet_cli.call import Call, saved_state
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import (
-    Inference,
-    TrainConfig,
-)
+from unet_cli.config import Inference, TrainConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.dataset import epoch_order

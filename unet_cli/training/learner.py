@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unet_cli.config import LRS, WEIGHT_DECAYS, TrainConfig
 from unet_cli.console import Console
-from unet_cli.device import Compute, compiling, keep_freed_memory
+from unet_cli.device import Compute, compiling, free_memory, keep_freed_memory
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.processes import World
 from unet_cli.training.average import Average
@@ -155,8 +155,7 @@ class Learner:
 
     def _need_less_memory(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        if self.compute.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.compute.device)
         before = self.at_once
         if before > 1:
             self.at_once = -(-before // 2)

@@ -35,7 +35,6 @@ MOST_BAD_STEPS = 10  # in a row, before the run is given up
 STEPS_BEFORE_ESTIMATE = 3
 LONG_EPOCH = 120.0  # seconds
 
-
 SomeBatch = TypeVar("SomeBatch", Batch, Batch | None)
 
 
@@ -178,9 +177,7 @@ class Trainer:
         num_classes = data.labels.num_classes
         indices = range(self.world.rank, len(data), self.world.count)
         batches = data.batches(indices, self.batch_size, self.config.workers)
-        rounds = -(
-            -len(data) // (self.batch_size * self.world.count)
-        )  # some processes may have nothing in the last one
+        rounds = -(-len(data) // (self.batch_size * self.world.count))  # in the last one some may have nothing
         counts = np.zeros((len(data.pairs), num_classes, 3), dtype=np.int64)
         loss = 0.0
         for batch in self._shown(islice(chain(batches, repeat(None)), rounds), rounds, "validating"):
@@ -263,9 +260,8 @@ class Trainer:
             for index, one in zip(batch.indices, image, strict=True)
         ]
         bad = BadStep(self.learner.step, [pair for part in self.world.gathered(mine) for pair in part])
-        if (
-            bad.spoiled or progress.bad_steps > 1 or not self.learner.scaler.is_enabled()
-        ):  # which tries what is too large
+        is_trying = self.learner.scaler.is_enabled() and progress.bad_steps == 1  # how far float16 reaches
+        if bad.spoiled or not is_trying:
             self.console.say(bad.describe())
         if progress.bad_steps == MOST_BAD_STEPS:
             progress.bad_steps = 0  # of a run that goes on from here

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from unet_cli.config import ModelConfig
 from unet_cli.data.dataset import machine_memory
-from unet_cli.device import Compute
+from unet_cli.device import Compute, finish, free_memory
 from unet_cli.errors import is_out_of_memory
 from unet_cli.models import build_model, parameter_count
 from unet_cli.processes import processes_here
@@ -202,7 +201,7 @@ def trial(
         devices = [compute.device] if compute.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             speed = _speed(model, compute, (batch_size, *shape), num_classes, optimizer_factory)
-        _free_memory(compute.device)
+        free_memory(compute.device)
         return speed
 
     return throughput
@@ -255,24 +254,13 @@ def _most_bytes(device: torch.device) -> int:
     """What torch may reserve of a GPU that others may be using too; what it has so far needn't be asked for again."""
     if device.type != "cuda":
         return 0
-    _free_memory(device)
+    free_memory(device)
     torch.cuda.reset_peak_memory_stats(device)
     _, total = torch.cuda.mem_get_info(device)
     return available_bytes(device) + torch.cuda.memory_allocated(device) - int(GPU_RESERVE * total)
 
 
-def _free_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
 def _time(device: torch.device) -> float:
     """Seconds of a clock, when all that was begun on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    finish(device)
     return time.perf_counter()
