@@ -33,7 +33,7 @@ IGNORED_VALUE = 128  # in the masks
 SETTINGS = [*TINY, "--norm", "group", "--augment", "light", "--val-fraction", "0.3", "--ignore-index", IGNORED_VALUE]
 OFTEN = ("--save-every", "0.1s")
 ENDLESS = 100_000  # epochs
-FIXED = ("--loss", "balanced", "--optimizer", "sgd", "--lr", "0.1", "--clip-grad", "1000", "--epochs", "2")
+FIXED = ("--class-weights", "auto", "--optimizer", "sgd", "--lr", "0.1", "--clip-grad", "1000", "--epochs", "2")
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

@@ -39,12 +39,12 @@ def trainer_for(data, epochs: int = 2, seconds: float | None = None, precision: 
     if config.mode == "tile":
         cuttings = [Crops(card.sizes(train), config.size, 0.5, 0, 48), Grid(card.sizes(val), config.size)]
     torch.manual_seed(config.seed)
-    model = build_model(ModelConfig(base_channels=4, depth=2, norm=config.norm))
+    model = build_model(ModelConfig(base_channels=4, depth=2, norm=config.norm or "batch"))
     start = time.monotonic()
     end = None if seconds is None else start + seconds
     compute, world = Compute(torch.device("cpu"), precision), World()
     return Trainer(
-        Learner(model, loss_for(config.loss, 2, (0.7, 0.3)), config, compute, world, QUIET, at_once=2),
+        Learner(model, loss_for(config.loss, 2), config, compute, world, QUIET, at_once=2),
         SegmentationDataset(train, preprocessing, card.labels, cuttings[0]),
         SegmentationDataset(val, preprocessing, card.labels, cuttings[1]),
         config,
@@ -126,10 +126,13 @@ def test_a_loss_that_is_not_finite_changes_nothing(data):
 class NotFinite:
     """A loss that is infinite."""
 
-    whole = loss_for("bce-dice", 2).whole
+    whole = loss_for("bce+dice", 2).whole
 
     def __call__(self, logits, mask, whole=None):
         return logits.mean() * math.inf
+
+    def deep(self, heads, weights, mask, whole):
+        return self(heads[0], mask)
 
 
 def test_activations_that_are_not_finite_leave_no_trace_in_the_running_statistics(data):
@@ -228,7 +231,7 @@ def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share
     run(trainer)
     called = [line for line in said.lines if f"nothing but {only} for 3 epochs" in line]
     assert len(called) == 1
-    assert ("--loss balanced" in called[0]) == (only == "background")
+    assert ("--class-weights auto" in called[0]) == (only == "background")
     assert ("masks are inverted" in called[0]) == (only == "foreground")
 
 

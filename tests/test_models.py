@@ -6,9 +6,9 @@ from torch import nn
 
 from unet_cli.config import ModelConfig
 from unet_cli.errors import UserError
-from unet_cli.models import build_model, geometry_of, parameter_count
+from unet_cli.models import build_model, parameter_count
+from unet_cli.models.blocks import NORMS, group_norm
 from unet_cli.models.fold import fold_batch_norm
-from unet_cli.models.unet import NORMS, group_norm
 from unet_cli.training.losses import loss_for
 
 
@@ -105,7 +105,7 @@ def test_it_overfits_four_small_pictures(norm, depth, lr):
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     image = (torch.rand(4, 1, 32, 32) - 0.5) / 0.29
     mask = (torch.nn.functional.avg_pool2d(image, 5, 1, 2) > 0)[:, 0].long()
-    loss = loss_for("bce-dice", 2)
+    loss = loss_for("bce+dice", 2)
     for _ in range(60):
         optimizer.zero_grad()
         loss(model(image), mask).backward()
@@ -135,7 +135,7 @@ def test_groups_have_two_channels_or_more(channels, groups):
 def test_norms_over_an_image_see_all_of_it_and_nothing_of_the_other_images(norm):
     torch.manual_seed(0)
     model = build_model(ModelConfig(base_channels=4, depth=1, norm=norm))
-    assert geometry_of(model).reach is None
+    assert model.geometry.reach is None
     image = torch.randn(2, 3, 64, 64)
     alone = model(image[:1])
     assert torch.allclose(alone, model(image)[:1], atol=1e-5)
@@ -144,14 +144,14 @@ def test_norms_over_an_image_see_all_of_it_and_nothing_of_the_other_images(norm)
 
 
 def test_without_norm_only_the_padding_is_felt():
-    assert geometry_of(build_model(ModelConfig(base_channels=2, norm="none"))) == geometry_of(
-        build_model(ModelConfig(base_channels=2))
+    assert build_model(ModelConfig(base_channels=2, norm="none")).geometry == (
+        build_model(ModelConfig(base_channels=2)).geometry
     )
 
 
 def test_instance_norm_asks_for_more_than_a_pixel_at_the_bottom():
     model = build_model(ModelConfig(base_channels=2, norm="instance"))
-    side = geometry_of(model).side(1)
+    side = model.geometry.side(1)
     assert model(torch.randn(1, 3, side, side)).shape == (1, 1, side, side)
     with pytest.raises(ValueError, match="at least 32"):
         model(torch.randn(1, 3, 31, 40))

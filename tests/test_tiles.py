@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from unet_cli.config import ModelConfig
-from unet_cli.models import build_model, geometry_of
+from unet_cli.models import build_model
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.geometry import Geometry
 from unet_cli.tiles import Canvas, lay_tiles, mirrored
@@ -104,7 +104,7 @@ def plain_network(depth, seed=0, **settings):
 @torch.inference_mode()
 def test_the_plain_network_reaches_no_further_than_107_pixels():
     model = plain_network(4)
-    assert geometry_of(model).reach == 107
+    assert model.geometry.reach == 107
     model.double()
     image = torch.randn(1, 3, 512, 512, dtype=torch.float64)
     changed = image.clone()
@@ -119,10 +119,10 @@ def test_the_plain_network_reaches_no_further_than_107_pixels():
 def test_tiles_whose_overlap_covers_the_reach_give_the_answer_of_the_whole_image(size):
     model = plain_network(4)
     image = torch.randn(3, *size)
-    tiled = in_tiles(model, image, 512, 224 / 512, geometry_of(model))
-    single = whole(model, image, 112, geometry_of(model))
+    tiled = in_tiles(model, image, 512, 224 / 512, model.geometry)
+    single = whole(model, image, 112, model.geometry)
     assert (tiled - single).abs().max() < 1e-5 * single.abs().max()
-    poor = in_tiles(model, image, 512, 0.0, geometry_of(model))
+    poor = in_tiles(model, image, 512, 0.0, model.geometry)
     assert (poor - single).abs().max() > 1e-3 * single.abs().max()
 
 
@@ -154,10 +154,10 @@ def test_an_unpadded_network_uses_its_own_margin():
 @torch.inference_mode()
 def test_seams_of_networks_without_a_bounded_reach_do_not_show():
     model = plain_network(3, upsampling="bilinear")
-    assert geometry_of(model).reach is None
+    assert model.geometry.reach is None
     ys, xs = np.mgrid[:260, :300]
     smooth = torch.from_numpy(np.sin(ys / 23) + np.cos(xs / 31)).float()[None].repeat(3, 1, 1)
-    tiled = in_tiles(model, smooth, 96, 0.25, geometry_of(model))[0]
+    tiled = in_tiles(model, smooth, 96, 0.25, model.geometry)[0]
     jumps = tiled.diff(dim=1).abs()
     at_borders = torch.zeros(jumps.shape[1], dtype=bool)
     for start in lay_tiles(300, 96, 0.25, 8).starts:

@@ -164,7 +164,12 @@ def test_settings_from_a_file_and_flags_win(unet: Run, data, tmp_path):
         (["--data", "nowhere"], 1, ["nowhere does not exist", "--data"]),
         (["--data", "empty"], 1, ["empty has no images folder", "holds nothing"]),
         (["--data", "data", "--max-time", "soon"], 2, ["--max-time", "'soon' is not a time", "2h30m"]),
-        (["--data", "data", "--size", "64", "--depth", "7"], 2, ["--size 64 vanishes"]),
+        (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 vanishes", "at least --size 128"]),
+        (["--data", "data", "--model", "atention"], 1, ["no network 'atention'", "did you mean attention"]),
+        (["--data", "data", "--model", "unet-paper", "--norm", "batch"], 1, ["--norm doesn't apply to unet-paper"]),
+        (["--data", "data", "--model", "unet3d"], 1, ["unet3d is for volumes"]),
+        (["--data", "data", "--encoder-weights", "imagenet"], 1, ["--encoder-weights is for networks with an encoder"]),
+        (["--data", "data", "--model", "unet-dilated-published", "--mode", "tile"], 1, ["use --mode resize"]),
         (["--data", "data", "--epoch", "4"], 2, ["--epoch", "--epochs"]),
         (["--data", "data", "--output", "file.txt"], 1, ["file.txt", "a file is in the way"]),
         (["--data", "data", "--init", "none.pth"], 1, ["none.pth does not exist"]),
@@ -282,10 +287,10 @@ def test_masks_that_are_all_empty_are_refused_in_words(unet: Run, data):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_other_optimizers_schedules_losses_and_norms(unet: Run, data, optimizer):
-    others = ["--schedule", "poly", "--loss", "balanced", "--norm", "group", "--patience", 2, "--deterministic"]
+    others = ["--schedule", "poly", "--class-weights", "auto", "--norm", "group", "--patience", 2, "--deterministic"]
     done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--optimizer", optimizer, *others)
     assert done.returncode == 0, done.stderr
-    assert f"Loss balanced, {optimizer}, learning rate" in done.stderr
+    assert f"Loss bce+dice, {optimizer}, learning rate" in done.stderr
     assert "group norm" in done.stderr
 
 

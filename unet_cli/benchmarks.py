@@ -52,7 +52,7 @@ def steps(width: int, compute: Compute) -> tuple[Timed, Timed]:
 def forwards(width: int, compute: Compute) -> tuple[Timed, Timed]:
     """A forward pass in the form that `unet predict` gives the network, and the plain one."""
     checkpoint = untrained(width)
-    tuned = make_member(checkpoint, compute, Inference()).model
+    tuned = make_member(checkpoint, compute, Inference(), "resize").model
     plain = checkpoint.build().to(compute.device).eval()
     image = torch.randn(1, 3, SIZE, SIZE, device=compute.device)
     ready = image.to(next(tuned.parameters()).dtype).contiguous(memory_format=torch.channels_last)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unet_cli.config import ModelConfig, Preprocessing, plain
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
-from unet_cli.models import build_model
+from unet_cli.models import Network, build_model
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
@@ -46,7 +46,7 @@ class Checkpoint:
     version: str = __version__
     resume: dict[str, Any] | None = None
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """The network with these weights, on the CPU."""
         model = build_model(self.model)
         model.load_state_dict(self.weights)
@@ -77,7 +77,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, or the best one of a run's folder. Raises UserError where it isn't one of ours."""
+    """Read a checkpoint, or the best one of a run's folder. Weights of other tools are read too, where foreign.py knows
+    them. Raises UserError."""
     path = find_checkpoint(path)
     try:
         file = io.BytesIO(path.read_bytes())
@@ -95,7 +96,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} holds weights of another tool: give a best.pth or last.pth that `unet train` wrote")
+        return _foreign(content, path)
     if content["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path} was written by unet {content['version']}, which is newer than this one: update unet")
     preprocessing = content["preprocessing"]
@@ -114,6 +115,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
         version=content["version"],
         resume=content["resume"],
     )
+
+
+def _foreign(content: Any, path: Path) -> Checkpoint:
+    from unet_cli.foreign import recognised  # which imports this module
+
+    try:
+        checkpoint = recognised(content) if isinstance(content, dict) else None
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    if checkpoint is None:
+        raise UserError(
+            f"{path} holds weights of a tool that unet doesn't know: give a best.pth or last.pth that `unet train` "
+            "wrote, or weights of Pytorch-UNet or segmentation_models_pytorch"
+        )
+    return checkpoint
 
 
 def find_checkpoint(path: Path) -> Path:

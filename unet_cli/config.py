@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unet_cli.errors import UserError
+from unet_cli.loss_names import LOSS_NAMES, check_loss
 
 DEFAULT_EPOCHS = 100
 LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
 WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
 DEFAULT_SIZE = 512
-CPU_WIDTH, GPU_WIDTH = 32, 64  # channels of the first level; a processor has no time for more
+CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_PREDICT_BATCH = 4, 1, 8  # images
 RUN_SETTINGS = "config.toml"  # in a run's folder: its settings, with all that was found for 'auto'
 
@@ -258,10 +259,13 @@ class TrainConfig(DataConfig, Batches):
         None, help="End the run when the validation score hasn't improved for this many epochs.  [default: never]",
         panel="Training", minimum=1, metavar="EPOCHS",
     )  # fmt: skip
-    loss: Literal["bce-dice", "balanced", "dice", "focal", "tversky"] = setting(
-        "bce-dice", help="bce-dice: cross-entropy plus Dice; balanced: its cross-entropy weights rare classes up; dice "
-        "alone; focal: cross-entropy of the hard pixels, plus Dice; tversky: Dice that counts a missed pixel for more "
-        "than a false one.", panel="Training",
+    loss: str = setting(
+        "bce+dice", help="What is minimised: names joined by +, with factors where wanted, such as 0.5*bce+dice. There "
+        "are " + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
+    )  # fmt: skip
+    class_weights: str = setting(
+        "none", help="How much pixels of each class count in bce, ce, focal, top-k, paper: none, all the same; auto, "
+        "rare classes more; or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
     )  # fmt: skip
     optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
     lr: float | None = setting(
@@ -278,9 +282,9 @@ class TrainConfig(DataConfig, Batches):
         "score no longer improves (plateau), or not at all.", panel="Training",
     )  # fmt: skip
     clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
-    augment: Literal["none", "light", "full"] = setting(
+    augment: Literal["none", "light", "full", "paper"] = setting(
         "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
-        "noise and blur.", panel="Training",
+        "noise and blur; paper: light and the elastic deformation of the U-Net paper.", panel="Training",
     )  # fmt: skip
     seed: int = setting(
         0,
@@ -300,19 +304,35 @@ class TrainConfig(DataConfig, Batches):
         None, help="Go on with this run, as it was told to, from where it was last saved; flags given here win.",
         panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
     )  # fmt: skip
-    model: str = setting("unet", help="Network, by its name in the table of models.", panel="Network", metavar="NAME")
-    width: int | None = setting(
-        None, help="Channels of the first level, doubled at each further one.  "
-        f"[default: {GPU_WIDTH} on a GPU, {CPU_WIDTH} on a CPU]",
-        panel="Network", minimum=1,
-    )  # fmt: skip
-    depth: int = setting(4, help="Number of poolings.", panel="Network", minimum=1, maximum=8)
-    upsampling: Literal["transposed", "bilinear"] = setting(
-        "transposed", help="Learned or bilinear upsampling; bilinear has fewer weights.", panel="Network"
+    model: str = setting(
+        "unet", help="Network, by its name in the table that `unet models` prints.", panel="Network", metavar="NAME"
     )
-    norm: Literal["batch", "group", "instance", "none"] = setting(
-        "batch", help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
-        "images; or nothing.", panel="Network",
+    width: int | None = setting(
+        None, help="Channels of the first level.  [default: the network's usual ones on a GPU, half of them on a CPU: "
+        "64 and 32 for unet]", panel="Network", minimum=1,
+    )  # fmt: skip
+    depth: int | None = setting(
+        None, help="Number of halvings of the resolution.  [default: as is usual for the network, 4 for unet]",
+        panel="Network", minimum=1, maximum=8,
+    )  # fmt: skip
+    upsampling: Literal["transposed", "bilinear"] | None = setting(
+        None, help="Learned or bilinear upsampling; bilinear has fewer weights.  [default: transposed]", panel="Network"
+    )
+    norm: Literal["batch", "group", "instance", "none"] | None = setting(
+        None, help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
+        "images; or nothing.  [default: as is usual for the network, batch for unet]", panel="Network",
+    )  # fmt: skip
+    dropout: float | None = setting(
+        None, help="Share of values that are dropped in training.  [default: as is usual for the network, 0 for unet]",
+        panel="Network", minimum=0.0, maximum=0.9,
+    )  # fmt: skip
+    deep_supervision: bool | None = setting(
+        None, help="Losses at several depths of a network that has heads there.  [default: yes, if it has]",
+        panel="Network",
+    )  # fmt: skip
+    encoder_weights: str | None = setting(
+        None, help="Begin with the weights of a torchvision encoder: a file of them, or imagenet, which is downloaded.",
+        panel="Network", metavar="FILE",
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
         False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
@@ -348,13 +368,31 @@ class TrainConfig(DataConfig, Batches):
             raise UserError("--compile can't compile what --gradient-checkpointing computes again: leave one out")
         if self.resume is not None and self.name is not None:
             raise UserError("--resume goes on in the run's own folder: leave out --name")
-        if self.size < 2 ** (self.depth + 1):
-            raise UserError(
-                f"--size {self.size} vanishes in {self.depth} poolings: "
-                f"give at least --size {2 ** (self.depth + 1)}, or a smaller --depth"
-            )
+        check_loss(self.loss, self.class_weights)
+        if self.encoder_weights is not None and self.init is not None:
+            raise UserError("--init has weights for the encoder too: leave out --encoder-weights")
         if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):
             raise UserError(f"--name is '{self.name}': it has to be a folder name; put the place into --output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainConfig):
+    """Everything that `unet compare` can be told."""
+
+    models: str = setting(
+        "all", help="Networks, separated by commas; all: the whole table; -NAME: without this one.", panel="Files",
+        metavar="NAMES",
+    )  # fmt: skip
+    test: Path | None = setting(
+        None, help="Folder with the images and masks that the networks are scored on.  [default: a test folder in the "
+        "data, or the validation part]", panel="Files", metavar="DIR",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume or self.init or self.model != "unet":
+            flag = "--resume" if self.resume else "--init" if self.init else "--model"
+            raise UserError(f"{flag} is of one network: leave it out, and name several with --models")
 
 
 def parse_threshold(text: str) -> float | Literal["auto"]:
@@ -421,9 +459,17 @@ class Inference(Batches):
         0.25, help="Share of a tile's side that it has in common with the next one.", panel="Network", minimum=0.0,
         maximum=0.75,
     )  # fmt: skip
+    prune: int | None = setting(
+        None, help="Of a unet++, use this one of its heads alone, and compute only what it needs: 1 is the fastest.",
+        panel="Network", minimum=1, metavar="HEAD",
+    )  # fmt: skip
     flips: bool = setting(
         False, help="Average over the image, its flips and quarter turns: 8 times the time.", panel="Network"
     )
+    attention_maps: bool = setting(
+        False, help="Also write NAME_attention_1 (finest) and so on, 16-bit: how much each gate of an attention U-Net "
+        "lets through.", panel="Masks",
+    )  # fmt: skip
     threshold: float | str | None = setting(
         None, help="Probability from which a pixel is foreground, with one class of it; auto: the one that was best on "
         "the validation part.  [default: 0.5]", panel="Masks", parse=parse_threshold, metavar="NUMBER",
@@ -483,6 +529,21 @@ class InfoConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportConfig(Checked):
+    """What `unet import` can be told."""
+
+    file: Path = setting(
+        help="Weights of milesial/Pytorch-UNet, or of Unet of segmentation_models_pytorch with a ResNet encoder.",
+        panel="Files", metavar="FILE", positional=True,
+    )  # fmt: skip
+    output: Path = setting(help="Checkpoint to write, such as ours.pth.", panel="Files", metavar="FILE")
+    scale: float | None = setting(
+        None, help="What the sides of images were multiplied by in training.  [default: 0.5 for Pytorch-UNet, as its "
+        "own --scale, and 1 for segmentation_models_pytorch]", panel="Files", minimum=0.01, maximum=10.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig(Checked):
     """What `unet sample` can be told."""
 
@@ -506,33 +567,55 @@ class BenchConfig(Hardware):
 class ModelConfig(Checked):
     """A network: enough to build it again.
 
-    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax.
+    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax. The others are None
+    where the network doesn't take them; while it is not resolved, also for what is usual. deep_supervision: losses at
+    several heads.
     """
 
     name: str = "unet"
     in_channels: int = 3
     num_classes: int = 2
-    base_channels: int = 64
-    depth: int = 4
-    upsampling: Literal["transposed", "bilinear"] = "transposed"
-    norm: Literal["batch", "group", "instance", "none"] = "batch"
+    base_channels: int | None = None
+    depth: int | None = None
+    upsampling: Literal["transposed", "bilinear"] | None = None
+    norm: Literal["batch", "group", "instance", "none"] | None = None
+    dropout: float | None = None
+    deep_supervision: bool | None = None
 
     @property
     def out_channels(self) -> int:
         return 1 if self.num_classes == 2 else self.num_classes
 
     def describe(self) -> str:
-        return (
-            f"{self.name}, width {self.base_channels}, depth {self.depth}, {self.upsampling} upsampling, "
-            f"{'no' if self.norm == 'none' else self.norm} norm"
-        )
+        """In words, as far as it is known."""
+        spelled = {
+            "base_channels": f"width {self.base_channels}",
+            "depth": f"depth {self.depth}",
+            "upsampling": f"{self.upsampling} upsampling",
+            "norm": f"{'no' if self.norm == 'none' else self.norm} norm",
+            "dropout": f"dropout {self.dropout}" if self.dropout else "",
+            "deep_supervision": "deep supervision" if self.deep_supervision else "",
+        }
+        said = [text for name, text in spelled.items() if text and getattr(self, name) is not None]
+        return ", ".join([self.name, *said])
+
+
+MODEL_SETTINGS = {  # of a network that has them, and their names as settings of a run
+    "base_channels": "width",
+    "depth": "depth",
+    "upsampling": "upsampling",
+    "norm": "norm",
+    "dropout": "dropout",
+    "deep_supervision": "deep_supervision",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(Checked):
     """How an image becomes network input, in training and in prediction alike.
 
-    mode: whether images are stretched to size x size, or cut into tiles of that size. dtype: of the files' values; all
+    mode: whether images are stretched to size x size, or cut into tiles of that size. scale: of networks of another
+    tool, which see images resized by this factor instead. dtype: of the files' values; all
     that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
     'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
     the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
@@ -551,6 +634,13 @@ class Preprocessing(Checked):
     files: int = 1
     pages: Literal["images", "channels"] = "images"
     mode: Literal["resize", "tile"] = "resize"
+    scale: float | None = None
+
+    def describe_size(self) -> str:
+        """Of what the network sees."""
+        if self.scale is not None and self.mode == "resize":
+            return f"{self.scale:g} times the image's size"
+        return f"{self.size}x{self.size}"
 
     def describe_intensity(self) -> str:
         if self.intensity == "image":

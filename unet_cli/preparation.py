@@ -7,18 +7,17 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unet_cli.ahead import default_workers
 from unet_cli.call import Call
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
-    CPU_WIDTH,
     DEFAULT_EPOCHS,
     GPU_PREDICT_BATCH,
-    GPU_WIDTH,
     LRS,
+    MODEL_SETTINGS,
     ModelConfig,
     Preprocessing,
     TrainConfig,
@@ -33,13 +32,15 @@ from unet_cli.data.examine import examine
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError
-from unet_cli.models import build_model
+from unet_cli.loss_names import parse_loss
+from unet_cli.models import MODELS, Network, build_model, resolved, usual_width
+from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
 from unet_cli.processes import processes_here
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
-from unet_cli.training.losses import loss_for
+from unet_cli.training.losses import class_weights_for, loss_for
 from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.progress import Progress
@@ -61,13 +62,19 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     template, weights = _template(call, card, split.train)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
+    _check_network(config, model, template)
     if weights:
         model.load_state_dict(weights)
-    train_data, val_data = _datasets(config, card, split, template)
+    elif config.encoder_weights:
+        _load_encoder(call, model, config.encoder_weights)
+    context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
+    train_data, val_data = _datasets(config, card, split, template, context)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size)
-    loss = loss_for(config.loss, template.model.num_classes, _shares(card, split.train))
-    learner = Learner(model, loss, config, call.compute, call.world, console, at_once=batch_size)
+    weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
+    loss = loss_for(config.loss, template.model.num_classes, weights_of)
+    factor = MODELS[config.model].lr_factor
+    learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
     trainer = Trainer(learner, train_data, val_data, config, batch_size, budget, call.world, console)
     if call.state:
         learner.load_state(call.state["learner"])
@@ -130,21 +137,13 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
     initial = call.saved or (load_checkpoint(config.init) if config.init else None)
     # A network for colour takes gray images too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    width = initial.model.base_channels if initial else call.compute.usual(CPU_WIDTH, GPU_WIDTH)
-    model = ModelConfig(
-        name=config.model,
-        in_channels=in_channels,
-        num_classes=card.labels.num_classes,
-        base_channels=config.width or width,
-        depth=config.depth,
-        upsampling=config.upsampling,
-        norm=config.norm,
-    )
+    model = _network(call, in_channels, card.labels.num_classes, initial)
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
-        flags = {"base_channels": "width"}
         differences = [
-            f"{flags.get(key, key)} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]
+            f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here"
+            for key in here
+            if here[key] != there[key]
         ]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
@@ -161,6 +160,50 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
         data=card.describe(),
     )
     return template, initial.weights if initial else {}
+
+
+def _network(call: Call, in_channels: int, num_classes: int, initial: Checkpoint | None) -> ModelConfig:
+    """As asked for; what isn't said as in the weights to begin with, or as is usual for the network and what computes.
+
+    Raises UserError where there is no such network, or it doesn't take what is said.
+    """
+    config = call.config
+    asked = {name: getattr(config, flag) for name, flag in MODEL_SETTINGS.items()}
+    if initial and initial.model.name == config.model:
+        asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
+    if asked["base_channels"] is None:
+        asked["base_channels"] = usual_width(config.model, call.compute.kind)
+    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=num_classes, **asked)
+    return resolved(model, config.size)
+
+
+def _check_network(config: TrainConfig, model: Network, template: Checkpoint) -> None:
+    """Raises UserError where the network can't learn from samples as they would be."""
+    geometry, size = model.geometry, template.preprocessing.size
+    if model.spatial_dims != 2:
+        raise UserError(f"{config.model} is for volumes, which unet doesn't read yet: choose another --model")
+    if model.only_whole and template.preprocessing.mode == "tile":
+        raise UserError(f"{config.model} is for whole images only, as it was published: use --mode resize")
+    least = -(-(geometry.least - 2 * geometry.margin) // 2)
+    if size < least:  # more than half of what it sees would be mirrored
+        raise UserError(
+            f"--size {size} vanishes on the way to the bottom of {template.model.describe()}: give at least --size "
+            f"{least}" + (", or a smaller --depth" if template.model.depth else "")
+        )
+
+
+def _load_encoder(call: Call, model: Network, weights: str) -> None:
+    """The first process fetches what isn't on this machine yet. Raises UserError where the weights can't be had."""
+    if not isinstance(model, EncoderUNet):
+        fitting = ", ".join(name for name in MODELS if name.endswith("-unet"))
+        raise UserError(
+            f"--encoder-weights is for networks with an encoder of torchvision, {fitting}; not for {call.config.model}"
+        )
+    if not call.world.is_first:
+        call.world.wait()
+    model.load_encoder(encoder_state(model.name, weights))
+    if call.world.is_first:
+        call.world.wait()
 
 
 def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:
@@ -182,19 +225,25 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
 
 
 def _datasets(
-    config: TrainConfig, card: Card, split: Split, template: Checkpoint
+    config: TrainConfig, card: Card, split: Split, template: Checkpoint, context: int
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training and the validation part. They share the memory for decoded images by their numbers."""
-    side = template.preprocessing.size
+    """The training and the validation part. They share the memory for decoded images by their numbers.
+
+    context: pixels around a crop or tile that come with it.
+    """
+    side, separate = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     cuttings: tuple[Cutting, Cutting] = Whole(), Whole()
     if template.preprocessing.mode == "tile":
         strength = AUGMENTATIONS[config.augment]
-        patch = patch_side_of(side) if strength is not None and strength.interpolates else side
+        seen = side + 2 * context
+        patch = patch_side_of(seen) if strength is not None and strength.interpolates else seen
         crops = Crops(card.sizes(split.train), side, config.foreground_crops, config.seed, patch)
-        cuttings = crops, Grid(card.sizes(split.val), side)
+        cuttings = crops, Grid(card.sizes(split.val), side, context)
     share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(split.val)))
     train_data, val_data = (
-        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs))
+        SegmentationDataset(
+            pairs, template.preprocessing, template.labels, cutting, share * len(pairs), separate
+        )
         for pairs, cutting in zip((split.train, split.val), cuttings, strict=True)
     )
     return train_data, val_data
@@ -215,7 +264,7 @@ def _reading_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float
     return (time.monotonic() - start) * len(dataset.pairs) / (config.workers or default_workers())
 
 
-def _batch_size(call: Call, template: Checkpoint, model: nn.Module, *data: SegmentationDataset) -> int:
+def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
     """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
     config, compute, world = call.config, call.compute, call.world
     most = max(1, -(-len(data[0]) // world.count))

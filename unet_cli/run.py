@@ -22,6 +22,7 @@ from unet_cli.data.dataset import epoch_order
 from unet_cli.data.imagefile import write_png
 from unet_cli.data.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
+from unet_cli.data.warp import middle
 from unet_cli.device import Compute, be_deterministic, choose_compute
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import evaluate
@@ -163,7 +164,8 @@ def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
     for epoch in range(first, first - (-count // len(data))):
         order = epoch_order(len(data), trainer.config.seed, epoch)[: count - len(pictures)]
         for batch in data.batches(order, trainer.batch_size, epoch=epoch):
-            pictures += zip(*trainer.network_input(batch, epoch), strict=True)
+            image, mask = trainer.network_input(batch, epoch)
+            pictures += zip(middle(image, mask.shape[-1]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, data.labels.num_classes))
     trainer.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")

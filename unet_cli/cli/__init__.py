@@ -47,4 +47,14 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-from unet_cli.cli import bench, check, info, predict, sample, train  # noqa: E402, F401  (each registers its command)
+from unet_cli.cli import (  # noqa: E402  (each registers its command)
+    bench,  # noqa: F401
+    check,  # noqa: F401
+    compare,  # noqa: F401
+    import_,  # noqa: F401
+    info,  # noqa: F401
+    models,  # noqa: F401
+    predict,  # noqa: F401
+    sample,  # noqa: F401
+    train,  # noqa: F401
+)

@@ -7,7 +7,7 @@ import shlex
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import InfoConfig, Output, plain
-from unet_cli.console import Console
+from unet_cli.console import Console, counted
 
 
 @command(app, "info", InfoConfig, example="unet info checkpoints/data-1/best.pth")
@@ -40,7 +40,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"network        {model.describe()}, {parameters:,} parameters",
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
-        f"preprocessing  {preprocessing.in_channels} x {preprocessing.size} x {preprocessing.size}, "
+        f"preprocessing  {counted(preprocessing.in_channels, 'channel')}, {preprocessing.describe_size()}, "
         f"{preprocessing.dtype}, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
         *(

@@ -129,8 +129,10 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])
         kind = str | None if spec.default is None else str
-    # Given alone, the flag of a boolean has no --no-... twin.
-    declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag_of(spec.name),))
+    # Given alone, the flag of a boolean has no --no-... twin; one that may be left open needs it.
+    flag = flag_of(spec.name)
+    flag += f"/--no-{flag[2:]}" if bool in get_args(kind) else ""
+    declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag,))
     if metadata["settings_file"]:
         extra |= {"is_eager": True, "callback": _loader_from_folder(metadata["settings_file"])}
     option = declare(

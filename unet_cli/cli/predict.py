@@ -47,7 +47,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     names = predictor.labels.names
     listed = sys.stdin if config.input == "-" else ()
     everything, folder = find_jobs(
-        config, predictor.mode, extras_of(config, len(names)), listed, predictor.preprocessing
+        config, predictor.mode, extras_of(config, len(names), predictor.gates), listed, predictor.preprocessing
     )
     writable_folder(folder)
     share = share_of(everything, config.shard)
@@ -94,11 +94,12 @@ def _plan(predictor: Predictor) -> str:
     from unet_cli.inference.picture import tile_side
 
     first = predictor.members[0]
-    network = f"{first.checkpoint.model.name} of width {first.checkpoint.model.base_channels}"
+    model = first.checkpoint.model
+    network = model.name + (f" of width {model.base_channels}" if model.base_channels else "")
     more = len(predictor.members) - 1
     network += f" and {counted(more, 'other network')}" if more else ""
-    side = tile_side(predictor.members)[0] if predictor.mode == "tile" else first.preprocessing.size
-    way = f"{'in tiles of' if predictor.mode == 'tile' else 'at'} {side}x{side}"
+    side = tile_side(predictor.members)[0] if predictor.mode == "tile" else 0
+    way = f"in tiles of {side}x{side}" if side else f"at {first.preprocessing.describe_size()}"
     threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
     return f"{network} {way}{threshold}; {predictor.compute.describe()}"
 

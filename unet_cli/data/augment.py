@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.data.warp import ELASTIC_GRID, Warp, rotation, warped
+from unet_cli.data.warp import Warp, rotation, warped
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Augmentation:
 
     flips: mirror and quarter turns, always drawn. scale: largest factor of zoom, in either direction. rotation: degrees
     beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
-    share of the image's side. brightness: in standard deviations of the data set's intensity. contrast, gamma: largest
-    factor, in either direction. noise: largest standard deviation, in those of the data set. blur: largest Gaussian
-    sigma, pixels. ramp: epochs over which the chances grow to `chance`: a network that has yet to learn what the images
-    show learns it faster from plain ones, and only sees the same ones too often later.
+    share of the image's side; elastic_pixels: likewise, but in pixels and of a grid of 3x3. brightness: in standard
+    deviations of the data set's intensity. contrast, gamma: largest factor, in either direction. noise: largest
+    standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels. ramp: epochs over which the
+    chances grow to `chance`: a network that has yet to learn what the images show learns it faster from plain ones, and
+    only sees the same ones too often later.
     """
 
     flips: bool = True
@@ -30,6 +31,7 @@ class Augmentation:
     rotation: float = 0.0
     shear: float = 0.0
     elastic: float = 0.0
+    elastic_pixels: float = 0.0
     brightness: float = 0.0
     contrast: float = 1.0
     gamma: float = 1.0
@@ -45,7 +47,7 @@ class Augmentation:
     @property
     def interpolates(self) -> bool:
         """Whether some change moves pixels by other than whole ones."""
-        return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic)
+        return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic or self.elastic_pixels)
 
 
 AUGMENTATIONS: dict[str, Augmentation | None] = {
@@ -63,8 +65,10 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
         blur=1.0,
         ramp=30,
     ),  # fmt: skip
+    "paper": Augmentation(brightness=0.1, contrast=1.1, elastic_pixels=10, chance=1.0),
 }
 
+ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter Ronneberger et al. 2015, section 3.1
 BLUR_RADIUS = 3  # pixels
 
 
@@ -79,19 +83,25 @@ def augment(
     changes are one warp, so that the image is interpolated at most once.
     """
     draws = [np.random.default_rng(key) for key in keys]
-    warps = [_draw_warp(strength, draw) for draw in draws]
-    image, mask = warped(image, mask, warps, size or image.shape[-1])
+    size = size or image.shape[-1]
+    warps = [_draw_warp(strength, draw, size) for draw in draws]
+    image, mask = warped(image, mask, warps, size)
     for sample, draw in zip(image, draws, strict=True):
         _change_intensity(sample, strength, draw)
     return image, mask
 
 
-def _draw_warp(strength: Augmentation, draw: np.random.Generator) -> Warp:
+def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
     turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
     linear = _draw_linear(strength, draw)
     elastic = None
-    if strength.elastic and draw.random() < strength.chance:
-        elastic = draw.normal(size=(2, ELASTIC_GRID, ELASTIC_GRID)) * (2 * strength.elastic)  # a side is 2 long
+    points, share = (
+        (PAPER_GRID, strength.elastic_pixels / size)
+        if strength.elastic_pixels
+        else (ELASTIC_GRID, strength.elastic)
+    )
+    if share and draw.random() < strength.chance:
+        elastic = draw.normal(size=(2, points, points)) * (2 * share)  # a side is 2 long
     if linear is None:
         return Warp(turns, mirror, elastic=elastic)
     room = np.maximum(1 - np.abs(linear).sum(1), 0)  # what is left beside a window that was zoomed in

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.preprocess import resize_image, resize_mask
+from unet_cli.data.warp import middle
 from unet_cli.tiles import lay_tiles, mirrored
 
 PATCH = 1.5  # side of what is cut out, as a multiple of what the network sees: warps bring in what is around it
@@ -133,13 +134,14 @@ class Grid:
     """Tiles side by side that cover each image, in reading order.
 
     The last of a row or column is moved back into the image, where the image is smaller it is mirrored; the mask there
-    is IGNORED, so that each pixel of the image counts exactly once.
+    is IGNORED, so that each pixel of the image counts exactly once. Around each tile a rim of its surroundings comes
+    with it, IGNORED too.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], side: int) -> None:
+    def __init__(self, sizes: Sequence[tuple[int, int]], side: int, rim: int = 0) -> None:
         """sizes: (H, W) of each pair."""
         self.sizes: list[tuple[int, int]] | None = list(sizes)
-        self.side = side
+        self.side, self.rim = side, rim
         self._counts = [len(_starts(height, side)) * len(_starts(width, side)) for height, width in sizes]
 
     def count(self, pair: int) -> int:
@@ -152,9 +154,10 @@ class Grid:
         height, width = held.mask.shape
         row, column = divmod(number, len(_starts(width, self.side)))
         (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
-        mask = torch.full((self.side, self.side), IGNORED, dtype=torch.uint8)
-        mask[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
-        return _window(held.image, top, left, self.side), mask
+        seen = self.side + 2 * self.rim
+        mask = torch.full((seen, seen), IGNORED, dtype=torch.uint8)
+        middle(mask, self.side)[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
+        return _window(held.image, top - self.rim, left - self.rim, seen), mask
 
     def _own(self, length: int, tile: int) -> tuple[int, slice]:
         """Where a tile begins along an axis, and the part of it that is in the image and in no earlier tile."""

@@ -20,8 +20,9 @@ from unet_cli.ahead import ahead, prefetched
 from unet_cli.config import Preprocessing
 from unet_cli.data.cutting import Cutting, Held, Whole
 from unet_cli.data.imagefile import read_image, read_mask
-from unet_cli.data.labels import LabelMap
-from unet_cli.data.preprocess import converted, whole_intensities
+from unet_cli.data.labels import IGNORED, LabelMap
+from unet_cli.data.objects import separated
+from unet_cli.data.preprocess import converted, resize_mask, whole_intensities
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
@@ -60,12 +61,15 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: LabelMap,
         cutting: Cutting | None = None,
         cache_bytes: int | None = None,
+        separate: bool = False,
     ) -> None:
-        """cutting: how images become samples; stretched to the network's size unless given."""
+        """cutting: how images become samples; stretched to the network's size unless given. separate: where masks
+        number their objects, a line of background lies between those that touch."""
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
         self.cutting: Cutting = cutting or Whole()
+        self._separate = separate
         counts = [self.cutting.count(number) for number in range(len(self.pairs))]
         self.image_numbers = [number for number, count in enumerate(counts) for _ in range(count)]
         self._firsts = [0, *accumulate(counts)]
@@ -146,11 +150,24 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except UserError as error:
             raise pair.image.named(error) from error
         try:
-            mask = self.labels.encode(read_mask(pair.mask))[0]
+            numbers = read_mask(pair.mask)
+            mask = self.labels.encode(numbers)[0]
             self._check_size(number, mask)
+            if self._separate and self.labels.kind == "instances":
+                mask = self._separated(mask, numbers.values)
         except UserError as error:
             raise pair.mask.named(error) from error
         return self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
+
+    def _separated(self, mask: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """An (H, W) mask with background between touching objects of these (H, W) numbers, at the size that the network
+        sees, in which a thin line would be lost if it were stretched."""
+        numbers = np.where((mask == 0) | (mask == IGNORED), 0, numbers)
+        if self.cutting.sizes is None:
+            size = (self.preprocessing.size, self.preprocessing.size)
+            mask = resize_mask(torch.from_numpy(mask), size).numpy()
+            numbers = resize_mask(torch.from_numpy(numbers.astype(np.float64)), size).numpy().astype(np.int64)
+        return np.where((separated(numbers) == 0) & (mask != IGNORED), 0, mask).astype(np.uint8)
 
     def _check_size(self, number: int, pixels: np.ndarray) -> None:
         height, width = pixels.shape[-2:]

@@ -22,12 +22,17 @@ KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point, signe
 
 
 def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, str | None]:
-    """(C, H, W) pixels of a file -> (in_channels, size, size) tensor of the same dtype, and what was converted.
+    """(C, H, W) pixels of a file -> (in_channels, size, size) tensor of the same dtype, and what was converted; with a
+    scale it is (in_channels, scale * H, scale * W).
 
     Raises UserError as `converted` does.
     """
     image, note = converted(image, preprocessing)
-    return resize_image(torch.from_numpy(image), (preprocessing.size, preprocessing.size)), note
+    size = (preprocessing.size, preprocessing.size)
+    if preprocessing.scale is not None:
+        height, width = (max(1, int(preprocessing.scale * length)) for length in image.shape[1:])
+        size = height, width
+    return resize_image(torch.from_numpy(image), size), note
 
 
 def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ELASTIC_GRID = 8  # control points a side
-
 
 @dataclass(frozen=True, eq=False)
 class Warp:
     """Where a sample's pixels come from. Coordinates (x, y) are those of the window, its middle 0 and its sides -1, 1.
 
     turns: quarter turns. mirror: left and right are exchanged after them. linear: (2, 2) matrix of zoom, rotation and
-    shear, applied after mirror and turns to get from result to source. shift: (2,), added to that. elastic:
-    (2, ELASTIC_GRID, ELASTIC_GRID) displacements of control points, between which they are cubic.
+    shear, applied after mirror and turns to get from result to source. shift: (2,), added to that. elastic: (2, G, G)
+    displacements of control points, between which they are cubic; G is the same in all warps of a batch.
     """
 
     turns: int = 0
@@ -47,11 +45,10 @@ def rotation(radians: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def middle(image: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The middle of image (..., P, P) and mask (..., P, P), size x size pixels; views, not copies."""
-    first = (image.shape[-1] - size) // 2
-    inside = (..., slice(first, first + size), slice(first, first + size))
-    return image[inside], mask[inside]
+def middle(pixels: Tensor, size: int) -> Tensor:
+    """The middle of (..., P, P), size x size pixels; a view, not a copy."""
+    first = (pixels.shape[-1] - size) // 2
+    return pixels[..., first : first + size, first : first + size]
 
 
 def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +60,7 @@ def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tup
     chosen = [number for number, warp in enumerate(warps) if warp.interpolates]
     if len(chosen) == len(warps):
         return _sampled(image, mask, warps, size)
-    pairs = [_turned(*middle(image[n], mask[n], size), warp) for n, warp in enumerate(warps)]
+    pairs = [_turned(middle(image[n], size), middle(mask[n], size), warp) for n, warp in enumerate(warps)]
     if chosen:
         images, masks = (torch.stack([tensor[n] for n in chosen]) for tensor in (image, mask))
         sampled = _sampled(images, masks, [warps[n] for n in chosen], size)
@@ -90,32 +87,33 @@ def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) ->
     The displacements of all pixels are a product of two thin matrices, and the linear part a sum of a row and a
     column: that sum isn't part of the product, which a GPU may compute with few bits.
     """
-    factors = torch.from_numpy(np.stack([_factors(warp, patch, size) for warp in warps])).to(device)
+    points = max(0 if warp.elastic is None else len(warp.elastic[0]) for warp in warps)
+    factors = torch.from_numpy(np.stack([_factors(warp, patch, size, points) for warp in warps])).to(device)
     across, down, columns = factors[:, :, :1], factors[:, :, 1:2], factors[:, :, 2:]
     grid = (across + down.transpose(-1, -2)).flatten(0, 1)
-    if any(warp.elastic is not None for warp in warps):
-        rows = torch.from_numpy(_cubic(size)).to(device)
+    if points:
+        rows = torch.from_numpy(_cubic(size, points)).to(device)
         grid.baddbmm_(rows.expand(len(grid), -1, -1), columns.flatten(0, 1))
     return grid.unflatten(0, (-1, 2)).movedim(1, -1)
 
 
-def _factors(warp: Warp, patch: int, size: int) -> np.ndarray:
-    """(2, 2 + ELASTIC_GRID, S) float32, for x and y: the part of the source's place that depends on the column, that
+def _factors(warp: Warp, patch: int, size: int, points: int) -> np.ndarray:
+    """(2, 2 + points, S) float32, for x and y: the part of the source's place that depends on the column, that
     which depends on the row, and the displacements along the columns for each row of control points."""
     share = size / patch
     window = 2 * ((patch - size) // 2) / patch - (1 - share)  # its middle: half a pixel off if one side is odd
     place = (2 * np.arange(size) + 1 - size) / size
     matrix, shift = warp.matrix(), np.zeros(2) if warp.shift is None else warp.shift
-    factors = np.zeros((2, 2 + ELASTIC_GRID, size))
+    factors = np.zeros((2, 2 + points, size))
     factors[:, 0] = share * (matrix[:, :1] * place + shift[:, None]) + window
     factors[:, 1] = share * matrix[:, 1:] * place
     if warp.elastic is not None:
-        factors[:, 2:] = share * warp.elastic @ _cubic(size).T
+        factors[:, 2:] = share * warp.elastic @ _cubic(size, points).T
     return factors.astype(np.float32)
 
 
 @lru_cache
-def _cubic(size: int) -> np.ndarray:
-    """(S, ELASTIC_GRID) float32: the weight of each control point at each pixel of a row."""
-    points = torch.eye(ELASTIC_GRID)[None, None]
-    return F.interpolate(points, (size, ELASTIC_GRID), mode="bicubic", align_corners=True)[0, 0].numpy()
+def _cubic(size: int, points: int) -> np.ndarray:
+    """(S, points) float32: the weight of each control point at each pixel of a row."""
+    each = torch.eye(points)[None, None]
+    return F.interpolate(each, (size, points), mode="bicubic", align_corners=True)[0, 0].numpy()

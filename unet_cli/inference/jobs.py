@@ -23,7 +23,7 @@ from unet_cli.processes import this_process
 
 OVERLAY = "overlay.png"  # whatever the mask's type
 EXTRA_NAME = re.compile(
-    r"(?P<stem>.+)_((?P<overlay>overlay\.png)|(instances|probability(_\d+)?)(?P<suffix>\.png|\.tif))"
+    r"(?P<stem>.+)_((?P<overlay>overlay\.png)|(instances|probability(_\d+)?|attention_\d+)(?P<suffix>\.png|\.tif))"
 )
 
 
@@ -226,11 +226,13 @@ def _ours(folder: Path) -> Path:
     return folder
 
 
-def extras_of(config: PredictConfig, num_classes: int) -> tuple[str, ...]:
-    """What is written beside each mask: an overlay, a probability map (of each class, where there are several), and
-    numbered objects."""
+def extras_of(config: PredictConfig, num_classes: int, gates: int) -> tuple[str, ...]:
+    """What is written beside each mask: an overlay, a probability map (of each class, where there are several), a map
+    of each attention gate, and numbered objects."""
     maps = ("probability",) if num_classes == 2 else tuple(f"probability_{index}" for index in range(num_classes))
-    return ("overlay",) * config.overlay + maps * config.probabilities + ("instances",) * config.numbers_objects
+    attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
+    extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
+    return extras + ("instances",) * config.numbers_objects
 
 
 def _required(output: Path | None, what: str) -> Path:

@@ -3,40 +3,101 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import Inference, Preprocessing
 from unet_cli.device import DTYPES, Compute
-from unet_cli.models import Geometry, geometry_of
+from unet_cli.errors import UserError
+from unet_cli.models import Fitted, Geometry, Network
 from unet_cli.models.fold import fold_batch_norm
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the networks whose probabilities are averaged; mostly the only one. geometry: of its input."""
+    """One of the networks whose probabilities are averaged; mostly the only one.
+
+    model: (N, C, *spatial) -> (N, K + gates, *spatial), for tiles less the margin of its geometry, which they bring
+    with them: logits, and the attention maps that were asked for.
+    """
 
     checkpoint: Checkpoint
     preprocessing: Preprocessing
     geometry: Geometry
     model: nn.Module
+    gates: int = 0
 
     def input_side(self, output: int) -> int:
         """What it has to see for an output of at least that side: the margin before it, and at the end what is left."""
         return self.geometry.side(output + 2 * self.geometry.margin)
 
 
-def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference) -> Member:
-    """Batch norm folded, channels last, in the device's number format, and compiled if asked for."""
-    model = checkpoint.build()
-    geometry = geometry_of(model)
-    model = fold_batch_norm(model).to(compute.device, DTYPES[compute.precision])
-    model = model.to(memory_format=torch.channels_last)
+class Attended(Network):
+    """A network with attention gates, which gives their coefficients too: (N, C, H, W) -> (N, K + gates, H, W), logits
+    and then what each gate lets through, finest first, stretched to the logits' size."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.geometry = network.geometry
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits, maps = self.network.with_attention(image)
+        size = logits.shape[2:]
+        stretched = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+        return torch.cat([logits, *stretched], dim=1)
+
+
+def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, mode: str) -> Member:
+    """Batch norm folded, channels last, in the device's number format, and pruned and compiled if asked for.
+
+    mode: 'resize' or 'tile'. Raises UserError where the network can't do what is asked for.
+    """
     preprocessing = checkpoint.preprocessing
     if settings.size:
-        preprocessing = replace(preprocessing, size=settings.size)
+        preprocessing = replace(preprocessing, size=settings.size, scale=None)
+    network: Network = checkpoint.build()
+    _check_mode(checkpoint.model.name, network, preprocessing, mode)
+    if settings.prune is not None:
+        _prune(checkpoint.model.name, network, settings.prune)
+    network = fold_batch_norm(network)
+    gates = 0
+    if settings.attention_maps:
+        network = _attended(checkpoint.model.name, network)
+        side = network.geometry.side(1)
+        with torch.inference_mode():
+            answer = network(torch.zeros(1, checkpoint.model.in_channels, side, side))
+        gates = answer.shape[1] - checkpoint.model.out_channels
+    model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
+    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=torch.channels_last)
     if settings.compile:
         model.compile(dynamic=False)
-    return Member(checkpoint, preprocessing, geometry, model)
+    return Member(checkpoint, preprocessing, network.geometry, model, gates)
+
+
+def _check_mode(name: str, network: Network, preprocessing: Preprocessing, mode: str) -> None:
+    if mode == "resize":
+        return
+    if network.only_whole:
+        raise UserError(f"{name} answers for whole images only, as it was published: use --mode resize")
+    if preprocessing.scale not in (None, 1.0):
+        raise UserError(
+            f"--mode tile is for networks that know images at their own resolution, and this one saw them at "
+            f"{preprocessing.scale:g} times it: use --mode resize"
+        )
+
+
+def _prune(name: str, network: Any, head: int) -> None:
+    if not hasattr(network, "prune"):
+        raise UserError(f"--prune is for unet++, and these weights are of {name}: leave it out")
+    network.prune(head)
+
+
+def _attended(name: str, network: Network) -> Attended:
+    if not hasattr(network, "with_attention"):
+        raise UserError(f"--attention-maps is for attention U-Nets, and these weights are of {name}: leave it out")
+    return Attended(network)

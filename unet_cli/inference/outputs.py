@@ -32,11 +32,11 @@ class Outputs:
 
     @property
     def maps(self) -> list[str]:
-        """The extras that are probability maps, in the order of the classes."""
-        return [extra for extra in self.job.extras if extra.startswith("probability")]
+        """The extras that are maps from 0 to 1: of probability, in the order of the classes, and of attention."""
+        return [extra for extra in self.job.extras if extra.startswith(("probability", "attention"))]
 
     def write(self, store: Store) -> tuple[float, ...]:
-        """Write the files, the mask last: class indices are the store's plane 0, the probability maps those after it.
+        """Write the files, the mask last: class indices are the store's plane 0, the maps those after it.
         The share of each class. Raises UserError.
 
         A mask goes from the store to a TIFF block by block; for anything else all of it is in memory.

@@ -82,17 +82,15 @@ class Stretched:
         """pixels: (C, H, W)."""
         self.size = (pixels.shape[1], pixels.shape[2])
         self.view_count = 1
-        self._sides = [member.preprocessing.size for member in members]
         prepared = [prepare(pixels, member.preprocessing) for member in members]
         self.notes = {*notes, *(note for _, note in prepared if note)}
-        inputs = [_with_margins(image, member) for (image, _), member in zip(prepared, members, strict=True)]
-        self._view = View(inputs, [None] * len(inputs))
+        self._view = View([image for image, _ in prepared], [None] * len(prepared))
 
     def views(self, top: int = 0) -> Generator[View]:
         yield self._view
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
-        return Band(0, self.size, [part[:, :side, :side] for part, side in zip(probs, self._sides, strict=True)])
+        return Band(0, self.size, probs)
 
 
 class Tiled:
@@ -182,15 +180,6 @@ def tile_side(members: Sequence[Member]) -> tuple[int, int]:
     stride = math.lcm(*(member.geometry.stride for member in members))
     size = max(member.preprocessing.size for member in members)
     return -(-size // stride) * stride, stride
-
-
-def _with_margins(image: Tensor, member: Member) -> Tensor:
-    """(C, S, S) mirrored so far beyond its border that the network's answer covers it, from its first pixel on."""
-    side, margin = member.input_side(image.shape[-1]), member.geometry.margin
-    if side == image.shape[-1]:
-        return image
-    places = mirrored(-margin, side - margin, image.shape[-1])
-    return torch.from_numpy(image.numpy()[:, places[:, None], places])
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:

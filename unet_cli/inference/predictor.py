@@ -28,7 +28,8 @@ from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
 class Predictor:
     """One or several networks on their device. It holds no state between calls, so threads may share it.
 
-    labels: of the masks. threshold: from which probability on a pixel is foreground. mode: 'resize' or 'tile'.
+    labels: of the masks. threshold: from which probability on a pixel is foreground. mode: 'resize' or 'tile'. planes:
+    of probabilities, 1 for two classes, else one a class; what follows them are attention maps.
     Raises UserError where the networks don't go together, or can't do what the settings ask for.
     """
 
@@ -41,10 +42,23 @@ class Predictor:
         self.mode = settings.mode or self.preprocessing.mode
         _check_alike(checkpoints, settings)
         self.threshold = _threshold(checkpoints, settings)
+        self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
+        if settings.attention_maps and len(self.members) > 1:
+            raise UserError("--attention-maps are of one network, and --weights are several: give one")
         self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
-        self.members = [make_member(checkpoint, compute, settings) for checkpoint in checkpoints]
+        if self.mode == "resize" and any(member.preprocessing.scale is not None for member in self.members):
+            self.batch_size = 1  # every image has its own size
         if settings.compile:
             self._compile()
+
+    @property
+    def planes(self) -> int:
+        return 1 if self.labels.num_classes == 2 else self.labels.num_classes
+
+    @property
+    def gates(self) -> int:
+        """Attention maps that follow the probabilities."""
+        return self.members[0].gates
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -59,6 +73,7 @@ class Predictor:
             "mode": self.mode,
             "overlap": self.settings.overlap,
             "flips": self.settings.flips,
+            "prune": self.settings.prune,
             "threshold": self.threshold,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
@@ -74,7 +89,7 @@ class Predictor:
             picture = self.read(Source((Path(image),)))
         else:
             picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
-        rows = [to_classes(band.combined(), self.threshold) for band in self.bands(picture)]
+        rows = [to_classes(band.combined()[: self.planes], self.threshold) for band in self.bands(picture)]
         return self.labels.decode(np.concatenate(rows))
 
     def bands(self, picture: Picture) -> Iterator[Band]:
@@ -110,9 +125,9 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
-        """Up to `batch_size` views -> for each view and member (K, s, s) float32 probabilities on the CPU.
+        """Up to `batch_size` views -> for each view and member (planes + gates, s, s) float32 probabilities on the CPU.
 
-        K is 1, the foreground, for two classes, else the number of classes. The batch is filled up to `batch_size`, so
+        The batch is filled up to `batch_size`, so
         that the arithmetic, and with it an image's result, is the same whatever else is in the batch.
         """
         filled = [*views, *[views[-1]] * (self.batch_size - len(views))]
@@ -126,23 +141,24 @@ class Predictor:
         return [list(probs) for probs in zip(*by_member, strict=True)]
 
     def _through(self, model: nn.Module, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S) -> (N, K, s, s) probabilities, where asked for averaged over flips and turns."""
+        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), where asked for averaged over flips and turns."""
         image = image.to(DTYPES[self.compute.precision])
         if not self.settings.flips:
-            return _probabilities(model, image)
-        return torch.stack([_turned(model, image, turns, flip) for turns in range(4) for flip in (False, True)]).mean(0)
+            return self._probabilities(model, image)
+        seen = [self._turned(model, image, turns, flip) for turns in range(4) for flip in (False, True)]
+        return torch.stack(seen).mean(0)
 
+    def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
+        answer = model(image.contiguous(memory_format=torch.channels_last)).float()
+        logits, maps = answer[:, : self.planes], answer[:, self.planes :]
+        probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
+        return torch.cat([probs, maps], dim=1) if self.gates else probs
 
-def _probabilities(model: nn.Module, image: Tensor) -> Tensor:
-    logits = model(image.contiguous(memory_format=torch.channels_last)).float()
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-
-
-def _turned(model: nn.Module, image: Tensor, turns: int, flip: bool) -> Tensor:
-    """What the network makes of the image flipped and turned, turned and flipped back."""
-    probs = _probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
-    probs = torch.rot90(probs, -turns, (-2, -1))
-    return probs.flip(-1) if flip else probs
+    def _turned(self, model: nn.Module, image: Tensor, turns: int, flip: bool) -> Tensor:
+        """What the network makes of the image flipped and turned, turned and flipped back."""
+        probs = self._probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
+        probs = torch.rot90(probs, -turns, (-2, -1))
+        return probs.flip(-1) if flip else probs
 
 
 def to_classes(probs: Tensor, threshold: float) -> np.ndarray:

@@ -36,7 +36,8 @@ class Sheet(Task):
         super().__init__(picture)
         self.job = job
         self.can_pause = isinstance(picture, Tiled) and job.mask.suffix == ".tif"
-        self._stopping, self._threshold = stopping, predictor.threshold
+        self._stopping, self._threshold, self._planes = stopping, predictor.threshold, predictor.planes
+        self._probabilities = config.probabilities
         self._outputs = Outputs(job, picture.size, config, predictor.labels, predictor.preprocessing.keep_alpha)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
@@ -69,9 +70,10 @@ class Sheet(Task):
         if self._is_over:
             return None
         try:
-            probs = band.combined()
-            maps = map(sixteen_bit, probs[: len(self._outputs.maps)])
-            planes = [to_classes(probs, self._threshold), *maps]
+            combined = band.combined()
+            probs = combined[: self._planes]
+            planes = [to_classes(probs, self._threshold)]
+            planes += map(sixteen_bit, combined[0 if self._probabilities else self._planes :])
             known = max(self._first - band.top, 0)
             if known < len(planes[0]):
                 foreground = probs[:, known:] if len(probs) == 1 else probs[1:, known:]

@@ -2,38 +2,133 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 from torch import nn
 
-from unet_cli.config import ModelConfig
+from unet_cli.config import CPU_WIDTH_SHARE, MODEL_SETTINGS, ModelConfig, flag_of
 from unet_cli.errors import UserError
+from unet_cli.models.attention import AttentionUNet
+from unet_cli.models.attention_oktay import OktayAttentionUNet
+from unet_cli.models.encoders import EncoderUNet
+from unet_cli.models.fitted import Fitted
 from unet_cli.models.geometry import Geometry
+from unet_cli.models.network import Network
+from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, stages_for
+from unet_cli.models.resunet import ResUNet
+from unet_cli.models.transunet import TransUNet, transunet_light
 from unet_cli.models.unet import UNet
+from unet_cli.models.unet3d import UNet3d
+from unet_cli.models.unet_dilated import UNetDilated, UNetDilatedPublished
+from unet_cli.models.unet_paper import UNetPaper
+from unet_cli.models.unet_plus_plus import UNetPlusPlus
+from unet_cli.models.unet_strided import StridedUNet
 
-__all__ = ["MODELS", "Geometry", "build_model", "geometry_of", "parameter_count"]
+__all__ = [
+    "MODELS",
+    "Fitted",
+    "Geometry",
+    "Network",
+    "build_model",
+    "defaults_of",
+    "parameter_count",
+    "resolved",
+    "usual_width",
+]
 
-MODELS: dict[str, Callable[[ModelConfig, bool], nn.Module]] = {
-    "unet": UNet,
+
+@dataclass(frozen=True)
+class Row:
+    """A network of the table.
+
+    network: (in_channels, out_channels, **settings) -> it, fresh. source: where it is from, in a few words. lr_factor:
+    what the optimizer's usual learning rate is multiplied by; see README.md on how it was found. depth: the usual one
+    for a side of the network's input, where that decides.
+    """
+
+    network: Callable[..., Network]
+    source: str
+    lr_factor: float = 1.0
+    depth: Callable[[int], int] | None = None
+
+
+MODELS: dict[str, Row] = {
+    "unet": Row(UNet, "Ronneberger et al. 2015, with padding and batch norm"),
+    "unet-paper": Row(UNetPaper, "Ronneberger et al. 2015, as printed", lr_factor=0.1),
+    "unet-strided": Row(StridedUNet, "qiaofengsheng/pytorch-UNet"),
+    "unet-dilated": Row(UNetDilated, "dilated encoder, skips laid over the decoder", lr_factor=0.1),
+    "unet-dilated-published": Row(UNetDilatedPublished, "dilated encoder, as published", lr_factor=0.1),
+    "resunet": Row(ResUNet, "Zhang et al. 2018"),
+    "attention": Row(AttentionUNet, "Oktay et al. 2018, in the common 2D form"),
+    "attention-oktay": Row(OktayAttentionUNet, "Oktay et al. 2018"),
+    "unet++": Row(UNetPlusPlus, "Zhou et al. 2018"),
+    "transunet": Row(TransUNet, "Chen et al. 2021, R50-ViT-B/16", lr_factor=0.1),
+    "transunet-light": Row(transunet_light, "ours, after Chen et al. 2021, to train from scratch"),
+    "unet3d": Row(UNet3d, "Çiçek et al. 2016, for volumes"),
+    "resnet18-unet": Row(partial(EncoderUNet, "resnet18"), "He et al. 2016 (torchvision), U-Net decoder"),
+    "resnet34-unet": Row(partial(EncoderUNet, "resnet34"), "He et al. 2016 (torchvision), U-Net decoder"),
+    "resnet50-unet": Row(partial(EncoderUNet, "resnet50"), "He et al. 2016 (torchvision), U-Net decoder"),
+    "convnext-tiny-unet": Row(
+        partial(EncoderUNet, "convnext_tiny"), "Liu et al. 2022 (torchvision), U-Net decoder", lr_factor=0.25
+    ),
+    "efficientnet-b0-unet": Row(partial(EncoderUNet, "efficientnet_b0"), "Tan, Le 2019 (torchvision), U-Net decoder"),
+    "nnunet": Row(NNUNet, "Isensee et al. 2021, 2D configuration", depth=stages_for),
+    "nnunet-resenc": Row(NNUNetResEnc, "Isensee et al. 2024, residual encoder", depth=stages_for),
 }
 
 
-def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> nn.Module:
+def row_of(name: str) -> Row:
+    """Raises UserError at a name that is not in the table."""
+    if name not in MODELS:
+        near = get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]}? `unet models` lists all" if near else f"choose one of {', '.join(MODELS)}"
+        raise UserError(f"there is no network '{name}': {hint}, or update unet")
+    return MODELS[name]
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The settings that a network takes, and what they are unless given."""
+    parameters = inspect.signature(row_of(name).network).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name in MODEL_SETTINGS}
+
+
+def usual_width(name: str, device: str) -> int | None:
+    """Channels of the first level where nothing is said, None where a network has no such setting. device: 'GPU' or
+    'CPU', which has time for half of them."""
+    width = defaults_of(name).get("base_channels")
+    return width if width is None or device == "GPU" else max(1, width // CPU_WIDTH_SHARE)
+
+
+def resolved(config: ModelConfig, size: int) -> ModelConfig:
+    """With every setting that the network takes, as given or as is usual. size: side of what it is to see, in pixels.
+
+    Raises UserError at a name that is not in the table, and at a setting that the network doesn't take.
+    """
+    defaults = defaults_of(config.name)
+    for name, flag in MODEL_SETTINGS.items():
+        if getattr(config, name) is not None and name not in defaults:
+            takes = ", ".join(flag_of(MODEL_SETTINGS[known]) for known in defaults) or "no such flag"
+            raise UserError(f"{flag_of(flag)} doesn't apply to {config.name}, which takes {takes}: leave it out")
+    depth_for = row_of(config.name).depth
+    usual = defaults | ({"depth": depth_for(size)} if depth_for else {})
+    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+
+
+def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
     """The network with fresh weights. Raises UserError at a name that is not in the table.
 
     gradient_checkpointing: compute activations again for the gradient instead of keeping them; results are the same.
     """
-    if config.name not in MODELS:
-        raise UserError(f"there is no network '{config.name}': choose one of {', '.join(MODELS)}, or update unet")
-    return MODELS[config.name](config, gradient_checkpointing)
+    given = {name: getattr(config, name) for name in defaults_of(config.name) if getattr(config, name) is not None}
+    model = row_of(config.name).network(config.in_channels, config.out_channels, **given)
+    model.gradient_checkpointing = gradient_checkpointing
+    return model
 
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def geometry_of(model: nn.Module) -> Geometry:
-    """What the network says of its input's sides."""
-    geometry = model.geometry
-    assert isinstance(geometry, Geometry)
-    return geometry

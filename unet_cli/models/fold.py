@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
+
+def fold_batch_norm(model: Model) -> Model:
     """A copy in evaluation mode whose batch norms are part of the convolutions before them.
 
     In evaluation a batch norm multiplies each channel by a constant and adds another, as a convolution's weights and

@@ -16,6 +16,7 @@ from unet_cli.config import LRS, WEIGHT_DECAYS, TrainConfig
 from unet_cli.console import Console
 from unet_cli.device import Compute, compiling, free_memory, keep_freed_memory
 from unet_cli.errors import UserError, is_out_of_memory
+from unet_cli.models import Fitted, Network
 from unet_cli.processes import World
 from unet_cli.training.average import Average
 from unet_cli.training.losses import Denominators, Loss
@@ -31,25 +32,29 @@ class Learner:
     """The network, its averaged weights, and what changes them.
 
     at_once: images that go through the network together; a batch of more is computed in parts, whose gradients are
-    added up. step: optimiser updates so far, skipped ones included.
+    added up. context: pixels at either end of an image that are its surroundings, as Fitted has it. lr_factor: of the
+    optimizer's usual learning rate. step: optimiser updates so far, skipped ones included.
     """
 
-    model: nn.Module
+    model: Network
     loss: Loss
     config: TrainConfig
     compute: Compute
     world: World
     console: Console
     at_once: int
+    context: int = 0
+    lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
         keep_freed_memory(self.compute)
         self.model.to(self.compute.device).to(memory_format=torch.channels_last)
-        self._network = self.world.distributed(self.model, self.compute.device)
+        self._fitted = Fitted(self.model, self.context)
+        self._network = self.world.distributed(self._fitted, self.compute.device)
         if self.config.compile:
             self._network.compile(dynamic=False)
         name, decay = self.config.optimizer, self.config.weight_decay
-        self.lr = self.config.lr or LRS[name]
+        self.lr = self.config.lr or LRS[name] * self.lr_factor
         self.weight_decay = WEIGHT_DECAYS[name] if decay is None else decay
         self.optimizer = make_optimizer(name, self.model.parameters(), self.lr, self.weight_decay, self.compute.device)
         self.scaler = torch.amp.GradScaler(
@@ -59,7 +64,8 @@ class Learner:
         self.step = 0
 
     def learn(self, image: Tensor, mask: Tensor, images: int, lr: float) -> float:
-        """Take a step. image: normalised (N, C, S, S); mask: (N, S, S) class indices; `images` of them count.
+        """Take a step. image: normalised (N, C, S, S), with the context beside it; mask: (N, S, S) class indices;
+        `images` of them count.
 
         Returns the loss over the batches of all processes. Where it or its gradient is not finite nothing changes but
         the number of the step, and NaN is returned. Raises UserError where the memory doesn't suffice for one image.
@@ -84,10 +90,10 @@ class Learner:
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S) -> float32 logits (N, K, S, S), as in prediction."""
+        """Normalised (N, C, S, S), with the context beside it -> float32 logits (N, K, S, S), as in prediction."""
         self.model.eval()
         return self._within_memory(
-            lambda: torch.cat([self._through(self.model, part) for part in image.split(self.at_once)]), []
+            lambda: torch.cat([self._through(self._fitted, part)[0] for part in image.split(self.at_once)]), []
         )
 
     def state(self) -> dict[str, Any]:
@@ -112,11 +118,11 @@ class Learner:
 
     @property
     def _checkpointing(self) -> bool:
-        return bool(getattr(self.model, "gradient_checkpointing", False))
+        return self.model.gradient_checkpointing
 
     @_checkpointing.setter
     def _checkpointing(self, wanted: bool) -> None:
-        self.model.gradient_checkpointing = wanted  # type: ignore[assignment]  # a plain attribute, no parameter
+        self.model.gradient_checkpointing = wanted
 
     def _backward(self, image: Tensor, mask: Tensor, images: int) -> Tensor:
         """Leave the gradient of the loss over the batches of all processes, and return that loss."""
@@ -127,14 +133,16 @@ class Learner:
         parts = list(zip(image.split(self.at_once), mask.split(self.at_once), strict=True))
         for number, (some, target) in enumerate(parts, 1):
             with self.world.accumulating(self._network) if number < len(parts) else nullcontext():
-                loss = self.loss(self._through(self._network, some), target, whole)
+                loss = self.loss.deep(self._through(self._network, some), self.model.head_weights, target, whole)
                 self.scaler.scale(loss * self.world.count).backward()  # the processes' gradients are averaged
             total += loss.detach()
         return self.world.sum(total)
 
-    def _through(self, network: nn.Module, image: Tensor) -> Tensor:
+    def _through(self, network: nn.Module, image: Tensor) -> list[Tensor]:
+        """The logits of each head that answers, finest first."""
         with self.compute.autocast():
-            return network(image.contiguous(memory_format=torch.channels_last)).float()
+            answer = network(image.contiguous(memory_format=torch.channels_last))
+        return [logits.float() for logits in (answer if isinstance(answer, list) else [answer])]
 
     def _within_memory(self, compute: Callable[[], Result], statistics: list[Tensor]) -> Result:
         """Call it, and where the memory doesn't suffice again with less need of it. Raises UserError at the end."""
@@ -163,7 +171,7 @@ class Learner:
                 f"Out of memory with {before} images at once: going on with {self.at_once} at once, whose gradients "
                 f"are added up to those of the same batches. --batch-size {self.at_once} would avoid it"
             )
-        elif not (self._checkpointing or self.config.compile) and hasattr(self.model, "gradient_checkpointing"):
+        elif not (self._checkpointing or self.config.compile):
             self._checkpointing = True
             self.console.say(
                 "Out of memory with one image at once: going on with --gradient-checkpointing, which takes longer"

@@ -187,6 +187,7 @@ class Trainer:
             if batch is None:
                 continue
             image, mask = self.to_device(batch)
+            mask = middle(mask, self.val_data.preprocessing.size)
             logits = self.learner.logits(image)
             # Of each alone, so that the mean doesn't depend on which are in a batch together.
             losses = [self.learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
@@ -203,13 +204,16 @@ class Trainer:
         }
 
     def network_input(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """A batch as the network sees it in training: normalised and augmented (N, C, S, S), and (N, S, S)."""
+        """A batch as the network sees it in training: normalised and augmented (N, C, S, S) with the context of the
+        learner beside it, and (N, S, S)."""
         image, mask = self.to_device(batch)
         size, strength = self.train_data.preprocessing.size, AUGMENTATIONS[self.config.augment]
+        seen = size + 2 * self.learner.context
         if strength is None:
-            return middle(image, mask, size)
+            return middle(image, seen), middle(mask, size)
         keys = [(self.config.seed, epoch, index) for index in batch.indices]
-        return augment(image, mask, strength.at(epoch), keys, size)
+        image, mask = augment(image, mask, strength.at(epoch), keys, seen)
+        return image, middle(mask, size)
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised (N, C, P, P), and (N, P, P)."""

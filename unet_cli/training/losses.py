@@ -8,16 +8,40 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unet_cli.data.labels import IGNORED
+from unet_cli.errors import UserError
+from unet_cli.loss_names import parse_class_weights, parse_loss
+from unet_cli.training.pixel_terms import cross_entropy, focal, paper, top_k
+from unet_cli.training.region_terms import boundary, cldice, dice, focal_tversky, jaccard, lovasz, tversky
 
-SMOOTH = 1.0
-GAMMA = 2.0  # of the focal loss
-FALSE_ALARM, MISS = 0.3, 0.7  # of the Tversky loss
 MOST_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
 
-Term = Callable[[Tensor, Tensor], Tensor]
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# (logits, target, weights) -> (N, *spatial), averaged over pixels
+PIXEL_TERMS: dict[str, Term] = {
+    "bce": cross_entropy,
+    "ce": cross_entropy,
+    "focal": focal,
+    "paper": paper,
+}
+
+# (logits, target, weights) -> (N,), averaged over images
+IMAGE_TERMS: dict[str, Term] = {
+    "top-k": top_k,
+}
+
+# (probs, truth, known) -> (N, foreground classes), averaged over both
+REGION_TERMS: dict[str, Term] = {
+    "dice": dice,
+    "jaccard": jaccard,
+    "tversky": tversky,
+    "focal-tversky": focal_tversky,
+    "lovasz": lovasz,
+    "boundary": boundary,
+    "cldice": cldice,
+}
 
 
 @dataclass(frozen=True)
@@ -33,16 +57,13 @@ class Denominators:
 
 @dataclass(frozen=True)
 class Loss:
-    """A pixel term, averaged over pixels, plus a region term, averaged over images and foreground classes.
+    """A sum of terms. num_classes: background included. terms: of each its factor and its name in the tables above.
 
-    pixels: None, or (logits, target) -> (N, *spatial), anything where a pixel is ignored. regions: (probs, truth), both
-    (N, foreground classes, *spatial) in [0, 1] and 0 where ignored -> (N, foreground classes), 0 where both are empty.
-    class_weights: of each class's pixels in the pixel term, background first; None: all 1.
+    class_weights: of each class's pixels in pixel and image terms, background first; None: all 1.
     """
 
     num_classes: int
-    pixels: Term | None
-    regions: Term
+    terms: tuple[tuple[float, str], ...]
     class_weights: tuple[float, ...] | None = None
 
     def whole(self, target: Tensor, images: int | None = None) -> Denominators:
@@ -52,20 +73,47 @@ class Loss:
     def __call__(self, logits: Tensor, target: Tensor, whole: Denominators | None = None) -> Tensor:
         """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar float32.
 
-        K is 1 for two classes, else their number. whole: of the batch that this is a part of; its parts' losses, and
-        their gradients, then add up to those of the batch. An image that is ignored everywhere adds exactly 0.
+        K is the number of classes, or 1 for two of them. whole: of the batch that this is a part of; its parts' losses,
+        and their gradients, then add up to those of the batch. An image that is ignored everywhere adds exactly 0.
         """
         logits, weights = logits.float(), self._weights(target)
         whole = whole or _whole(weights, len(target))
+        images, weight = whole.images.clamp(min=1), torch.where(whole.weight > 0, whole.weight, 1)
+        total = logits.new_zeros(())
+        for factor, name in self.terms:
+            if name in PIXEL_TERMS:
+                loss = PIXEL_TERMS[name](logits, target, weights).sum() / weight
+            elif name in IMAGE_TERMS:
+                loss = IMAGE_TERMS[name](logits, target, weights).sum() / images
+            else:
+                loss = REGION_TERMS[name](*self._regions(logits, target)).sum() / (images * (self.num_classes - 1))
+            total = total + factor * loss
+        return total
+
+    def deep(
+        self, heads: Sequence[Tensor], head_weights: Sequence[float], target: Tensor, whole: Denominators | None = None
+    ) -> Tensor:
+        """The weighted sum of the losses of several heads' logits -> scalar float32, whose parts add up alike.
+
+        A head that is coarser by a whole factor f, (N, K, *ceil(spatial / f)), is compared with the pixel in the middle
+        of each of its cells; distances count in its own pixels. A head of weight 0 gets a gradient of 0.
+        """
+        whole = whole or self.whole(target)
+        total = torch.zeros((), device=target.device)
+        for logits, head_weight in zip(heads, head_weights, strict=True):
+            if head_weight == 0:
+                total = total + 0 * logits.float().sum()
+                continue
+            seen = middles(target, logits.shape[2:])
+            share = math.prod(seen.shape[1:]) / math.prod(target.shape[1:])
+            total = total + head_weight * self(logits, seen, Denominators(whole.images, whole.weight * share))
+        return total
+
+    def _regions(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """probs, truth, known: see region_terms.py."""
         classes = torch.arange(1, self.num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
-        probs = logits.sigmoid() if self.num_classes == 2 else logits.softmax(1)[:, 1:]
-        truth = (target[:, None] == classes).float()
-        losses = self.regions(probs * (target != IGNORED).float()[:, None], truth)
-        loss = losses.sum() / (whole.images.clamp(min=1) * (self.num_classes - 1))
-        if self.pixels is None:
-            return loss
-        pixels = (self.pixels(logits, target) * weights).sum()
-        return loss + pixels / torch.where(whole.weight > 0, whole.weight, 1)
+        probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, 1:]
+        return probs, (target[:, None] == classes).float(), (target != IGNORED).float()[:, None]
 
     def _weights(self, target: Tensor) -> Tensor:
         """(N, *spatial) float32: of each pixel, 0 of ignored ones."""
@@ -79,61 +127,46 @@ def _whole(weights: Tensor, images: int) -> Denominators:
     return Denominators(torch.full((), float(images), device=weights.device), weights.sum())
 
 
-def entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each pixel, (N, *spatial); binary where there is one logit."""
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], (target == 1).float(), reduction="none")
-    return F.cross_entropy(logits, target.long(), ignore_index=IGNORED, reduction="none")
+def middles(target: Tensor, spatial: Sequence[int]) -> Tensor:
+    """(N, *spatial) at a resolution lower by a whole factor f: the pixel in the middle of each cell of f x f.
 
-
-def focal(logits: Tensor, target: Tensor) -> Tensor:
-    """(1 - p)^2 times the cross-entropy -log(p), p the probability of the true class: (N, *spatial).
-
-    Source: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, equation 4, so without
-    their class weight alpha; divided by the number of all pixels, not of those of objects.
+    That is i f + f // 2, or the last one where the cell reaches beyond. spatial: ceil(side / f) of each side; where
+    several factors fit, f is the smallest power of two, or else the smallest. Raises ValueError where none fits.
     """
-    each = entropy(logits, target)
-    return torch.expm1(-each).abs() ** GAMMA * each
+    sides = target.shape[1:]
+    if tuple(spatial) == tuple(sides):
+        return target
+    fitting = [f for f in range(1, max(sides) + 1) if all(-(-a // f) == b for a, b in zip(sides, spatial, strict=True))]
+    if not fitting:
+        raise ValueError(f"logits of {tuple(spatial)} are not coarser than {tuple(sides)} by a whole factor")
+    factor = min(fitting, key=lambda f: (f & (f - 1) != 0, f))
+    for dim, (side, wanted) in enumerate(zip(sides, spatial, strict=True), start=1):
+        places = torch.arange(wanted, device=target.device) * factor + factor // 2
+        target = target.index_select(dim, places.clamp(max=side - 1))
+    return target
 
 
-def dice(probs: Tensor, truth: Tensor) -> Tensor:
-    """1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), of each image and class: (N, classes).
+def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None) -> Loss:
+    """The loss of an expression such as 'bce+dice'; see `parse_loss`, and for the weights `class_weights_for`.
 
-    Source: Milletari, Navab, Ahmadi, "V-Net", 3DV 2016, section 3, with plain sums in the denominator and smoothing,
-    which makes empty against empty 0.
+    Raises UserError where the expression can't be read.
     """
-    return tversky(probs, truth, 0.5, 0.5)
+    assert class_weights is None or len(class_weights) == num_classes
+    return Loss(num_classes, parse_loss(expression), None if class_weights is None else tuple(class_weights))
 
 
-def tversky(probs: Tensor, truth: Tensor, false_alarm: float = FALSE_ALARM, miss: float = MISS) -> Tensor:
-    """1 - (TP + 1/2) / (TP + a FP + b FN + 1/2), of each image and class: (N, classes); a + b = 1.
-
-    Source: Salehi, Erdogmus, Gholipour, "Tversky loss function for image segmentation using 3D fully convolutional deep
-    networks", MLMI 2017, equation 4, with smoothing, for each image; with a = b = 1/2 it is Dice.
-    """
-    spatial = list(range(2, probs.ndim))
-    hit = (probs * truth).sum(spatial)
-    wrong = 2 * false_alarm * (probs.sum(spatial) - hit) + 2 * miss * (truth.sum(spatial) - hit)
-    return 1 - (2 * hit + SMOOTH) / (2 * hit + wrong + SMOOTH)
-
-
-LOSSES: dict[str, tuple[Term | None, Term]] = {
-    "bce-dice": (entropy, dice),
-    "balanced": (entropy, dice),
-    "dice": (None, dice),
-    "focal": (focal, dice),
-    "tversky": (None, tversky),
-}
-
-
-def loss_for(name: str, num_classes: int, shares: Sequence[float] | None = None) -> Loss:
-    """The loss of that name in the table. shares: of the training pixels in each class, which 'balanced' needs."""
-    weights = None
-    if name == "balanced":
-        assert shares is not None
-        assert len(shares) == num_classes
-        weights = balanced_weights(shares)
-    return Loss(num_classes, *LOSSES[name], weights)
+def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] | None:
+    """What --class-weights says: 'none', 'auto', or numbers such as '1,5,2'. shares: of the training pixels in each
+    class, background first. Raises UserError where there are more or fewer numbers than classes, or bad ones."""
+    weights = parse_class_weights(text)
+    if weights == "auto":
+        return balanced_weights(shares)
+    if weights is not None and len(weights) != len(shares):
+        raise UserError(
+            f"--class-weights {text}: these are {len(weights)}, but there are {len(shares)} classes, background "
+            "included: write one number for each, background first"
+        )
+    return weights
 
 
 def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from unet_cli.config import ModelConfig
 from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute, finish, free_memory
 from unet_cli.errors import is_out_of_memory
-from unet_cli.models import build_model, parameter_count
+from unet_cli.models import Fitted, Network, build_model, parameter_count
 from unet_cli.processes import processes_here
 
 MEMINFO = Path("/proc/meminfo")
@@ -109,20 +109,25 @@ def activation_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_check
 
 
 def _peak_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool) -> int:
-    model = _weightless(config, gradient_checkpointing).train()
+    model = Fitted(_weightless(config, gradient_checkpointing)).train()
     with torch.device("meta"), _Ledger() as ledger:
-        logits = model(torch.empty(shape))
-        loss = plain_loss(logits, torch.empty(shape[0], *logits.shape[2:], dtype=torch.int64))
-        del logits
+        loss = plain_loss(model(torch.empty(shape)), torch.empty(shape[0], *shape[2:], dtype=torch.int64))
         loss.backward()
     return ledger.peak
 
 
-def plain_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """logits (N, K, *spatial), target (N, *spatial) of class indices -> scalar: cross-entropy, binary at K = 1."""
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits, target[:, None].float())
-    return F.cross_entropy(logits, target)
+def plain_loss(answer: Tensor | list[Tensor], target: Tensor) -> Tensor:
+    """logits (N, K, *spatial), or a list of such, of which some are coarser; target (N, *spatial) of class indices ->
+    scalar: cross-entropy, binary at K = 1."""
+    total = torch.zeros((), device=target.device)
+    for logits in answer if isinstance(answer, list) else [answer]:
+        factor = -(-target.shape[-1] // logits.shape[-1])
+        seen = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
+        if logits.shape[1] == 1:
+            total = total + F.binary_cross_entropy_with_logits(logits.float(), seen[:, None].float())
+        else:
+            total = total + F.cross_entropy(logits.float(), seen)
+    return total
 
 
 def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gradient_checkpointing: bool) -> int:
@@ -144,7 +149,7 @@ def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gra
     return int(WEIGHT_COPIES * weights + FACTOR * batch_size * activations + FIXED)
 
 
-def _weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> nn.Module:
+def _weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
     """The network on torch's 'meta' device, whose tensors have sizes but no contents."""
     with torch.device("meta"):
         return build_model(config, gradient_checkpointing)
@@ -184,7 +189,7 @@ def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> 
 
 
 def trial(
-    model: nn.Module,
+    model: Network,
     compute: Compute,
     shape: tuple[int, int, int],
     num_classes: int,
@@ -208,7 +213,7 @@ def trial(
 
 
 def _speed(
-    model: nn.Module,
+    model: Network,
     compute: Compute,
     shape: tuple[int, ...],
     num_classes: int,
@@ -216,7 +221,7 @@ def _speed(
 ) -> float | None:
     most = _most_bytes(compute.device)
     try:
-        network = copy.deepcopy(model)
+        network = Fitted(copy.deepcopy(model))
         optimizer = optimizer_factory(network.parameters())
         image = torch.rand(shape, device=compute.device).contiguous(memory_format=torch.channels_last)
         target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
@@ -244,8 +249,8 @@ def _train_steps(
     for _ in range(count):
         optimizer.zero_grad(set_to_none=True)
         with compute.autocast():
-            logits = network(image).float()
-        plain_loss(logits, target).backward()
+            answer = network(image)
+        plain_loss(answer, target).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
 

@@ -21,7 +21,7 @@ from unet_cli.version import __version__
 
 METRICS = "metrics.json"  # in the folder of a run that has come to its end
 NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
-PATHS = ("data", "images", "masks", "classes", "split", "init", "output")  # or names, which are no paths that exist
+PATHS = ("data", "images", "masks", "classes", "split", "init", "encoder_weights", "output")  # or words for others
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
 
 

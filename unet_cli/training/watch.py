@@ -51,7 +51,7 @@ def describe_blank(last: EpochResult, mode: str) -> str:
         only, crops = "background", "a higher --foreground-crops"
         if mode == "resize":
             crops = "--mode tile with --foreground-crops 0.5, where objects are small"
-        remedies = f"--loss balanced or --loss tversky, {crops}, or another --lr"
+        remedies = f"--class-weights auto, --loss tversky, {crops}, or another --lr"
     else:
         only, remedies = "foreground", "a lower --lr, or --classes where masks are inverted"
     return (

@@ -1,0 +1,61 @@
+"""`unet models`: the table of networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unet_cli.cli import app
+from unet_cli.cli.options import DONE, command
+from unet_cli.config import DEFAULT_SIZE, LRS, MODEL_SETTINGS, ModelConfig, Output, flag_of
+from unet_cli.console import Console
+
+COLUMNS = ("network", "parameters", "multiply-adds", "least side", "source")
+
+
+@command(app, "models", example="unet models")
+def models_cli(output: Output) -> int:
+    """Print all networks: parameters, multiply-adds for an image of 512x512, the smallest input, and the source.
+
+    For three channels and one foreground class, at the usual settings.
+    """
+    from unet_cli.models import MODELS
+
+    console = Console(output.json, output.quiet)
+    rows = []
+    for name in MODELS:
+        row = _row(name)
+        console.document(row)
+        cost = "" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:.1f} G"
+        rows.append((name, f"{row['parameters'] / 1e6:.2f} M", cost, str(row["least_side"]), row["source"]))
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    console.result(
+        *(
+            f"{name:{widths[0]}}  {parameters:>{widths[1]}}  {cost:>{widths[2]}}  {side:>{widths[3]}}  {source}"
+            for name, parameters, cost, side, source in (COLUMNS, *rows)
+        ),
+        "",
+        "Next, train one of them: unet train --data DIR --model NAME",
+        "or several, one after the other: unet compare --data DIR --models NAME,NAME --max-time 3m",
+    )
+    return DONE
+
+
+def _row(name: str) -> dict[str, Any]:
+    import torch
+
+    from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved
+    from unet_cli.models.cost import multiply_adds
+
+    config = resolved(ModelConfig(name=name), DEFAULT_SIZE)
+    with torch.device("meta"):
+        network = build_model(config)
+    flat = network.spatial_dims == 2
+    return {
+        "name": name,
+        "parameters": parameter_count(network),
+        "multiply_adds": multiply_adds(config, (DEFAULT_SIZE, DEFAULT_SIZE)) if flat else None,
+        "least_side": network.geometry.side(1),
+        "learning_rate": LRS["adam"] * MODELS[name].lr_factor,
+        "settings": {flag_of(MODEL_SETTINGS[setting]): value for setting, value in defaults_of(name).items()},
+        "source": MODELS[name].source,
+    }

@@ -1,0 +1,166 @@
+"""Several networks on the same data, each for the same time: which one to take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from unet_cli.checkpoint import load_checkpoint
+from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
+from unet_cli.console import Console
+from unet_cli.data.layout import Layout, find_layout
+from unet_cli.data.source import Pair
+from unet_cli.device import Compute, choose_compute
+from unet_cli.errors import UserError
+from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.inference.predictor import Predictor
+from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
+from unet_cli.run import train
+from unet_cli.training.memory import trial
+from unet_cli.training.optimizers import make_optimizer
+from unet_cli.training.record import new_run_folder
+
+REFERENCE = "unet"  # whose step the others' widths are chosen by
+WIDTH_GRID = 4  # widths are multiples of it
+TRIALS = 3  # of widths
+EXPONENT = 1.6  # about which power of the width a step's time grows with: less than 2, since some of it is memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one network. dice, iou: at original size, see metrics.summarize. seconds: of one image in
+    prediction, from disk to mask. error: why there is nothing else."""
+
+    network: str
+    width: int | None = None
+    parameters: int = 0
+    epochs: int = 0
+    dice: float = float("nan")
+    iou: float = float("nan")
+    seconds: float = float("nan")
+    run: str = ""
+    error: str | None = None
+
+
+def compare(config: CompareConfig, console: Console) -> list[Row]:
+    """Train each network for the time or epochs of the settings, one after the other, and score its best weights.
+
+    Without --width, a network that has one gets that with which a training step takes about as long as that of the
+    plain U-Net at its usual width. One that fails doesn't stop the others. Raises UserError before anything is trained,
+    and Stopped.
+    """
+    names = chosen(config.models)
+    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    pairs = _test_pairs(config, layout)
+    compute = choose_compute(config.device, config.precision)
+    folder = new_run_folder(config.output, config.name, layout.root)
+    pace = None if config.width or len(names) == 1 else _Pace(config, compute)
+    rows = []
+    for name in names:
+        console.say("", f"== {name}")
+        try:
+            rows.append(_one(name, config, layout, pairs, folder, pace, compute, console))
+        except UserError as error:
+            console.say(f"{name} failed: {error}")
+            rows.append(Row(name, error=str(error)))
+    return rows
+
+
+def chosen(names: str) -> list[str]:
+    """'a,b' -> these; 'all,-c' -> all networks for images but c. Raises UserError at a name that isn't in the table."""
+    wanted: dict[str, None] = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name == "all":
+            wanted |= dict.fromkeys(known for known in MODELS if not known.endswith("3d"))
+        elif name.startswith("-"):
+            defaults_of(name[1:])
+            wanted.pop(name[1:], None)
+        else:
+            defaults_of(name)
+            wanted[name] = None
+    if not wanted:
+        raise UserError(f"--models {names} leaves no network: name some, or all")
+    return list(wanted)
+
+
+def _test_pairs(config: CompareConfig, layout: Layout) -> Sequence[Pair]:
+    """What networks are scored on; nothing where it's the validation part. Raises UserError."""
+    if config.test is None:
+        return layout.splits.get("test", [])
+    return [pair for split in find_layout(config.test).splits.values() for pair in split]
+
+
+def _one(
+    name: str,
+    config: CompareConfig,
+    layout: Layout,
+    pairs: Sequence[Pair],
+    folder: Path,
+    pace: _Pace | None,
+    compute: Compute,
+    console: Console,
+) -> Row:
+    settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
+    width = config.width if pace is None else pace.width(name)
+    asked = TrainConfig(**{**settings, "model": name, "name": name, "output": folder, "width": width})
+    report = train(asked, layout, console, time.monotonic())
+    if report is None:
+        raise UserError("compare trains in one process: start it without torchrun")
+    checkpoint = load_checkpoint(Path(report.best))
+    scores, seconds = report.scores, float("nan")
+    if pairs:
+        predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
+        predictor(pairs[0].image.path)  # the first image chooses algorithms
+        start = time.monotonic()
+        scores = evaluate(predictor, pairs, config.workers, console).scores
+        seconds = (time.monotonic() - start) / len(pairs)
+    return Row(
+        network=name,
+        width=checkpoint.model.base_channels,
+        parameters=parameter_count(checkpoint.build()),
+        epochs=report.epochs,
+        dice=scores.get("dice", float("nan")),
+        iou=scores.get("iou", float("nan")),
+        seconds=seconds,
+        run=report.run,
+    )
+
+
+class _Pace:
+    """Finds widths by timing training steps."""
+
+    def __init__(self, config: TrainConfig, compute: Compute) -> None:
+        self._config, self._compute = config, compute
+        self._wanted = self._speed(REFERENCE, usual_width(REFERENCE, compute.kind))
+
+    def width(self, name: str) -> int | None:
+        """That with which a step of the network takes about as long as one of the reference; None where it has none."""
+        width = usual_width(name, self._compute.kind)
+        if width is None or name == REFERENCE:
+            return width
+        speeds: dict[int, float] = {}
+        while len(speeds) < TRIALS and width not in speeds:
+            speeds[width] = self._speed(name, width)
+            better = width * (speeds[width] / self._wanted) ** (1 / EXPONENT)
+            width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
+        return min(speeds, key=lambda tried: abs(speeds[tried] / self._wanted - 1))
+
+    def _speed(self, name: str, width: int | None) -> float:
+        """Images a second in training."""
+        config = self._config
+        model = resolved(ModelConfig(name=name, base_channels=width), config.size)
+        torch.manual_seed(config.seed)
+        optimizer = partial(
+            make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=self._compute.device
+        )
+        shape = (model.in_channels, config.size, config.size)
+        network = build_model(model).to(self._compute.device)
+        speed = trial(network, self._compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
+        if speed is None:
+            raise UserError(f"the memory doesn't suffice to try {name}: give a smaller --batch-size, --size or --width")
+        return speed

@@ -1,0 +1,282 @@
+"""Encoders of image classifiers, with a U-Net decoder."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unet_cli.errors import UserError, explain
+from unet_cli.models.geometry import Geometry
+from unet_cli.models.network import Network
+
+DECODER_WIDTHS = (256, 128, 64, 32, 16)
+PATIENCE = 20.0  # seconds without an answer after which a server counts as out of reach
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The part of a torchvision classifier that makes features.
+
+    taps: the last of its parts with a stride of 32, and before it of 16, 8, 4 and, where there is one, 2; and their
+    channels; finest first. prefix: of its parts in the classifier. head: prefixes of what only classifies. draw: the
+    law of its fresh convolutions.
+    """
+
+    taps: dict[str, int]
+    prefix: str
+    head: tuple[str, ...]
+    draw: Callable[[Tensor], Tensor]
+
+
+def _resnet(*widths: int) -> Encoder:
+    taps = dict(zip(("relu", "layer1", "layer2", "layer3", "layer4"), widths, strict=True))
+    return Encoder(taps, "", ("fc.",), partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"))
+
+
+ENCODERS: dict[str, Encoder] = {
+    "resnet18": _resnet(64, 64, 128, 256, 512),
+    "resnet34": _resnet(64, 64, 128, 256, 512),
+    "resnet50": _resnet(64, 256, 512, 1024, 2048),
+    "convnext_tiny": Encoder(
+        {"1": 96, "3": 192, "5": 384, "7": 768},
+        "features.",
+        ("classifier.",),
+        partial(nn.init.trunc_normal_, std=0.02),
+    ),
+    "efficientnet_b0": Encoder(
+        {"1": 16, "2": 24, "3": 40, "5": 112, "7": 320},
+        "features.",
+        ("features.8.", "classifier."),
+        partial(nn.init.kaiming_normal_, mode="fan_out"),
+    ),
+}
+
+
+class UpBlock(nn.Module):
+    """Double the resolution, concatenate the skip if there is one, convolve twice.
+
+    (N, in, h, w) and skip (N, skip, 2h, 2w) or None -> (N, out, 2h, 2w).
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _conv_norm_relu(in_channels + skip_channels, out_channels)
+        self.conv2 = _conv_norm_relu(out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        return self.conv2(self.conv1(x))
+
+
+class EncoderUNet(Network):
+    """The encoder of a classifier, which may begin with the classifier's weights, and a light U-Net decoder.
+
+    (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W multiples of 32 and at least 64: of a
+    single pixel at the bottom batch norm couldn't learn from one picture. encoder: its name in ENCODERS, which is
+    torchvision's name of the classifier.
+
+    Source of the encoders: torchvision's resnet18, resnet34 and resnet50 (He, Zhang, Ren, Sun, "Deep Residual Learning
+    for Image Recognition", CVPR 2016, table 1), convnext_tiny (Liu et al., "A ConvNet for the 2020s", CVPR 2022,
+    section 3) and efficientnet_b0 (Tan, Le, "EfficientNet", ICML 2019, table 1), with its fresh weights. They differ
+    in that the classifier's head is left out, with it the last 1x1 convolution of EfficientNet, and in that no residual
+    branch is dropped at random (stochastic depth), which torchvision's training on ImageNet does for the last two.
+
+    Source of the decoder: `Unet` of segmentation_models_pytorch, whose five blocks these are; with a ResNet encoder
+    the two networks are the same but for the names of their weights. Skips are the last features of each stride.
+    ConvNeXt, whose first convolution has a stride of 4, has none of stride 2, so that the last two blocks go without a
+    skip; the others' last block does. dropout: chance that a value of the encoder's last features is set to zero.
+
+    The batch norms inside ResNet's blocks are in no nn.Sequential, so that models/fold.py leaves them as they are.
+    """
+
+    def __init__(self, encoder: str, in_channels: int, out_channels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.geometry = Geometry(multiple=32, least=64, stride=32)
+        self.name, self.plan = encoder, ENCODERS[encoder]
+        self.taps = tuple(self.plan.taps)
+        widths = list(self.plan.taps.values())
+        skip_widths = [0] * (len(DECODER_WIDTHS) + 1 - len(widths)) + widths[:-1]
+
+        self.encoder = _fresh_encoder(encoder, in_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.ModuleList(
+            UpBlock(*channels)
+            for channels in zip([widths[-1], *DECODER_WIDTHS], reversed(skip_widths), DECODER_WIDTHS, strict=False)
+        )
+        self.head = nn.Conv2d(DECODER_WIDTHS[-1], out_channels, 3, padding=1)
+        nn.init.kaiming_uniform_(self.head.weight, nonlinearity="linear")
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.geometry.check(image)
+        x, features = image, []
+        for name, part in self.encoder.named_children():
+            # what `run` keeps is the part's input, which the ReLU of ResNet's stem writes over
+            x = self.run(part, x) if isinstance(part, nn.Sequential) else part(x)
+            if name in self.taps:
+                features.append(x)
+        x = self.dropout(features.pop())
+        for block in self.decoder:
+            x = self.run(block, x, features.pop() if features else None)
+        return self.head(x)
+
+    def load_encoder(self, state: dict[str, Tensor]) -> None:
+        """Begin with these weights. state: of torchvision's whole classifier, whose head is left out; counters of
+        batches may be missing, as in old files.
+
+        Where the network doesn't have the first kernel's 3 input channels, this is adapted: see adapted_kernel. Raises
+        UserError where other names or shapes are found than in that classifier.
+        """
+        own = {self.plan.prefix + name: tensor for name, tensor in self.encoder.state_dict().items()}
+        first = next(iter(own))
+        given = {name: tensor for name, tensor in state.items() if not name.startswith(self.plan.head)}
+        if first in given and given[first].shape[1:2] == (3,):
+            given[first] = adapted_kernel(given[first], own[first].shape[1])
+        problems = _differences(given, own)
+        if problems:
+            raise UserError(
+                f"these are not the weights of torchvision's {self.name}: {'; '.join(problems)}: "
+                f"give --encoder-weights the state dict of torchvision's {self.name}, or imagenet"
+            )
+        loaded = own | given
+        self.encoder.load_state_dict({name.removeprefix(self.plan.prefix): loaded[name] for name in own})
+
+
+def adapted_kernel(kernel: Tensor, in_channels: int) -> Tensor:
+    """(out, 3, h, w) -> (out, in_channels, h, w) that answers to a grey image, the same in all channels, as before.
+
+    Of one channel that is the sum. More of them, or two, get the kernels of red, green and blue in turn, times
+    3 / in_channels, which for a grey image holds exactly where in_channels is a multiple of 3.
+    """
+    if in_channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    turns = torch.arange(in_channels, device=kernel.device) % 3
+    return kernel[:, turns] * (3 / in_channels)
+
+
+def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
+    """The state dict of torchvision's classifier, for load_encoder.
+
+    encoder: its name in ENCODERS. weights: a file, or imagenet: the default ones that torchvision has cached or can
+    download. Raises UserError where there are none to be had, or the file is damaged or something else.
+    """
+    if weights == "imagenet":
+        return _imagenet_state(encoder)
+    path = Path(weights)
+    remedy = f"give --encoder-weights the state dict of torchvision's {encoder}, or imagenet"
+    if not path.exists():
+        raise UserError(f"{path} does not exist: {remedy}")
+    try:
+        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise explain(error, path) from error
+    except Exception as error:  # what is no file of torch's may make the unpickler fail in any way
+        raise UserError(f"{path} is damaged, or holds more than tensors and plain values: {remedy}") from error
+    if not _is_state_dict(state):
+        what = "holds " + _few(state) if isinstance(state, dict) and state else f"is a {type(state).__name__}"
+        raise UserError(f"{path} is not a state dict, names with a tensor each, but {what}: {remedy}")
+    return state
+
+
+def _imagenet_state(encoder: str) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
+
+    source = get_model_weights(encoder).DEFAULT
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = folder / source.url.rpartition("/")[2]
+    remedy = f"fetch {source.url} elsewhere, and put it into {folder} or give it with --encoder-weights FILE"
+    try:
+        with redirect_stdout(sys.stderr), _impatient():
+            return source.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
+            )
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"the weights of {encoder} could not be downloaded ({error}): {remedy}") from error
+    except Exception as error:  # a wrong hash, or what isn't a file of torch's
+        what = (
+            f"{cached} is damaged: delete it" if cached.exists() else f"the download was damaged ({error}): try again"
+        )
+        raise UserError(f"{what}, or {remedy}") from error
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Where a firewall swallows what is sent, give up soon; torch.hub itself takes no timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _fresh_encoder(encoder: str, in_channels: int) -> nn.Sequential:
+    """The parts of torchvision's classifier up to the last tap, under their names there, with its fresh weights."""
+    from torchvision.models import get_model
+
+    plan = ENCODERS[encoder]
+    settings = {} if encoder.startswith("resnet") else {"stochastic_depth_prob": 0.0}
+    classifier = get_model(encoder, weights=None, num_classes=1, **settings)
+    parts = nn.Sequential()
+    for name, part in classifier.get_submodule(plan.prefix.rstrip(".")).named_children():
+        parts.add_module(name, part)
+        if name == next(reversed(plan.taps)):
+            break
+    if in_channels != 3:
+        conv = next(module for module in parts.modules() if isinstance(module, nn.Conv2d))
+        out_channels, _, *kernel = conv.weight.shape
+        conv.in_channels = in_channels
+        conv.weight = nn.Parameter(plan.draw(conv.weight.detach().new_empty(out_channels, in_channels, *kernel)))
+    return parts
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def _differences(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Between the tensors of a file and those of the network, in words."""
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in own]
+    misshapen = [
+        f"{name} ({_sides(tensor)} for {_sides(own[name])})"
+        for name, tensor in given.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    found = {"missing": missing, "not known": unknown, "of another shape": misshapen}
+    return [f"{what}: {_few(names)}" for what, names in found.items() if names]
+
+
+def _few(names: Iterable[object]) -> str:
+    """The first three, and how many more."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+
+
+def _sides(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _is_state_dict(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items())
+    )

@@ -1,0 +1,210 @@
+"""The two networks of nnU-Net for two dimensions: the plain one and the one with a residual encoder."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unet_cli.models.geometry import Geometry
+from unet_cli.models.network import Network
+
+LEAST_EDGE = 4  # pixels at the bottom
+MOST_CHANNELS = 512
+RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of each stage; further ones have as many as the last
+SLOPE = 0.01
+
+
+def stages_for(size: int) -> int:
+    """The depth for a side of `size` pixels: an edge of at least 8 is halved, so one of at least 4 is left.
+
+    7 for 512, which makes 8 stages; 1 for a side too small to be halved.
+
+    Source: Isensee et al. 2021 (see NNUNet), methods, with the rounding of the authors' code, version 2
+    (get_pool_and_conv_props): an edge of 15 is padded to 16 and halved twice, one of 7 is left as it is.
+    """
+    depth, edge = 0, size
+    while edge >= 2 * LEAST_EDGE:
+        depth, edge = depth + 1, -(-edge // 2)
+    return max(depth, 1)
+
+
+def _normed_conv(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> tuple[nn.Conv2d, nn.InstanceNorm2d]:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    return conv, nn.InstanceNorm2d(out_channels, eps=1e-5, affine=True)
+
+
+class Convs(nn.Sequential):
+    """3x3 convolutions with bias, instance norm and LeakyReLU: (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    stride: of the first of them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, count: int, stride: int = 1) -> None:
+        super().__init__(*_normed_conv(in_channels, out_channels, stride=stride), nn.LeakyReLU(SLOPE, inplace=True))
+        for _ in range(count - 1):
+            self.extend([*_normed_conv(out_channels, out_channels), nn.LeakyReLU(SLOPE, inplace=True)])
+
+
+class Residual(nn.Module):
+    """Two convolutions and a shortcut around them: (N, in, H, W) -> (N, out, H/stride, W/stride), stride 1 or 2.
+
+    Source: He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019, figure 2c
+    (ResNet-D): the shortcut is average-pooled, then projected where the channels change, by a convolution without bias.
+    The other branch begins at zero: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        second, norm = _normed_conv(out_channels, out_channels)
+        nn.init.zeros_(norm.weight)
+        self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride), second, norm)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.AvgPool2d(stride))
+        if in_channels != out_channels:
+            self.shortcut.extend(_normed_conv(in_channels, out_channels, kernel=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.convs(x) + self.shortcut(x), SLOPE, inplace=True)
+
+
+class Up(nn.Module):
+    """Double the resolution to that of the skip, concatenate, convolve: (N, in, h, w), (N, skip, 2h, 2w) -> skip's."""
+
+    def __init__(self, in_channels: int, skip_channels: int, convs: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(in_channels, skip_channels, 2, stride=2)
+        self.convs = Convs(2 * skip_channels, skip_channels, convs)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat([self.upsample(x), skip], dim=1))
+
+
+class Supervised(Network):
+    """Any encoder, whose stages after the first halve the resolution, and a decoder with a head at each stage.
+
+    widths: channels of each stage of the encoder. convs: convolutions of each stage of the decoder.
+    """
+
+    def __init__(
+        self, encoder: list[nn.Module], widths: list[int], out_channels: int, convs: int, deep_supervision: bool
+    ) -> None:
+        super().__init__()
+        bottom = 2 ** (len(widths) - 1)
+        self.geometry = Geometry(multiple=bottom, least=2 * bottom, stride=bottom)
+        self.encoder = nn.ModuleList(encoder)
+        self.decoder = nn.ModuleList(Up(below, skip, convs) for skip, below in reversed(list(pairwise(widths))))
+        supervised = widths[:-1] if deep_supervision else widths[:1]
+        self.heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in supervised)
+        self.head_weights = _halving_weights(len(self.heads))
+        _initialise(self)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        self.geometry.check(image)
+        x, skips = image, []
+        for stage in self.encoder:
+            x = self.run(stage, x)
+            skips.append(x)
+        skips.pop()
+        levels: list[Tensor] = []  # finest first
+        for stage in self.decoder:
+            x = self.run(stage, x, skips.pop())
+            levels = [x, *levels] if self.training else [x]
+        logits = [head(level) for head, level in zip(self.heads, levels, strict=False)]
+        return logits if len(logits) > 1 else logits[0]
+
+
+class NNUNet(Supervised):
+    """The plain network of nnU-Net, in two dimensions.
+
+    (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth and at
+    least twice that: of a single pixel at the bottom instance norm would leave nothing. In training with deep
+    supervision a list of `depth` logits, finest first, each of half the resolution of the one before; head_weights are
+    those of their losses, 1, 1/2, 1/4 and so on, but 0 for the coarsest, in sum 1.
+
+    base_channels: of the first stage; they double to at most 512. depth: halvings of the resolution; see stages_for.
+
+    Source: Isensee, Jaeger, Kohl, Petersen, Maier-Hein, "nnU-Net: a self-configuring method for deep learning-based
+    biomedical image segmentation", Nature Methods 18, 2021, methods, with strided convolutions,
+    their biases, one head more than have a loss and the initial weights as in the authors' code, version 2
+    (PlainConvUNet of dynamic_network_architectures). It differs in that both sides are halved equally often, whatever
+    their ratio. Without deep supervision only the finest head exists, where the authors keep the others without use.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        base_channels: int = 32,
+        depth: int = 7,
+        deep_supervision: bool = True,
+    ) -> None:
+        widths = _widths(base_channels, depth)
+        encoder: list[nn.Module] = [Convs(in_channels, widths[0], 2)]
+        encoder += [Convs(before, width, 2, stride=2) for before, width in pairwise(widths)]
+        super().__init__(encoder, widths, out_channels, convs=2, deep_supervision=deep_supervision)
+
+
+class NNUNetResEnc(Supervised):
+    """nnU-Net with a residual encoder and a light decoder. Shapes, settings, heads and weights are those of NNUNet.
+
+    A convolution at full resolution, then stages of 1, 3, 4, 6, 6, 6, 6 and 6 residual blocks, of which all but the
+    first begin by halving the resolution; a smaller depth leaves out the last stages, a larger one adds stages of 6. A
+    fresh block is no more than its shortcut.
+
+    Source: Isensee et al., "nnU-Net Revisited: A Call for Rigorous Validation in 3D Medical Image Segmentation", MICCAI
+    2024, in two dimensions, with the numbers of blocks and the initial weights of the authors' code (ResEncUNetPlanner
+    of nnU-Net, and ResidualEncoderUNet with BasicBlockD of dynamic_network_architectures).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        base_channels: int = 32,
+        depth: int = 7,
+        deep_supervision: bool = True,
+    ) -> None:
+        widths = _widths(base_channels, depth)
+        encoder: list[nn.Module] = [nn.Sequential(Convs(in_channels, widths[0], 1), *_blocks(widths[0], widths[0], 0))]
+        encoder += [
+            nn.Sequential(*_blocks(before, width, stage)) for stage, (before, width) in enumerate(pairwise(widths), 1)
+        ]
+        super().__init__(encoder, widths, out_channels, convs=1, deep_supervision=deep_supervision)
+
+
+def _widths(base_channels: int, depth: int) -> list[int]:
+    """Channels of each stage of the encoder."""
+    return [min(base_channels * 2**stage, max(MOST_CHANNELS, base_channels)) for stage in range(depth + 1)]
+
+
+def _blocks(in_channels: int, out_channels: int, stage: int) -> list[nn.Module]:
+    """Residual blocks of a stage of the encoder, the first of which changes the shape."""
+    first = Residual(in_channels, out_channels, stride=2 if stage else 1)
+    count = RESIDUAL_BLOCKS[min(stage, len(RESIDUAL_BLOCKS) - 1)]
+    return [first, *(Residual(out_channels, out_channels) for _ in range(count - 1))]
+
+
+def _halving_weights(heads: int) -> tuple[float, ...]:
+    """1, 1/2, 1/4, ... with 0 for the last of several, normalised to sum 1."""
+    weights = [2.0**-head for head in range(max(heads - 1, 1))]
+    return tuple(weight / sum(weights) for weight in weights) + (0.0,) * (heads - len(weights))
+
+
+def _initialise(model: nn.Module) -> None:
+    """Normal weights that keep the variance before a LeakyReLU, and biases of zero.
+
+    Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.2.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, a=SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

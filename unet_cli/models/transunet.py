@@ -1,0 +1,291 @@
+"""TransUNet: a residual encoder, a transformer on its deepest features, and a U-Net decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unet_cli.models.blocks import NORMS, Norm, group_norm
+from unet_cli.models.geometry import Geometry
+from unet_cli.models.network import Network
+
+GRID = 14  # learned positions along a side: one for each 16 pixels of 224
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a TransUNet.
+
+    base_channels: width of the first convolution; the stages at strides 4, 8 and 16 have 1, 2 and 4 times that. blocks:
+    how many each of them has. bottleneck: they are ResNet-50's, whose outputs are four times as wide, rather than
+    ResNet-18's. layers, width, heads, mlp: number of transformer layers, channels of a token, attention heads of a
+    layer and width of its hidden layer. decoder: channels of the convolution after the transformer, then of the
+    decoder's four levels. norm: the decoder's.
+    """
+
+    base_channels: int
+    blocks: tuple[int, int, int]
+    bottleneck: bool
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    decoder: tuple[int, int, int, int, int]
+    norm: Norm
+
+
+R50_VIT_B16 = Plan(
+    base_channels=64,
+    blocks=(3, 4, 9),
+    bottleneck=True,
+    layers=12,
+    width=768,
+    heads=12,
+    mlp=3072,
+    decoder=(512, 256, 128, 64, 16),
+    norm="batch",
+)
+
+
+def light(base_channels: int) -> Plan:
+    return Plan(
+        base_channels=base_channels,
+        blocks=(2, 2, 2),
+        bottleneck=False,
+        layers=4,
+        width=256,
+        heads=4,
+        mlp=1024,
+        decoder=(
+            base_channels * 4,
+            base_channels * 2,
+            base_channels,
+            max(base_channels // 2, 1),
+            max(base_channels // 4, 1),
+        ),
+        norm="group",
+    )
+
+
+class StdConv2d(nn.Conv2d):
+    """A convolution without bias whose filters are brought to mean 0 and variance 1 before use.
+
+    Source: Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight
+    Standardization", 2019, equation 2, with the variance kept from zero by 1e-5.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-5)
+        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+
+
+def encoder_norm(channels: int) -> nn.GroupNorm:
+    """32 groups where each has 2 channels or more, as in the ResNet of ViT; fewer in a narrower network."""
+    return nn.GroupNorm(32, channels, eps=1e-6) if channels % 64 == 0 else group_norm(channels)
+
+
+class Residual(nn.Module):
+    """(N, in, H, W) -> (N, out, H / stride, W / stride); out is 4 * width of a bottleneck, width otherwise.
+
+    Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, figure 5, with the stride on
+    the 3x3 convolution of a bottleneck. Where the shape changes, the shortcut is a 1x1 convolution whose norm has a
+    group for each channel, as in the authors' code of TransUNet.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        out_channels = 4 * width if bottleneck else width
+        if bottleneck:
+            self.branch = nn.Sequential(
+                StdConv2d(in_channels, width, 1),
+                encoder_norm(width),
+                nn.ReLU(inplace=True),
+                StdConv2d(width, width, 3, stride),
+                encoder_norm(width),
+                nn.ReLU(inplace=True),
+                StdConv2d(width, out_channels, 1),
+                encoder_norm(out_channels),
+            )
+        else:
+            self.branch = nn.Sequential(
+                StdConv2d(in_channels, width, 3, stride),
+                encoder_norm(width),
+                nn.ReLU(inplace=True),
+                StdConv2d(width, out_channels, 3),
+                encoder_norm(out_channels),
+            )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                StdConv2d(in_channels, out_channels, 1, stride), nn.GroupNorm(out_channels, out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.branch(x))
+
+
+class Attention(nn.Module):
+    """Every token looks at all others: (N, tokens, width) -> (N, tokens, width).
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.2.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        split = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, width / heads)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """(N, tokens, width) -> (N, tokens, width).
+
+    Source: Chen et al. 2021 (see TransUNet), equations 2 and 3.
+    """
+
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.LayerNorm(width, eps=1e-6), Attention(width, heads))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-6),
+            nn.Linear(width, mlp),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(mlp, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(tokens)
+        return tokens + self.mlp(tokens)
+
+
+class Embedding(nn.Module):
+    """A token for each pixel of the deepest features: (N, in, h, w) -> (N, h * w, width).
+
+    The learned positions are resized linearly to h x w with their corners aligned, as the authors' code resizes those
+    of a pretrained transformer. Source: Chen et al. 2021 (see TransUNet), equation 1.
+    """
+
+    def __init__(self, in_channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(in_channels, width, 1)
+        self.positions = nn.Parameter(torch.empty(1, width, GRID, GRID))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = F.interpolate(self.positions, x.shape[-2:], mode="bilinear", align_corners=True)
+        return self.dropout(self.project(x) + positions).flatten(2).transpose(1, 2)
+
+
+class ConvNormReLU(nn.Sequential):
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            NORMS[norm](out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Up(nn.Module):
+    """Double the resolution, concatenate the skip where there is one, convolve twice.
+
+    (N, in, h, w) and skip (N, skip, 2h, 2w) -> (N, out, 2h, 2w).
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.convs = nn.Sequential(
+            ConvNormReLU(in_channels + skip_channels, out_channels, norm),
+            ConvNormReLU(out_channels, out_channels, norm),
+        )
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = self.upsample(x)
+        return self.convs(x if skip is None else torch.cat([x, skip], dim=1))
+
+
+class TransUNet(Network):
+    """(N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 16 from 32 on.
+
+    dropout: on the embedded tokens and twice in the hidden layers of the transformer, not on attention weights.
+
+    Source: Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation", 2021, section 3
+    and figure 1, as R50-ViT-B/16. What the paper leaves open is as in the authors' code: the encoder is ResNet-50
+    without its last stage, its third having 9 blocks, with weight standardisation, group norm and ReLU after the sum;
+    its pooling isn't padded, so that the skip at a quarter of the resolution lacks its last row and column, which are
+    filled with zeros. The positions are resized in every forward pass, so any size will do. Theirs starts from weights
+    trained on ImageNet-21k and repeats a grey image in three channels; here weights start at random, and the first
+    convolution has as many channels as the image. From random weights it wants much data: see `transunet_light`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.1, plan: Plan = R50_VIT_B16) -> None:
+        super().__init__()
+        # The shortcuts' norms see one channel of one image, of which a single pixel would leave nothing.
+        self.geometry = Geometry(multiple=16, least=32, stride=16)
+        base = plan.base_channels
+        factor = 4 if plan.bottleneck else 1
+        widths = [base, base * factor, base * factor * 2, base * factor * 4]  # at strides 2, 4, 8 and 16
+        skips = [*reversed(widths[:3]), 0]
+
+        self.root = nn.Sequential(StdConv2d(in_channels, base, 7, 2), encoder_norm(base), nn.ReLU(inplace=True))
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                Residual(widths[stage], base * 2**stage, 2 if stage else 1, plan.bottleneck),
+                *(Residual(widths[stage + 1], base * 2**stage, 1, plan.bottleneck) for _ in range(blocks - 1)),
+            )
+            for stage, blocks in enumerate(plan.blocks)
+        )
+        self.embedding = Embedding(widths[3], plan.width, dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(plan.width, plan.heads, plan.mlp, dropout) for _ in range(plan.layers)
+        )
+        self.norm = nn.LayerNorm(plan.width, eps=1e-6)
+        self.bottleneck = ConvNormReLU(plan.width, plan.decoder[0], plan.norm)
+        self.decoder = nn.ModuleList(
+            Up(plan.decoder[level], skips[level], plan.decoder[level + 1], plan.norm) for level in range(4)
+        )
+        self.head = nn.Conv2d(plan.decoder[4], out_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.geometry.check(image)
+        half = self.run(self.root, image)
+        quarter = self.run(self.stages[0], F.max_pool2d(half, 3, stride=2))
+        eighth = self.run(self.stages[1], quarter)
+        x = self.run(self.stages[2], eighth)
+        skips = [eighth, F.pad(quarter, (0, 1, 0, 1)), half, None]
+
+        tokens = self.run(self.embedding, x)
+        for layer in self.layers:
+            tokens = self.run(layer, tokens)
+        x = self.norm(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])  # (N, width, H / 16, W / 16)
+
+        x = self.run(self.bottleneck, x)
+        for level, skip in zip(self.decoder, skips, strict=True):
+            x = self.run(level, x, skip)
+        return self.head(x)
+
+
+def transunet_light(in_channels: int, out_channels: int, *, base_channels: int = 64, dropout: float = 0.1) -> TransUNet:
+    """The plan of TransUNet at a size that trains from scratch on small data. It is ours and not the paper's.
+
+    Its encoder is ResNet-18 without its last stage, and its transformer has 4 layers of 256 channels, 4 heads and a
+    hidden layer of 1024. Its decoder has half the paper's channels, all but the last level, and group norm, so that
+    nothing depends on how many images a batch has. base_channels scales encoder and decoder, not the transformer.
+    """
+    return TransUNet(in_channels, out_channels, dropout=dropout, plan=light(base_channels))

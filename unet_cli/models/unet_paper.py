@@ -1,0 +1,126 @@
+"""The U-Net as printed in 2015: unpadded, without norms, made for tiles that overlap."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unet_cli.models.geometry import Geometry
+from unet_cli.models.network import Network
+
+
+class UnpaddedConvs(nn.Sequential):
+    """Two unpadded 3x3 convolutions with bias, each followed by ReLU: (N, in, H, W) -> (N, out, H - 4, W - 4).
+
+    dilation: of the convolutions, which eat that many times as much. dropout: chance that a value of the result is set
+    to zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, dilation=dilation),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, dilation=dilation),
+            nn.ReLU(inplace=True),
+            *([nn.Dropout(dropout)] if dropout else []),
+        )
+
+
+class UpConv(nn.Sequential):
+    """2x2 up-convolution with bias, and ReLU: (N, in, H, W) -> (N, in / 2, 2H, 2W)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2), nn.ReLU(inplace=True))
+
+
+class Up(nn.Module):
+    """Up-convolve, concatenate with the middle of the skip, convolve twice.
+
+    (N, in, h, w) and skip (N, in / 2, H, W) -> (N, in / 2, 2h - 4, 2w - 4).
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.upsample = UpConv(in_channels)
+        self.convs = UnpaddedConvs(in_channels, in_channels // 2)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.upsample(x)
+        for dim in (-2, -1):
+            skip = skip.narrow(dim, (skip.shape[dim] - x.shape[dim]) // 2, x.shape[dim])
+        return self.convs(torch.cat([skip, x], dim=1))
+
+
+class UNetPaper(Network):
+    """The network of the paper, for any number of channels.
+
+    (N, in_channels, n, m) float -> (N, out_channels, n - 184, m - 184) logits; n and m are 12 more than a multiple of
+    16, and at least 188. Other depths ask for other sides, see geometry. Raises ValueError at any other side.
+
+    Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
+    figure 1 and section 3. Dropout "at the end of the contracting path" is after the second convolution of the last
+    level, before both its pooling and its skip, and of the bottom, as in the authors' Caffe network, which also has the
+    ReLU after each up-convolution. Initial weights are normal of variance 2 / N, N being the number of incoming nodes;
+    biases, which the paper leaves open, start at zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        base_channels: int = 64,
+        depth: int = 4,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.geometry = _geometry(depth)
+        widths = [base_channels * 2**level for level in range(depth + 1)]
+        self.encoder = nn.ModuleList(
+            UnpaddedConvs(before, width, dropout=dropout if level == depth else 0.0)
+            for level, (before, width) in enumerate(pairwise([in_channels, *widths[:-1]]), start=1)
+        )
+        self.bottom = UnpaddedConvs(widths[-2], widths[-1], dropout=dropout)
+        self.decoder = nn.ModuleList(Up(width) for width in reversed(widths[1:]))
+        self.head = nn.Conv2d(base_channels, out_channels, 1)
+        initialise_he(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.geometry.check(image)
+        x, skips = image, []
+        for level in self.encoder:
+            skips.append(self.run(level, x))
+            x = F.max_pool2d(skips[-1], 2)
+        x = self.run(self.bottom, x)
+        for level in self.decoder:
+            x = self.run(level, x, skips.pop())
+        return self.head(x)
+
+
+def _geometry(depth: int) -> Geometry:
+    """Two 3x3 convolutions eat 2 pixels of their level at either end: on the way down, at the bottom, on the way up.
+
+    Poolings divide where what the levels above have left is even, so sides are -4 (mod 2^depth), those of the output 4.
+    """
+    bottom = 2**depth
+    margin = 2 * (bottom - 1) + 2 * bottom + 2 * (bottom - 1)
+    least = 2 * margin + min(bottom, 4)
+    return Geometry(multiple=bottom, remainder=-4 % bottom, least=least, margin=margin, stride=bottom, reach=0)
+
+
+def initialise_he(model: nn.Module) -> None:
+    """Weights normal of variance 2 / N, N being the number of values that one value of a layer's output sums over;
+    biases zero.
+
+    Source: Ronneberger et al. 2015, section 3, after He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015,
+    section 2.2. Each output of a 2x2 up-convolution of stride 2 sums over its input channels only.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            incoming = module.in_channels if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+            nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
