@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unet_cli
 from unet_cli.data.sample import draw_pair
 
 # The fastest settings with which a network still learns something: for tests about everything but quality.
@@ -34,20 +38,66 @@ TINY = [
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+class Prepared:
+    """The command line in processes of their own, forked from one that has imported torch already: see prepared.py."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def call(self, arguments: list[str], cwd: Path, stdin: str | None, timeout: float) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        with tempfile.TemporaryDirectory() as folder:
+            streams = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
+            Path(streams[0]).write_text(stdin or "")
+            request = {
+                "arguments": [str(Path(unet_cli.__file__).parent / "__main__.py"), *arguments],
+                "cwd": str(cwd),
+                "environment": dict(os.environ),
+                "streams": streams,
+            }
+            code = self._ask(json.dumps(request), timeout)
+            out, err = (Path(name).read_text(errors="surrogateescape") for name in streams[1:])
+        return code, out, err
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate("")
+
+    def _ask(self, request: str, timeout: float) -> int:
+        if self._process is None:
+            command = [sys.executable, str(Path(__file__).with_name("prepared.py"))]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(request, file=self._process.stdin, flush=True)
+        child = int(self._process.stdout.readline())
+        killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        code = int(self._process.stdout.readline())
+        killer.cancel()
+        return code
+
+
+PREPARED = Prepared()
+
+
 def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """`unet ARGUMENTS` in a process of its own, as a user would call it."""
-    command = [sys.executable, "-m", "unet_cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300)
+    words = [*map(str, arguments)]
+    code, out, err = PREPARED.call(words, cwd, stdin, timeout=300)
+    return subprocess.CompletedProcess(words, code, out, err)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> None:
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is remembered of data sets stays out of the user's own cache, in subprocesses too.
 
     These take one thread each: tiny networks gain nothing from more, and tests run side by side.
     """
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_NUM_THREADS"] = "1"
+    yield
+    PREPARED.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Geometry is checked on images whose values are their own coordinates, so that a result says where it comes from."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,17 @@ def test_displacements_are_smooth_and_as_large_as_told():
     shifts = augment(image, mask, gentle, keys(20), size=96)[0] - middle(image, 96)
     assert 0.5 * 0.96 < shifts.std() < 1.1 * 0.96  # 1 % of the window's side, less between control points
     assert shifts.diff(dim=-1).abs().max() < 0.8
+
+
+def test_the_papers_deformation_is_of_10_pixels_on_a_grid_of_3():
+    """Random displacements of the nine points, some half of that in between; the middle one is a point itself."""
+    image, mask = places(300, side=41)
+    only = replace(AUGMENTATIONS["paper"], flips=False, brightness=0.0, contrast=1.0)
+    shifts = augment(image, mask, only, keys(300))[0] - image
+    at_point = shifts[:, :, 20, 20]
+    assert 7 < at_point.std() < 11  # less than 10, where what was pushed out comes back mirrored
+    assert not (shifts[:, :, 20, 20] == shifts[:, :, 0, 0]).any()
+    assert shifts.diff(dim=-1).abs().median() < 1.5
 
 
 def test_of_a_larger_patch_the_middle_comes_back_and_corners_have_real_pixels():

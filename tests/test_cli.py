@@ -11,7 +11,7 @@ from unet_cli.cli import options
 from unet_cli.config import Output
 from unet_cli.errors import Stopped, UserError
 
-COMMANDS = ["train", "predict", "info", "sample", "bench"]
+COMMANDS = ["train", "check", "compare", "predict", "info", "import", "models", "sample", "bench"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,7 +47,7 @@ def test_info_says_what_a_checkpoint_is(unet: Run, trained):
     for part in (
         "unet, width 4, depth 2",
         "2 classes",
-        "3 x 32 x 32",
+        "3 channels, 32x32, uint8",
         "6 pairs",
         "val_dice",
         "final_dice",
@@ -106,3 +106,17 @@ def test_a_defect_keeps_its_traceback_in_a_file_and_debug_shows_it(capsys):
         assert "ZeroDivisionError: oops" in log.read()
     options._exit_code(fail, (Output,), {"json": False, "quiet": False, "debug": True})
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_models_are_printed_with_what_they_cost(unet: Run):
+    from unet_cli.models import MODELS
+
+    done = unet("models", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json_lines(done.stdout)}
+    assert list(rows) == list(MODELS)
+    assert rows["unet"]["parameters"] == 31_037_633
+    assert rows["unet"]["multiply_adds"] == pytest.approx(192.67e9, rel=1e-3)
+    assert rows["unet-paper"]["least_side"] == 188
+    assert rows["unet-paper"]["settings"] == {"--width": 64, "--depth": 4, "--dropout": 0.5}
+    assert rows["unet3d"]["multiply_adds"] is None

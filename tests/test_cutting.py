@@ -194,6 +194,15 @@ def test_the_last_tile_of_a_row_is_moved_back_into_the_image():
     assert mask[0].tolist() == [IGNORED] * 3 + [0] * 5
 
 
+def test_a_rim_around_a_tile_is_of_the_image_and_counts_nowhere():
+    cutting = Grid([(8, 16)], 8, rim=3)
+    image, mask = cutting.cut(held(cutting, 8, 16), 1, 0, 0)
+    assert image.shape[1:] == mask.shape == (14, 14)
+    assert image[1, 3].tolist() == [5, 6, 7, *range(8, 16), 14, 13, 12]
+    assert mask[3].tolist() == [IGNORED] * 3 + [0] * 8 + [IGNORED] * 3
+    assert (mask != IGNORED).sum() == 64
+
+
 def test_a_grid_mirrors_what_is_beyond_a_small_image_as_crops_do():
     grid, crops = Grid([(4, 5)], 8), Crops([(4, 5)], 8, 0.0, seed=0)
     image, mask = grid.cut(held(grid, 4, 5), 0, 0, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import pixels, write_pairs
 from PIL import Image
+from scipy.ndimage import label
 from test_card import card_of
 
 from unet_cli.ahead import ahead
@@ -242,3 +243,28 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert epoch_order(50, seed=1, epoch=2) == epoch_order(50, seed=1, epoch=2)
     assert epoch_order(50, seed=1, epoch=2) != epoch_order(50, seed=1, epoch=3)
     assert sorted(epoch_order(50, seed=1, epoch=2)) == list(np.arange(50))
+
+
+def test_background_parts_touching_numbered_objects_at_the_size_that_the_network_sees(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for index in range(3):
+        numbers = np.zeros((64, 64), np.uint16)
+        for number in range(16):  # squares of 16 x 16 that touch
+            row, column = divmod(number, 4)
+            numbers[16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1000 + 17 * (16 * index + number)
+        numbers[:4] = 0
+        Image.fromarray(numbers).save(tmp_path / "masks" / f"{index}.png")
+        Image.fromarray(np.full((64, 64, 3), 10 * index, np.uint8)).save(tmp_path / "images" / f"{index}.png")
+    card = card_of(tmp_path)
+    assert card.labels.kind == "instances"
+    pairs = card.pairs("train")
+    for cutting, side in ((None, 32), (Grid(card.sizes(pairs), 64), 64)):
+        preprocessing = card.preprocessing(pairs, side)
+        joined, parted = (
+            SegmentationDataset(pairs, preprocessing, card.labels, cutting, separate=separate)[0][1].numpy()
+            for separate in (False, True)
+        )
+        assert label(joined)[1] == 1
+        assert label(parted)[1] == 16
+        assert (joined >= parted).all()

@@ -152,7 +152,7 @@ def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data, said):
     assert sum("is not finite, so the step is skipped; images: " in line for line in said.lines) == 10
     trainer = trainer_for(data, epochs=6)
     trainer.learner.loss, trainer.learner.compute = NotFinite(), replace(trainer.learner.compute, precision="float16")
-    trainer.learner._through = lambda network, image: network(image)
+    trainer.learner._through = lambda network, image: [network(image)]
     with pytest.raises(UserError, match="too large for float16: try --precision bf16"):
         run(trainer)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unet_cli.benchmarks import untrained
 from unet_cli.config import Inference
@@ -16,13 +16,13 @@ from unet_cli.device import Compute
 from unet_cli.inference.member import Member
 from unet_cli.inference.picture import Stretched, Tiled
 from unet_cli.inference.predictor import Predictor
-from unet_cli.models.geometry import Geometry
+from unet_cli.models import Fitted, Geometry, Network
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (3, 100, 130), np.uint8)
 CHECKPOINT = untrained(1)
 
 
-class Through(nn.Module):
+class Through(Network):
     """Logits that are the first channel without the margin; refuses what its geometry doesn't allow."""
 
     def __init__(self, geometry: Geometry) -> None:
@@ -43,8 +43,14 @@ UNPADDED = Geometry(multiple=4, remainder=2, least=14, margin=5, stride=4, reach
 
 def predictor_of(geometries: list[Geometry], sizes: list[int], **settings: object) -> Predictor:
     predictor = Predictor([CHECKPOINT], Compute(torch.device("cpu"), "float32"), Inference(**settings))
+    in_tiles = settings.get("mode") == "tile"
     predictor.members = [
-        Member(CHECKPOINT, replace(CHECKPOINT.preprocessing, size=size), geometry, Through(geometry))
+        Member(
+            CHECKPOINT,
+            replace(CHECKPOINT.preprocessing, size=size),
+            geometry,
+            Fitted(Through(geometry), geometry.margin if in_tiles else 0),
+        )
         for geometry, size in zip(geometries, sizes, strict=True)
     ]
     return predictor

@@ -72,6 +72,79 @@ def test_overlay_and_probabilities(unet: Run, trained, images, tmp_path):
     assert pixels(out / "a_overlay.png").shape == pixels(images / "a.png").shape
 
 
+def network_file(trained: Path, folder: Path, **settings: object) -> Path:
+    """As the trained one, but with another, fresh network."""
+    model = ModelConfig(base_channels=2, **settings)
+    torch.manual_seed(1)
+    path = folder / f"{model.name}.pth"
+    save_checkpoint(path, replace(load_checkpoint(trained), model=model, weights=build_model(model).state_dict()))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_attention_maps_are_written_for_each_gate(unet: Run, trained, images, tmp_path, mode):
+    weights = network_file(trained, tmp_path, name="attention", depth=2)
+    done = unet(
+        "predict", "--weights", weights, "--input", "imgs", "--attention-maps", "--probabilities", "--mode", mode
+    )
+    assert done.returncode == 0, done.stderr
+    without = unet("predict", "--weights", weights, "--input", "imgs", "--output", "plain", "--mode", mode)
+    assert without.returncode == 0, without.stderr
+    for name in ("a", "deeper/c"):
+        mask = pixels(tmp_path / "imgs_masks" / f"{name}.png")
+        assert (mask == pixels(tmp_path / "plain" / f"{name}.png")).all()
+        probability = pixels(tmp_path / "imgs_masks" / f"{name}_probability.png")
+        assert ((probability >= 32768) == (mask > 0)).mean() > 0.999
+        for gate in (1, 2):
+            found = pixels(tmp_path / "imgs_masks" / f"{name}_attention_{gate}.png")
+            assert (found.shape, found.dtype) == (mask.shape, np.uint16)
+            assert found.min() < found.max()
+    assert not (tmp_path / "imgs_masks" / "a_attention_3.png").exists()
+
+
+def test_a_pruned_network_uses_one_head(unet: Run, trained, images, tmp_path):
+    weights = network_file(trained, tmp_path, name="unet++", depth=3)
+    maps = []
+    for head in ("1", "3", None):
+        pruned = ["--prune", head] if head else []
+        predict = ["predict", "--weights", weights, "--input", "imgs/a.png", "--output", f"out{head}"]
+        done = unet(*predict, "--probabilities", *pruned)
+        assert done.returncode == 0, done.stderr
+        maps.append(pixels(tmp_path / f"out{head}" / "a_probability.png"))
+    assert (maps[0] != maps[1]).any()
+    assert (maps[1] != maps[2]).any()
+    assert_failed(unet("predict", "--weights", weights, "--input", "imgs", "--prune", 4), 1, "--prune")
+
+
+def test_what_a_network_cannot_do_is_refused(unet: Run, trained, images, tmp_path):
+    predict = ["predict", "--weights", trained, "--input", "imgs"]
+    assert_failed(unet(*predict, "--prune", 1), 1, "--prune is for unet++", "of unet:")
+    assert_failed(unet(*predict, "--attention-maps"), 1, "--attention-maps is for attention U-Nets")
+    published = network_file(trained, tmp_path, name="unet-dilated-published")
+    done = unet("predict", "--weights", published, "--input", "imgs", "--mode", "tile")
+    assert_failed(done, 1, "unet-dilated-published answers for whole images only")
+    saved = load_checkpoint(trained)
+    half = tmp_path / "half.pth"
+    save_checkpoint(half, replace(saved, preprocessing=replace(saved.preprocessing, scale=0.5)))
+    assert_failed(unet("predict", "--weights", half, "--input", "imgs", "--mode", "tile"), 1, "at 0.5 times it")
+
+
+def test_a_network_that_knows_a_scale_sees_each_image_at_its_own_size(unet: Run, trained, images, tmp_path):
+    saved = load_checkpoint(trained)
+    path = tmp_path / "scaled.pth"
+    save_checkpoint(path, replace(saved, preprocessing=replace(saved.preprocessing, scale=1.0)))
+    done = unet("predict", "--weights", path, "--input", "imgs", "--probabilities")
+    assert done.returncode == 0, done.stderr
+    assert "at 1 times the image's size" in done.stderr
+    image = torch.from_numpy(np.array(Image.open(images / "b.png"))).movedim(-1, 0)[None].float()
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (saved.preprocessing.mean, saved.preprocessing.std)
+    )
+    with torch.inference_mode():
+        probs = saved.build().eval()((image - mean) / std).sigmoid()[0, 0].numpy()
+    assert np.abs(pixels(tmp_path / "imgs_masks" / "b_probability.png") / 65535 - probs).max() < 1e-3
+
+
 def test_json_has_a_line_for_each_file(unet: Run, trained, images):
     (images / "bad.png").write_text("text")
     done = unet("predict", "--weights", trained, "--input", "imgs", "--json")

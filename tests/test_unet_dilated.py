@@ -64,7 +64,7 @@ def test_ours_answers_sides_of_8_more_than_a_multiple_of_16_less_the_margin():
     for side in (248, 264, 520):
         assert model(torch.empty(1, 1, side, 280, device="meta")).shape == (1, 1, side - 244, 36)
     for side in (232, 247, 249, 256):
-        with pytest.raises(ValueError, match=f"280x{side} pixels.*at least 248, and 16 k .. 8"):
+        with pytest.raises(ValueError, match=f"280x{side} pixels.*at least 248"):
             model(torch.empty(1, 1, side, 280, device="meta"))
 
 

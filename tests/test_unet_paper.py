@@ -45,7 +45,7 @@ def test_valid_sides_are_12_more_than_a_multiple_of_16_and_at_least_188():
             assert model(image[..., :side, :204]).shape == (1, 1, side - 184, 20)
             valid.append(side)
         except ValueError:
-            with pytest.raises(ValueError, match=f"204x{side} pixels.*at least 188, and 16 k .. 12"):
+            with pytest.raises(ValueError, match=f"204x{side} pixels.*at least 188"):
                 model(image[..., :side, :204])
     assert valid == [188, 204, 220, 236, 252, 268, 284]
 

@@ -241,9 +241,7 @@ def _datasets(
         cuttings = crops, Grid(card.sizes(split.val), side, context)
     share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(split.val)))
     train_data, val_data = (
-        SegmentationDataset(
-            pairs, template.preprocessing, template.labels, cutting, share * len(pairs), separate
-        )
+        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), separate)
         for pairs, cutting in zip((split.train, split.val), cuttings, strict=True)
     )
     return train_data, val_data

@@ -96,9 +96,7 @@ def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> 
     linear = _draw_linear(strength, draw)
     elastic = None
     points, share = (
-        (PAPER_GRID, strength.elastic_pixels / size)
-        if strength.elastic_pixels
-        else (ELASTIC_GRID, strength.elastic)
+        (PAPER_GRID, strength.elastic_pixels / size) if strength.elastic_pixels else (ELASTIC_GRID, strength.elastic)
     )
     if share and draw.random() < strength.chance:
         elastic = draw.normal(size=(2, points, points)) * (2 * share)  # a side is 2 long

@@ -154,7 +154,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             mask = self.labels.encode(numbers)[0]
             self._check_size(number, mask)
             if self._separate and self.labels.kind == "instances":
-                mask = self._separated(mask, numbers.values)
+                mask = self._separated(mask, numbers.values[0])
         except UserError as error:
             raise pair.mask.named(error) from error
         return self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)

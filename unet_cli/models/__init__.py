@@ -59,10 +59,10 @@ class Row:
 
 MODELS: dict[str, Row] = {
     "unet": Row(UNet, "Ronneberger et al. 2015, with padding and batch norm"),
-    "unet-paper": Row(UNetPaper, "Ronneberger et al. 2015, as printed", lr_factor=0.1),
+    "unet-paper": Row(UNetPaper, "Ronneberger et al. 2015, as printed", lr_factor=0.5),
     "unet-strided": Row(StridedUNet, "qiaofengsheng/pytorch-UNet"),
-    "unet-dilated": Row(UNetDilated, "dilated encoder, skips laid over the decoder", lr_factor=0.1),
-    "unet-dilated-published": Row(UNetDilatedPublished, "dilated encoder, as published", lr_factor=0.1),
+    "unet-dilated": Row(UNetDilated, "dilated encoder, skips laid over the decoder", lr_factor=0.5),
+    "unet-dilated-published": Row(UNetDilatedPublished, "dilated encoder, as published", lr_factor=0.5),
     "resunet": Row(ResUNet, "Zhang et al. 2018"),
     "attention": Row(AttentionUNet, "Oktay et al. 2018, in the common 2D form"),
     "attention-oktay": Row(OktayAttentionUNet, "Oktay et al. 2018"),
@@ -70,13 +70,21 @@ MODELS: dict[str, Row] = {
     "transunet": Row(TransUNet, "Chen et al. 2021, R50-ViT-B/16", lr_factor=0.1),
     "transunet-light": Row(transunet_light, "ours, after Chen et al. 2021, to train from scratch"),
     "unet3d": Row(UNet3d, "Çiçek et al. 2016, for volumes"),
-    "resnet18-unet": Row(partial(EncoderUNet, "resnet18"), "He et al. 2016 (torchvision), U-Net decoder"),
-    "resnet34-unet": Row(partial(EncoderUNet, "resnet34"), "He et al. 2016 (torchvision), U-Net decoder"),
-    "resnet50-unet": Row(partial(EncoderUNet, "resnet50"), "He et al. 2016 (torchvision), U-Net decoder"),
+    "resnet18-unet": Row(
+        partial(EncoderUNet, "resnet18"), "He et al. 2016 (torchvision), U-Net decoder", lr_factor=0.5
+    ),
+    "resnet34-unet": Row(
+        partial(EncoderUNet, "resnet34"), "He et al. 2016 (torchvision), U-Net decoder", lr_factor=0.5
+    ),
+    "resnet50-unet": Row(
+        partial(EncoderUNet, "resnet50"), "He et al. 2016 (torchvision), U-Net decoder", lr_factor=0.5
+    ),
     "convnext-tiny-unet": Row(
         partial(EncoderUNet, "convnext_tiny"), "Liu et al. 2022 (torchvision), U-Net decoder", lr_factor=0.25
     ),
-    "efficientnet-b0-unet": Row(partial(EncoderUNet, "efficientnet_b0"), "Tan, Le 2019 (torchvision), U-Net decoder"),
+    "efficientnet-b0-unet": Row(
+        partial(EncoderUNet, "efficientnet_b0"), "Tan, Le 2019 (torchvision), U-Net decoder", lr_factor=0.5
+    ),
     "nnunet": Row(NNUNet, "Isensee et al. 2021, 2D configuration", depth=stages_for),
     "nnunet-resenc": Row(NNUNetResEnc, "Isensee et al. 2024, residual encoder", depth=stages_for),
 }

@@ -53,8 +53,7 @@ class UNetDilatedPublished(_Dilated):
 
     Skips, taken after pooling, cover the whole image, but unpadded convolutions leave the decoder only its middle: of a
     side of 512 pixels, 122 to 397. Both are laid over each other by resizing, and so is the answer over the image.
-    Of a side of 233 the answer has 4 pixels before that, so small images are better enlarged first. UNetDilated doesn't
-    stretch.
+    Of a side of 233 it has 4 pixels before that, so small images are better enlarged. UNetDilated doesn't stretch.
 
     Source: the UNet of the repository bodokaiser/piwise, piwise/network.py (2017), after Ronneberger et al. 2015: the
     convolutions of the encoder are dilated by 2. Initial weights are as in UNetPaper.
