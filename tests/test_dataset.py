@@ -14,9 +14,11 @@ from scipy.ndimage import label
 from test_card import card_of
 
 from unet_cli.ahead import ahead
+from unet_cli.data.augment import AUGMENTATIONS, augment
 from unet_cli.data.cutting import Crops, Cutting, Grid
 from unet_cli.data.dataset import SegmentationDataset, epoch_order
 from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.objects import CLASSES, parted
 from unet_cli.data.preprocess import prepare, resize_mask, whole_intensities
 from unet_cli.errors import UserError
 
@@ -245,26 +247,48 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert sorted(epoch_order(50, seed=1, epoch=2)) == list(np.arange(50))
 
 
-def test_background_parts_touching_numbered_objects_at_the_size_that_the_network_sees(tmp_path):
+@pytest.fixture
+def squares(tmp_path):
+    """Three images of 16 numbered squares of 16 x 16 pixels that touch."""
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     for index in range(3):
-        numbers = np.zeros((64, 64), np.uint16)
-        for number in range(16):  # squares of 16 x 16 that touch
-            row, column = divmod(number, 4)
-            numbers[16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1000 + 17 * (16 * index + number)
+        rows, columns = np.mgrid[:64, :64] // 16
+        numbers = (1000 + 17 * (16 * index + 4 * rows + columns)).astype(np.uint16)
         numbers[:4] = 0
         Image.fromarray(numbers).save(tmp_path / "masks" / f"{index}.png")
         Image.fromarray(np.full((64, 64, 3), 10 * index, np.uint8)).save(tmp_path / "images" / f"{index}.png")
-    card = card_of(tmp_path)
-    assert card.labels.kind == "instances"
-    pairs = card.pairs("train")
-    for cutting, side in ((None, 32), (Grid(card.sizes(pairs), 64), 64)):
-        preprocessing = card.preprocessing(pairs, side)
-        joined, parted = (
-            SegmentationDataset(pairs, preprocessing, card.labels, cutting, separate=separate)[0][1].numpy()
-            for separate in (False, True)
-        )
-        assert label(joined)[1] == 1
-        assert label(parted)[1] == 16
-        assert (joined >= parted).all()
+    return card_of(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["stretched", "crops", "tiles"])
+def test_numbers_of_objects_stay_beside_the_classes(squares, mode):
+    pairs = squares.pairs("train")
+    sizes = squares.sizes(pairs)
+    cutting = {"stretched": None, "crops": Crops(sizes, 64, 0.5, 0), "tiles": Grid(sizes, 64)}[mode]
+    side = 32 if mode == "stretched" else 64
+    preprocessing = squares.preprocessing(pairs, side)
+    plain, both = (
+        SegmentationDataset(pairs, preprocessing, squares.labels, cutting, with_numbers=wanted)[0][1]
+        for wanted in (False, True)
+    )
+    assert plain.dtype == torch.uint8
+    assert torch.equal(both % CLASSES, plain)
+    assert label(plain)[1] == 1
+    assert label(parted(both[None])[0])[1] == 16
+
+
+def test_objects_are_still_parted_after_the_papers_deformation(squares):
+    pairs = squares.pairs("train")
+    data = SegmentationDataset(pairs, squares.preprocessing(pairs, 64), squares.labels, with_numbers=True)
+    image, mask = (torch.stack(parts) for parts in zip(*(data[index] for index in range(3)), strict=True))
+    for epoch in range(4):
+        keys = [(0, epoch, index) for index in range(3)]
+        _, warped = augment(image.float(), mask, AUGMENTATIONS["paper"], keys)
+        for one, classes in zip(warped, parted(warped), strict=True):
+            numbers = one // CLASSES
+            there = [number for number in numbers.unique().tolist() if number and (numbers == number).sum() > 60]
+            found, _ = label(classes)
+            centres = [np.unique(found[(numbers == number).numpy() & (found > 0)]) for number in there]
+            assert len({int(each[0]) for each in centres}) == len(there)
+            assert (classes[numbers == 0] == 0).all()

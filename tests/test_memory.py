@@ -12,6 +12,7 @@ from torch import nn
 from unet_cli.config import ModelConfig
 from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute
+from unet_cli.models import Geometry, Network
 from unet_cli.training import memory
 from unet_cli.training.memory import (
     activation_bytes,
@@ -27,7 +28,7 @@ from unet_cli.training.optimizers import make_optimizer
 CPU = torch.device("cpu")
 FLOAT32 = Compute(CPU, "float32")
 GIB = 2**30
-NARROW = ModelConfig(base_channels=16)
+NARROW = ModelConfig(base_channels=16, depth=4)
 
 
 @pytest.fixture
@@ -192,9 +193,10 @@ def test_the_smallest_batch_that_is_nearly_fastest(speeds, most, best, tried):
     assert asked == tried
 
 
-class Watched(nn.Module):
+class Watched(Network):
     """A network that notes what it was given, and can run out of memory."""
 
+    geometry = Geometry()
     seen = []
 
     def __init__(self, channels=1, fails=None):

@@ -164,7 +164,7 @@ def test_settings_from_a_file_and_flags_win(unet: Run, data, tmp_path):
         (["--data", "nowhere"], 1, ["nowhere does not exist", "--data"]),
         (["--data", "empty"], 1, ["empty has no images folder", "holds nothing"]),
         (["--data", "data", "--max-time", "soon"], 2, ["--max-time", "'soon' is not a time", "2h30m"]),
-        (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 vanishes", "at least --size 128"]),
+        (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 vanishes", "at least --size 512"]),
         (["--data", "data", "--model", "atention"], 1, ["no network 'atention'", "did you mean attention"]),
         (["--data", "data", "--model", "unet-paper", "--norm", "batch"], 1, ["--norm doesn't apply to unet-paper"]),
         (["--data", "data", "--model", "unet3d"], 1, ["unet3d is for volumes"]),
@@ -301,3 +301,42 @@ def test_tensorboard_without_its_package_names_it(unet: Run, data):
         assert_failed(unet("train", "--data", "data", *TINY, "--tensorboard"), 1, "unet-cli[tensorboard]")
     else:
         assert unet("train", "--data", "data", *TINY, "--epochs", 1, "--tensorboard").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "said"),
+    [
+        (
+            "unet-paper",
+            ["--mode", "tile", "--loss", "paper+dice", "--augment", "paper", "--width", 2],
+            "Loss paper+dice",
+        ),
+        ("unet++", ["--width", 4, "--no-deep-supervision"], "Network unet++, width 4, depth 4, no norm, "),
+        ("nnunet", ["--width", 4, "--depth", 3], "Network nnunet, width 4, depth 3, deep supervision, "),
+        ("transunet-light", ["--width", 16, "--class-weights", "auto"], "learning rate 0.002"),
+    ],
+)
+def test_other_networks_train_go_on_and_predict(unet: Run, data, model, others, said):
+    settings = ["--size", 32, "--batch-size", 2, "--device", "cpu", "--precision", "float32", "--name", "run"]
+    done = unet("train", "--data", "data", "--model", model, *others, *settings, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr
+    done = unet("train", "--resume", "checkpoints/run", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert "Going on with checkpoints/run in epoch 2" in done.stderr
+    done = unet("predict", "--weights", "checkpoints/run", "--input", "data/images", "--output", "masks")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_encoder_begins_with_the_weights_of_a_file(unet: Run, data, tmp_path):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(3)
+    state = resnet18().state_dict()
+    torch.save(state, tmp_path / "encoder.pth")
+    train = ["train", "--data", "data", "--model", "resnet18-unet", "--size", 64, "--batch-size", 2, "--epochs", 1]
+    done = unet(*train, "--encoder-weights", "encoder.pth", "--lr", 1e-8, "--name", "run")
+    assert done.returncode == 0, done.stderr
+    weights = torch.load(tmp_path / "checkpoints" / "run" / "last.pth", weights_only=True)["weights"]
+    assert torch.allclose(weights["encoder.conv1.weight"], state["conv1.weight"], atol=1e-5)
+    assert_failed(unet(*train, "--encoder-weights", "nothing.pth"), 1, "nothing.pth does not exist")

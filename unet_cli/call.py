@@ -16,7 +16,19 @@ from unet_cli.processes import World
 from unet_cli.training.record import NOT_SETTINGS, independent
 
 # What can't be changed while a run goes on: another would be another run.
-LASTING = ("size", "mode", "normalize", "val_fraction", "group_by", "folds", "fold", "split", "init", "optimizer")
+LASTING = (
+    "size",
+    "mode",
+    "normalize",
+    "val_fraction",
+    "group_by",
+    "folds",
+    "fold",
+    "split",
+    "init",
+    "optimizer",
+    "encoder_weights",
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from unet_cli.models import Network, build_model
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had fewer settings of networks and of preprocessing
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
-            "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote"
+            "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote, or a state "
+            "dict of Pytorch-UNet or segmentation_models_pytorch"
         ) from error
     except Exception as error:  # what is no checkpoint may make the unpickler fail in any way
         raise UserError(

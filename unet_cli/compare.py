@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
+from unet_cli.config import CPU_TRAIN_BATCH, LRS, MODEL_SETTINGS, CompareConfig, Inference, ModelConfig, TrainConfig
 from unet_cli.console import Console
 from unet_cli.data.layout import Layout, find_layout
-from unet_cli.data.source import Pair
+from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
+from unet_cli.processes import this_process
 from unet_cli.run import train
 from unet_cli.training.memory import trial
 from unet_cli.training.optimizers import make_optimizer
@@ -28,11 +29,12 @@ from unet_cli.training.record import new_run_folder
 REFERENCE = "unet"  # whose step the others' widths are chosen by
 WIDTH_GRID = 4  # widths are multiples of it
 TRIALS = 3  # of widths
+TIMED = 32  # images
 EXPONENT = 1.6  # about which power of the width a step's time grows with: less than 2, since some of it is memory
 
 
 @dataclass(frozen=True)
-class Row:
+class Result:
     """What became of one network. dice, iou: at original size, see metrics.summarize. seconds: of one image in
     prediction, from disk to mask. error: why there is nothing else."""
 
@@ -47,28 +49,29 @@ class Row:
     error: str | None = None
 
 
-def compare(config: CompareConfig, console: Console) -> list[Row]:
+def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     """Train each network for the time or epochs of the settings, one after the other, and score its best weights.
 
     Without --width, a network that has one gets that with which a training step takes about as long as that of the
     plain U-Net at its usual width. One that fails doesn't stop the others. Raises UserError before anything is trained,
     and Stopped.
     """
+    if this_process() != (1, 1):
+        raise UserError("compare trains in one process: start it without torchrun")
     names = chosen(config.models)
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     pairs = _test_pairs(config, layout)
     compute = choose_compute(config.device, config.precision)
     folder = new_run_folder(config.output, config.name, layout.root)
     pace = None if config.width or len(names) == 1 else _Pace(config, compute)
-    rows = []
     for name in names:
         console.say("", f"== {name}")
         try:
-            rows.append(_one(name, config, layout, pairs, folder, pace, compute, console))
+            row = _one(name, config, layout, pairs, folder, pace, compute, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
-            rows.append(Row(name, error=str(error)))
-    return rows
+            row = Result(name, error=str(error))
+        yield row
 
 
 def chosen(names: str) -> list[str]:
@@ -104,22 +107,19 @@ def _one(
     pace: _Pace | None,
     compute: Compute,
     console: Console,
-) -> Row:
+) -> Result:
     settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
     width = config.width if pace is None else pace.width(name)
     asked = TrainConfig(**{**settings, "model": name, "name": name, "output": folder, "width": width})
     report = train(asked, layout, console, time.monotonic())
-    if report is None:
-        raise UserError("compare trains in one process: start it without torchrun")
+    assert report is not None
     checkpoint = load_checkpoint(Path(report.best))
     scores, seconds = report.scores, float("nan")
     if pairs:
         predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
-        predictor(pairs[0].image.path)  # the first image chooses algorithms
-        start = time.monotonic()
         scores = evaluate(predictor, pairs, config.workers, console).scores
-        seconds = (time.monotonic() - start) / len(pairs)
-    return Row(
+        seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
+    return Result(
         network=name,
         width=checkpoint.model.base_channels,
         parameters=parameter_count(checkpoint.build()),
@@ -129,6 +129,15 @@ def _one(
         seconds=seconds,
         run=report.run,
     )
+
+
+def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
+    """Of one image, from disk to probabilities of its size; the network has seen images before."""
+    start = time.monotonic()
+    for image in images:
+        for band in predictor.bands(predictor.read(image)):
+            band.combined()
+    return (time.monotonic() - start) / len(images)
 
 
 class _Pace:
@@ -153,7 +162,8 @@ class _Pace:
     def _speed(self, name: str, width: int | None) -> float:
         """Images a second in training."""
         config = self._config
-        model = resolved(ModelConfig(name=name, base_channels=width), config.size)
+        asked = {setting: getattr(config, flag) for setting, flag in MODEL_SETTINGS.items()} | {"base_channels": width}
+        model = resolved(ModelConfig(name=name, **asked), config.size)
         torch.manual_seed(config.seed)
         optimizer = partial(
             make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=self._compute.device

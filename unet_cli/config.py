@@ -17,7 +17,7 @@ from unet_cli.loss_names import LOSS_NAMES, check_loss
 DEFAULT_EPOCHS = 100
 LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
 WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
-DEFAULT_SIZE = 512
+DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_PREDICT_BATCH = 4, 1, 8  # images
 RUN_SETTINGS = "config.toml"  # in a run's folder: its settings, with all that was found for 'auto'
@@ -212,7 +212,7 @@ class TrainConfig(DataConfig, Batches):
 
     size: int = setting(
         DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
-        panel="Data", minimum=32, maximum=8192,
+        panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
         "resize", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
@@ -269,7 +269,8 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
     lr: float | None = setting(
-        None, help="Highest learning rate.  [default: " + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
+        None, help="Highest learning rate.  [default: the network's own factor, mostly 1, times "
+        + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
         + "]", panel="Training", minimum=1e-8, maximum=10.0,
     )  # fmt: skip
     weight_decay: float | None = setting(
@@ -449,7 +450,7 @@ class Inference(Batches):
 
     size: int | None = setting(
         None, help="Side of what the network sees: images are stretched to it, or cut into tiles of it.  "
-        "[default: as in training]", panel="Network", minimum=32, maximum=8192,
+        "[default: as in training]", panel="Network", minimum=LEAST_SIZE, maximum=MOST_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile"] | None = setting(
         None, help="Stretch each image to the network's size, or predict it in overlapping tiles at its own.  "
@@ -486,8 +487,8 @@ class PredictConfig(Inference, Cleaning):
     """Everything that `unet predict` can be told."""
 
     weights: tuple[Path, ...] = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth). Several, or a folder of "
-        "runs: their probabilities are averaged.", panel="Files", metavar="FILE",
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth); or weights that `unet import` "
+        "knows. Several, or a folder of runs: their probabilities are averaged.", panel="Files", metavar="FILE",
     )  # fmt: skip
     input: str = setting(
         help="An image, a folder (with its sub-folders), a quoted glob, or - for a list of paths on stdin.",

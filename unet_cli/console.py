@@ -98,3 +98,9 @@ def speed(number: int, seconds: float, noun: str) -> str:
 def counted(number: int, noun: str) -> str:
     """'1 image', '2 images', '1,024 images'."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def few(names: Iterable[object]) -> str:
+    """The first three, and how many more."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import DEFAULT_SIZE, ModelConfig, Preprocessing
+from unet_cli.console import few
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.models import build_model, resolved
@@ -30,11 +31,11 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of each stage, an
 }
 
 
-def recognised(content: dict[Any, Any], scale: float | None = None) -> Checkpoint | None:
+def recognised(content: dict[Any, Any]) -> Checkpoint | None:
     """A state dict, or what holds one under 'state_dict' or 'model_state_dict', as a checkpoint; None if it is unknown.
 
-    scale: factor of the images' sides that the network sees them at; None is what is usual with the tool. All keys may
-    begin with 'module.'. Raises UserError, without the file's name, where it is nearly a network that is known.
+    All keys may begin with 'module.'. What the file doesn't hold, the factor that images were resized by, is what is
+    usual with the tool. Raises UserError, without the file's name, where it is nearly a network that is known.
     """
     state = next((content[key] for key in ("state_dict", "model_state_dict") if key in content), content)
     if not isinstance(state, dict):
@@ -45,13 +46,13 @@ def recognised(content: dict[Any, Any], scale: float | None = None) -> Checkpoin
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     if "outc.conv.weight" in tensors and any(name.startswith("inc.") for name in tensors):
-        return _from_milesial(tensors, mask_values, MILESIAL_SCALE if scale is None else scale)
+        return _from_milesial(tensors, mask_values)
     if any(name.startswith("encoder.") for name in tensors) and "segmentation_head.0.weight" in tensors:
-        return _from_smp(tensors, 1.0 if scale is None else scale)
+        return _from_smp(tensors)
     return None
 
 
-def _from_milesial(state: dict[str, Tensor], mask_values: object, scale: float) -> Checkpoint:
+def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Checkpoint:
     """Source: unet/unet_model.py and unet_parts.py of that repository, in its forms since the end of 2019.
 
     Its older networks are narrower in places: convolutions of bilinear decoders had no middle width of their own, and
@@ -62,7 +63,7 @@ def _from_milesial(state: dict[str, Tensor], mask_values: object, scale: float) 
     labels, note = _labels(len(state["outc.conv.weight"]), mask_values)
     return Checkpoint(
         model=config,
-        preprocessing=_preprocessing(config, (0.0,), (1.0,), scale),
+        preprocessing=_preprocessing(config, (0.0,), (1.0,), MILESIAL_SCALE),
         labels=labels,
         weights=_widened(_with_one_logit(weights), _shapes(config)),
         data=[f"not known: imported from {MILESIAL}", *note],
@@ -161,7 +162,7 @@ def _widened(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[
     return widened
 
 
-def _from_smp(state: dict[str, Tensor], scale: float) -> Checkpoint:
+def _from_smp(state: dict[str, Tensor]) -> Checkpoint:
     """Source: segmentation_models_pytorch 0.3 to 0.5, decoders/unet, with its usual decoder_channels."""
     _refuse_other_decoders(state)
     classes = len(state["segmentation_head.0.weight"])
@@ -179,7 +180,7 @@ def _from_smp(state: dict[str, Tensor], scale: float) -> Checkpoint:
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.in_channels == 3 else ((0.449,), (0.226,))
     return Checkpoint(
         model=config,
-        preprocessing=_preprocessing(config, mean, std, scale),
+        preprocessing=_preprocessing(config, mean, std, 1.0),
         labels=_labels(classes, None)[0],
         weights=weights,
         data=[f"not known: imported from {SMP}"],
@@ -205,7 +206,7 @@ def _refuse_other_decoders(state: dict[str, Tensor]) -> None:
     other = [name for name in parts if not re.match(r"decoder\.blocks\.\d+\.(conv[12]|attention[12])\.", name)]
     numbers = {name.split(".")[2] for name in parts if name not in other}
     if other or not parts:
-        raise _unlike(SMP, f"its decoder is of another architecture ({_few(other) or 'none'})")
+        raise _unlike(SMP, f"its decoder is of another architecture ({few(other) or 'none'})")
     if attention:
         raise _unlike(SMP, f"its decoder has attention (decoder_attention_type, {attention[0]})")
     if len(numbers) != 5:
@@ -224,9 +225,9 @@ def _taken(
     missing = [name for name in theirs.values() if name not in state]
     others = sorted(set(state) - set(theirs.values()))
     if missing:
-        raise _unlike(tool, f"{_few(missing)} is missing")
+        raise _unlike(tool, f"{few(missing)} is missing")
     if others:
-        raise _unlike(tool, f"{_few(others)} is not part of that")
+        raise _unlike(tool, f"{few(others)} is not part of that")
     for ours, name in theirs.items():
         if state[name].shape != shapes[ours]:
             raise _unlike(tool, f"{name} is {_by(state[name].shape)} and not {_by(shapes[ours])}")
@@ -299,11 +300,6 @@ def _unlike(
     tool: str, why: str, advice: str = "only what its own code builds, unchanged, can be imported"
 ) -> UserError:
     return UserError(f"holds weights that look like those of {tool}, but {why}: {advice}")
-
-
-def _few(names: list[str]) -> str:
-    """The first three, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _by(shape: Iterable[int]) -> str:

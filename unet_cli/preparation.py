@@ -18,6 +18,7 @@ from unet_cli.config import (
     GPU_PREDICT_BATCH,
     LRS,
     MODEL_SETTINGS,
+    MOST_SIZE,
     ModelConfig,
     Preprocessing,
     TrainConfig,
@@ -33,7 +34,7 @@ from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError
 from unet_cli.loss_names import parse_loss
-from unet_cli.models import MODELS, Network, build_model, resolved, usual_width
+from unet_cli.models import MODELS, Geometry, Network, build_model, resolved, usual_width
 from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
 from unet_cli.processes import processes_here
@@ -60,9 +61,10 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
     template, weights = _template(call, card, split.train)
+    with torch.device("meta"):  # no memory and no time for one that can't be trained
+        _check_network(config, build_model(template.model), template)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
-    _check_network(config, model, template)
     if weights:
         model.load_state_dict(weights)
     elif config.encoder_weights:
@@ -140,10 +142,12 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
     model = _network(call, in_channels, card.labels.num_classes, initial)
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
+        differing = [key for key in here if here[key] != there[key]]
+        if model.name != initial.model.name:
+            differing = ["name"]
         differences = [
-            f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here"
-            for key in here
-            if here[key] != there[key]
+            f"{MODEL_SETTINGS.get(key, 'model' if key == 'name' else key)} {there[key]} there, {here[key]} here"
+            for key in differing
         ]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
@@ -184,12 +188,18 @@ def _check_network(config: TrainConfig, model: Network, template: Checkpoint) ->
         raise UserError(f"{config.model} is for volumes, which unet doesn't read yet: choose another --model")
     if model.only_whole and template.preprocessing.mode == "tile":
         raise UserError(f"{config.model} is for whole images only, as it was published: use --mode resize")
-    least = -(-(geometry.least - 2 * geometry.margin) // 2)
-    if size < least:  # more than half of what it sees would be mirrored
+    if not _is_enough(geometry, size):
+        least = next(side for side in range(size, 2 * MOST_SIZE) if _is_enough(geometry, side))
         raise UserError(
             f"--size {size} vanishes on the way to the bottom of {template.model.describe()}: give at least --size "
             f"{least}" + (", or a smaller --depth" if template.model.depth else "")
         )
+
+
+def _is_enough(geometry: Geometry, size: int) -> bool:
+    """Whether there is a second pixel at the bottom, as batch norm needs it, and no more than half of it mirrored."""
+    side = geometry.side(size + 2 * geometry.margin)
+    return side >= 2 * geometry.stride and side - 2 * geometry.margin <= 2 * size
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:
@@ -231,7 +241,7 @@ def _datasets(
 
     context: pixels around a crop or tile that come with it.
     """
-    side, separate = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
+    side, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     cuttings: tuple[Cutting, Cutting] = Whole(), Whole()
     if template.preprocessing.mode == "tile":
         strength = AUGMENTATIONS[config.augment]
@@ -241,8 +251,11 @@ def _datasets(
         cuttings = crops, Grid(card.sizes(split.val), side, context)
     share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(split.val)))
     train_data, val_data = (
-        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), separate)
-        for pairs, cutting in zip((split.train, split.val), cuttings, strict=True)
+        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
+        for pairs, cutting, with_numbers in (
+            (split.train, cuttings[0], needs_objects),
+            (split.val, cuttings[1], False),
+        )
     )
     return train_data, val_data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from unet_cli.config import CompareConfig, Output
 from unet_cli.console import Console
 
 if TYPE_CHECKING:
-    from unet_cli.compare import Row
+    from unet_cli.compare import Result
 
 COLUMNS = ("network", "width", "parameters", "epochs", "Dice", "IoU", "ms/image")
 
@@ -28,9 +29,20 @@ def compare_cli(config: CompareConfig, output: Output) -> int:
     from unet_cli.compare import compare
 
     console = Console(output.json, output.quiet)
-    rows = compare(config, console)
-    for row in rows:
-        console.document(asdict(row))
+    rows: list[Result] = []
+    try:
+        for row in compare(config, console):
+            console.document(asdict(row))
+            rows.append(row)
+    finally:  # of a comparison that is stopped, what there is
+        _print(rows, console)
+    return SOME_FAILED if any(row.error for row in rows) else DONE
+
+
+def _print(rows: list[Result], console: Console) -> None:
+    """The table, the best network first, and what failed."""
+    if not rows:
+        return
     ranked = sorted((row for row in rows if row.error is None), key=lambda row: -row.dice)
     cells = [COLUMNS, *(_cells(row) for row in ranked)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -45,11 +57,10 @@ def compare_cli(config: CompareConfig, output: Output) -> int:
             "",
             f"Next, predict with the best of them: unet predict --weights {ranked[0].run}/best.pth --input DIR",
         )
-    return SOME_FAILED if len(ranked) < len(rows) else DONE
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    milliseconds = "" if row.seconds != row.seconds else f"{1000 * row.seconds:.0f}"
+def _cells(row: Result) -> tuple[str, ...]:
+    milliseconds = "" if math.isnan(row.seconds) else f"{1000 * row.seconds:.0f}"
     width = "" if row.width is None else str(row.width)
     return (
         row.network, width, f"{row.parameters / 1e6:.2f} M", str(row.epochs), f"{row.dice:.4f}", f"{row.iou:.4f}",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.data.labels import IGNORED
+from unet_cli.data.objects import CLASSES
 from unet_cli.data.preprocess import resize_image, resize_mask
 from unet_cli.data.warp import middle
 from unet_cli.tiles import lay_tiles, mirrored
@@ -32,7 +33,7 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What is held of a pair that was read: image (C, H, W) as in the file, mask (H, W) uint8 class indices,
+    """What is held of a pair that was read: image (C, H, W) as in the file, mask (H, W) as of the data set,
     intensities (4,) of the whole image where tiles need them, and places where crops are laid on foreground."""
 
     image: Tensor
@@ -107,13 +108,13 @@ class Crops:
         return self._counts[pair]
 
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
-        return Held(image, mask, intensities, find_places(mask.numpy()) if self.foreground else None)
+        return Held(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
 
     def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))
         pixel = None
         if draw.random() < self.foreground and held.places is not None:
-            pixel = _draw_foreground(held.mask.numpy(), held.places, draw)
+            pixel = _draw_foreground(_classes(held.mask), held.places, draw)
         rim = (self.patch_side - self.side) // 2
         top, left = (
             self._start(length, None if pixel is None else pixel[axis], draw) - rim
@@ -155,7 +156,7 @@ class Grid:
         row, column = divmod(number, len(_starts(width, self.side)))
         (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
         seen = self.side + 2 * self.rim
-        mask = torch.full((seen, seen), IGNORED, dtype=torch.uint8)
+        mask = torch.full((seen, seen), IGNORED, dtype=held.mask.dtype)
         middle(mask, self.side)[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
         return _window(held.image, top - self.rim, left - self.rim, seen), mask
 
@@ -175,6 +176,11 @@ def _starts(length: int, side: int) -> tuple[int, ...]:
 def patch_side_of(side: int) -> int:
     """Side of patches that are warped before the network sees the `side` pixels in their middle."""
     return side + 2 * math.ceil((PATCH - 1) * side / 2)
+
+
+def _classes(mask: Tensor) -> np.ndarray:
+    """Of a mask that may hold numbers of objects too, see objects.numbered."""
+    return mask.numpy() if mask.dtype == torch.uint8 else (mask % CLASSES).to(torch.uint8).numpy()
 
 
 def find_places(mask: np.ndarray) -> Places | None:

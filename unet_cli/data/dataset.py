@@ -21,8 +21,8 @@ from unet_cli.config import Preprocessing
 from unet_cli.data.cutting import Cutting, Held, Whole
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import IGNORED, LabelMap
-from unet_cli.data.objects import separated
-from unet_cli.data.preprocess import converted, resize_mask, whole_intensities
+from unet_cli.data.objects import numbered
+from unet_cli.data.preprocess import converted, whole_intensities
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
@@ -31,9 +31,9 @@ CACHE_SHARE = 0.25  # of the machine's memory may hold decoded images
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples `indices` of a dataset: image (N, C, P, P) as in the files, mask (N, P, P) uint8 class indices,
-    intensities (N, 4) of the images that crops were cut from (see preprocess.own_intensities), None where they aren't
-    needed."""
+    """Samples `indices` of a dataset: image (N, C, P, P) as in the files, mask (N, P, P) uint8 class indices, or int32
+    with objects' numbers, intensities (N, 4) of the images that crops were cut from (see preprocess.own_intensities),
+    None where they aren't needed."""
 
     indices: list[int]
     image: Tensor
@@ -45,7 +45,7 @@ Sample = tuple[Tensor, Tensor, Tensor | None]
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Samples as (image (C, P, P) as in the file, mask (P, P) uint8 class indices).
+    """Samples as (image (C, P, P) as in the file, mask (P, P) uint8 class indices, or int32 with objects' numbers).
 
     What they are cut from is kept once decoded, up to CACHE_SHARE of the machine's memory (`cache_bytes` to set it):
     stretched images, or whole ones where crops or tiles are cut. An image that doesn't fit is decoded again for each of
@@ -61,15 +61,15 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: LabelMap,
         cutting: Cutting | None = None,
         cache_bytes: int | None = None,
-        separate: bool = False,
+        with_numbers: bool = False,
     ) -> None:
-        """cutting: how images become samples; stretched to the network's size unless given. separate: where masks
-        number their objects, a line of background lies between those that touch."""
+        """cutting: how images become samples; stretched to the network's size unless given. with_numbers: masks that
+        number their objects keep the numbers beside the classes, see objects.numbered."""
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
         self.cutting: Cutting = cutting or Whole()
-        self._separate = separate
+        self.numbered = with_numbers and labels.kind == "instances"
         counts = [self.cutting.count(number) for number in range(len(self.pairs))]
         self.image_numbers = [number for number, count in enumerate(counts) for _ in range(count)]
         self._firsts = [0, *accumulate(counts)]
@@ -85,7 +85,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """How much memory decoded images are yet to take: all of them, or as many as may be kept."""
         side, preprocessing = self.preprocessing.size, self.preprocessing
         sizes = self.cutting.sizes or [(side, side)] * len(self.pairs)
-        pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + 1
+        pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + (4 if self.numbered else 1)
         held = sum(one.nbytes for one in self._cache.values())
         return max(0, min(self._bytes_left, pixel * sum(height * width for height, width in sizes) - held))
 
@@ -150,24 +150,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except UserError as error:
             raise pair.image.named(error) from error
         try:
-            numbers = read_mask(pair.mask)
-            mask = self.labels.encode(numbers)[0]
+            found = read_mask(pair.mask)
+            mask = self.labels.encode(found)[0]
             self._check_size(number, mask)
-            if self._separate and self.labels.kind == "instances":
-                mask = self._separated(mask, numbers.values[0])
+            if self.numbered:
+                mask = numbered(mask, found.values[0], IGNORED)
         except UserError as error:
             raise pair.mask.named(error) from error
         return self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
-
-    def _separated(self, mask: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """An (H, W) mask with background between touching objects of these (H, W) numbers, at the size that the network
-        sees, in which a thin line would be lost if it were stretched."""
-        numbers = np.where((mask == 0) | (mask == IGNORED), 0, numbers)
-        if self.cutting.sizes is None:
-            size = (self.preprocessing.size, self.preprocessing.size)
-            mask = resize_mask(torch.from_numpy(mask), size).numpy()
-            numbers = resize_mask(torch.from_numpy(numbers.astype(np.float64)), size).numpy().astype(np.int64)
-        return np.where((separated(numbers) == 0) & (mask != IGNORED), 0, mask).astype(np.uint8)
 
     def _check_size(self, number: int, pixels: np.ndarray) -> None:
         height, width = pixels.shape[-2:]

@@ -7,6 +7,25 @@ also a diagonal one.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = 256  # a numbered mask holds class + 256 * number of the object
+
+
+def numbered(classes: np.ndarray, numbers: np.ndarray, ignored: int) -> np.ndarray:
+    """(H, W) uint8 class indices and (H, W) numbers of objects -> (H, W) int32 that holds both, numbers from 1 on in
+    their order, 0 where there is background or the class is `ignored`."""
+    _, places = np.unique(np.where((classes == 0) | (classes == ignored), 0, numbers), return_inverse=True)
+    inside = (classes != 0) & (classes != ignored)
+    return (classes + CLASSES * np.where(inside, places.reshape(classes.shape) + 1, 0)).astype(np.int32)
+
+
+def parted(mask: Tensor) -> Tensor:
+    """A numbered mask (N, H, W) int32 -> its classes, uint8, with background between objects that touch."""
+    values = mask.cpu().numpy()
+    lines = np.stack([(separated(one // CLASSES) == 0) & (one >= CLASSES) for one in values])
+    return torch.from_numpy(np.where(lines, 0, values % CLASSES).astype(np.uint8)).to(mask.device)
 
 
 def separated(numbers: np.ndarray) -> np.ndarray:

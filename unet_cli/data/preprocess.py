@@ -80,10 +80,11 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretch an (H, W) uint8 mask to `size`; each pixel takes the nearest value."""
+    """Stretch an (H, W) uint8 or int32 mask to `size`; each pixel takes the nearest value."""
     if tuple(mask.shape) == size:
         return mask
-    return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+    values = mask if mask.dtype == torch.uint8 else mask.double()
+    return F.interpolate(values[None, None], size=size, mode="nearest-exact")[0, 0].to(mask.dtype)
 
 
 def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor | None = None) -> Tensor:

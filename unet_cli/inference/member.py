@@ -61,7 +61,7 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
     if settings.size:
         preprocessing = replace(preprocessing, size=settings.size, scale=None)
     network: Network = checkpoint.build()
-    _check_mode(checkpoint.model.name, network, preprocessing, mode)
+    _check_mode(checkpoint.model.name, network, checkpoint.preprocessing, mode)
     if settings.prune is not None:
         _prune(checkpoint.model.name, network, settings.prune)
     network = fold_batch_norm(network)
@@ -72,10 +72,12 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         with torch.inference_mode():
             answer = network(torch.zeros(1, checkpoint.model.in_channels, side, side))
         gates = answer.shape[1] - checkpoint.model.out_channels
+        if not gates:
+            raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
     model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=torch.channels_last)
     if settings.compile:
-        model.compile(dynamic=False)
+        model.compile(dynamic=preprocessing.scale is not None)
     return Member(checkpoint, preprocessing, network.geometry, model, gates)
 
 

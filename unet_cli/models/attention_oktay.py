@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, sees_whole_image
-from unet_cli.models.geometry import Geometry, pooled_reach
+from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, pooled_geometry
 from unet_cli.models.network import Network
 
 OPEN = 3.0  # the logit of a new gate's coefficients, which are then 0.95
@@ -72,13 +71,7 @@ class OktayAttentionUNet(Network):
         self, in_channels: int, out_channels: int, *, base_channels: int = 64, depth: int = 4, norm: Norm = "batch"
     ) -> None:
         super().__init__()
-        bottom = 2**depth
-        self.geometry = Geometry(
-            multiple=bottom,
-            least=2 * bottom if norm == "instance" else bottom,
-            stride=bottom,
-            reach=None if sees_whole_image(norm) else pooled_reach(depth, 6),
-        )
+        self.geometry = pooled_geometry(depth, norm, 6)
         widths = [base_channels * 2**level for level in range(depth + 1)]
 
         self.encoder = nn.ModuleList(

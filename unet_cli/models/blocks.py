@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import nn
 
+from unet_cli.models.geometry import Geometry, pooled_reach
+
 Norm = Literal["batch", "group", "instance", "none"]
 
 
@@ -55,9 +57,47 @@ class DoubleConv(nn.Sequential):
         )
 
 
+class UnpaddedConvs(nn.Sequential):
+    """Two unpadded 3x3 convolutions with bias, each followed by ReLU: (N, in, H, W) -> (N, out, H - 4, W - 4).
+
+    dilation: of the convolutions, which eat that many times as much. dropout: chance that a value of the result is set
+    to zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, dilation=dilation),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, dilation=dilation),
+            nn.ReLU(inplace=True),
+            *([nn.Dropout(dropout)] if dropout else []),
+        )
+
+
+class UpConv(nn.Sequential):
+    """2x2 up-convolution with bias, and ReLU: (N, in, H, W) -> (N, in / 2, 2H, 2W)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2), nn.ReLU(inplace=True))
+
+
 def sees_whole_image(norm: Norm) -> bool:
     """Whether a norm's statistics, in prediction, are of the image at hand: its answer then depends on every pixel."""
     return norm in ("group", "instance")
+
+
+def pooled_geometry(depth: int, norm: Norm, pixels: int = 4) -> Geometry:
+    """Of a U-Net of padded convolutions and 2x2 poolings, whose upsampling wants even sides. pixels: see pooled_reach.
+
+    Instance norm needs a second pixel at the bottom: of a single one nothing would be left.
+    """
+    bottom = 2**depth
+    return Geometry(
+        multiple=bottom,
+        least=2 * bottom if norm == "instance" else bottom,
+        stride=bottom,
+        reach=None if sees_whole_image(norm) else pooled_reach(depth, pixels),
+    )
 
 
 def keep_variance(model: nn.Module) -> None:
@@ -71,5 +111,20 @@ def keep_variance(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=module.in_channels**-0.5)
         elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
+def initialise_he(model: nn.Module) -> None:
+    """Weights normal of variance 2 / N, N being the number of values that one value of a layer's output sums over;
+    biases zero.
+
+    Source: Ronneberger et al. 2015, section 3, after He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015,
+    section 2.2. Each output of a 2x2 up-convolution of stride 2 sums over its input channels only.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            incoming = module.in_channels if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+            nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
             assert module.bias is not None
             nn.init.zeros_(module.bias)

@@ -6,7 +6,7 @@ import http.client
 import io
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet_cli.console import few
 from unet_cli.errors import UserError, explain
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
@@ -188,7 +189,7 @@ def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
     except Exception as error:  # what is no file of torch's may make the unpickler fail in any way
         raise UserError(f"{path} is damaged, or holds more than tensors and plain values: {remedy}") from error
     if not _is_state_dict(state):
-        what = "holds " + _few(state) if isinstance(state, dict) and state else f"is a {type(state).__name__}"
+        what = "holds " + few(state) if isinstance(state, dict) and state else f"is a {type(state).__name__}"
         raise UserError(f"{path} is not a state dict, names with a tensor each, but {what}: {remedy}")
     return state
 
@@ -261,13 +262,7 @@ def _differences(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
         if name in own and tensor.shape != own[name].shape
     ]
     found = {"missing": missing, "not known": unknown, "of another shape": misshapen}
-    return [f"{what}: {_few(names)}" for what, names in found.items() if names]
-
-
-def _few(names: Iterable[object]) -> str:
-    """The first three, and how many more."""
-    every = [str(name) for name in names]
-    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+    return [f"{what}: {few(names)}" for what, names in found.items() if names]
 
 
 def _sides(tensor: Tensor) -> str:

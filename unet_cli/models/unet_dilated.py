@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet_cli.models.blocks import UnpaddedConvs, UpConv, initialise_he
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
-from unet_cli.models.unet_paper import UnpaddedConvs, UpConv, initialise_he
 
 
 class _Dilated(Network):

@@ -8,32 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet_cli.models.blocks import UnpaddedConvs, UpConv, initialise_he
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
-
-
-class UnpaddedConvs(nn.Sequential):
-    """Two unpadded 3x3 convolutions with bias, each followed by ReLU: (N, in, H, W) -> (N, out, H - 4, W - 4).
-
-    dilation: of the convolutions, which eat that many times as much. dropout: chance that a value of the result is set
-    to zero.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, dropout: float = 0.0) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, dilation=dilation),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, dilation=dilation),
-            nn.ReLU(inplace=True),
-            *([nn.Dropout(dropout)] if dropout else []),
-        )
-
-
-class UpConv(nn.Sequential):
-    """2x2 up-convolution with bias, and ReLU: (N, in, H, W) -> (N, in / 2, 2H, 2W)."""
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2), nn.ReLU(inplace=True))
 
 
 class Up(nn.Module):
@@ -109,18 +86,3 @@ def _geometry(depth: int) -> Geometry:
     margin = 2 * (bottom - 1) + 2 * bottom + 2 * (bottom - 1)
     least = 2 * margin + min(bottom, 4)
     return Geometry(multiple=bottom, remainder=-4 % bottom, least=least, margin=margin, stride=bottom, reach=0)
-
-
-def initialise_he(model: nn.Module) -> None:
-    """Weights normal of variance 2 / N, N being the number of values that one value of a layer's output sums over;
-    biases zero.
-
-    Source: Ronneberger et al. 2015, section 3, after He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015,
-    section 2.2. Each output of a 2x2 up-convolution of stride 2 sums over its input channels only.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            incoming = module.in_channels if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
-            nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unet_cli.errors import UserError
-from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, sees_whole_image
-from unet_cli.models.geometry import Geometry, pooled_reach
+from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, pooled_geometry
+from unet_cli.models.geometry import pooled_reach
 from unet_cli.models.network import Network
 
 
@@ -56,13 +56,7 @@ class UNetPlusPlus(Network):
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
-        bottom = 2**depth
-        self.geometry = Geometry(
-            multiple=bottom,
-            least=2 * bottom if norm == "instance" else bottom,
-            stride=bottom,
-            reach=None if sees_whole_image(norm) else pooled_reach(depth),
-        )
+        self.geometry = pooled_geometry(depth, norm)
         widths = [base_channels * 2**level for level in range(depth + 1)]
 
         self.encoder = nn.ModuleList(

@@ -18,6 +18,7 @@ from unet_cli.console import Console, counted, duration
 from unet_cli.data.augment import AUGMENTATIONS, augment
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
+from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.warp import middle
 from unet_cli.errors import UserError
@@ -210,10 +211,15 @@ class Trainer:
         size, strength = self.train_data.preprocessing.size, AUGMENTATIONS[self.config.augment]
         seen = size + 2 * self.learner.context
         if strength is None:
-            return middle(image, seen), middle(mask, size)
+            return middle(image, seen), self._classes(middle(mask, size))
         keys = [(self.config.seed, epoch, index) for index in batch.indices]
         image, mask = augment(image, mask, strength.at(epoch), keys, seen)
-        return image, middle(mask, size)
+        return image, self._classes(middle(mask, size))
+
+    def _classes(self, mask: Tensor) -> Tensor:
+        """With background between touching objects, where they are numbered: drawn here, since a warp may lose a thin
+        line."""
+        return parted(mask) if self.train_data.numbered else mask
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised (N, C, P, P), and (N, P, P)."""
