@@ -340,3 +340,18 @@ def test_an_encoder_begins_with_the_weights_of_a_file(unet: Run, data, tmp_path)
     weights = torch.load(tmp_path / "checkpoints" / "run" / "last.pth", weights_only=True)["weights"]
     assert torch.allclose(weights["encoder.conv1.weight"], state["conv1.weight"], atol=1e-5)
     assert_failed(unet(*train, "--encoder-weights", "nothing.pth"), 1, "nothing.pth does not exist")
+
+
+@pytest.mark.parametrize("augment", ["none", "paper"])
+def test_the_papers_loss_learns_from_numbered_objects(unet: Run, data, augment):
+    for index, path in enumerate(sorted((data / "masks").iterdir())):
+        numbers = np.zeros(pixels(path).shape, np.uint16)
+        for number in range(20):
+            numbers[number // 5 * 9 : number // 5 * 9 + 9, number % 5 * 8 : number % 5 * 8 + 8] = (
+                300 + 7 * number + index
+            )
+        Image.fromarray(numbers).save(path)
+    train = ["train", "--data", "data", *TINY, "--epochs", 1, "--augment", augment, "--loss", "paper"]
+    done = unet(*train, "--show-augmented", 4, "--name", "run")
+    assert done.returncode == 0, done.stderr
+    assert "numbered objects are foreground" in done.stderr

@@ -9,7 +9,7 @@ from unet_cli.cli.options import DONE, command
 from unet_cli.config import DEFAULT_SIZE, LRS, MODEL_SETTINGS, ModelConfig, Output, flag_of
 from unet_cli.console import Console
 
-COLUMNS = ("network", "parameters", "multiply-adds", "least side", "source")
+COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source")
 
 
 @command(app, "models", example="unet models")
@@ -26,12 +26,16 @@ def models_cli(output: Output) -> int:
         row = _row(name)
         console.document(row)
         cost = "" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:.1f} G"
-        rows.append((name, f"{row['parameters'] / 1e6:.2f} M", cost, str(row["least_side"]), row["source"]))
+        size, rate = f"{row['parameters'] / 1e6:.2f} M", f"{row['learning_rate']:.0e}"
+        rows.append((name, size, cost, str(row["least_side"]), rate, row["source"]))
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     console.result(
         *(
-            f"{name:{widths[0]}}  {parameters:>{widths[1]}}  {cost:>{widths[2]}}  {side:>{widths[3]}}  {source}"
-            for name, parameters, cost, side, source in (COLUMNS, *rows)
+            "  ".join(
+                f"{cell:<{width}}" if place in (0, len(row) - 1) else f"{cell:>{width}}"
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (COLUMNS, *rows)
         ),
         "",
         "Next, train one of them: unet train --data DIR --model NAME",

@@ -50,8 +50,8 @@ class Row:
     what the optimizer's usual learning rate is multiplied by. depth: the usual one for a side of the network's input,
     where that decides.
 
-    The factors were chosen by validation Dice on a part of the training images of dsb2018, one run each: 85 seconds on
-    one core at 256x256, Adam, batches of 4, width 16, light augmentation:
+    The factors lie at or between rates that were tried, by validation Dice on a part of the training images of dsb2018,
+    one run each: 85 seconds on one core at 256x256, Adam, batches of 4, width 16, light augmentation:
 
         unet-paper          2e-4 0.26    6e-4 0.70    2e-3 0.68
         unet-dilated        2e-4 0.65    6e-4 0.68    2e-3 0.75    (less than that at its full width, without a norm)
@@ -60,8 +60,9 @@ class Row:
         nnunet              2e-3 0.67    6e-3 0.75
 
     transunet-light at 128x128 and width 32, 100 steps: 5e-4 0.83, 1e-3 0.86, 2e-3 0.88. The attention networks and
-    unet++ did better with 2e-3 than with 1e-3 on drawn cells. The factor of transunet is a judgement: transformers of
-    its size don't stand the usual rate.
+    unet++ did better with 2e-3 than with 1e-3 on drawn cells. The others have the factor of what they are most like,
+    resunet and unet-strided that of unet. That of transunet is a judgement: transformers of its size don't stand the
+    usual rate.
     """
 
     network: Callable[..., Network]

@@ -99,7 +99,7 @@ def cldice(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     s_p in the true object, S likewise of the true skeleton in the prediction; in [0, 1).
 
     Skeletons are thinned as often as the true object's radius asks for, so that time and memory grow with it: this is
-    for vessels, roads and the like.
+    for vessels, roads and the like. What is predicted to be thicker than the truth is left to the Dice half.
 
     Source: Shit et al., "clDice - a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation", CVPR
     2021, algorithms 1 and 2, mixed with Dice by alpha = 1/2, of each image and class; how often to thin they leave to
