@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,9 @@ from unet_cli.config import Inference, Preprocessing
 from unet_cli.device import DTYPES, Compute
 from unet_cli.errors import UserError
 from unet_cli.models import Fitted, Geometry, Network
+from unet_cli.models.attention import GatedUNet
 from unet_cli.models.fold import fold_batch_norm
+from unet_cli.models.unet_plus_plus import UNetPlusPlus
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Attended(Network):
     """A network with attention gates, which gives their coefficients too: (N, C, H, W) -> (N, K + gates, H, W), logits
     and then what each gate lets through, finest first, stretched to the logits' size."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: GatedUNet) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = network
         self.geometry = network.geometry
 
     def forward(self, image: Tensor) -> Tensor:
@@ -93,13 +94,13 @@ def _check_mode(name: str, network: Network, preprocessing: Preprocessing, mode:
         )
 
 
-def _prune(name: str, network: Any, head: int) -> None:
-    if not hasattr(network, "prune"):
+def _prune(name: str, network: Network, head: int) -> None:
+    if not isinstance(network, UNetPlusPlus):
         raise UserError(f"--prune is for unet++, and these weights are of {name}: leave it out")
     network.prune(head)
 
 
 def _attended(name: str, network: Network) -> Attended:
-    if not hasattr(network, "with_attention"):
+    if not isinstance(network, GatedUNet):
         raise UserError(f"--attention-maps is for attention U-Nets, and these weights are of {name}: leave it out")
     return Attended(network)

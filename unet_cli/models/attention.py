@@ -52,7 +52,43 @@ class Up(nn.Module):
         return self.convs(torch.cat([skip * coefficients, x], dim=1)), coefficients
 
 
-class AttentionUNet(Network):
+class GatedUNet(Network):
+    """What U-Nets with gates on their skips have in common.
+
+    encoder: blocks, the bottom included. decoder: blocks that give their output and their gate's coefficients, or None
+    without a gate.
+    """
+
+    encoder: nn.ModuleList
+    decoder: nn.ModuleList
+
+    def logits(self, levels: list[Tensor]) -> Tensor:
+        """Of what the blocks of the decoder gave, coarsest first."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.with_attention(image)[0]
+
+    def with_attention(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and for each gate, finest level first, its coefficients (N, 1, h, w) in [0, 1] over the skip."""
+        self.geometry.check(image)
+        skips: list[Tensor] = []
+        x = image
+        for level in self.encoder:
+            x = self.run(level, F.max_pool2d(x, 2) if skips else x)
+            skips.append(x)
+        skips.pop()  # the bottom is none
+        levels: list[Tensor] = []
+        attention: list[Tensor] = []
+        for level in self.decoder:
+            x, coefficients = self.run(level, x, skips.pop())
+            levels.append(x)
+            if coefficients is not None:
+                attention.insert(0, coefficients)
+        return self.logits(levels), attention
+
+
+class AttentionUNet(GatedUNet):
     """U-Net whose decoder decides, pixel by pixel, how much of each skip it takes.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth; instance
@@ -83,20 +119,5 @@ class AttentionUNet(Network):
         if norm == "none":
             keep_variance(self)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.with_attention(image)[0]
-
-    def with_attention(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits, and for each gate, finest level first, its coefficients (N, 1, h, w) in [0, 1] over the skip."""
-        self.geometry.check(image)
-        skips: list[Tensor] = []
-        x = image
-        for level in self.encoder:
-            x = self.run(level, F.max_pool2d(x, 2) if skips else x)
-            skips.append(x)
-        skips.pop()  # the bottom is none
-        attention: list[Tensor] = []
-        for level in self.decoder:
-            x, coefficients = self.run(level, x, skips.pop())
-            attention.insert(0, coefficients)
-        return self.head(x), attention
+    def logits(self, levels: list[Tensor]) -> Tensor:
+        return self.head(levels[-1])

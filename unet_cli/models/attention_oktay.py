@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet_cli.models.attention import GatedUNet
 from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, pooled_geometry
-from unet_cli.models.network import Network
 
 OPEN = 3.0  # the logit of a new gate's coefficients, which are then 0.95
 
@@ -52,7 +52,7 @@ class Up(nn.Module):
         return self.convs(torch.cat([passed, _doubled(x)], dim=1)), coefficients
 
 
-class OktayAttentionUNet(Network):
+class OktayAttentionUNet(GatedUNet):
     """U-Net whose decoder decides on the grid of the coarser level how much of each skip but the finest it takes.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth; instance
@@ -83,26 +83,10 @@ class OktayAttentionUNet(Network):
         if norm == "none":
             keep_variance(self)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.with_attention(image)[0]
-
-    def with_attention(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits, and for each gate, finest level first, its coefficients (N, 1, h, w) in [0, 1] over the skip."""
-        self.geometry.check(image)
-        skips: list[Tensor] = []
-        x = image
-        for level in self.encoder:
-            x = self.run(level, F.max_pool2d(x, 2) if skips else x)
-            skips.append(x)
-        skips.pop()  # the bottom is none
-        attention: list[Tensor] = []
-        logits: list[Tensor] = []
-        for level, head in zip(self.decoder, self.heads, strict=True):
-            x, coefficients = self.run(level, x, skips.pop())
-            if coefficients is not None:
-                attention.insert(0, coefficients)
-            logits.append(F.interpolate(head(x), image.shape[-2:], mode="bilinear"))
-        return self.join(torch.cat(logits, dim=1)), attention
+    def logits(self, levels: list[Tensor]) -> Tensor:
+        size = levels[-1].shape[-2:]
+        answers = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        return self.join(torch.cat([F.interpolate(one, size, mode="bilinear") for one in answers], dim=1))
 
 
 def _doubled(x: Tensor) -> Tensor:
