@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model
 
-from unet_cli.checkpoint import load_checkpoint, save_checkpoint
+from unet_cli import foreign
+from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
-from unet_cli.foreign import recognised
+
+
+def recognised(content: dict) -> Checkpoint | None:
+    found = foreign.recognised(content)
+    return None if found is None else Checkpoint(**vars(found))
 
 
 class DoubleConv(nn.Module):

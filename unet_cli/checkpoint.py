@@ -16,6 +16,7 @@ from unet_cli.config import ModelConfig, Preprocessing, plain
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
+from unet_cli.foreign import recognised
 from unet_cli.models import Network, build_model
 from unet_cli.version import __version__
 
@@ -119,18 +120,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _foreign(content: Any, path: Path) -> Checkpoint:
-    from unet_cli.foreign import recognised  # which imports this module
-
     try:
-        checkpoint = recognised(content) if isinstance(content, dict) else None
+        found = recognised(content) if isinstance(content, dict) else None
     except UserError as error:
         raise UserError(f"{path} {error}") from error
-    if checkpoint is None:
+    if found is None:
         raise UserError(
             f"{path} holds weights of a tool that unet doesn't know: give a best.pth or last.pth that `unet train` "
             "wrote, or weights of Pytorch-UNet or segmentation_models_pytorch"
         )
-    return checkpoint
+    return Checkpoint(**vars(found))
 
 
 def find_checkpoint(path: Path) -> Path:

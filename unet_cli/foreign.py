@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import DEFAULT_SIZE, ModelConfig, Preprocessing
 from unet_cli.console import few
 from unet_cli.data.labels import LabelMap
@@ -31,8 +31,20 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of each stage, an
 }
 
 
-def recognised(content: dict[Any, Any]) -> Checkpoint | None:
-    """A state dict, or what holds one under 'state_dict' or 'model_state_dict', as a checkpoint; None if it is unknown.
+@dataclass(frozen=True)
+class Foreign:
+    """What a checkpoint needs, as Checkpoint has it."""
+
+    model: ModelConfig
+    preprocessing: Preprocessing
+    labels: LabelMap
+    weights: dict[str, Tensor]
+    data: list[str]
+
+
+def recognised(content: dict[Any, Any]) -> Foreign | None:
+    """What a checkpoint needs, from a state dict or what holds one under 'state_dict' or 'model_state_dict'; None if it
+    is unknown.
 
     All keys may begin with 'module.'. What the file doesn't hold, the factor that images were resized by, is what is
     usual with the tool. Raises UserError, without the file's name, where it is nearly a network that is known.
@@ -52,7 +64,7 @@ def recognised(content: dict[Any, Any]) -> Checkpoint | None:
     return None
 
 
-def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Checkpoint:
+def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Foreign:
     """Source: unet/unet_model.py and unet_parts.py of that repository, in its forms since the end of 2019.
 
     Its older networks are narrower in places: convolutions of bilinear decoders had no middle width of their own, and
@@ -61,7 +73,7 @@ def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Checkpoint:
     config = _milesial_config(state)
     weights = _taken(_without_biases(state), _milesial_shapes(state, config), _milesial_name, MILESIAL)
     labels, note = _labels(len(state["outc.conv.weight"]), mask_values)
-    return Checkpoint(
+    return Foreign(
         model=config,
         preprocessing=_preprocessing(config, (0.0,), (1.0,), MILESIAL_SCALE),
         labels=labels,
@@ -162,7 +174,7 @@ def _widened(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[
     return widened
 
 
-def _from_smp(state: dict[str, Tensor]) -> Checkpoint:
+def _from_smp(state: dict[str, Tensor]) -> Foreign:
     """Source: segmentation_models_pytorch 0.3 to 0.5, decoders/unet, with its usual decoder_channels."""
     _refuse_other_decoders(state)
     classes = len(state["segmentation_head.0.weight"])
@@ -178,7 +190,7 @@ def _from_smp(state: dict[str, Tensor]) -> Checkpoint:
     weights = _with_one_logit(_taken(state, shapes, _smp_name, SMP))
     # Of channels that aren't red, green and blue, ImageNet knows nothing: they are taken as gray.
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.in_channels == 3 else ((0.449,), (0.226,))
-    return Checkpoint(
+    return Foreign(
         model=config,
         preprocessing=_preprocessing(config, mean, std, 1.0),
         labels=_labels(classes, None)[0],
