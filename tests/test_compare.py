@@ -1,7 +1,7 @@
 """`unet compare`: every network on the same data, and the failure of one stops no other."""
 
 import pytest
-from conftest import TINY, Run, json_lines, write_pairs
+from conftest import TINY, Run, assert_failed, json_lines, write_pairs
 
 from unet_cli.compare import chosen
 from unet_cli.errors import UserError
@@ -42,6 +42,18 @@ def test_widths_are_chosen_so_that_steps_take_alike(unet: Run, data):
     assert attention["width"] <= 64
     assert 0 <= plain["dice"] <= 1
     assert plain["iou"] <= plain["dice"]
+
+
+def test_what_cannot_be_trained_or_scored_is_told_before_anything_is_trained(unet: Run, data, tmp_path):
+    settings = ["compare", "--data", "data", "--size", 32, "--batch-size", 2, "--epochs", 1, "--width", 4]
+    done = unet(*settings, "--models", "unet3d,unet-paper", "--norm", "batch", "--json")
+    assert done.returncode == 3, done.stderr
+    assert [row["error"].split()[0] for row in json_lines(done.stdout)] == ["--norm", "--norm"]
+    assert "epoch" not in done.stderr
+    (write_pairs(tmp_path / "held", count=2) / "images" / "cell1.png").write_bytes(b"no picture")
+    done = unet(*settings, "--models", "unet", "--test", "held")
+    assert_failed(done, 1, "--test: ", "cell1.png")
+    assert "epoch" not in done.stderr
 
 
 def test_what_is_of_one_network_is_refused(unet: Run, data):

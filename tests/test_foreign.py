@@ -413,3 +413,22 @@ def test_import_refuses_our_own(unet: Run, tmp_path: Path):
     save_checkpoint(tmp_path / "a.pth", replace(found, preprocessing=replace(found.preprocessing, scale=None)))
     assert_failed(unet("import", "a.pth", "--output", "x.pth"), 1, "a.pth is a checkpoint of unet already")
     assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda weight: torch.tensor(1.0), "outc.conv.weight has 0 dimensions and not 4"),
+        (lambda weight: weight.to_sparse(), "outc.conv.weight is a tensor of torch.float32, torch.sparse_coo"),
+        (lambda weight: weight.to("meta"), "on meta"),
+        (lambda weight: weight.to(torch.complex64), "torch.complex64"),
+        (lambda weight: weight.long(), "torch.int64"),
+        (lambda weight: weight * float("nan"), "outc.conv.weight holds values that are not finite"),
+        (lambda weight: weight[:0], "outc.conv.weight holds nothing"),
+    ],
+)
+def test_tensors_that_no_trained_network_has_are_refused(spoil, message):
+    state = Milesial().state_dict()
+    state["outc.conv.weight"] = spoil(state["outc.conv.weight"])
+    with pytest.raises(UserError, match=message):
+        recognised(state)

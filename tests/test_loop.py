@@ -157,6 +157,13 @@ def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data, said):
         run(trainer)
 
 
+def test_a_short_run_in_which_nothing_was_learned_is_no_success(data):
+    trainer = trainer_for(data, epochs=1)
+    trainer.learner.loss = NotFinite()
+    with pytest.raises(UserError, match="not finite in any step"):
+        run(trainer)
+
+
 def test_an_image_that_holds_no_numbers_is_named(data, said):
     trainer = trainer_for(data, epochs=20, augment="none")
     trainer.console = said

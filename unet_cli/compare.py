@@ -13,6 +13,7 @@ import torch
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, LRS, MODEL_SETTINGS, CompareConfig, Inference, ModelConfig, TrainConfig
 from unet_cli.console import Console
+from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout, find_layout
 from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, choose_compute
@@ -20,6 +21,7 @@ from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
+from unet_cli.models.trainable import check_trainable
 from unet_cli.processes import this_process
 from unet_cli.run import train
 from unet_cli.training.memory import trial
@@ -42,9 +44,9 @@ class Result:
     width: int | None = None
     parameters: int = 0
     epochs: int = 0
-    dice: float = float("nan")
-    iou: float = float("nan")
-    seconds: float = float("nan")
+    dice: float | None = None
+    iou: float | None = None
+    seconds: float | None = None
     run: str = ""
     error: str | None = None
 
@@ -59,14 +61,17 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     if this_process() != (1, 1):
         raise UserError("compare trains in one process: start it without torchrun")
     names = chosen(config.models)
+    refused = {name: reason for name in names if (reason := _refusal(name, config))}
     layout = find_layout(config.data, config.images, config.masks, config.pair)
-    pairs = _test_pairs(config, layout)
+    pairs = _test_pairs(config, layout, console)
     compute = choose_compute(config.device, config.precision)
     folder = new_run_folder(config.output, config.name, layout.root)
     pace = None if config.width or len(names) == 1 else _Pace(config, compute)
     for name in names:
         console.say("", f"== {name}")
         try:
+            if name in refused:
+                raise UserError(refused[name])
             row = _one(name, config, layout, pairs, folder, pace, compute, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
@@ -78,8 +83,12 @@ def chosen(names: str) -> list[str]:
     """'a,b' -> these; 'all,-c' -> all networks for images but c. Raises UserError at a name that isn't in the table."""
     wanted: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",")):
+        if not name:
+            continue
         if name == "all":
             wanted |= dict.fromkeys(known for known in MODELS if not known.endswith("3d"))
+        elif name == "-all":
+            wanted.clear()
         elif name.startswith("-"):
             defaults_of(name[1:])
             wanted.pop(name[1:], None)
@@ -91,11 +100,28 @@ def chosen(names: str) -> list[str]:
     return list(wanted)
 
 
-def _test_pairs(config: CompareConfig, layout: Layout) -> Sequence[Pair]:
-    """What networks are scored on; nothing where it's the validation part. Raises UserError."""
+def _refusal(name: str, config: CompareConfig) -> str | None:
+    """Why the network can't be trained as asked, if it can't."""
+    asked = {setting: getattr(config, flag) for setting, flag in MODEL_SETTINGS.items()}
+    try:
+        check_trainable(resolved(ModelConfig(name=name, **asked), config.size), config.size, config.mode)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequence[Pair]:
+    """What networks are scored on, every file of it read once; nothing where it's the validation part. Raises
+    UserError."""
     if config.test is None:
         return layout.splits.get("test", [])
-    return [pair for split in find_layout(config.test).splits.values() for pair in split]
+    try:
+        held = find_layout(config.test, masks=config.masks if config.data else None)
+        card = examine(held, config, console)
+        card.refuse()
+    except UserError as error:
+        raise UserError(f"--test: {error}") from error
+    return [pair for split in held.splits for pair in card.pairs(split)]
 
 
 def _one(
@@ -114,21 +140,24 @@ def _one(
     report = train(asked, layout, console, time.monotonic())
     assert report is not None
     checkpoint = load_checkpoint(Path(report.best))
-    scores, seconds = report.scores, float("nan")
-    if pairs:
-        predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
-        scores = evaluate(predictor, pairs, config.workers, console).scores
-        seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
-    return Result(
+    result = Result(
         network=name,
         width=checkpoint.model.base_channels,
         parameters=parameter_count(checkpoint.build()),
         epochs=report.epochs,
-        dice=scores.get("dice", float("nan")),
-        iou=scores.get("iou", float("nan")),
-        seconds=seconds,
+        dice=report.scores.get("dice"),
+        iou=report.scores.get("iou"),
         run=report.run,
     )
+    if not pairs:
+        return result
+    predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
+    try:
+        scores = evaluate(predictor, pairs, config.workers, console).scores
+        seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
+    except UserError as error:
+        return replace(result, dice=None, iou=None, error=f"trained in {report.run}, but not scored: {error}")
+    return replace(result, dice=scores["dice"], iou=scores["iou"], seconds=seconds)
 
 
 def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
@@ -145,7 +174,7 @@ class _Pace:
 
     def __init__(self, config: TrainConfig, compute: Compute) -> None:
         self._config, self._compute = config, compute
-        self._wanted = self._speed(REFERENCE, usual_width(REFERENCE, compute.kind))
+        self._wanted = self._speed(ModelConfig(name=REFERENCE, base_channels=usual_width(REFERENCE, compute.kind)))
 
     def width(self, name: str) -> int | None:
         """That with which a step of the network takes about as long as one of the reference; None where it has none."""
@@ -154,16 +183,16 @@ class _Pace:
             return width
         speeds: dict[int, float] = {}
         while len(speeds) < TRIALS and width not in speeds:
-            speeds[width] = self._speed(name, width)
+            asked = {setting: getattr(self._config, flag) for setting, flag in MODEL_SETTINGS.items()}
+            speeds[width] = self._speed(ModelConfig(name=name, **asked | {"base_channels": width}))
             better = width * (speeds[width] / self._wanted) ** (1 / EXPONENT)
             width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
         return min(speeds, key=lambda tried: abs(speeds[tried] / self._wanted - 1))
 
-    def _speed(self, name: str, width: int | None) -> float:
+    def _speed(self, asked: ModelConfig) -> float:
         """Images a second in training."""
         config = self._config
-        asked = {setting: getattr(config, flag) for setting, flag in MODEL_SETTINGS.items()} | {"base_channels": width}
-        model = resolved(ModelConfig(name=name, **asked), config.size)
+        model = resolved(asked, config.size)
         torch.manual_seed(config.seed)
         optimizer = partial(
             make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=self._compute.device
@@ -172,5 +201,7 @@ class _Pace:
         network = build_model(model).to(self._compute.device)
         speed = trial(network, self._compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
         if speed is None:
-            raise UserError(f"the memory doesn't suffice to try {name}: give a smaller --batch-size, --size or --width")
+            raise UserError(
+                f"the memory doesn't suffice to try {model.name}: give a smaller --batch-size, --size or --width"
+            )
         return speed

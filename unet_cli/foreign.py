@@ -56,12 +56,23 @@ def recognised(content: dict[Any, Any]) -> Foreign | None:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     if "outc.conv.weight" in tensors and any(name.startswith("inc.") for name in tensors):
-        return _from_milesial(tensors, mask_values)
+        return _from_milesial(_plain(tensors, "outc.conv.weight", MILESIAL), mask_values)
     if any(name.startswith("encoder.") for name in tensors) and "segmentation_head.0.weight" in tensors:
-        return _from_smp(tensors)
+        return _from_smp(_plain(tensors, "segmentation_head.0.weight", SMP))
     return None
+
+
+def _plain(state: dict[str, Tensor], head: str, tool: str) -> dict[str, Tensor]:
+    """The same in float32. Raises UserError at tensors that no trained network has."""
+    for name, tensor in state.items():
+        counts = name.endswith("num_batches_tracked")
+        if tensor.layout != torch.strided or tensor.is_meta or not (tensor.is_floating_point() or counts):
+            raise _unlike(tool, f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}")
+        if not tensor.numel() or not bool(torch.isfinite(tensor).all()):
+            raise _unlike(tool, f"{name} holds {'values that are not finite' if tensor.numel() else 'nothing'}")
+    _tensor(state, head, 4, tool)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Foreign:

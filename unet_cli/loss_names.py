@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from difflib import get_close_matches
 from typing import Literal
@@ -27,7 +26,9 @@ WEIGHTED = ("bce", "ce", "focal", "top-k", "paper")  # those that class weights 
 FORMER = {"bce-dice": "bce+dice"}
 EXAMPLE = "names joined by +, with factors where wanted, such as bce+dice or 0.5*bce+dice"
 
-TERM = re.compile(r"(?:(?P<factor>[\d.]+(?:e-?\d+)?)\s*\*)?\s*(?P<name>[a-z][a-z-]*)")
+LEAST_FACTOR, MOST_FACTOR = 1e-6, 1e6  # which float32 can tell from nothing, and from infinity
+
+TERM = re.compile(r"(?:(?P<factor>[0-9.]+(?:e-?[0-9]+)?)\s*\*)?\s*(?P<name>[a-z][a-z-]*)")
 
 
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
@@ -58,8 +59,10 @@ def parse_class_weights(text: str) -> tuple[float, ...] | Literal["auto"] | None
         raise UserError(
             f"--class-weights {text}: write none, auto, or a number for each class, background first, such as 1,5,2"
         ) from None
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-        raise UserError(f"--class-weights {text}: these have to be 0 or more, and not all 0")
+    if not all(weight == 0 or LEAST_FACTOR <= weight <= MOST_FACTOR for weight in weights) or not any(weights):
+        raise UserError(
+            f"--class-weights {text}: these have to be 0, or from {LEAST_FACTOR:g} to {MOST_FACTOR:g}, and not all 0"
+        )
     return weights
 
 
@@ -92,6 +95,8 @@ def _factor(digits: str | None, text: str) -> float:
         factor = 1.0 if digits is None else float(digits)
     except ValueError:
         raise UserError(f"--loss {text}: '{digits}' is no number: write {EXAMPLE}") from None
-    if not 0 < factor < math.inf:
-        raise UserError(f"--loss {text}: a factor has to be above 0, but {digits} is not")
+    if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+        raise UserError(
+            f"--loss {text}: a factor has to be from {LEAST_FACTOR:g} to {MOST_FACTOR:g}, but {digits} is not"
+        )
     return factor

@@ -18,7 +18,6 @@ from unet_cli.config import (
     GPU_PREDICT_BATCH,
     LRS,
     MODEL_SETTINGS,
-    MOST_SIZE,
     ModelConfig,
     Preprocessing,
     TrainConfig,
@@ -34,8 +33,9 @@ from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError
 from unet_cli.loss_names import parse_loss
-from unet_cli.models import MODELS, Geometry, Network, build_model, resolved, usual_width
+from unet_cli.models import MODELS, Network, build_model, resolved, usual_width
 from unet_cli.models.encoders import EncoderUNet, encoder_state
+from unet_cli.models.trainable import check_trainable
 from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
 from unet_cli.processes import processes_here
 from unet_cli.training.budget import Budget
@@ -61,8 +61,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
     template, weights = _template(call, card, split.train)
-    with torch.device("meta"):  # no memory and no time for one that can't be trained
-        _check_network(config, build_model(template.model), template)
+    check_trainable(template.model, template.preprocessing.size, template.preprocessing.mode)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
     if weights:
@@ -144,11 +143,11 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
         here, there = plain(model), plain(initial.model)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
-            differing = ["name"]
-        differences = [
-            f"{MODEL_SETTINGS.get(key, 'model' if key == 'name' else key)} {there[key]} there, {here[key]} here"
-            for key in differing
-        ]
+            raise UserError(
+                f"--init {config.init} holds a network {initial.model.name}, and --model is {model.name}: give --model "
+                f"{initial.model.name}"
+            )
+        differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
     mode, _ = card.mode(config.mode, train_pairs, config.size)
@@ -179,27 +178,6 @@ def _network(call: Call, in_channels: int, num_classes: int, initial: Checkpoint
         asked["base_channels"] = usual_width(config.model, call.compute.kind)
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=num_classes, **asked)
     return resolved(model, config.size)
-
-
-def _check_network(config: TrainConfig, model: Network, template: Checkpoint) -> None:
-    """Raises UserError where the network can't learn from samples as they would be."""
-    geometry, size = model.geometry, template.preprocessing.size
-    if model.spatial_dims != 2:
-        raise UserError(f"{config.model} is for volumes, which unet doesn't read yet: choose another --model")
-    if model.only_whole and template.preprocessing.mode == "tile":
-        raise UserError(f"{config.model} is for whole images only, as it was published: use --mode resize")
-    if not _is_enough(geometry, size):
-        least = next(side for side in range(size, 2 * MOST_SIZE) if _is_enough(geometry, side))
-        raise UserError(
-            f"--size {size} vanishes on the way to the bottom of {template.model.describe()}: give at least --size "
-            f"{least}" + (", or a smaller --depth" if template.model.depth else "")
-        )
-
-
-def _is_enough(geometry: Geometry, size: int) -> bool:
-    """Whether there is a second pixel at the bottom, as batch norm needs it, and no more than half of it mirrored."""
-    side = geometry.side(size + 2 * geometry.margin)
-    return side >= 2 * geometry.stride and side - 2 * geometry.margin <= 2 * size
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:

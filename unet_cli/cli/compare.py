@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def _print(rows: list[Result], console: Console) -> None:
     """The table, the best network first, and what failed."""
     if not rows:
         return
-    ranked = sorted((row for row in rows if row.error is None), key=lambda row: -row.dice)
+    ranked = sorted((row for row in rows if row.error is None), key=lambda row: -(row.dice or 0.0))
     cells = [COLUMNS, *(_cells(row) for row in ranked)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -60,9 +59,9 @@ def _print(rows: list[Result], console: Console) -> None:
 
 
 def _cells(row: Result) -> tuple[str, ...]:
-    milliseconds = "" if math.isnan(row.seconds) else f"{1000 * row.seconds:.0f}"
+    milliseconds = "" if row.seconds is None else f"{1000 * row.seconds:.0f}"
+    dice, iou = ("" if score is None else f"{score:.4f}" for score in (row.dice, row.iou))
     width = "" if row.width is None else str(row.width)
     return (
-        row.network, width, f"{row.parameters / 1e6:.2f} M", str(row.epochs), f"{row.dice:.4f}", f"{row.iou:.4f}",
-        milliseconds,
+        row.network, width, f"{row.parameters / 1e6:.2f} M", str(row.epochs), dice, iou, milliseconds,
     )  # fmt: skip

@@ -19,6 +19,7 @@ def import_cli(config: ImportConfig, output: Output) -> int:
         raise UserError(f"{config.output} exists already: give --output another name, or move the file away")
 
     from unet_cli.checkpoint import load_checkpoint, save_checkpoint
+    from unet_cli.files import make_folder
     from unet_cli.models import parameter_count
 
     checkpoint = load_checkpoint(config.file)
@@ -28,6 +29,7 @@ def import_cli(config: ImportConfig, output: Output) -> int:
         preprocessing = replace(checkpoint.preprocessing, scale=config.scale)
         checkpoint = replace(checkpoint, preprocessing=preprocessing)
     parameters = parameter_count(checkpoint.build())
+    make_folder(config.output.parent)
     save_checkpoint(config.output, checkpoint)
     console = Console(output.json, output.quiet)
     console.document(

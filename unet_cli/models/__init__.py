@@ -97,7 +97,7 @@ MODELS: dict[str, Row] = {
 def row_of(name: str) -> Row:
     """Raises UserError at a name that is not in the table."""
     if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=1)
+        near = get_close_matches(name.lower(), MODELS, n=1)
         hint = f"did you mean {near[0]}? `unet models` lists all" if near else f"choose one of {', '.join(MODELS)}"
         raise UserError(f"there is no network '{name}': {hint}, or update unet")
     return MODELS[name]
@@ -124,6 +124,7 @@ def resolved(config: ModelConfig, size: int) -> ModelConfig:
     defaults = defaults_of(config.name)
     for name, flag in MODEL_SETTINGS.items():
         if getattr(config, name) is not None and name not in defaults:
+            flag = f"no-{flag}" if getattr(config, name) is False else flag
             takes = ", ".join(flag_of(MODEL_SETTINGS[known]) for known in defaults) or "no such flag"
             raise UserError(f"{flag_of(flag)} doesn't apply to {config.name}, which takes {takes}: leave it out")
     depth_for = row_of(config.name).depth

@@ -176,12 +176,13 @@ def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
     encoder: its name in ENCODERS. weights: a file, or imagenet: the default ones that torchvision has cached or can
     download. Raises UserError where there are none to be had, or the file is damaged or something else.
     """
-    if weights == "imagenet":
+    if weights.lower() == "imagenet":
         return _imagenet_state(encoder)
     path = Path(weights)
     remedy = f"give --encoder-weights the state dict of torchvision's {encoder}, or imagenet"
-    if not path.exists():
-        raise UserError(f"{path} does not exist: {remedy}")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}: {remedy}")
     try:
         state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except OSError as error:

@@ -85,6 +85,11 @@ class Trainer:
             yield result
             # Not every epoch saves, but the first one does, and the last.
             self.budget.saving_seconds = max(self.budget.saving_seconds, time.monotonic() - finished)
+        if self.learner.step and self.learner.step == sum(row.skipped for row in progress.rows):
+            raise UserError(
+                "the loss was not finite in any step, so nothing was learned: try a lower --lr, other factors in "
+                "--loss or --class-weights, or --precision float32"
+            )
         if self.is_in_vain:
             waited = counted(progress.epochs_since_best, "epoch")
             self.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")

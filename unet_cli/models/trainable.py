@@ -1,0 +1,32 @@
+"""Whether a network can be trained as asked, told before anything is computed."""
+
+from __future__ import annotations
+
+import torch
+
+from unet_cli.config import MOST_SIZE, ModelConfig
+from unet_cli.errors import UserError
+from unet_cli.models import Geometry, build_model
+
+
+def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
+    """size: side of the samples; mode: 'resize', 'tile' or 'auto'. It takes neither memory nor time, whatever the
+    network's size. Raises UserError where it can't learn from them."""
+    with torch.device("meta"):
+        network = build_model(model)
+    if network.spatial_dims != 2:
+        raise UserError(f"{model.name} is for volumes, which unet doesn't read yet: choose another --model")
+    if network.only_whole and mode == "tile":
+        raise UserError(f"{model.name} is for whole images only, as it was published: use --mode resize")
+    if not _is_enough(network.geometry, size):
+        least = next(side for side in range(size, 2 * MOST_SIZE) if _is_enough(network.geometry, side))
+        raise UserError(
+            f"--size {size} vanishes on the way to the bottom of {model.describe()}: give at least --size {least}"
+            + (", or a smaller --depth" if model.depth else "")
+        )
+
+
+def _is_enough(geometry: Geometry, size: int) -> bool:
+    """Whether there is a second pixel at the bottom, as batch norm needs it, and no more than half of it mirrored."""
+    side = geometry.side(size + 2 * geometry.margin)
+    return side >= 2 * geometry.stride and side - 2 * geometry.margin <= 2 * size
