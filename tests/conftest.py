@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import unet_cli
@@ -92,10 +93,11 @@ def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subproc
 def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is remembered of data sets stays out of the user's own cache, in subprocesses too.
 
-    These take one thread each: tiny networks gain nothing from more, and tests run side by side.
+    These, and the tests, take one thread each: tiny networks gain nothing from more, and tests run side by side.
     """
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     yield
     PREPARED.close()
 
