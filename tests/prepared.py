@@ -4,15 +4,12 @@ for the command, not for torch. Requests come on stdin, a line of JSON each; exi
 import json
 import os
 import sys
+from importlib import import_module
 
 
 def main() -> None:
-    import matplotlib.pyplot  # noqa: F401
-    import torchvision  # noqa: F401
-
-    import unet_cli.benchmarks  # noqa: F401
-    import unet_cli.compare  # noqa: F401  (and with it nearly all)
-
+    for needed in ("matplotlib.pyplot", "torchvision", "unet_cli.benchmarks", "unet_cli.compare"):  # and with these all
+        import_module(needed)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

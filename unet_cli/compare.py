@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.config import CPU_TRAIN_BATCH, LRS, MODEL_SETTINGS, CompareConfig, Inference, ModelConfig, TrainConfig
+from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
 from unet_cli.console import Console
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout, find_layout
@@ -102,9 +102,9 @@ def chosen(names: str) -> list[str]:
 
 def _refusal(name: str, config: CompareConfig) -> str | None:
     """Why the network can't be trained as asked, if it can't."""
-    asked = {setting: getattr(config, flag) for setting, flag in MODEL_SETTINGS.items()}
     try:
-        check_trainable(resolved(ModelConfig(name=name, **asked), config.size), config.size, config.mode)
+        model = resolved(ModelConfig(name=name, **config.network_settings), config.size)
+        check_trainable(model, config.size, config.mode)
     except UserError as error:
         return str(error)
     return None
@@ -183,8 +183,8 @@ class _Pace:
             return width
         speeds: dict[int, float] = {}
         while len(speeds) < TRIALS and width not in speeds:
-            asked = {setting: getattr(self._config, flag) for setting, flag in MODEL_SETTINGS.items()}
-            speeds[width] = self._speed(ModelConfig(name=name, **asked | {"base_channels": width}))
+            asked = self._config.network_settings | {"base_channels": width}
+            speeds[width] = self._speed(ModelConfig(name=name, **asked))
             better = width * (speeds[width] / self._wanted) ** (1 / EXPONENT)
             width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
         return min(speeds, key=lambda tried: abs(speeds[tried] / self._wanted - 1))

@@ -354,6 +354,11 @@ class TrainConfig(DataConfig, Batches):
         False, help="Also write the log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
     )
 
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """Those of MODEL_SETTINGS, by their names there; None where nothing is said."""
+        return {name: getattr(self, flag) for name, flag in MODEL_SETTINGS.items()}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.folds is None) != (self.fold is None):

@@ -104,3 +104,8 @@ def few(names: Iterable[object]) -> str:
     """The first three, and how many more."""
     every = [str(name) for name in names]
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+
+
+def sides(shape: Iterable[int]) -> str:
+    """'64x3x7x7'; of no sides, 'a number'."""
+    return "x".join(map(str, shape)) or "a number"

@@ -6,7 +6,7 @@ Known are the networks of milesial/Pytorch-UNet, and `Unet` of segmentation_mode
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unet_cli.config import DEFAULT_SIZE, ModelConfig, Preprocessing
-from unet_cli.console import few
+from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
-from unet_cli.models import build_model, resolved
+from unet_cli.models import resolved, weightless
 from unet_cli.models.blocks import DoubleConv
 
 MILESIAL, SMP = "milesial/Pytorch-UNet", "segmentation_models_pytorch.Unet"
@@ -178,7 +178,7 @@ def _widened(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[
     for name, tensor in weights.items():
         missing = [want - have for have, want in zip(tensor.shape, shapes[name], strict=True)]
         if min(missing, default=0) < 0:
-            raise _unlike(MILESIAL, f"{_milesial_name(name)} is {_by(tensor.shape)} and not {_by(shapes[name])}")
+            raise _unlike(MILESIAL, f"{_milesial_name(name)} is {sides(tensor.shape)} and not {sides(shapes[name])}")
         after = [part for count in reversed(missing) for part in (0, count)]
         is_divisor_or_factor = tensor.ndim == 1 and name.endswith(("running_var", "weight"))
         widened[name] = F.pad(tensor, after, value=float(is_divisor_or_factor)) if any(after) else tensor
@@ -253,7 +253,7 @@ def _taken(
         raise _unlike(tool, f"{few(others)} is not part of that")
     for ours, name in theirs.items():
         if state[name].shape != shapes[ours]:
-            raise _unlike(tool, f"{name} is {_by(state[name].shape)} and not {_by(shapes[ours])}")
+            raise _unlike(tool, f"{name} is {sides(state[name].shape)} and not {sides(shapes[ours])}")
     return {ours: state[name] for ours, name in theirs.items()}
 
 
@@ -264,8 +264,7 @@ def _with_one_logit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in build_model(config).state_dict().items()}
+    return {name: tensor.shape for name, tensor in weightless(config).state_dict().items()}
 
 
 def _preprocessing(config: ModelConfig, mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> Preprocessing:
@@ -323,7 +322,3 @@ def _unlike(
     tool: str, why: str, advice: str = "only what its own code builds, unchanged, can be imported"
 ) -> UserError:
     return UserError(f"holds weights that look like those of {tool}, but {why}: {advice}")
-
-
-def _by(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape)) or "a number"

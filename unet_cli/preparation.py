@@ -94,12 +94,9 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
 
 def _examined(call: Call) -> Card:
     """The data set card; the first process reads what isn't remembered. Raises UserError where training can't be."""
-    if not call.world.is_first:
-        call.world.wait()
-    card = examine(call.layout, call.config, call.console)
-    card.refuse()
-    if call.world.is_first:
-        call.world.wait()
+    with call.world.first_before_others():
+        card = examine(call.layout, call.config, call.console)
+        card.refuse()
     if not card.contents[:, 1:].any():
         raise UserError(
             f"{card.layout.root}: no mask holds a pixel of foreground, so there is nothing to learn: look at the "
@@ -171,7 +168,7 @@ def _network(call: Call, in_channels: int, num_classes: int, initial: Checkpoint
     Raises UserError where there is no such network, or it doesn't take what is said.
     """
     config = call.config
-    asked = {name: getattr(config, flag) for name, flag in MODEL_SETTINGS.items()}
+    asked = config.network_settings
     if initial and initial.model.name == config.model:
         asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
     if asked["base_channels"] is None:
@@ -187,11 +184,8 @@ def _load_encoder(call: Call, model: Network, weights: str) -> None:
         raise UserError(
             f"--encoder-weights is for networks with an encoder of torchvision, {fitting}; not for {call.config.model}"
         )
-    if not call.world.is_first:
-        call.world.wait()
-    model.load_encoder(encoder_state(model.name, weights))
-    if call.world.is_first:
-        call.world.wait()
+    with call.world.first_before_others():
+        model.load_encoder(encoder_state(model.name, weights))
 
 
 def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:

@@ -151,6 +151,15 @@ class World:
         """Return when every process has come here."""
         self.any(False)
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """What the first process does within it, and leaves on the disk, the others find done."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
     def share(self, batch: list[int]) -> list[int]:
         """What of a batch of all processes is for this one; empty where there are more processes than samples left."""
         return batch[self.rank :: self.count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -47,14 +48,5 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-from unet_cli.cli import (  # noqa: E402  (each registers its command)
-    bench,  # noqa: F401
-    check,  # noqa: F401
-    compare,  # noqa: F401
-    import_,  # noqa: F401
-    info,  # noqa: F401
-    models,  # noqa: F401
-    predict,  # noqa: F401
-    sample,  # noqa: F401
-    train,  # noqa: F401
-)
+for _command in ("bench", "check", "compare", "import_", "info", "models", "predict", "sample", "train"):
+    import_module(f"unet_cli.cli.{_command}")  # which registers it

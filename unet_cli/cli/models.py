@@ -45,19 +45,16 @@ def models_cli(output: Output) -> int:
 
 
 def _row(name: str) -> dict[str, Any]:
-    import torch
-
-    from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved
+    from unet_cli.models import MODELS, defaults_of, parameter_count, resolved, weightless
     from unet_cli.models.cost import multiply_adds
 
     config = resolved(ModelConfig(name=name), DEFAULT_SIZE)
-    with torch.device("meta"):
-        network = build_model(config)
-    flat = network.spatial_dims == 2
+    network = weightless(config)
+    spatial, flat = (DEFAULT_SIZE, DEFAULT_SIZE), network.spatial_dims == 2
     return {
         "name": name,
         "parameters": parameter_count(network),
-        "multiply_adds": multiply_adds(config, (DEFAULT_SIZE, DEFAULT_SIZE)) if flat else None,
+        "multiply_adds": multiply_adds(network, config.in_channels, spatial) if flat else None,
         "least_side": network.geometry.side(1),
         "learning_rate": LRS["adam"] * MODELS[name].lr_factor,
         "settings": {flag_of(MODEL_SETTINGS[setting]): value for setting, value in defaults_of(name).items()},

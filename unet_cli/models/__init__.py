@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from unet_cli.config import CPU_WIDTH_SHARE, MODEL_SETTINGS, ModelConfig, flag_of
@@ -39,6 +40,7 @@ __all__ = [
     "parameter_count",
     "resolved",
     "usual_width",
+    "weightless",
 ]
 
 
@@ -141,6 +143,12 @@ def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> Ne
     model = row_of(config.name).network(config.in_channels, config.out_channels, **given)
     model.gradient_checkpointing = gradient_checkpointing
     return model
+
+
+def weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
+    """The network on torch's 'meta' device, whose tensors have sizes but no contents: no memory, no time."""
+    with torch.device("meta"):
+        return build_model(config, gradient_checkpointing)
 
 
 def parameter_count(model: nn.Module) -> int:

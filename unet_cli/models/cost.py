@@ -5,18 +5,15 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet_cli.config import ModelConfig
-from unet_cli.models import Fitted, build_model
+from unet_cli.models import Fitted, Network
 
 
-def multiply_adds(config: ModelConfig, spatial: tuple[int, ...]) -> int:
+def multiply_adds(network: Network, in_channels: int, spatial: tuple[int, ...]) -> int:
     """Multiplications, each with its addition, for one image of these sides in prediction, padded as the network asks.
 
-    Those of convolutions, matrix products and attention, counted on torch's 'meta' device, whose tensors have sizes but
-    no contents.
+    Those of convolutions, matrix products and attention. network: weightless; nothing is computed.
     """
-    with torch.device("meta"), torch.inference_mode():
-        network = Fitted(build_model(config)).eval()
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, config.in_channels, *spatial))
+    fitted = Fitted(network).eval()
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        fitted(torch.empty(1, in_channels, *spatial))
     return counter.get_total_flops() // 2

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.console import few
+from unet_cli.console import few, sides
 from unet_cli.errors import UserError, explain
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
@@ -258,16 +258,12 @@ def _differences(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     unknown = [name for name in given if name not in own]
     misshapen = [
-        f"{name} ({_sides(tensor)} for {_sides(own[name])})"
+        f"{name} ({sides(tensor.shape)} for {sides(own[name].shape)})"
         for name, tensor in given.items()
         if name in own and tensor.shape != own[name].shape
     ]
     found = {"missing": missing, "not known": unknown, "of another shape": misshapen}
     return [f"{what}: {few(names)}" for what, names in found.items() if names]
-
-
-def _sides(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _is_state_dict(state: Any) -> bool:

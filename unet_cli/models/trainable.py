@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-
 from unet_cli.config import MOST_SIZE, ModelConfig
 from unet_cli.errors import UserError
-from unet_cli.models import Geometry, build_model
+from unet_cli.models import Geometry, weightless
 
 
 def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
     """size: side of the samples; mode: 'resize', 'tile' or 'auto'. It takes neither memory nor time, whatever the
     network's size. Raises UserError where it can't learn from them."""
-    with torch.device("meta"):
-        network = build_model(model)
+    network = weightless(model)
     if network.spatial_dims != 2:
         raise UserError(f"{model.name} is for volumes, which unet doesn't read yet: choose another --model")
     if network.only_whole and mode == "tile":

@@ -21,7 +21,7 @@ from unet_cli.config import ModelConfig
 from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute, finish, free_memory
 from unet_cli.errors import is_out_of_memory
-from unet_cli.models import Fitted, Network, build_model, parameter_count
+from unet_cli.models import Fitted, Network, parameter_count, weightless
 from unet_cli.processes import processes_here
 
 MEMINFO = Path("/proc/meminfo")
@@ -109,7 +109,7 @@ def activation_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_check
 
 
 def _peak_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool) -> int:
-    model = Fitted(_weightless(config, gradient_checkpointing)).train()
+    model = Fitted(weightless(config, gradient_checkpointing)).train()
     with torch.device("meta"), _Ledger() as ledger:
         loss = plain_loss(model(torch.empty(shape)), torch.empty(shape[0], *shape[2:], dtype=torch.int64))
         loss.backward()
@@ -144,15 +144,9 @@ def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gra
         32     256     525   773  1279      692   980  1556     429   583   862            562   719  1034
         32     512    1308  2316  4362     1556  2708  5012     862  1524  2888           1034  1665  2926
     """
-    weights = 4 * parameter_count(_weightless(config))
+    weights = 4 * parameter_count(weightless(config))
     activations = activation_bytes(config, shape, gradient_checkpointing)
     return int(WEIGHT_COPIES * weights + FACTOR * batch_size * activations + FIXED)
-
-
-def _weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
-    """The network on torch's 'meta' device, whose tensors have sizes but no contents."""
-    with torch.device("meta"):
-        return build_model(config, gradient_checkpointing)
 
 
 def cpu_batch_size(
