@@ -6,9 +6,14 @@ import os
 import sys
 from importlib import import_module
 
+NEEDED = (
+    "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "scipy.optimize", "torchvision",
+    "unet_cli.benchmarks", "unet_cli.compare", "unet_cli.folds",
+)  # fmt: skip # and with these all others
+
 
 def main() -> None:
-    for needed in ("matplotlib.pyplot", "torchvision", "unet_cli.benchmarks", "unet_cli.compare"):  # and with these all
+    for needed in NEEDED:
         import_module(needed)
     for line in sys.stdin:
         request = json.loads(line)

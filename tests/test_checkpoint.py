@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Run, json_lines
 
 import unet_cli.checkpoint
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -27,6 +28,7 @@ def checkpoint() -> Checkpoint:
         data=["12 pairs"],
         metrics={"val_dice": 0.5},
         best_threshold=0.4,
+        temperature=1.75,
         resume={"step": 3},
     )
 
@@ -38,6 +40,23 @@ def test_everything_comes_back(checkpoint, tmp_path):
     image = torch.randn(1, 1, 20, 20)
     with torch.no_grad():
         assert torch.equal(back.build().eval()(image), checkpoint.build().eval()(image))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_from_before_there_was_a_temperature_have_one_that_changes_nothing(checkpoint, tmp_path, version):
+    save_checkpoint(tmp_path / "best.pth", checkpoint)
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    del content["temperature"]
+    torch.save(content | {"format_version": version}, tmp_path / "old.pth")
+    assert load_checkpoint(tmp_path / "old.pth").temperature == 1
+
+
+def test_info_tells_the_temperature_where_there_is_one(unet: Run, checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "fitted.pth", checkpoint)
+    save_checkpoint(tmp_path / "plain.pth", replace(checkpoint, temperature=1.0))
+    assert "\ntemperature    1.75\n" in unet("info", "fitted.pth").stdout
+    assert "temperature" not in unet("info", "plain.pth").stdout
+    assert json_lines(unet("info", "plain.pth", "--json").stdout)[0]["temperature"] == 1
 
 
 def test_a_run_folder_stands_for_its_best(checkpoint, tmp_path):

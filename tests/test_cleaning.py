@@ -8,7 +8,7 @@ import pytest
 
 from unet_cli.config import Cleaning
 from unet_cli.errors import UserError
-from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.cleaning import clean, number_objects, objects_of
 
 SPLIT = Cleaning(split_touching=True)
 ROWS, COLUMNS = np.mgrid[:200, :200]
@@ -145,7 +145,7 @@ def test_images_of_one_value(value: int):
     assert (number_objects(pred, SPLIT) == min(value, 1)).all()
 
 
-@pytest.mark.parametrize("cleaning", [Cleaning(instances=True), SPLIT])
+@pytest.mark.parametrize("cleaning", [Cleaning(), SPLIT])
 def test_objects_are_numbered_in_reading_order_across_classes(cleaning: Cleaning):
     pred = drawn("""
         ..2..1
@@ -169,7 +169,7 @@ def test_touching_discs_are_separated(overlap: float, scale: int):
     three = disc(60, 40, 10 * scale) | disc(60, 40 + gap, 10 * scale) | disc(60, 40 + 2 * gap, 10 * scale)
     unequal = disc(60, 60, 15 * scale) | disc(60, 60 + (15 + 7 - 7 * overlap) * scale, 7 * scale)
     assert [number_objects(mask, SPLIT).max() for mask in (two, three, unequal)] == [2, 3, 2]
-    assert [number_objects(mask, Cleaning(instances=True)).max() for mask in (two, three, unequal)] == [1, 1, 1]
+    assert [number_objects(mask, Cleaning()).max() for mask in (two, three, unequal)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -228,19 +228,20 @@ def test_numbers_cover_the_foreground_and_no_object_falls_apart(seed: int):
     pred = (gaussian_filter(noise, 3) > 0).astype(np.uint8) + (gaussian_filter(noise, 6) > 0)
     numbers = number_objects(pred, SPLIT)
     assert np.array_equal(numbers > 0, pred > 0)
-    assert numbers.max() > number_objects(pred, Cleaning(instances=True)).max()
+    assert numbers.max() > number_objects(pred, Cleaning()).max()
     assert list(dict.fromkeys(numbers[numbers > 0].tolist())) == list(range(1, numbers.max() + 1))
     for number in range(1, numbers.max() + 1):
         assert label(numbers == number, np.ones((3, 3)))[1] == 1
         assert len(np.unique(pred[numbers == number])) == 1
 
 
-@pytest.mark.parametrize("cleaning", [Cleaning(instances=True), SPLIT])
+@pytest.mark.parametrize("cleaning", [Cleaning(), SPLIT])
 def test_more_objects_than_16_bits_number(cleaning: Cleaning):
     pred = np.zeros((513, 512), np.uint8)
     pred[::2, ::2] = 1
     with pytest.raises(UserError, match=r"65,792 objects.*65,535.*--remove-smaller"):
         number_objects(pred, cleaning)
+    assert objects_of(pred, cleaning).max() == 65_792
     most = pred[:511]
     most[0, 0] = 0
     assert number_objects(most, cleaning).max() == 65_535

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.config import TrainConfig, parse_duration, plain
+from unet_cli.config import CompareConfig, TrainConfig, parse_duration, parse_fold, plain
 from unet_cli.errors import UserError
 
 
@@ -32,11 +32,31 @@ def test_what_is_no_duration_is_refused(text):
         ({"init": Path("a.pth"), "encoder_weights": "imagenet"}, "leave out --encoder-weights"),
         ({"lr": float("nan")}, "--lr is nan"),
         ({"name": "a/b"}, "--name is 'a/b'"),
+        ({"folds": 5}, "--fold all trains five .*--fold 1 only the first"),
+        ({"folds": 5, "fold": 0}, "'0' is no fold: write which one, from 1, or all"),
+        ({"folds": 5, "fold": "al"}, "--fold is 'al'"),
     ],
 )
 def test_settings_out_of_range_name_the_flag(settings, message):
     with pytest.raises(UserError, match=message):
         TrainConfig(data=Path("d"), **settings)
+
+
+@pytest.mark.parametrize(("text", "fold"), [("1", 1), ("12", 12), ("all", "all"), (3, 3)])
+def test_folds_are_numbers_or_all(text, fold):
+    assert parse_fold(text) == fold
+    assert TrainConfig(data=Path("d"), folds=12, fold=fold).fold == fold
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "All", ""])
+def test_what_is_no_fold_is_refused(text):
+    with pytest.raises(UserError, match="is no fold: write which one, from 1, or all"):
+        parse_fold(text)
+
+
+def test_compare_takes_one_fold():
+    with pytest.raises(UserError, match="compare trains each network once"):
+        CompareConfig(data=Path("d"), folds=5, fold="all")
 
 
 def test_plain_values():

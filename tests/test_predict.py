@@ -215,6 +215,33 @@ def test_classes_are_written_with_the_training_masks_values_and_visible_colours(
     assert (winners == np.asarray(mask)).mean() > 0.99
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_probabilities_are_calibrated_and_masks_and_attention_stay(
+    unet: Run, trained, three_classes, images, tmp_path, classes
+):
+    raw = network_file(trained, tmp_path, name="attention", depth=2) if classes == 2 else three_classes
+    save_checkpoint(tmp_path / "hot.pth", replace(load_checkpoint(raw), temperature=3.0))
+    flags = ["--input", "imgs/a.png", "--probabilities", "--json", *(["--attention-maps"] if classes == 2 else [])]
+    found, rows = [], []
+    for weights, folder in ((raw, "raw"), (tmp_path / "hot.pth", "hot")):
+        done = unet("predict", "--weights", weights, *flags, "--output", folder)
+        assert done.returncode == 0, done.stderr
+        maps = [pixels(path) / 65535 for path in sorted((tmp_path / folder).glob("*_probability*"))]
+        found.append(np.stack([1 - maps[0], maps[0]] if classes == 2 else maps))
+        rows.append(json_lines(done.stdout)[0])
+    before, after = found
+    powers = before ** (1 / 3)
+    assert np.abs(after - powers / powers.sum(0)).max() < 1e-4
+    assert np.abs(after - before).max() > 0.01
+    for probs, row in zip(found, rows, strict=True):
+        surest = before[1:].max(0).argmax()
+        assert row["highest_probability"] == pytest.approx(probs[1:].max(0).ravel()[surest], abs=1e-4)
+    names = [path.name for path in (tmp_path / "raw").iterdir() if "probability" not in path.name]
+    assert len(names) == (3 if classes == 2 else 1)
+    for name in names:
+        assert (tmp_path / "raw" / name).read_bytes() == (tmp_path / "hot" / name).read_bytes()
+
+
 def test_all_background_is_called_out(unet: Run, trained, images):
     done = unet("predict", "--weights", trained, "--input", "imgs", "--threshold", 1)
     assert "Every mask is all background; the highest foreground probability was" in done.stderr

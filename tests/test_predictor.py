@@ -16,6 +16,7 @@ from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.inference.picture import Band, Stretched
 from unet_cli.inference.predictor import Predictor, to_classes
+from unet_cli.inference.sheet import surest_pixel
 from unet_cli.models import build_model
 
 CPU = Compute(torch.device("cpu"), "float32")
@@ -71,6 +72,8 @@ def test_probabilities_are_brought_to_any_size_and_stay_between_0_and_1():
         resized = Band(0, size, [probs]).combined()
         assert resized.shape == (2, *size)
         assert 0 <= resized.min() <= resized.max() <= 1
+    sure = [torch.ones(1, 64, 64), torch.full((1, 48, 48), 1 - 2**-23)]
+    assert Band(0, (7, 9), sure).combined().max() <= 1  # stretched, 1 becomes 1 and a few roundings more
 
 
 def test_classes_from_probabilities():
@@ -132,6 +135,43 @@ def test_the_threshold_that_was_best_on_validation(trained):
         Predictor([replace(first, best_threshold=None)], CPU, Inference(threshold="auto"))
     with pytest.raises(UserError, match="threshold"):
         Inference(threshold=1.5)
+
+
+def test_a_mask_is_cut_where_the_calibrated_probability_reaches_the_threshold(trained):
+    first = replace(load_checkpoint(trained), temperature=2.0)
+    raw = probabilities(Predictor([first], CPU), NOISE)
+    threshold = float((raw.logit() / 2).sigmoid().quantile(0.3))
+    for setting in ("auto", threshold):
+        predictor = Predictor([replace(first, best_threshold=threshold)], CPU, Inference(threshold=setting))
+        assert predictor.threshold == threshold
+        assert predictor.cut == pytest.approx(threshold**2 / (threshold**2 + (1 - threshold) ** 2))  # odds squared
+        shown = predictor.calibrated(raw)
+        assert torch.allclose(shown, (raw.logit() / 2).sigmoid(), atol=1e-6)
+        clear = ((shown - threshold).abs() > 1e-5)[0].numpy()
+        mask = predictor(NOISE.transpose(1, 2, 0)) == 255
+        assert (mask == (shown[0] >= threshold).numpy())[clear].all()
+        assert mask.mean() == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.7, 20.0])
+def test_at_the_usual_threshold_no_temperature_changes_a_mask(trained, temperature):
+    first = load_checkpoint(trained)
+    hotter = Predictor([replace(first, temperature=temperature)], CPU)
+    assert hotter.cut == 0.5
+    assert (hotter(NOISE.transpose(1, 2, 0)) == Predictor([first], CPU)(NOISE.transpose(1, 2, 0))).all()
+
+
+def test_the_temperature_of_several_networks_lies_between_theirs(trained):
+    first, second, third = (replace(load_checkpoint(trained), temperature=value) for value in (1.3, 2.0, 8.0))
+    assert Predictor([first], CPU).temperature == 1.3
+    assert Predictor([second, third], CPU).temperature == pytest.approx(4)
+    assert Predictor([first], CPU).identity != Predictor([second], CPU).identity
+
+
+def test_the_surest_pixel_is_that_of_the_highest_foreground_probability():
+    assert surest_pixel(torch.tensor([[[0.1, 0.3], [0.9, 0.2]]])).tolist() == pytest.approx([0.9])
+    three = torch.tensor([[[0.9, 0.5, 0.2]], [[0.1, 0.1, 0.3]], [[0.0, 0.4, 0.5]]])
+    assert surest_pixel(three).tolist() == pytest.approx([0.2, 0.3, 0.5])
 
 
 @pytest.mark.parametrize("intensity", ["image", "percentile"])

@@ -28,8 +28,8 @@ def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "checkpoints" / "data-1"
     assert sorted(path.name for path in run.iterdir()) == [
-        "best.pth", "config.toml", "curves.png", "last.pth", "log.csv", "metrics.json", "pictures", "run.json",
-        "split.json",
+        "best.pth", "config.toml", "curves.png", "last.pth", "log.csv", "metrics.json", "pictures",
+        "report.html", "run.json", "split.json",
     ]  # fmt: skip
     rows = rows_of(run)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,11 +21,17 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import Inference, ModelConfig, PredictConfig, Preprocessing
+from unet_cli.config import Cleaning, Inference, ModelConfig, PredictConfig, Preprocessing, Scoring
+from unet_cli.console import Console
 from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.sample import draw_pair
+from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, compiling, finish
+from unet_cli.evaluation.answers import of_masks
+from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.evaluation.measure import BAND, TOLERANCE
+from unet_cli.evaluation.scores import scores
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import find_jobs
@@ -115,6 +122,52 @@ def augmentations(compute: Compute, size: int = SIZE) -> tuple[Timed, Timed]:
             torch.stack([one for one, _ in pairs]), torch.stack([two for _, two in pairs])
 
     return ours, torchvision
+
+
+def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
+    """All that `unet evaluate` measures of masks on disk, and a plain loop over them that asks scipy for the surface
+    metrics alone. folder: for the masks; an empty one."""
+    pairs = _mask_files(folder, count)
+    labels = LabelMap((0, 255), ("background", "cell"))
+
+    def ours() -> None:
+        answers = of_masks(pairs, labels, labels, Cleaning(), None, Console(quiet=True))
+        scores(evaluate(answers, labels, [pair.name for pair in pairs]), Scoring())
+
+    def plain() -> None:
+        for pair, source in pairs.items():
+            pred, target = (np.asarray(Image.open(one.path)) > 0 for one in (source, pair.mask))
+            _plain_surfaces(pred, target)
+
+    return ours, plain
+
+
+def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float, float, float]:
+    """As compare_surfaces, by the usual calls."""
+    borders = [mask & ~binary_erosion(mask) for mask in (pred, target)]
+    there = distance_transform_edt(~borders[1])[borders[0]]
+    back = distance_transform_edt(~borders[0])[borders[1]]
+    both = np.concatenate([there, back])
+    width = BAND * np.hypot(*pred.shape)
+    bands = [mask & (distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] <= width) for mask in (pred, target)]
+    overlap = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    return float(hd95), float(both.mean()), float((both <= TOLERANCE).mean()), float(overlap)
+
+
+def _mask_files(folder: Path, count: int) -> dict[Pair, Source]:
+    """Pairs of the sample's masks, 512 x 512, and beside each as its prediction the same, moved by a few pixels."""
+    pairs = {}
+    for index in range(count):
+        mask = np.asarray(
+            Image.fromarray(draw_pair(seed=0, index=index % 50)[1]).resize((SIZE, SIZE), Image.Resampling.NEAREST)
+        )
+        paths = [folder / f"{index:05d}_{kind}.png" for kind in ("truth", "pred")]
+        for path, pixels in zip(paths, (mask, np.roll(mask, (index % 5 - 2, 1 + index % 3), (0, 1))), strict=True):
+            Image.fromarray(pixels).save(path)
+        truth, pred = (Source((path,)) for path in paths)
+        pairs[Pair(str(index), truth, truth)] = pred
+    return pairs
 
 
 def training_pace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,23 @@ class Call:
 
     def check_lasting(self) -> None:
         """Raises UserError where a run is to go on with settings that would make it another."""
-        for name, (then, now) in self.changes().items():
-            if name in LASTING:
-                raise UserError(
-                    f"--resume: the run was begun with {flag_of(name)} {then}, and can't go on with {now}: leave the "
-                    "flag out, or begin a new run"
-                )
+        refuse_changes(self.changes(), LASTING)
+
+
+class TrainedToItsEnd(UserError):
+    """The run that is to be gone on with has nothing more to do."""
+
+
+def refuse_changes(changes: Mapping[str, tuple[Any, Any]], lasting: Iterable[str]) -> None:
+    """Raises UserError where one of these settings has changed. changes: what each was and is, by their names."""
+    for name in lasting:
+        if name in changes:
+            then, now = changes[name]
+            begun = f"without {flag_of(name)}" if then is None else f"with {flag_of(name)} {then}"
+            raise UserError(
+                f"--resume: the run was begun {begun}, and can't go on with {now}: leave the flag out, or begin a "
+                "new run"
+            )
 
 
 def saved_state(folder: Path) -> Checkpoint | None:

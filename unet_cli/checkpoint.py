@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unet_cli.config import ModelConfig, Preprocessing, plain
+from unet_cli.config import METRICS, ModelConfig, Preprocessing, plain
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
@@ -21,18 +21,19 @@ from unet_cli.models import Network, build_model
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
-FORMAT_VERSION = 2  # 1 had fewer settings of networks and of preprocessing
+FORMAT_VERSION = 3  # 1 had fewer settings of networks and of preprocessing, 2 no temperature
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained network and what it needs.
 
-    threshold: probability from which a pixel is foreground unless the user says otherwise; best_threshold: the one that
-    scored best on the validation part, at original size (None before the end of a run, without a validation part and
-    for several classes). training: the settings as plain values; data: what it was trained on, in words; metrics: of
-    the epoch that the weights are from, and at original size with a 'final_' before the name; resume: optimiser,
-    epoch and step, in last.pth only.
+    temperature: what logits are divided by so that probabilities say how often they are right, 1 where none was fitted;
+    what follows is in such probabilities. threshold: from which a pixel is foreground unless the user says otherwise;
+    best_threshold: the one that scored best on the validation part, at original size (None before the end of a run,
+    without a validation part and for several classes). training: the settings as plain values; data: what it was
+    trained on, in words; metrics: of the epoch that the weights are from, and at original size with a 'final_' before
+    the name; resume: optimiser, epoch and step, in last.pth only.
     """
 
     model: ModelConfig
@@ -44,6 +45,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     threshold: float = 0.5
     best_threshold: float | None = None
+    temperature: float = 1.0
     version: str = __version__
     resume: dict[str, Any] | None = None
 
@@ -65,6 +67,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "labels": checkpoint.labels.plain(),
         "threshold": checkpoint.threshold,
         "best_threshold": checkpoint.best_threshold,
+        "temperature": checkpoint.temperature,
         "training": checkpoint.training,
         "data": checkpoint.data,
         "metrics": checkpoint.metrics,
@@ -114,6 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metrics=content["metrics"],
         threshold=content["threshold"],
         best_threshold=content["best_threshold"],
+        temperature=content.get("temperature", 1.0),
         version=content["version"],
         resume=content["resume"],
     )
@@ -160,3 +164,12 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
             )
             raise UserError(f"{path / 'best.pth' if path.is_dir() else path} does not exist: {hint}")
     return found
+
+
+def describe_unfinished(paths: Iterable[Path]) -> list[str]:
+    """A line for each run that these weights are of, or that lies in these folders, and hasn't come to its end."""
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    runs = [run for folder in folders for run in (folder, *sorted(folder.glob("*/")))]
+    begun = [run for run in runs if (run / "split.json").exists() and not (run / METRICS).exists()]
+    weights = {True: "these are its best weights so far", False: "it has no weights yet, and is left out"}
+    return [f"{run} hasn't been trained to its end: {weights[(run / 'best.pth').exists()]}" for run in begun]

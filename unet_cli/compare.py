@@ -18,7 +18,7 @@ from unet_cli.data.layout import Layout, find_layout
 from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import UserError
-from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
 from unet_cli.models.trainable import check_trainable
@@ -153,7 +153,7 @@ def _one(
         return result
     predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
     try:
-        scores = evaluate(predictor, pairs, config.workers, console).scores
+        scores = evaluate_network(predictor, pairs, config.workers, console).scores
         seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
     except UserError as error:
         return replace(result, dice=None, iou=None, error=f"trained in {report.run}, but not scored: {error}")

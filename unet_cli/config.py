@@ -6,6 +6,7 @@ of its range raises UserError, whether it comes from a flag, a TOML file or Pyth
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
 DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_PREDICT_BATCH = 4, 1, 8  # images
+METRICS = "metrics.json"  # in the folder of a run that has come to its end
 RUN_SETTINGS = "config.toml"  # in a run's folder: its settings, with all that was found for 'auto'
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
@@ -53,6 +55,15 @@ def parse_batch_size(text: str) -> int | None:
         return None
     if not re.fullmatch(r"\d{1,9}", str(text)):
         raise UserError(f"'{text}' is no batch size: write a whole number, or auto")
+    return int(text)
+
+
+def parse_fold(text: str) -> int | Literal["all"]:
+    """'2' -> 2; 'all' as it is. Raises UserError."""
+    if str(text) == "all":
+        return "all"
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", str(text)):
+        raise UserError(f"'{text}' is no fold: write which one, from 1, or all")
     return int(text)
 
 
@@ -109,7 +120,7 @@ class Checked:
                 raise UserError(f"{flag} is {value:g}: it has to be {bounds}")
             kinds = (types[spec.name], *get_args(types[spec.name]))
             choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-            if choices and value not in choices:
+            if choices and value not in choices and type(value) not in kinds:
                 raise UserError(f"{flag} is '{value}': choose one of {', '.join(choices)}")
 
 
@@ -235,7 +246,10 @@ class TrainConfig(DataConfig, Batches):
         None, help="Cross-validation: cut the pairs into this many parts, of which --fold is for validation.",
         panel="Split", minimum=2,
     )  # fmt: skip
-    fold: int | None = setting(None, help="Which of the folds, from 1.", panel="Split", minimum=1)
+    fold: int | Literal["all"] | None = setting(
+        None, help="Which of the folds, from 1; all: a network for each, one after the other.", panel="Split",
+        parse=parse_fold, metavar="NUMBER",
+    )  # fmt: skip
     split: Path | None = setting(
         None,
         help="Read the split from this file: the split.json of another run (or that run's folder).",
@@ -362,7 +376,12 @@ class TrainConfig(DataConfig, Batches):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.folds is None) != (self.fold is None):
-            raise UserError("--folds and --fold belong together: --folds 5 --fold 1 validates on the first fifth")
+            raise UserError(
+                "--folds and --fold belong together: --folds 5 --fold all trains five networks, each of which is "
+                "validated on another fifth; --folds 5 --fold 1 only the first of them"
+            )
+        if self.fold is not None:
+            parse_fold(str(self.fold))
         if self.split is not None and (self.folds is not None or self.group_by is not None):
             raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
         if self.deterministic and self.max_time is not None:
@@ -399,6 +418,8 @@ class CompareConfig(TrainConfig):
         if self.resume or self.init or self.model != "unet":
             flag = "--resume" if self.resume else "--init" if self.init else "--model"
             raise UserError(f"{flag} is of one network: leave it out, and name several with --models")
+        if self.fold == "all":
+            raise UserError("--fold all: compare trains each network once: give one fold, such as --fold 1")
 
 
 def parse_threshold(text: str) -> float | Literal["auto"]:
@@ -425,28 +446,22 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning(Checked):
-    """What is done to a mask after the network. Objects are connected pixels of one class, corners included."""
+    """What is done to a mask after the network, wherever it goes. Objects are connected pixels of one class, corners
+    included."""
 
     fill_holes: bool = setting(False, help="Fill the background that an object encloses.", panel="Masks")
     remove_smaller: int = setting(
         0, help="Remove objects of fewer than this many pixels.", panel="Masks", minimum=0, metavar="PIXELS"
     )
     keep_largest: bool = setting(False, help="Keep the largest object of each class only.", panel="Masks")
-    instances: bool = setting(
-        False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
-    )
     split_touching: bool = setting(
-        False, help="As --instances, touching objects being separated at their necks (watershed of the distance map).",
-        panel="Masks",
+        False, help="Number objects that touch apart, separated at their necks (watershed of the distance map); in "
+        "predict, --instances comes with it.", panel="Masks",
     )  # fmt: skip
 
     @property
     def changes_masks(self) -> bool:
         return self.fill_holes or self.keep_largest or self.remove_smaller > 1
-
-    @property
-    def numbers_objects(self) -> bool:
-        return self.instances or self.split_touching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -522,6 +537,112 @@ class PredictConfig(Inference, Cleaning):
     probabilities: bool = setting(
         False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
     )
+    instances: bool = setting(
+        False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
+    )
+
+    @property
+    def numbers_objects(self) -> bool:
+        return self.instances or self.split_touching
+
+
+Spacing = tuple[float, float, str]  # of rows, of columns, and the unit
+
+
+def parse_spacing(text: str) -> Spacing:
+    """'0.5' -> (0.5, 0.5, ''); '4.6,2.3nm' -> (4.6, 2.3, 'nm'): rows first. Raises UserError."""
+    found = re.fullmatch(r"\s*([\d.eE+-]+?)\s*(?:,\s*([\d.eE+-]+?)\s*)?([^\d\s.,+-]*)\s*", str(text))
+    try:
+        rows = float(found[1]) if found else math.nan
+        columns = float(found[2]) if found and found[2] else rows
+    except ValueError:
+        rows = columns = math.nan
+    if not (0 < rows < math.inf and 0 < columns < math.inf) or found is None:
+        raise UserError(f"'{text}' is no spacing: write the size of a pixel, such as 0.5um, or rows,columns: 4.6,2.3nm")
+    return rows, columns, found[3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Checked):
+    """How predictions are compared with truth."""
+
+    empty: Literal["perfect", "skip", "worst"] = setting(
+        "perfect", help="What an image counts for a class that is neither in its mask nor in the prediction: as a "
+        "perfect score, not at all (skip), or as the worst one.", panel="Scores",
+    )  # fmt: skip
+    spacing: Spacing | None = setting(
+        None, help="Size of a pixel, such as 0.5um, or of rows,columns, such as 4.6,2.3nm: distances are then in this "
+        "unit.  [default: pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
+    )  # fmt: skip
+    tolerance: float | None = setting(
+        None, help="How far borders may lie apart for the surface Dice, in the unit of the spacing.  [default: 2 "
+        "pixels]", panel="Scores", minimum=0.0, metavar="DISTANCE",
+    )  # fmt: skip
+    band: float | None = setting(
+        None, help="Width of the inner border that the boundary IoU compares, likewise.  [default: 2 % of the image's "
+        "diagonal]", panel="Scores", minimum=0.0, metavar="DISTANCE",
+    )  # fmt: skip
+    isbi: bool = setting(
+        False, help="Also the Rand and information scores of the ISBI 2012 challenge, for cells with membranes between "
+        "them: foreground is cell, background membrane.", panel="Scores",
+    )  # fmt: skip
+
+    @property
+    def unit(self) -> str:
+        """Of distances, in words."""
+        return "px" if self.spacing is None else self.spacing[2] or "units"
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Its height and width, in the unit of distances."""
+        return (1.0, 1.0) if self.spacing is None else self.spacing[:2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DataConfig, Inference, Cleaning, Scoring):
+    """Everything that `unet evaluate` can be told."""
+
+    weights: tuple[Path, ...] = setting(
+        (), help="Checkpoint that `unet train` wrote, or a run's folder. Of several, or of the folds of a run, those "
+        "that did not learn from an image are averaged.", panel="Files", metavar="FILE",
+    )  # fmt: skip
+    pred: Path | None = setting(
+        None, help="Instead of weights: a folder of masks that any tool predicted.", panel="Files", metavar="DIR"
+    )
+    compare: Path | None = setting(
+        None, help="Another checkpoint, run or folder of masks: is the difference on these images more than luck?",
+        panel="Files", metavar="FILE",
+    )  # fmt: skip
+    csv: Path | None = setting(
+        None, help="Write the scores of each image and class into this file.", panel="Output", metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.weights) == (self.pred is not None):
+            raise UserError("say what is to be evaluated: either --weights FILE, or --pred DIR with masks")
+        if self.attention_maps:
+            raise UserError("--attention-maps is for unet predict: leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Hardware):
+    """Everything that `unet report` can be told."""
+
+    run: Path = setting(
+        help="Folder of a run, or of a run's folds, such as checkpoints/cells-1.", panel="Files", metavar="RUN",
+        positional=True,
+    )  # fmt: skip
+    output: Path | None = setting(
+        None, help="File to write.  [default: report.html in the run's folder]", panel="Output", metavar="FILE"
+    )
+    data: Path | None = setting(
+        None, help="Folder with the images and masks, where they have moved.", panel="Data", metavar="DIR"
+    )
+    suspects: bool = setting(
+        False, help="Also look for training masks that seem wrong: the network is sure of something else.",
+        panel="Output",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -567,6 +688,7 @@ class BenchConfig(Hardware):
     rounds: int = setting(5, help="How often each is timed, in turn.", panel="Benchmark", minimum=1)
     width: int = setting(64, help="Channels of the first level.", panel="Benchmark", minimum=1)
     images: int = setting(8, help="How many are predicted from disk to disk.", panel="Benchmark", minimum=1)
+    masks: int = setting(16, help="How many are evaluated.", panel="Benchmark", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class Console:
 
     def say(self, *lines: str) -> None:
         """Log lines, on stderr, above any progress bar."""
-        if self.quiet:
+        if self.quiet or not lines:
             return
         from tqdm import tqdm
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 
-def count_pixels(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """(N, *spatial) class indices twice -> (N, num_classes, 3) int64: TP, FP, FN of each image and class.
+def confusion(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """(N, *spatial) class indices twice -> (N, num_classes, num_classes) int64: pixels of each image, [target, pred].
 
     Pixels whose target is no class, such as IGNORED, count nowhere.
     """
@@ -22,21 +22,49 @@ def count_pixels(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
     nowhere = num_classes**2
     pairs = torch.where(target < num_classes, num_classes * target + pred, nowhere)
     matrix = torch.stack([torch.bincount(row, minlength=nowhere + 1) for row in pairs])
-    matrix = matrix[:, :nowhere].view(-1, num_classes, num_classes)  # [image, target, pred]
+    return matrix[:, :nowhere].view(-1, num_classes, num_classes)
+
+
+def count_pixels(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """(N, *spatial) class indices twice -> (N, num_classes, 3) int64: TP, FP, FN of each image and class."""
+    matrix = confusion(pred, target, num_classes)
     hits = matrix.diagonal(dim1=1, dim2=2)
     return torch.stack([hits, matrix.sum(1) - hits, matrix.sum(2) - hits], dim=-1)
 
 
-def dice(counts: np.ndarray) -> np.ndarray:
-    """(..., 3) counts -> (...) Dice."""
-    tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+def counts_of(matrix: np.ndarray) -> np.ndarray:
+    """(..., classes, classes) pixels [target, pred] -> (..., classes, 3) TP, FP, FN."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return np.stack([hits, matrix.sum(-2) - hits, matrix.sum(-1) - hits], axis=-1)
 
 
-def iou(counts: np.ndarray) -> np.ndarray:
-    """(..., 3) counts -> (...) intersection over union."""
-    tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    return _ratio(tp, tp + fp + fn)
+def dice(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
+    """(..., 3) counts -> (...) Dice; `empty` where there is nothing in either mask."""
+    tp, fp, fn = _parts(counts)
+    return ratio(2 * tp, 2 * tp + fp + fn, empty)
+
+
+def iou(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
+    """(..., 3) counts -> (...) intersection over union; `empty` where there is nothing in either mask."""
+    tp, fp, fn = _parts(counts)
+    return ratio(tp, tp + fp + fn, empty)
+
+
+def precision(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
+    """(..., 3) counts -> (...) TP / (TP + FP); 0 where nothing is predicted of what is there; `empty` as for Dice."""
+    tp, fp, fn = _parts(counts)
+    return np.where(tp + fp + fn > 0, ratio(tp, tp + fp, 0.0), empty)
+
+
+def recall(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
+    """(..., 3) counts -> (...) TP / (TP + FN); 0 where all that is predicted is false; `empty` as for Dice."""
+    tp, fp, fn = _parts(counts)
+    return np.where(tp + fp + fn > 0, ratio(tp, tp + fn, 0.0), empty)
+
+
+def ratio(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:
+    """part / whole; `otherwise` where whole is 0."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), otherwise)
 
 
 def summarize(counts: np.ndarray, names: Sequence[str] = ()) -> dict[str, float]:
@@ -57,5 +85,5 @@ def summarize(counts: np.ndarray, names: Sequence[str] = ()) -> dict[str, float]
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
+def _parts(counts: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)

@@ -10,25 +10,27 @@ import torch
 from torch import Tensor
 
 from unet_cli.ahead import default_workers
-from unet_cli.call import Call
+from unet_cli.call import Call, TrainedToItsEnd
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
     DEFAULT_EPOCHS,
     GPU_PREDICT_BATCH,
     LRS,
+    METRICS,
     MODEL_SETTINGS,
     ModelConfig,
     Preprocessing,
     TrainConfig,
     plain,
 )
-from unet_cli.console import counted, duration
+from unet_cli.console import Console, counted, duration
 from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
 from unet_cli.data.examine import examine
+from unet_cli.data.layout import Layout
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError
@@ -45,17 +47,19 @@ from unet_cli.training.losses import class_weights_for, loss_for
 from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.progress import Progress
-from unet_cli.training.record import METRICS, Record, independent, new_run_folder
+from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
+MEASURING_SECONDS = 0.06  # of an image of 512 x 512 and its prediction, on one processor
 
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
     """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
     config, console = call.config, call.console
     call.check_lasting()
-    card = _examined(call)
+    with call.world.first_before_others():
+        card = examined(config, call.layout, console)
     split = _split(call, card)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
@@ -87,16 +91,15 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *worth_a_look(card),
         *describe_plan(trainer, template, card, record.folder),
-        *describe_resumed(call, trainer, template),
+        *(describe_resumed(call, trainer, template) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
 
 
-def _examined(call: Call) -> Card:
-    """The data set card; the first process reads what isn't remembered. Raises UserError where training can't be."""
-    with call.world.first_before_others():
-        card = examine(call.layout, call.config, call.console)
-        card.refuse()
+def examined(config: TrainConfig, layout: Layout, console: Console) -> Card:
+    """The data set card. Raises UserError where training can't be."""
+    card = examine(layout, config, console)
+    card.refuse()
     if not card.contents[:, 1:].any():
         raise UserError(
             f"{card.layout.root}: no mask holds a pixel of foreground, so there is nothing to learn: look at the "
@@ -107,12 +110,17 @@ def _examined(call: Call) -> Card:
 
 def _split(call: Call, card: Card) -> Split:
     """As a file says, by the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
-    config = call.config
-    train, val = card.pairs("train"), card.pairs("val")
+    config, pairs = call.config, card.pairs("train") + card.pairs("val")
     if call.folder is not None:
-        return read_split(call.folder, train + val, leave_out=False, may_be_more=True)
+        return read_split(call.folder, pairs, leave_out=False, may_be_more=True)
     if config.split is not None:
-        return read_split(config.split, train + val, config.skip_bad)
+        return read_split(config.split, pairs, config.skip_bad)
+    return drawn_split(config, card)
+
+
+def drawn_split(config: TrainConfig, card: Card) -> Split:
+    """By the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
+    train, val = card.pairs("train"), card.pairs("val")
     if val:
         if config.folds is not None or config.group_by is not None:
             raise UserError(
@@ -121,7 +129,8 @@ def _split(call: Call, card: Card) -> Split:
             )
         return Split(train, val, "a folder of its own")
     groups, contents = group_names(train, config.group_by), card.contents_of(train)
-    if config.folds is not None and config.fold is not None:
+    if config.folds is not None:
+        assert isinstance(config.fold, int)  # each of all folds is a run of its own
         return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
@@ -238,13 +247,15 @@ def _shares(card: Card, train: list[Pair]) -> list[float]:
     return (counts / max(1, counts.sum())).tolist()
 
 
-def _reading_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float:
-    """How long it takes to read the whole part from disk, as the first sample tells."""
+def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float:
+    """How long it takes to read the whole part from disk, once for the network and once for the page, and to measure
+    it, as the first sample tells."""
     if not len(dataset):
         return 0.0
     start = time.monotonic()
     dataset[0]
-    return (time.monotonic() - start) * len(dataset.pairs) / (config.workers or default_workers())
+    of_one = 2 * (time.monotonic() - start) + MEASURING_SECONDS
+    return of_one * len(dataset.pairs) / (config.workers or default_workers())
 
 
 def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
@@ -278,7 +289,7 @@ def _budget(call: Call, train_data: SegmentationDataset, val_data: SegmentationD
         steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
         start=start,
         end=start + config.max_time if config.max_time else None,
-        reading_seconds=_reading_seconds(val_data, config),
+        measuring_seconds=_measuring_seconds(val_data, config),
     )
 
 
@@ -289,7 +300,7 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) ->
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
     elif world.first((folder / METRICS).exists()) and not trainer.may_go_on():
-        raise UserError(
+        raise TrainedToItsEnd(
             f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "
             "--patience beside --resume"

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from unet_cli.call import Call, saved_state
-from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import Inference, TrainConfig
+from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_cli.config import METRICS, Inference, TrainConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.dataset import epoch_order
@@ -25,7 +25,10 @@ from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.warp import middle
 from unet_cli.device import Compute, be_deterministic, choose_compute
 from unet_cli.errors import Stopped, UserError
-from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
+from unet_cli.evaluation.pages import page_of
+from unet_cli.evaluation.report import write_report
+from unet_cli.evaluation.runs import REPORT
 from unet_cli.files import alone_in, sweep, writable_folder
 from unet_cli.inference.predictor import Predictor
 from unet_cli.preparation import prepare
@@ -34,7 +37,7 @@ from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal, tensorboard_writer
 from unet_cli.training.loop import Trainer
 from unet_cli.training.progress import EpochResult
-from unet_cli.training.record import METRICS, elastic_run, write_json
+from unet_cli.training.record import elastic_run, write_json
 from unet_cli.training.saving import Saver
 
 
@@ -48,16 +51,20 @@ class Report:
     run: str
     best: str
     last: str
+    page: str
     epochs: int
     scores: dict[str, float]
     best_threshold: float | None
     next: str
 
 
-def train(config: TrainConfig, layout: Layout, console: Console, started: float) -> Report | None:
+def train(
+    config: TrainConfig, layout: Layout, console: Console, started: float, is_part: bool = False
+) -> Report | None:
     """Train as told on the pairs of `layout`; in several processes where torchrun started them.
 
-    started: the second of time.monotonic() from which --max-time counts. Returns None in all processes but the first.
+    started: the second of time.monotonic() from which --max-time counts. is_part: of more, whose caller says how to go
+    on where the run ends before its time. Returns None in all processes but the first.
     Raises UserError, and Stopped after saving where a signal asked to stop.
     """
     writable_folder(config.resume or config.output)
@@ -74,10 +81,10 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
             _fit(trainer, None)
             world.wait()
             return None
-        with _told_how_to_go_on(saver), alone_in(saver.folder):
+        with nullcontext() if is_part else told_how_to_go_on(saver.resume), alone_in(saver.folder):
             sweep(saver.folder)
-            saver.record.write()
             (saver.folder / METRICS).unlink(missing_ok=True)  # of a run that goes on
+            saver.record.write()
             journal = Journal(saver.folder, config.tensorboard)
             if config.show_augmented:
                 _show_augmented(trainer, config.show_augmented, saver.folder)
@@ -88,9 +95,9 @@ def train(config: TrainConfig, layout: Layout, console: Console, started: float)
 
 
 @contextmanager
-def _told_how_to_go_on(saver: Saver) -> Iterator[None]:
+def told_how_to_go_on(command: str) -> Iterator[None]:
     """Whatever ends the run before its time, the last line is the command that goes on with it."""
-    hint = f"To go on: {saver.resume}"
+    hint = f"To go on: {command}"
     try:
         yield
     except UserError as error:
@@ -176,31 +183,46 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
     best, val_pairs = saver.folder / "best.pth", trainer.val_data.pairs
     journal.finish(trainer)
     checkpoint = load_checkpoint(best)
-    scores: dict[str, float] = {}
-    if val_pairs:
-        predictor = Predictor([checkpoint], trainer.learner.compute, Inference(batch_size=trainer.learner.at_once))
-        found = evaluate(predictor, val_pairs, trainer.config.workers, trainer.console)
-        scores = found.scores
-        final = {f"final_{name}": value for name, value in scores.items()}
-        checkpoint = replace(checkpoint, metrics={**checkpoint.metrics, **final}, best_threshold=found.best_threshold)
+    found = _scored(checkpoint, trainer) if val_pairs else None
+    if found is not None:
+        checkpoint = replace(
+            checkpoint,
+            metrics=checkpoint.metrics | {f"final_{name}": value for name, value in found.scores.items()},
+            best_threshold=found.best_threshold and found.best_threshold[0],
+            temperature=found.temperature,
+        )
         save_checkpoint(best, checkpoint)
-        if found.best_threshold is not None:
-            trainer.console.say(
-                f"Threshold that scores best on the validation part: {found.best_threshold:g} "
-                f"(Dice {found.best_dice:.4f}; at the default of 0.5 {scores['dice']:.4f})"
-            )
     report = Report(
         run=str(saver.folder),
         best=str(best),
         last=str(saver.folder / "last.pth"),
+        page=str(saver.folder / REPORT),
         epochs=trainer.progress.rows[-1].epoch,
-        scores=scores,
+        scores=found.scores if found else {},
         best_threshold=checkpoint.best_threshold,
         next=shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, saver.folder)]),
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     write_json(saver.folder / METRICS, asdict(report) | of_best)
+    try:
+        write_report(saver.folder / REPORT, page_of(saver.folder, [saver.folder], [checkpoint], found))
+    except UserError as error:  # all that matters has been saved
+        trainer.console.say(f"Not written: {error}")
     return report
+
+
+def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
+    """The weights on the validation part at original size, with the temperature that suits them."""
+    predictor = Predictor([checkpoint], trainer.learner.compute, Inference(batch_size=trainer.learner.at_once))
+    pairs, console = trainer.val_data.pairs, trainer.console
+    found = evaluate_network(predictor, pairs, trainer.config.workers, console, panels=True).calibrated()
+    if found.best_threshold is not None:
+        threshold, dice = found.best_threshold
+        console.say(
+            f"Threshold that scores best on the validation part: {threshold:.3g} "
+            f"(Dice {dice:.4f}; at the default of 0.5 {found.scores['dice']:.4f})"
+        )
+    return found
 
 
 def _images(trainer: Trainer, run: Path) -> list[str]:

@@ -48,5 +48,8 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-for _command in ("bench", "check", "compare", "import_", "info", "models", "predict", "sample", "train"):
+COMMANDS = (
+    "bench", "check", "compare", "evaluate", "import_", "info", "models", "predict", "report", "sample", "train",
+)  # fmt: skip
+for _command in COMMANDS:
     import_module(f"unet_cli.cli.{_command}")  # which registers it

@@ -28,6 +28,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
             "labels": checkpoint.labels.plain(),
             "threshold": checkpoint.threshold,
             "best_threshold": checkpoint.best_threshold,
+            "temperature": checkpoint.temperature,
             "metrics": checkpoint.metrics,
             "training": checkpoint.training,
             "data": checkpoint.data,
@@ -40,6 +41,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"network        {model.describe()}, {parameters:,} parameters",
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
+        *([f"temperature    {checkpoint.temperature:.4g}"] if checkpoint.temperature != 1 else []),
         f"preprocessing  {counted(preprocessing.in_channels, 'channel')}, {preprocessing.describe_size()}, "
         f"{preprocessing.dtype}, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),

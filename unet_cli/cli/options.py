@@ -23,6 +23,7 @@ PANELS = (
     "Data",
     "Split",
     "Masks",
+    "Scores",
     "Training",
     "Network",
     "Benchmark",

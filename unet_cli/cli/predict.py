@@ -32,7 +32,7 @@ def predict(config: PredictConfig, console: Console) -> int:
 
     Raises UserError before anything is computed, and Stopped after the files at hand.
     """
-    from unet_cli.checkpoint import find_checkpoints, load_checkpoint
+    from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
     from unet_cli.device import choose_compute
     from unet_cli.files import writable_folder
     from unet_cli.inference.batch import predict_all
@@ -43,6 +43,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.signals import StopRequest
 
     checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
+    console.say(*describe_unfinished(config.weights))
     predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
     names = predictor.labels.names
     listed = sys.stdin if config.input == "-" else ()

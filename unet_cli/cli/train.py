@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from unet_cli.cli import STARTED, app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, TrainConfig
 from unet_cli.console import Console
+
+if TYPE_CHECKING:
+    from unet_cli.folds import Folds
 
 
 @command(app, "train", TrainConfig, example="unet train --data data/ --max-time 3m")
@@ -19,9 +23,13 @@ def train_cli(config: TrainConfig, output: Output) -> int:
         config.data, config.images, config.masks, config.pair
     )  # before torch is imported: a wrong path is told at once
 
+    from unet_cli.folds import is_for_all_folds, train_folds
     from unet_cli.run import train
 
     console = Console(output.json, output.quiet)
+    if is_for_all_folds(config):
+        _print_folds(train_folds(config, layout, console, STARTED), console)
+        return DONE
     report = train(config, layout, console, STARTED)
     if report is None:  # one of several processes, but the first
         return DONE
@@ -31,8 +39,21 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     console.result(
         "",
         f"Best weights: {report.best} ({score})",
-        f"Log, curves and pictures: {report.run}",
+        f"Scores, curves and the worst images: {report.page} (open it in a browser)",
         "Next, predict masks for a folder of images:",
         f"  {report.next}",
     )
     return DONE
+
+
+def _print_folds(folds: Folds, console: Console) -> None:
+    """A line for each fold, and what they have come to together."""
+    console.document(asdict(folds))
+    console.result(
+        "",
+        *(f"{report.run}: validation Dice {report.scores['dice']:.3f}" for report in folds.folds),
+        f"Every image by the network that did not see it: Dice {folds.scores['dice']:.3f} at original size",
+        f"Scores, curves and the worst images: {folds.page} (open it in a browser)",
+        "Next, predict masks for a folder of images with all folds together:",
+        f"  {folds.next}",
+    )

@@ -1,90 +1,112 @@
-"""Predictions against truth, at the images' original size."""
+"""Predictions against truth, over a data set, at the images' original size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
-import torch
 
 from unet_cli.ahead import ahead
+from unet_cli.calibration import PixelSample, calibrated_number, fit_temperature
+from unet_cli.config import Cleaning, Scoring
 from unet_cli.console import Console
-from unet_cli.data.imagefile import read_mask
-from unet_cli.data.labels import IGNORED
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
-from unet_cli.errors import UserError
-from unet_cli.inference.flow import Task, whole_images
-from unet_cli.inference.picture import Picture
-from unet_cli.inference.predictor import Predictor, to_classes
-from unet_cli.metrics import count_pixels, dice, summarize
-from unet_cli.pace import Pace
+from unet_cli.evaluation.answers import Answer, of_network
+from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
+from unet_cli.evaluation.ranking import coarse
+from unet_cli.inference.predictor import Predictor
+from unet_cli.metrics import counts_of, dice, summarize
 
-THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
+LEAST_SAMPLED = 256  # of an image
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores at the threshold that is used by default, and the threshold that would have scored best.
+    """What was measured of each image, in the order of the answers; their `levels` are coarse, (C, 2, 256), and those
+    of all together fine: (C, 2, 65536), None where there are no probabilities."""
 
-    best_threshold: of THRESHOLDS, the one with the highest mean Dice; the middle one where several are; None for more
-    than one foreground class. best_dice: the mean Dice there.
+    labels: LabelMap
+    images: list[Measured]
+    levels: np.ndarray | None
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(images, K, 3) TP, FP, FN of each class."""
+        return counts_of(np.stack([one.confusion for one in self.images]))
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """See metrics.summarize."""
+        return summarize(self.counts, self.labels.names)
+
+    def calibrated(self) -> Evaluation:
+        """The same with the temperature that fits these images, which are to be of a validation part."""
+        temperature = fit_temperature(self.sample)
+        return replace(self, images=[replace(one, temperature=temperature) for one in self.images])
+
+    @property
+    def sample(self) -> PixelSample:
+        """Of all images together."""
+        samples = [one.sample for one in self.images if one.sample is not None]
+        return PixelSample(
+            np.concatenate([one.probs for one in samples]), np.concatenate([one.target for one in samples])
+        )
+
+    @property
+    def temperature(self) -> float:
+        """That of the first image; of one network's validation part all have the same."""
+        return self.images[0].temperature
+
+    @cached_property
+    def best_threshold(self) -> tuple[float, float] | None:
+        """Of THRESHOLDS the one with the highest mean Dice, the middle one where several are, as a calibrated
+        probability; and that Dice. None for more than one foreground class."""
+        sweeps = [one.sweep for one in self.images if one.sweep is not None]
+        if not sweeps:
+            return None
+        by_threshold = dice(np.stack(sweeps)).mean(0)
+        best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
+        middle = best[len(best) // 2]
+        threshold = calibrated_number(float(THRESHOLDS[middle]), self.temperature)
+        return threshold, float(by_threshold[middle])
+
+
+def evaluate(
+    answers: Iterable[Answer],
+    labels: LabelMap,
+    names: Sequence[str],
+    scoring: Scoring | None = None,
+    workers: int | None = None,
+    panels: bool = False,
+    keep_alpha: bool = False,
+    doubts: bool = False,
+) -> Evaluation:
+    """Measure the answers, in threads, as they come.
+
+    names: of the pairs that they are of, in the order that the evaluation is to have. panels: draw them, read with
+    keep_alpha. doubts: about their masks. Raises UserError where an answer can't be had.
     """
-
-    scores: dict[str, float]
-    best_threshold: float | None
-    best_dice: float | None
-
-
-class _Sample(Task):
-    """An image on its way, and its truth: (H, W) uint8 class indices."""
-
-    def __init__(self, picture: Picture, target: np.ndarray) -> None:
-        super().__init__(picture)
-        self.target = target
-
-
-def evaluate(predictor: Predictor, pairs: Sequence[Pair], workers: int | None, console: Console) -> Evaluation:
-    """Predict the pairs' images and compare with their masks, at original size. Raises UserError at a bad file."""
-    labels = predictor.labels
-    counts, sweeps = [], []
-    samples = ahead(partial(_read, predictor), pairs, workers)
-    predicted = whole_images(predictor, samples, Pace("scoring"))
-    for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
-        pred, target = torch.from_numpy(to_classes(probs, predictor.threshold)), torch.from_numpy(sample.target)
-        counts.append(count_pixels(pred[None], target[None], labels.num_classes).numpy())
-        if labels.num_classes == 2:
-            sweeps.append(_sweep(probs[0].numpy(), sample.target))
-    scores = summarize(np.concatenate(counts), labels.names)
-    if not sweeps:
-        return Evaluation(scores, None, None)
-    by_threshold = dice(np.stack(sweeps)).mean(0)
-    best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
-    middle = best[len(best) // 2]
-    return Evaluation(scores, float(THRESHOLDS[middle]), float(by_threshold[middle]))
+    pixels = max(LEAST_SAMPLED, SAMPLED_PIXELS // len(names))
+    wanted = Wanted(scoring or Scoring(), pixels, panels, keep_alpha, doubts)
+    measured: list[Measured] = []
+    levels: np.ndarray | None = None
+    for one in ahead(partial(measure, num_classes=labels.num_classes, wanted=wanted), answers, workers):
+        if one.levels is not None:
+            levels = one.levels if levels is None else levels + one.levels
+            one = replace(one, levels=coarse(one.levels))
+        measured.append(one)
+    place = {name: number for number, name in enumerate(names)}
+    return Evaluation(labels, sorted(measured, key=lambda one: place[one.name]), levels)
 
 
-def _read(predictor: Predictor, pair: Pair) -> _Sample:
-    picture = predictor.read(pair.image)
-    try:
-        return _Sample(picture, predictor.labels.encode(read_mask(pair.mask))[0])
-    except UserError as error:
-        raise pair.mask.named(error) from error
-
-
-def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold.
-
-    Ignored pixels count nowhere.
-    """
-    probs, target = probs.ravel()[target.ravel() != IGNORED], target[target != IGNORED]
-    passed = np.searchsorted(
-        THRESHOLDS.astype(np.float32), probs.ravel(), side="right"
-    )  # thresholds that a pixel reaches
-    truth = target.ravel() > 0
-    bins = len(THRESHOLDS) + 1
-    reached_true, reached_false = (
-        np.bincount(passed[part], minlength=bins)[::-1].cumsum()[::-1][1:] for part in (truth, ~truth)
-    )
-    return np.stack([reached_true, reached_false, truth.sum() - reached_true], axis=-1)
+def evaluate_network(
+    predictor: Predictor, pairs: Sequence[Pair], workers: int | None, console: Console, panels: bool = False
+) -> Evaluation:
+    """As `unet evaluate` without any options."""
+    answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
+    keep_alpha = predictor.preprocessing.keep_alpha
+    return evaluate(answers, predictor.labels, [pair.name for pair in pairs], None, workers, panels, keep_alpha)

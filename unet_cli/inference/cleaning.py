@@ -38,17 +38,26 @@ def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     return cleaned
 
 
-def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """(H, W) uint8 class indices -> (H, W) uint16: background 0, the objects 1, 2, ... in reading order of their first
-    pixels.
+def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+    """(H, W) uint8 class indices -> (H, W) int32: background 0, the objects 1, 2, ... without gaps, class by class.
 
-    With cleaning.split_touching, the parts that necks join are objects of their own, see `_parts`; together they are
-    still exactly the foreground. Takes up to 9 bytes a pixel meanwhile, and to split, 70 more for each pixel of the
-    largest bounding box of an object. Raises UserError for more than 65,535 objects.
+    An object has one class. With cleaning.split_touching, the parts that necks join are objects of their own, see
+    `_parts`; together they are still exactly the foreground. Takes up to 9 bytes a pixel meanwhile, and to split, 70
+    more for each pixel of the largest bounding box of an object.
     """
     numbers, count = _number_components(pred)
-    if cleaning.split_touching and count <= MOST_OBJECTS:
-        count = _split_touching(numbers, count)
+    if cleaning.split_touching:
+        _split_touching(numbers, count)
+    return numbers
+
+
+def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+    """The objects as they are written: (H, W) uint16, numbered in reading order of their first pixels; see objects_of.
+
+    Raises UserError for more than 65,535 objects.
+    """
+    numbers = objects_of(pred, cleaning)
+    count = int(numbers.max(initial=0))
     if count > MOST_OBJECTS:
         raise UserError(
             f"the mask has {count:,} objects, and 16 bits number {MOST_OBJECTS:,} at most: "
@@ -106,8 +115,8 @@ def _number_components(pred: np.ndarray) -> tuple[np.ndarray, int]:
     return numbers, total
 
 
-def _split_touching(numbers: np.ndarray, count: int) -> int:
-    """Number the parts of each object, in place, and return how many numbers there are then."""
+def _split_touching(numbers: np.ndarray, count: int) -> None:
+    """Number the parts of each of `count` objects, in place."""
     from scipy.ndimage import find_objects
 
     for number, box in enumerate(find_objects(numbers), start=1):
@@ -117,7 +126,6 @@ def _split_touching(numbers: np.ndarray, count: int) -> int:
         parts = _parts(np.pad(inside, 1))
         numbers[box][inside] = np.where(parts == 0, number, count + parts)
         count += int(parts.max())
-    return count
 
 
 def _parts(inside: np.ndarray) -> np.ndarray:

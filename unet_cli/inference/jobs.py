@@ -49,7 +49,8 @@ class Job:
 class Outcome:
     """What became of one image: its size and the share of each class in its mask, or the error.
 
-    note: a conversion that was made. top_probability: the highest probability of any foreground pixel.
+    note: a conversion that was made. top_probability: of the foreground pixel that was surest before calibration, its
+    calibrated probability.
     """
 
     job: Job

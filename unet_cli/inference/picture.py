@@ -48,13 +48,14 @@ class Band:
     probs: list[Tensor]
 
     def combined(self) -> Tensor:
-        """The mean over the members, (K, *size)."""
+        """The mean over the members, (K, *size), 0 to 1 whatever was rounded on the way."""
         by_size: dict[tuple[int, ...], list[Tensor]] = {}
         for probs in self.probs:
             by_size.setdefault(tuple(probs.shape), []).append(probs)
         total = sum(resize_image(_sum(group), self.size) for group in by_size.values())
         assert isinstance(total, Tensor)
-        return total if len(self.probs) == 1 else total / len(self.probs)
+        mean = total if len(self.probs) == 1 else total / len(self.probs)
+        return mean.clamp_(0, 1)
 
 
 class Picture(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unet_cli.calibration import calibrated, uncalibrated
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, plain
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
@@ -28,8 +30,9 @@ from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
 class Predictor:
     """One or several networks on their device. It holds no state between calls, so threads may share it.
 
-    labels: of the masks. threshold: from which probability on a pixel is foreground. mode: 'resize' or 'tile'. planes:
-    of probabilities, 1 for two classes, else one a class; what follows them are attention maps.
+    labels: of the masks. mode: 'resize' or 'tile'. planes: of probabilities, 1 for two classes, else one a class; what
+    follows them are attention maps. temperature: what calibrates the probabilities that people see. threshold: from
+    which of these on a pixel is foreground; cut: the same among the networks' own, of which masks are made.
     Raises UserError where the networks don't go together, or can't do what the settings ask for.
     """
 
@@ -41,7 +44,9 @@ class Predictor:
         self.preprocessing = checkpoints[0].preprocessing
         self.mode = settings.mode or self.preprocessing.mode
         _check_alike(checkpoints, settings)
+        self.temperature = _temperature(checkpoints)
         self.threshold = _threshold(checkpoints, settings)
+        self.cut = uncalibrated(self.threshold, self.temperature)
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
@@ -75,6 +80,7 @@ class Predictor:
             "flips": self.settings.flips,
             "prune": self.settings.prune,
             "threshold": self.threshold,
+            "temperature": self.temperature,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
 
@@ -89,8 +95,12 @@ class Predictor:
             picture = self.read(Source((Path(image),)))
         else:
             picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
-        rows = [to_classes(band.combined()[: self.planes], self.threshold) for band in self.bands(picture)]
+        rows = [to_classes(band.combined()[: self.planes], self.cut) for band in self.bands(picture)]
         return self.labels.decode(np.concatenate(rows))
+
+    def calibrated(self, probs: Tensor) -> Tensor:
+        """(planes, ...) probabilities as bands combine them, of the same pixels -> those that people see."""
+        return calibrated(probs, self.temperature)
 
     def bands(self, picture: Picture) -> Iterator[Band]:
         """The image alone through the network: its finished rows, from top to bottom. Raises UserError."""
@@ -166,6 +176,12 @@ def to_classes(probs: Tensor, threshold: float) -> np.ndarray:
     if probs.shape[0] == 1:
         return (probs[0] >= threshold).numpy().astype(np.uint8)
     return probs.argmax(0).numpy().astype(np.uint8)
+
+
+def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
+    """The network's own, or of several the geometric mean, in which a factor and its inverse weigh alike. That is a
+    compromise: each was fitted to one network alone, and their average is less sure of itself than each of them."""
+    return math.prod(checkpoint.temperature for checkpoint in checkpoints) ** (1 / len(checkpoints))
 
 
 def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference) -> float:

@@ -36,8 +36,7 @@ class Sheet(Task):
         super().__init__(picture)
         self.job = job
         self.can_pause = isinstance(picture, Tiled) and job.mask.suffix == ".tif"
-        self._stopping, self._threshold, self._planes = stopping, predictor.threshold, predictor.planes
-        self._probabilities = config.probabilities
+        self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
         self._outputs = Outputs(job, picture.size, config, predictor.labels, predictor.preprocessing.keep_alpha)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
@@ -70,14 +69,9 @@ class Sheet(Task):
         if self._is_over:
             return None
         try:
-            combined = band.combined()
-            probs = combined[: self._planes]
-            planes = [to_classes(probs, self._threshold)]
-            planes += map(sixteen_bit, combined[0 if self._probabilities else self._planes :])
             known = max(self._first - band.top, 0)
-            if known < len(planes[0]):
-                foreground = probs[:, known:] if len(probs) == 1 else probs[1:, known:]
-                self._store.add(band.top + known, [plane[known:] for plane in planes], float(foreground.max()))
+            if known < band.size[0]:
+                self._keep(band.top + known, band.combined()[:, known:])
             with self._lock:
                 if self._store.done < self.picture.size[0] or self._is_over:
                     return None
@@ -115,6 +109,15 @@ class Sheet(Task):
             seconds=time.perf_counter() - self._started,
         )
 
+    def _keep(self, top: int, combined: Tensor) -> None:
+        """Give the store (planes + gates, h, W) finished rows: their classes, the maps and the highest probability."""
+        predictor = self._predictor
+        probs, attention = combined[: predictor.planes], combined[predictor.planes :]
+        maps = [*predictor.calibrated(probs), *attention] if self._probabilities else attention
+        surest = predictor.calibrated(surest_pixel(probs))
+        planes = [to_classes(probs, predictor.cut), *map(sixteen_bit, maps)]
+        self._store.add(top, planes, float(foreground(surest).max()))
+
     def _pause(self) -> None:
         """Leave a hidden file only where it holds something. It stays open for rows that are on their way."""
         if not self._store.done:
@@ -132,6 +135,20 @@ class Sheet(Task):
             "predictor": predictor.identity,
         }
         return OnDisk(mask.with_name(f".{mask.name}.part"), identity, self.picture.size[1], dtypes)
+
+
+def foreground(probs: Tensor) -> Tensor:
+    """(K, ...) probabilities -> those of the foreground classes: of K = 1 itself."""
+    return probs if len(probs) == 1 else probs[1:]
+
+
+def surest_pixel(probs: Tensor) -> Tensor:
+    """(K, H, W) probabilities -> (K,) of the pixel where a foreground class has the highest.
+
+    Of several classes, it is the surest one before calibration. Afterwards another may be surer, which only calibrating
+    all pixels would tell.
+    """
+    return probs.flatten(1)[:, int(foreground(probs).argmax()) % probs[0].numel()]
 
 
 def sixteen_bit(probs: Tensor) -> np.ndarray:

@@ -15,8 +15,8 @@ class Budget:
     first step, and when it has to be over, in seconds of time.monotonic(), as if it had never been interrupted; end is
     None where epochs alone decide.
     The seconds that finishing takes (the last validation, saving, the scores at original size, the pictures) are kept
-    free: those of a validation are guessed from a step's until one has been timed; reading_seconds is how long it takes
-    to read the validation part from disk.
+    free: those of a validation are guessed from a step's until one has been timed; measuring_seconds is how
+    long it takes to read the validation part from disk and to measure its predictions at original size.
     """
 
     epochs: int | None
@@ -27,9 +27,9 @@ class Budget:
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
     saving_seconds: float = 0.0
-    reading_seconds: float = 0.0
+    measuring_seconds: float = 0.0
 
-    FINISHING_SECONDS = 4.0  # importing the plotting library, drawing, writing
+    FINISHING_SECONDS = 5.0  # importing the plotting library, drawing, intervals, writing
     FINISHING_VALIDATIONS = 1.7  # the last one, which is of two sets of weights, and the scores at original size of one
 
     @property
@@ -37,7 +37,7 @@ class Budget:
         """When the steps have to end, by the clock."""
         assert self.end is not None
         validations = self.FINISHING_VALIDATIONS * self.validation_seconds
-        return self.end - self.FINISHING_SECONDS - validations - self.saving_seconds - self.reading_seconds
+        return self.end - self.FINISHING_SECONDS - validations - self.saving_seconds - self.measuring_seconds
 
     def progress(self, done: float) -> float:
         """Of the run, 0 to 1, when so many epochs are done."""

@@ -72,8 +72,9 @@ class Journal:
         from matplotlib.ticker import MaxNLocator
 
         epochs = [row.epoch for row in rows]
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        losses, scores = figure.subplots(1, 2)
+        figure = Figure(figsize=(10, 4))
+        margins = {"left": 0.06, "right": 0.985, "bottom": 0.13, "top": 0.97, "wspace": 0.14}
+        losses, scores = figure.subplots(1, 2, gridspec_kw=margins)
         marker = "o" if len(epochs) < 20 else None
         losses.plot(epochs, [row.train_loss for row in rows], marker=marker, label="training loss")
         if rows[0].val_loss is not None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import tomllib
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,6 @@ from unet_cli.files import make_folder, whole_file, writable_folder
 from unet_cli.processes import elastic_identity
 from unet_cli.version import __version__
 
-METRICS = "metrics.json"  # in the folder of a run that has come to its end
 NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
 PATHS = ("data", "images", "masks", "classes", "split", "init", "encoder_weights", "output")  # or words for others
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
@@ -47,7 +47,7 @@ class Record:
             make_folder(self.folder)
         if not (self.folder / "split.json").exists():
             write_split(self.folder / "split.json", self.split)
-        calls = _calls(self.folder)
+        calls = calls_of(self.folder)
         calls.append(
             {
                 "command": shlex.join(["unet", *sys.argv[1:]]),
@@ -62,8 +62,7 @@ class Record:
             }
         )
         write_json(self.folder / "run.json", {"calls": calls})
-        with whole_file(self.folder / RUN_SETTINGS) as file:  # the last: with it a run can be gone on with
-            file.write(settings_as_toml(self.config, self.folder).encode())
+        write_settings(self.folder, self.config)  # the last: with it a run can be gone on with
 
 
 def independent(config: TrainConfig) -> TrainConfig:
@@ -102,7 +101,7 @@ def elastic_run(output: Path) -> Path | None:
     identity = elastic_identity()
     records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in records:
-        calls = _calls(path.parent)
+        calls = calls_of(path.parent)
         if identity is not None and calls and calls[-1].get("elastic") == identity:
             return path.parent
     return None
@@ -124,6 +123,32 @@ def settings_as_toml(config: TrainConfig, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_settings(folder: Path, config: TrainConfig) -> None:
+    """The folder's config.toml. Raises UserError."""
+    with whole_file(folder / RUN_SETTINGS) as file:
+        file.write(settings_as_toml(config, folder).encode())
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the folder's config.toml sets, by the settings' names, as it is spelled there. Raises UserError."""
+    path = folder / RUN_SETTINGS
+    try:
+        return _from_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain(error, path) from error
+    except ValueError as error:  # of TOML and of its encoding
+        raise UserError(f"{path} is not TOML: {error}") from error
+
+
+def changed_settings(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """What the folder's config.toml says of a setting, None where nothing, and what is said now, where that differs.
+
+    By the settings' names, spelled as in the file. Raises UserError.
+    """
+    then, now = read_settings(folder), _from_toml(settings_as_toml(independent(config), folder))
+    return {name: (then.get(name), value) for name, value in now.items() if value != then.get(name)}
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Raises UserError."""
     with whole_file(path) as file:
@@ -137,11 +162,15 @@ def _toml(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _from_toml(text: str) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
+
+
 def _is_unicode(text: str) -> bool:
     return text.encode(errors="ignore").decode() == text
 
 
-def _calls(folder: Path) -> list[dict[str, Any]]:
+def calls_of(folder: Path) -> list[dict[str, Any]]:
     """What run.json holds: each call that has worked on the run."""
     try:
         content = json.loads((folder / "run.json").read_bytes())

@@ -1,0 +1,87 @@
+"""`unet report`, and the page that `unet train` leaves: what it says of a run, and of runs that have little to say."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY, assert_failed, write_pairs
+from PIL import Image
+
+from unet_cli.checkpoint import load_checkpoint
+
+CPU = ("--device", "cpu", "--precision", "float32")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(trained.parent, tmp_path / "checkpoints" / "run")
+
+
+def test_train_leaves_a_page_and_a_temperature(run):
+    page = (run / "report.html").read_text()
+    split = json.loads((run / "split.json").read_text())
+    for name in split["val"]:
+        assert name in page
+    assert "unet train --data" in page
+    assert f"{len(split['train'])} for training" in page
+    assert load_checkpoint(run).temperature != 1
+
+
+def test_the_same_page_can_be_written_again(unet, run):
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    done = unet("report", run, *CPU)
+    assert done.returncode == 0, done.stderr
+    assert str(run / "report.html") in done.stdout
+    assert (run / "report.html").read_text() == before
+
+
+def test_suspects_are_listed_and_shown(unet, tmp_path):
+    data = write_pairs(tmp_path / "data", count=14, side=48)
+    unet("train", "--data", data, *TINY, "--epochs", 12, "--augment", "none", "--name", "run")
+    split = json.loads((tmp_path / "checkpoints" / "run" / "split.json").read_text())
+    spoiled = data / "masks" / f"{split['train'][0]}.png"
+    Image.fromarray(255 - np.asarray(Image.open(spoiled))).save(spoiled)
+    done = unet("report", "checkpoints/run", "--suspects", "--output", "look/page.html", "--json", *CPU)
+    assert done.returncode == 0, done.stderr
+    assert [one["name"] for one in json.loads(done.stdout)["suspects"]][:1] == [spoiled.stem]
+    assert spoiled.stem in (tmp_path / "look" / "page.html").read_text()
+
+
+def test_a_run_without_validation_has_a_page_without_scores(unet, data, tmp_path):
+    done = unet("train", "--data", data, *TINY, "--epochs", 1, "--val-fraction", 0, "--name", "all")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "checkpoints" / "all" / "report.html").read_text()
+    assert "no scores" in page
+    assert unet("report", "checkpoints/all", *CPU).returncode == 0
+
+
+def test_several_classes_have_a_confusion_matrix(unet, tmp_path):
+    data = write_pairs(tmp_path / "data", count=4)
+    for path in (data / "masks").iterdir():
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        mask[: len(mask) // 2] *= 2
+        Image.fromarray(mask).save(path)
+    done = unet("train", "--data", data, *TINY, "--epochs", 1, "--classes", "none,<b>cell</b>,other", "--name", "run")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "checkpoints" / "run" / "report.html").read_text()
+    assert re.search("confus", page, re.IGNORECASE)
+    assert "<b>cell</b>" not in page
+
+
+def test_images_that_have_moved_are_found_with_data(unet, run, trained, tmp_path):
+    shutil.copytree(trained.parent.parent / "data", tmp_path / "moved")
+    settings = run / "best.pth"
+    assert settings.exists()
+    done = unet("report", run, "--data", "moved", *CPU)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_run_is_refused(unet, run, tmp_path):
+    (tmp_path / "other").mkdir()
+    assert_failed(unet("report", "other"), 1, "does not exist")
+    (run / "split.json").unlink()
+    assert_failed(unet("report", run, *CPU), 1, "split.json")

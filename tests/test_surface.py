@@ -1,0 +1,161 @@
+"""Distances between borders, worked by hand and against the plain way: erosion and distance transforms of scipy."""
+
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from skimage.metrics import hausdorff_distance
+
+from unet_cli.evaluation.surface import border_distances, compare_surfaces
+
+UNIT = (1.0, 1.0)
+
+
+def drawn(shape: tuple[int, int], *boxes: tuple[int, int, int, int]) -> np.ndarray:
+    """A mask of boxes: first and last row, first and last column."""
+    mask = np.zeros(shape, dtype=bool)
+    for top, bottom, left, right in boxes:
+        mask[top : bottom + 1, left : right + 1] = True
+    return mask
+
+
+def noise(shape: tuple[int, int], density: float, seed: int = 0) -> np.ndarray:
+    mask = np.random.default_rng(seed).random(shape) < density
+    mask.flat[seed % mask.size] = True
+    return mask
+
+
+def plainly(pred, target, spacing, tolerance, band):
+    """hd95, assd, surface_dice, boundary_iou by the formulas, with a transform of the whole image for each distance."""
+    borders = [mask & ~binary_erosion(mask) for mask in (pred, target)]
+    there, back = (distance_transform_edt(~b, sampling=spacing)[a] for a, b in (borders, borders[::-1]))
+    both = np.concatenate([there, back])
+    depths = [distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1] for mask in (pred, target)]
+    bands = [(depth > 0) & (depth <= max(band, min(spacing)) * (1 + 1e-9)) for depth in depths]
+    return (
+        max(np.percentile(there, 95), np.percentile(back, 95)),
+        both.mean(),
+        (both <= tolerance * (1 + 1e-9)).mean(),
+        (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum(),
+    )
+
+
+def test_a_square_and_the_same_one_column_further_by_hand():
+    """Of the 12 pixels of each border 6 meet the other one, 3 above and 3 below; the sides are 1 away from it."""
+    first, second = drawn((9, 9), (2, 5, 2, 5)), drawn((9, 9), (2, 5, 3, 6))
+    assert astuple(compare_surfaces(first, second, UNIT, 1, 1)) == (1, 0.5, 1, 6 / 18)
+    assert compare_surfaces(first, second, UNIT, 0.9, 1).surface_dice == 0.5
+    assert compare_surfaces(first, second, UNIT, 1, 2).boundary_iou == 12 / 20  # bands of 2 are the whole squares
+
+
+def test_a_pixel_and_another_by_hand():
+    first, second = drawn((8, 9), (1, 1, 1, 1)), drawn((8, 9), (4, 4, 5, 5))
+    away = math.hypot(3 * 2, 4 * 0.5)
+    assert astuple(compare_surfaces(first, second, (2, 0.5), away, 1)) == pytest.approx((away, away, 1, 0))
+    assert compare_surfaces(first, second, (2, 0.5), 6.3, 1).surface_dice == 0
+
+
+def test_hd95_is_of_the_worse_direction():
+    one, two = drawn((5, 20), (2, 2, 3, 3)), drawn((5, 20), (2, 2, 3, 3), (2, 2, 13, 13))
+    expected = (9.5, 10 / 3, 2 / 3, 1 / 2)  # from two to one: 0 and 10, and 95 % of the way between them
+    assert astuple(compare_surfaces(one, two, UNIT, 1, 1)) == pytest.approx(expected)
+    assert astuple(compare_surfaces(two, one, UNIT, 1, 1)) == pytest.approx(expected)
+
+
+def test_outside_of_the_image_is_outside_of_the_mask():
+    full, ring = np.ones((7, 7), dtype=bool), ~drawn((7, 7), (1, 5, 1, 5))
+    assert astuple(compare_surfaces(full, ring, UNIT, 0, 1)) == (0, 0, 1, 1)
+    assert compare_surfaces(full, ring, UNIT, 0, 2).boundary_iou == 24 / 40
+
+
+@pytest.mark.parametrize(("pixel", "three", "five"), [(0.1, 0.3, 0.5), (0.7, 2.1, 3.5), (1.1, 3.3, 5.5)])
+def test_what_is_exactly_as_far_as_said_is_within(pixel, three, five):
+    spacing = (pixel, pixel)
+    square = drawn((11, 11), (0, 10, 0, 10))
+    ring = square & ~drawn((11, 11), (3, 7, 3, 7))
+    assert compare_surfaces(square, ring, spacing, 0, three).boundary_iou == 1
+    assert compare_surfaces(square, ring, spacing, 0, three * 1.001).boundary_iou == 1
+    assert compare_surfaces(square, ring, spacing, 0, pixel * 4).boundary_iou < 1
+    first, second = drawn((11, 11), (2, 2, 2, 2)), drawn((11, 11), (5, 5, 6, 6))
+    assert compare_surfaces(first, second, spacing, five, pixel).surface_dice == 1
+    assert compare_surfaces(first, second, spacing, five * 0.999, pixel).surface_dice == 0
+
+
+@pytest.mark.parametrize("spacing", [UNIT, (2.0, 0.5), (0.3, 0.7)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 1), (33, 47), (90, 61)])
+@pytest.mark.parametrize("density", [0.001, 0.3, 0.5, 0.9, 0.995])
+def test_random_masks_agree_with_the_plain_way(density, shape, spacing):
+    for other in (density, 0.05):
+        pred, target = noise(shape, density, 1), noise(shape, other, 2)
+        for limit in (0.0, 3.1):
+            found = compare_surfaces(pred, target, spacing, limit, limit + 0.7)
+            assert astuple(found) == pytest.approx(plainly(pred, target, spacing, limit, limit + 0.7), abs=1e-9)
+
+
+FAR = {
+    "a few pixels": (drawn((120, 150), (3, 6, 2, 5)), drawn((120, 150), (110, 117, 140, 149))),
+    "half the image": (
+        noise((120, 150), 0.5) & drawn((120, 150), (0, 119, 0, 60)),
+        drawn((120, 150), (0, 119, 90, 140)),
+    ),
+    "close by": (drawn((120, 150), (10, 90, 20, 90)), drawn((120, 150), (17, 97, 20, 91))),
+    "8 columns": (drawn((120, 150), (10, 90, 20, 90)), drawn((120, 150), (10, 90, 28, 98))),
+}
+
+
+@pytest.mark.parametrize("spacing", [UNIT, (3.0, 0.4), (0.4, 3.0)])
+@pytest.mark.parametrize("case", FAR)
+def test_borders_at_any_distance_agree_with_the_plain_way(case, spacing):
+    for pred, target in (FAR[case], FAR[case][::-1]):
+        found = compare_surfaces(pred, target, spacing, 9, 50)
+        assert astuple(found) == pytest.approx(plainly(pred, target, spacing, 9, 50), abs=1e-9)
+
+
+@pytest.mark.parametrize("density", [0.0005, 0.01, 0.2, 0.6])
+def test_the_largest_distance_is_the_hausdorff_distance(density):
+    first, second = noise((77, 101), density, 3), noise((77, 101), 0.01, 4)
+    largest = max(border_distances(first, second, UNIT).max(), border_distances(second, first, UNIT).max())
+    assert largest == pytest.approx(hausdorff_distance(first, second), abs=1e-9)
+
+
+def test_distances_come_row_by_row():
+    first, second = drawn((30, 40), (2, 2, 3, 4), (25, 25, 30, 30)), drawn((30, 40), (2, 2, 6, 6))
+    assert border_distances(first, second, (2.0, 1.0)) == pytest.approx([3, 2, math.hypot(46, 24)], abs=1e-9)
+
+
+def test_a_band_as_wide_as_the_image_is_the_whole_mask():
+    pred, target = noise((40, 50), 0.9, 1), noise((40, 50), 0.8, 2)
+    overlap = (pred & target).sum() / (pred | target).sum()
+    assert compare_surfaces(pred, target, (0.5, 3.0), 1, 1e6).boundary_iou == overlap
+    assert compare_surfaces(pred, target, (0.5, 3.0), 1, math.inf).boundary_iou == overlap
+
+
+def test_a_band_is_never_narrower_than_a_pixel():
+    pred, target = drawn((9, 9), (2, 5, 2, 5)), drawn((9, 9), (2, 5, 3, 6))
+    assert compare_surfaces(pred, target, UNIT, 1, 0).boundary_iou == 6 / 18
+    assert compare_surfaces(pred, target, (1.0, 0.5), 1, 0).boundary_iou == 0  # the sides alone
+
+
+def test_ignored_pixels_belong_to_neither_mask():
+    pred, target, ignored = noise((40, 50), 0.6, 1), noise((40, 50), 0.7, 2), drawn((40, 50), (5, 20, 30, 49))
+    given = pred.copy(), target.copy()
+    expected = plainly(pred & ~ignored, target & ~ignored, UNIT, 1, 3)
+    assert astuple(compare_surfaces(pred, target, UNIT, 1, 3, ignored)) == pytest.approx(expected, abs=1e-9)
+    assert (pred == given[0]).all()
+    assert (target == given[1]).all()
+
+
+def test_one_empty_mask_is_as_far_away_as_the_image_is_large():
+    mask, none = drawn((30, 80), (3, 9, 4, 9)), np.zeros((30, 80), dtype=bool)
+    for pair in ((mask, none), (none, mask)):
+        assert astuple(compare_surfaces(*pair, (1.0, 0.5), 1, 1)) == (50, 50, 0, 0)
+    assert astuple(compare_surfaces(mask, mask, (1.0, 0.5), 1, 1, mask)) == pytest.approx([math.nan] * 4, nan_ok=True)
+    hidden = compare_surfaces(mask, drawn((30, 80), (20, 22, 4, 9)), (1.0, 0.5), 1, 1, drawn((30, 80), (0, 15, 0, 79)))
+    assert astuple(hidden) == (50, 50, 0, 0)
+
+
+def test_two_empty_masks_say_nothing():
+    none = np.zeros((5, 6), dtype=bool)
+    assert all(math.isnan(value) for value in astuple(compare_surfaces(none, none, UNIT, 1, 1)))

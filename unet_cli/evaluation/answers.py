@@ -1,0 +1,130 @@
+"""What is to be compared: the truth of each image, and what a network or another tool's masks say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from unet_cli.ahead import ahead
+from unet_cli.config import Cleaning
+from unet_cli.console import Console
+from unet_cli.data.imagefile import read_mask
+from unet_cli.data.labels import IGNORED, LabelMap
+from unet_cli.data.source import Pair, Source
+from unet_cli.errors import UserError
+from unet_cli.inference.cleaning import clean, objects_of
+from unet_cli.inference.flow import Task, whole_images
+from unet_cli.inference.picture import Picture
+from unet_cli.inference.predictor import Predictor, to_classes
+from unet_cli.pace import Pace
+
+
+@dataclass(frozen=True)
+class Mask:
+    """classes: (H, W) uint8 class indices, 255 for ignored. numbers: (H, W) whole numbers of its objects, 0 where there
+    is none; an object's pixels of different classes are different objects."""
+
+    classes: np.ndarray
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image. probs: (K, H, W) float32 as the network says, None for masks of another tool. temperature: by which
+    they are to be calibrated."""
+
+    pair: Pair
+    target: Mask
+    pred: Mask
+    probs: Tensor | None = None
+    temperature: float = 1.0
+
+
+class _Sample(Task):
+    """An image on its way through the network, its pair and its truth."""
+
+    def __init__(self, picture: Picture, pair: Pair, target: Mask) -> None:
+        super().__init__(picture)
+        self.pair, self.target = pair, target
+
+
+def of_network(
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    labels: LabelMap,
+    cleaning: Cleaning,
+    workers: int | None,
+    console: Console,
+) -> Iterator[Answer]:
+    """The network's answers at the images' original size, in the order of the pairs; labels: of the truth's masks.
+
+    Raises UserError at a file that can't be read.
+    """
+    samples = ahead(partial(_read, predictor, labels), pairs, workers)
+    predicted = whole_images(predictor, samples, Pace("scoring"))
+    for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
+        pred = clean(to_classes(probs, predictor.cut), cleaning)
+        yield Answer(sample.pair, sample.target, Mask(pred, objects_of(pred, cleaning)), probs, predictor.temperature)
+
+
+def of_masks(
+    masks: Mapping[Pair, Source],
+    labels: LabelMap,
+    their_labels: LabelMap,
+    cleaning: Cleaning,
+    workers: int | None,
+    console: Console,
+) -> Iterator[Answer]:
+    """Answers that are masks on disk: of each pair another tool's. Raises UserError at a file that can't be read, or is
+    of another size than the truth."""
+    answers = ahead(partial(_read_both, labels, their_labels, cleaning), masks.items(), workers)
+    yield from console.progress(answers, len(masks), "reading masks", "images")
+
+
+def read_truth(source: Source, labels: LabelMap) -> Mask:
+    """A mask and its objects: as the file numbers them, or one of several files each, or what is connected, corners
+    included. Raises UserError."""
+    try:
+        found = read_mask(source)
+        classes = labels.encode(found)[0]
+        if labels.kind == "instances":
+            numbers = np.where(classes == IGNORED, 0, found.values[0])
+        elif len(source.paths) > 1:
+            numbers = _one_a_file(source, labels)
+        else:
+            numbers = objects_of(np.where(classes == IGNORED, np.uint8(0), classes), Cleaning())
+    except UserError as error:
+        raise source.named(error) from error
+    return Mask(classes, numbers)
+
+
+def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
+    """Where objects overlap, the pixel is the later file's."""
+    numbers: np.ndarray | None = None
+    for number, path in enumerate(source.paths, start=1):
+        inside = labels.encode(read_mask(Source((path,), source.page)))[0] > 0
+        numbers = np.zeros(inside.shape, np.int32) if numbers is None else numbers
+        numbers[inside] = number
+    assert numbers is not None
+    return numbers
+
+
+def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
+    return _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels))
+
+
+def _read_both(labels: LabelMap, their_labels: LabelMap, cleaning: Cleaning, both: tuple[Pair, Source]) -> Answer:
+    pair, source = both
+    target, pred = read_truth(pair.mask, labels), read_truth(source, their_labels)
+    pred = replace(pred, classes=np.where(pred.classes == IGNORED, np.uint8(0), pred.classes))
+    if pred.classes.shape != target.classes.shape:
+        sizes = [f"{shape[1]}x{shape[0]}" for shape in (pred.classes.shape, target.classes.shape)]
+        raise UserError(f"{source} is {sizes[0]} but its truth {pair.mask} is {sizes[1]}: give masks of the same size")
+    if cleaning.changes_masks or cleaning.split_touching:
+        classes = clean(pred.classes, cleaning)
+        pred = Mask(classes, objects_of(classes, cleaning))
+    return Answer(pair, target, pred)

@@ -1,0 +1,118 @@
+"""What an evaluation finds: plain values that pass from the measuring to tables and to the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unet_cli.calibration import Reliability
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a class, or over all of them.
+
+    metric: such as 'dice'. name: of the class; 'all' for the mean over the foreground classes, and for what is of no
+    class. low, high: its 95 % bootstrap interval over images. NaN where there is nothing to tell.
+    """
+
+    metric: str
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panels:
+    """An image for the page: each a whole file, at most PANEL pixels a side.
+
+    image: JPEG. mask, pred, errors: PNG with a palette.
+    """
+
+    image: bytes
+    mask: bytes
+    pred: bytes
+    errors: bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image in the gallery.
+
+    score: its mean Dice over the foreground classes, 0 to 1. missed, false, wrong: shares of its pixels: foreground
+    that was not found, background that was taken for foreground, foreground of one class taken for another.
+    """
+
+    name: str
+    score: float
+    missed: float
+    false: float
+    wrong: float
+    panels: Panels
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The log of a run, or of one of its folds: a value an epoch; NaN where there is none."""
+
+    name: str
+    epoch: list[int]
+    train_loss: list[float]
+    val_loss: list[float]
+    val_dice: list[float]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Areas of objects in pixels: of the truth's that were found and missed, and of the prediction's that are false."""
+
+    found: np.ndarray
+    missed: np.ndarray
+    false: np.ndarray
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A training image whose mask looks wrong.
+
+    share, pixels: of what the mask or the network takes for foreground, where the network is sure of another class than
+    the mask says; see suspects.Doubt. given, seen: names of the classes that most of these have in the mask, and for
+    the network.
+    """
+
+    name: str
+    share: float
+    pixels: int
+    given: str
+    seen: str
+    panels: Panels
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page shows.
+
+    facts: label and text of each, as people read them. classes: names, background first. images: that were evaluated,
+    of which the gallery holds some. confusion: (classes, classes) pixels, [truth, prediction]. before, after: the
+    reliability without and with the temperature; after is None where there is none. suspects: None where they were not
+    looked for.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    command: str
+    curves: list[Curve]
+    scores: list[Score]
+    units: str
+    images: int
+    entries: list[Entry]
+    sizes: Sizes
+    before: Reliability | None
+    after: Reliability | None
+    temperature: float
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    suspects: list[Suspect] | None = None

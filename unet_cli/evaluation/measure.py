@@ -1,0 +1,147 @@
+"""One image: all that is measured of a prediction against its truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from unet_cli.calibration import PixelSample, calibrated, sample_pixels
+from unet_cli.config import Scoring
+from unet_cli.data.imagefile import read_image
+from unet_cli.data.labels import IGNORED
+from unet_cli.evaluation.answers import Answer
+from unet_cli.evaluation.findings import Panels
+from unet_cli.evaluation.instances import Matches, match_objects
+from unet_cli.evaluation.membranes import membrane_scores
+from unet_cli.evaluation.panels import draw_panels
+from unet_cli.evaluation.ranking import count_levels
+from unet_cli.evaluation.surface import compare_surfaces
+from unet_cli.evaluation.suspects import Doubt, doubt
+from unet_cli.metrics import confusion
+
+THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+TOLERANCE = 2.0  # pixels
+BAND = 0.02  # of the image's diagonal
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured beside what always is.
+
+    pixels: most of an image that calibration is judged by. panels: whether it is drawn, and keep_alpha: how it is read
+    for that. doubts: whether its mask is doubted.
+    """
+
+    scoring: Scoring
+    pixels: int
+    panels: bool = False
+    keep_alpha: bool = False
+    doubts: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one image; K classes, C of them foreground.
+
+    confusion: (K, K) int64 pixels, [target, pred]. surfaces: (C, 4) Hausdorff distance at 95 %, mean surface distance,
+    surface Dice, boundary IoU, NaN where the class is in neither mask. matches: of each foreground class. membranes:
+    (11, 2), see membrane_scores. Of probabilities, where there are any: levels (C, 2, 65536), see count_levels; sweep
+    (thresholds, 3) TP, FP, FN of the only foreground class at each of THRESHOLDS; sample, and the temperature that it
+    is to be calibrated by.
+    """
+
+    name: str
+    size: tuple[int, int]
+    confusion: np.ndarray
+    surfaces: np.ndarray
+    matches: list[Matches]
+    membranes: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    sweep: np.ndarray | None = None
+    sample: PixelSample | None = None
+    temperature: float = 1.0
+    panels: Panels | None = None
+    doubt: Doubt | None = None
+
+
+def measure(answer: Answer, num_classes: int, wanted: Wanted) -> Measured:
+    """Raises UserError where the image can't be read again to be drawn."""
+    target, pred = answer.target.classes, answer.pred.classes
+    matrix = confusion(torch.from_numpy(pred)[None], torch.from_numpy(target)[None], num_classes)
+    found = Measured(
+        name=answer.pair.name,
+        size=(target.shape[0], target.shape[1]),
+        confusion=matrix[0].numpy(),
+        surfaces=np.array([_surface(answer, one, wanted.scoring) for one in range(1, num_classes)]),
+        matches=[_matches(answer, one) for one in range(1, num_classes)],
+        membranes=_membranes(answer, num_classes) if wanted.scoring.isbi else None,
+        temperature=answer.temperature,
+        panels=_panels(answer, num_classes, wanted) if wanted.panels else None,
+    )
+    if answer.probs is None:
+        return found
+    foreground = answer.probs[-(num_classes - 1) :]
+    counted = target != IGNORED
+    return replace(
+        found,
+        levels=np.stack([count_levels(probs, target == one, counted) for one, probs in enumerate(foreground, start=1)]),
+        sweep=_sweep(foreground[0].numpy(), target) if num_classes == 2 else None,
+        sample=sample_pixels(answer.probs, target, wanted.pixels),
+        doubt=doubt(calibrated(answer.probs, answer.temperature), target) if wanted.doubts else None,
+    )
+
+
+def _surface(answer: Answer, one: int, scoring: Scoring) -> tuple[float, float, float, float]:
+    """In units of the spacing, which is one pixel unless given."""
+    target, ignored = answer.target.classes, answer.target.classes == IGNORED
+    diagonal = math.hypot(target.shape[0] * scoring.pixel[0], target.shape[1] * scoring.pixel[1])
+    tolerance = TOLERANCE * max(scoring.pixel) if scoring.tolerance is None else scoring.tolerance
+    band = BAND * diagonal if scoring.band is None else scoring.band
+    found = compare_surfaces(
+        answer.pred.classes == one,
+        target == one,
+        scoring.pixel,
+        tolerance,
+        band,
+        ignored if ignored.any() else None,
+    )
+    return found.hd95, found.assd, found.surface_dice, found.boundary_iou
+
+
+def _matches(answer: Answer, one: int) -> Matches:
+    ignored = answer.target.classes == IGNORED
+    pred, target = (np.where(mask.classes == one, mask.numbers, 0) for mask in (answer.pred, answer.target))
+    return match_objects(pred, target, ignored if ignored.any() else None)
+
+
+def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
+    """Of cells and what is between them: foreground and background, of whatever class."""
+    target = answer.target.classes
+    if answer.probs is None:
+        cells = (answer.pred.classes > 0).astype(np.float32)
+    else:
+        cells = answer.probs[0].numpy() if num_classes == 2 else 1 - answer.probs[0].numpy()
+    return membrane_scores(cells, (target > 0) & (target != IGNORED), target == IGNORED)
+
+
+def _panels(answer: Answer, num_classes: int, wanted: Wanted) -> Panels:
+    pixels = read_image(answer.pair.image, wanted.keep_alpha)
+    return draw_panels(pixels, answer.target.classes, answer.pred.classes, num_classes)
+
+
+def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold.
+
+    Ignored pixels count nowhere.
+    """
+    probs, target = probs[target != IGNORED], target[target != IGNORED]
+    passed = np.searchsorted(THRESHOLDS.astype(np.float32), probs, side="right")  # thresholds that a pixel reaches
+    truth = target > 0
+    bins = len(THRESHOLDS) + 1
+    reached_true, reached_false = (
+        np.bincount(passed[part], minlength=bins)[::-1].cumsum()[::-1][1:] for part in (truth, ~truth)
+    )
+    return np.stack([reached_true, reached_false, truth.sum() - reached_true], axis=-1)

@@ -1,0 +1,103 @@
+"""Panels of the page: an image, its mask, the prediction and the errors, each a small file."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from unet_cli.data.imagefile import stretched, to_rgb
+from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.pictures import CUT, visible
+from unet_cli.evaluation.findings import Panels
+
+PANEL = 320  # pixels of the longer side
+JPEG_QUALITY = 80
+
+IGNORED_COLOUR = (128, 128, 128)
+
+# What a pixel of the errors is, and its colour; where a pixel of the panel stands for several, the last of them is
+# shown. Orange, blue and purple of Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind people.
+ERROR_COLOURS = {
+    "background": (18, 18, 18),
+    "ignored": (58, 58, 66),
+    "right": (122, 122, 122),
+    "false": (86, 180, 233),
+    "missed": (230, 159, 0),
+    "wrong class": (204, 121, 167),
+}
+BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
+
+
+def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, num_classes: int) -> Panels:
+    """(C, H, W) uint8, uint16 or float32 pixels as in the file, finite; (H, W) uint8 class indices of the truth, with
+    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side.
+
+    The image is averaged and its contrast stretched; of other than 1 or 3 channels the first three are shown, or the
+    first. Masks are taken at the nearest pixel, in the colours that written masks have, white for a single foreground
+    class. Of errors none is lost: a pixel of that panel shows the worst of those that it stands for.
+    """
+    height, width = _size(*target.shape)
+    palette = class_palette(num_classes)
+    return Panels(
+        image=_jpeg(pixels, height, width),
+        mask=_png(_nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
+        pred=_png(_nearest(pred, height, width), palette),
+        errors=_png(_highest(error_kinds(target, pred), height, width), np.array(list(ERROR_COLOURS.values()))),
+    )
+
+
+def error_kinds(target: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 class indices of truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE, ..."""
+    ignored, nothing, right = target == IGNORED, (target | pred) == 0, target == pred
+    kinds = [np.uint8(kind) for kind in (LEFT_OUT, BACKGROUND, RIGHT, FALSE, MISSED)]
+    return np.select([ignored, nothing, right, target == 0, pred == 0], kinds, np.uint8(WRONG))
+
+
+def class_palette(num_classes: int) -> np.ndarray:
+    """(num_classes + 1, 3): the colour of each class in the panels, then that of ignored pixels."""
+    foreground = np.array([(255, 255, 255)] if num_classes == 2 else CLASS_COLOURS[1:])
+    colours = foreground[np.arange(num_classes - 1) % len(foreground)]
+    return np.concatenate([[CLASS_COLOURS[0]], colours, [IGNORED_COLOUR]])
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    scale = min(1, PANEL / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), indices.shape, strict=True)
+    )
+    return indices[rows[:, None], columns]
+
+
+def _highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The highest number of each cell, all cells together being the whole."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), kinds.shape, strict=True))
+    return np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
+
+
+def _jpeg(pixels: np.ndarray, height: int, width: int) -> bytes:
+    # Planes of 16 bits as float32, since Pillow resizes none by averages.
+    planes = [plane if plane.dtype == np.uint8 else plane.astype(np.float32) for plane in visible(pixels)]
+    small = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
+    image = to_rgb(stretched(np.stack([np.asarray(plane) for plane in small]), CUT))
+    return _saved(Image.fromarray(image), format="JPEG", quality=JPEG_QUALITY)
+
+
+def _png(indices: np.ndarray, palette: np.ndarray) -> bytes:
+    """(H, W) indices -> PNG with (n, 3) colours, as few bits a pixel as they need."""
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    # Runs alone are small enough, and found in a fortieth of the time that the best compression takes.
+    return _saved(image, format="PNG", compress_type=zlib.Z_RLE)
+
+
+def _saved(image: Image.Image, **options: str | int) -> bytes:
+    file = BytesIO()
+    image.save(file, **options)  # type: ignore[arg-type]
+    return file.getvalue()

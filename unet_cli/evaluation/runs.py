@@ -1,0 +1,82 @@
+"""A run's folder -> its page: its networks are evaluated on the images that they were validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unet_cli.checkpoint import Checkpoint, find_checkpoints, load_checkpoint
+from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
+from unet_cli.console import Console
+from unet_cli.data.layout import find_layout
+from unet_cli.data.source import Pair
+from unet_cli.data.split import Split, read_split
+from unet_cli.errors import UserError
+from unet_cli.evaluation.evaluate import Evaluation, evaluate
+from unet_cli.evaluation.findings import Suspect
+from unet_cli.evaluation.pages import page_of, suspects_of
+from unet_cli.evaluation.report import write_report
+from unet_cli.evaluation.subjects import Group, Networks, examined
+
+REPORT = "report.html"  # in a run's folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, or the folds of one: the folder of each network, the network, and its parts of the data."""
+
+    runs: list[Path]
+    checkpoints: list[Checkpoint]
+    splits: list[Split]
+
+
+def report_run(
+    run: Path, output: Path, hardware: Hardware, console: Console, data: Path | None = None, suspects: bool = False
+) -> tuple[Evaluation | None, list[Suspect] | None]:
+    """Write the page of a run, or of the folds in a folder, and return what it is made of.
+
+    The evaluation is of the validation part, or over all folds: every image predicted by the network that did not see
+    it; None where nothing was validated. data: where the images have moved to. suspects: look for training masks that
+    seem wrong; over folds these are the same images. Raises UserError.
+    """
+    trained = _trained(run, data, hardware, console)
+    validated = [split.val for split in trained.splits]
+    of_folds = len(trained.runs) > 1
+    found = _evaluated(trained, validated, hardware, console, doubts=suspects and of_folds)
+    doubted: list[Suspect] | None = None
+    if suspects:
+        learned = found if of_folds else _evaluated(trained, [trained.splits[0].train], hardware, console, doubts=True)
+        doubted = [] if learned is None else suspects_of(learned)
+    write_report(output, page_of(run, trained.runs, trained.checkpoints, found, doubted))
+    return found, doubted
+
+
+def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+    paths = find_checkpoints([run])
+    checkpoints = [load_checkpoint(path) for path in paths]
+    settings: dict[str, Any] = {spec.name: checkpoints[0].training.get(spec.name) for spec in fields(DataConfig)}
+    if not checkpoints[0].training.get("data") and not settings["images"]:
+        raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
+    config = DataConfig(**settings | {"workers": hardware.workers} | ({"data": data} if data else {}))
+    layout = find_layout(config.data and Path(config.data), config.images, config.masks, config.pair)
+    card, _ = examined(layout, config, checkpoints[0].labels, console)
+    pairs = card.pairs("train") + card.pairs("val")
+    runs = [path.parent for path in paths]
+    return Trained(runs, checkpoints, [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs])
+
+
+def _evaluated(
+    trained: Trained, parts: Sequence[list[Pair]], hardware: Hardware, console: Console, doubts: bool
+) -> Evaluation | None:
+    """Each network on its part."""
+    groups: list[Group] = [((one,), pairs) for one, pairs in zip(trained.checkpoints, parts, strict=True) if pairs]
+    if not groups:
+        return None
+    inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
+    networks = Networks(groups, inference, Cleaning(), [])
+    labels, keep_alpha = trained.checkpoints[0].labels, trained.checkpoints[0].preprocessing.keep_alpha
+    names = [pair.name for pair in networks.pairs]
+    answers = networks.answers(networks.pairs, labels, console)
+    return evaluate(answers, labels, names, Scoring(), hardware.workers, True, keep_alpha, doubts)

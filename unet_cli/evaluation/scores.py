@@ -1,0 +1,215 @@
+"""What was measured of the images -> the scores of the set, with bootstrap intervals.
+
+Every metric is computed from sums over images, each image counted as often as its weight says: once for the score
+itself, as often as it was drawn in a resample. All resamples are computed at once.
+
+The mean over images (dice, hd95, ...) is that of each class, and 'all' the mean over the foreground classes. Where a
+class is in neither mask of an image, --empty says what the image counts: perfect, as 1, and as a distance of 0; skip,
+not at all; worst, as 0, and as a distance of the image's diagonal. Where it is in just one of them, scores are 0 and
+distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) follow the same rule.
+
+Source of the intervals: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentiles); images
+are what is drawn, since pixels of one image are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from unet_cli.calibration import Reliability, calibration_error, reliability
+from unet_cli.config import Scoring
+from unet_cli.evaluation.evaluate import Evaluation
+from unet_cli.evaluation.findings import Score
+from unet_cli.evaluation.instances import bowl_score, object_f1
+from unet_cli.evaluation.measure import Measured
+from unet_cli.evaluation.membranes import best_over_thresholds
+from unet_cli.evaluation.metric_names import METRIC_NAMES
+from unet_cli.evaluation.ranking import average_precision, roc_auc
+from unet_cli.metrics import dice, iou, precision, ratio, recall
+
+RESAMPLES = 2000
+SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
+DISTANCES = ("hd95", "assd")
+FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+}
+EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score
+
+Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): the score itself first, 'all' first
+
+
+def scores(found: Evaluation, scoring: Scoring, seed: int = 0) -> list[Score]:
+    """All metrics of the set, each over all classes and of each."""
+    return _rows(sampled(found, scoring, seed), found)
+
+
+def differences(found: Evaluation, other: Evaluation, scoring: Scoring, seed: int = 0) -> list[Score]:
+    """How much higher the first one's scores are than the other's, on the same images in the same order: both are
+    drawn together (paired bootstrap)."""
+    first, second = sampled(found, scoring, seed), sampled(other, scoring, seed)
+    return _rows({metric: values - second[metric] for metric, values in first.items() if metric in second}, found)
+
+
+def is_sure(difference: Score) -> bool:
+    """Whether it is more than luck: its interval leaves out 0."""
+    return difference.low > 0 or difference.high < 0
+
+
+def sampled(found: Evaluation, scoring: Scoring, seed: int) -> Sampled:
+    """Every metric, of all images and of RESAMPLES resamples of them. seed: decides which; the same for the same number
+    of images."""
+    images = len(found.images)
+    draws = np.random.default_rng(seed).multinomial(images, [1 / images] * images, RESAMPLES)
+    weights = np.concatenate([np.ones((1, images)), draws])
+    per_image = {name: _mean(values, weights) for name, values in by_image(found, scoring).items()}
+    pooled = {f"pooled_{name}": values for name, values in _pooled(found, scoring, weights).items()}
+    tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
+    with_all = {name: np.column_stack([_mean_of_classes(table), table]) for name, table in tables.items()}
+    with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
+    return with_all | _membranes(found, weights)
+
+
+def by_image(found: Evaluation, scoring: Scoring) -> Sampled:
+    """(images, classes) of each metric of an image, as --empty says where a class is in neither mask."""
+    counts, empty = found.counts[:, 1:], EMPTY[scoring.empty]
+    table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
+    table["accuracy"] = _accuracy(found)
+    surfaces = np.stack([one.surfaces for one in found.images])
+    worst = np.array([_diagonal(one, scoring) for one in found.images])[:, None]
+    for place, name in enumerate(SURFACES):
+        values = surfaces[..., place]
+        if name in DISTANCES:
+            otherwise = worst * {"perfect": 0.0, "skip": math.nan, "worst": 1.0}[scoring.empty]
+        else:
+            otherwise = np.full_like(worst, empty)
+        table[name] = np.where(np.isnan(values), otherwise, values)
+    matches = np.stack([[match.counts for match in one.matches] for one in found.images])
+    for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1)):
+        values = score(matches)
+        table[name] = np.where(np.isnan(values), empty, values)
+    return table
+
+
+def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
+    """Of all images together, without and with their temperatures; None where there are no probabilities."""
+    if found.levels is None:
+        return None
+    everything = np.ones((1, len(found.images)))
+    before, after = (_reliability(_weighted(_bins(found, calibrate), everything)[0]) for calibrate in (False, True))
+    return before, after
+
+
+def _pooled(found: Evaluation, scoring: Scoring, weights: np.ndarray) -> Sampled:
+    """(resamples, classes) of the pixels of all images together."""
+    counts = _weighted(found.counts[:, 1:], weights)
+    table = {name: function(counts, EMPTY[scoring.empty]) for name, function in FROM_COUNTS.items()}
+    pixels = _weighted(_pixels(found)[:, None], weights)
+    table["accuracy"] = ratio(pixels - counts[..., 1] - counts[..., 2], pixels, math.nan)
+    return table
+
+
+def _accuracy(found: Evaluation) -> np.ndarray:
+    """(images, classes) share of the pixels for which it is right whether they are of the class."""
+    pixels = _pixels(found)[:, None]
+    return ratio(pixels - found.counts[:, 1:, 1] - found.counts[:, 1:, 2], pixels, math.nan)
+
+
+def _accuracy_of_all(found: Evaluation, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(resamples) share of the pixels whose class is right: mean over images, and of all together."""
+    right, pixels = found.counts[..., 0].sum(1)[:, None], _pixels(found)[:, None]
+    pooled = ratio(_weighted(right, weights), _weighted(pixels, weights), math.nan)
+    return _mean(ratio(right, pixels, math.nan), weights)[:, 0], pooled[:, 0]
+
+
+def _ranked(found: Evaluation, weights: np.ndarray) -> Sampled:
+    """Average precision and area under the ROC curve of all pixels together. Their resamples come from coarse levels,
+    and are moved by what these are off for the whole set."""
+    if found.levels is None:
+        return {}
+    levels = np.stack([one.levels for one in found.images if one.levels is not None])
+    table = {}
+    for name, score in (("average_precision", average_precision), ("roc_auc", roc_auc)):
+        by_class = [score(_weighted(levels[:, one], weights)) for one in range(levels.shape[1])]
+        moved = [values + fine - values[0] for values, fine in zip(by_class, score(found.levels), strict=True)]
+        table[name] = np.column_stack(moved).clip(0, 1)
+    return table
+
+
+def _calibration(found: Evaluation, weights: np.ndarray) -> Sampled:
+    if found.levels is None:
+        return {}
+    return {"calibration_error": calibration_error(_reliability(_weighted(_bins(found, True), weights)))}
+
+
+def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
+    """Of no class."""
+    of_images = [one.membranes for one in found.images if one.membranes is not None]
+    if not of_images:
+        return {}
+    best = best_over_thresholds(np.stack(of_images), weights)
+    return {"v_rand": best[:, :1], "v_info": best[:, 1:]}
+
+
+def _bins(found: Evaluation, calibrate: bool) -> np.ndarray:
+    """(images, 3, classes, bins) sums over pixels: of probabilities, of hits, of ones."""
+    parts = []
+    for one in found.images:
+        assert one.sample is not None
+        of_image = reliability(one.sample, one.temperature if calibrate else 1.0)
+        count = of_image.count.astype(np.float64)
+        means = np.nan_to_num(np.stack([of_image.confidence, of_image.frequency]))
+        parts.append(np.stack([*(means * count), count]))
+    return np.stack(parts)
+
+
+def _reliability(sums: np.ndarray) -> Reliability:
+    """(..., 3, classes, bins) sums as of `_bins`."""
+    confidence, hits, count = np.moveaxis(sums, -3, 0)
+    return Reliability(ratio(confidence, count, math.nan), ratio(hits, count, math.nan), count)
+
+
+def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(images, ...) and (resamples, images) -> (resamples, ...) sums."""
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    return (weights @ flat).reshape(len(weights), *values.shape[1:])
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(images, ...) and (resamples, images) -> (resamples, ...) means over images, NaN being left out."""
+    known = ~np.isnan(values)
+    return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
+
+
+def _mean_of_classes(table: np.ndarray) -> np.ndarray:
+    """(resamples, classes) -> (resamples), NaN being left out."""
+    known = ~np.isnan(table)
+    return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
+
+
+def _pixels(found: Evaluation) -> np.ndarray:
+    """(images) that count."""
+    return found.counts[..., [0, 2]].sum((1, 2)).astype(np.float64)
+
+
+def _diagonal(one: Measured, scoring: Scoring) -> float:
+    return math.hypot(one.size[0] * scoring.pixel[0], one.size[1] * scoring.pixel[1])
+
+
+def _rows(tables: Sampled, found: Evaluation) -> list[Score]:
+    names = ["all", *found.labels.names[1:]]
+    if found.labels.num_classes == 2:
+        names = ["all"]
+    rows = []
+    for metric in filter(tables.__contains__, METRIC_NAMES):
+        for name, values in zip(names, tables[metric].T, strict=False):
+            drawn = values[1:][~np.isnan(values[1:])]
+            several = len(found.images) > 1 and len(drawn)
+            low, high = np.percentile(drawn, [2.5, 97.5]) if several else (math.nan, math.nan)
+            rows.append(Score(metric, name, float(values[0]), float(low), float(high)))
+    return rows
