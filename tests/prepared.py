@@ -15,6 +15,7 @@ NEEDED = (
 def main() -> None:
     for needed in NEEDED:
         import_module(needed)
+    import_module("unet_cli.evaluation.report").template()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -86,8 +86,10 @@ def test_each_fold_is_a_run_and_every_pair_is_validated_once(finished):
     assert done.folder == str(whole)
     assert [report.run for report in done.folds] == [str(whole / "fold1"), str(whole / "fold2")]
     assert all(0 <= report.scores["dice"] <= 1 and report.epochs == 1 for report in done.folds)
-    assert done.next == f"unet predict --weights {whole} --input DIR"
-    assert sorted(path.name for path in whole.iterdir()) == ["config.toml", "fold1", "fold2"]
+    assert done.next == f"unet predict --weights {whole} --input {folder / 'data' / 'images'}"
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "config.toml", "fold1", "fold2", "metrics.json", "report.html",
+    ]  # fmt: skip
     parts = [validated(whole / name) for name in ("fold1", "fold2")]
     assert sorted(parts[0] + parts[1]) == [f"cell{index}" for index in range(6)]
     assert len(parts[0]) == len(parts[1])
@@ -100,14 +102,43 @@ def test_all_folds_predict_together(finished):
     assert len(unet_cli.load(whole, device="cpu").members) == 2
 
 
+def test_together_every_image_is_judged_by_the_network_that_did_not_see_it(finished):
+    whole = finished[0] / "checkpoints" / "data-1"
+    dices = []
+    for name in ("fold1", "fold2"):  # of equal size
+        dices.append(json.loads((whole / name / "metrics.json").read_text())["scores"]["dice"])
+    assert finished[1].scores["dice"] == pytest.approx(sum(dices) / 2)
+    page = (whole / "report.html").read_text()
+    assert all(f"cell{index}" in page for index in range(6))
+
+
+def test_evaluate_leaves_each_image_to_the_fold_that_did_not_see_it(finished, unet: Run):
+    whole, data = finished[0] / "checkpoints" / "data-1", finished[0] / "data"
+    settings = ("--device", "cpu", "--precision", "float32", "--json")
+    done = unet("evaluate", "--weights", whole, "--data", data, *settings)
+    assert done.returncode == 0, done.stderr
+    scores = {row["metric"]: row["value"] for row in json.loads(done.stdout)["scores"] if row["name"] == "all"}
+    assert scores["dice"] == pytest.approx(finished[1].scores["dice"])
+    assert "those of the 2 networks that did not see it" in done.stderr
+
+
+def test_a_fold_without_its_end_is_named_where_all_are_used(whole, unet: Run, tmp_path):
+    (whole / "fold2" / "metrics.json").unlink()
+    done = unet("predict", "--weights", whole, "--input", tmp_path / "data" / "images", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert f"{whole}/fold2 hasn't been trained to its end: these are its best weights so far" in done.stderr
+    assert "fold1" not in done.stderr
+
+
 def test_finished_folds_are_left_alone_and_said(whole, unet: Run):
     before = state_of(whole / "fold1") | state_of(whole / "fold2")
     done = unet("train", "--resume", whole, "--data", "data")
     assert done.returncode == 0, done.stderr
     assert f"{whole}/fold2 has been trained to its end" in done.stderr
-    dice = [json.loads((whole / name / "metrics.json").read_text())["scores"]["dice"] for name in ("fold1", "fold2")]
-    assert f"{whole}/fold1: validation Dice {dice[0]:.3f}" in done.stdout
-    assert f"Mean over 2 folds: validation Dice {sum(dice) / 2:.3f}" in done.stdout
+    dice = json.loads((whole / "fold1" / "metrics.json").read_text())["scores"]["dice"]
+    assert f"{whole}/fold1: validation Dice {dice:.3f}" in done.stdout
+    together = json.loads((whole / "metrics.json").read_text())["scores"]["dice"]
+    assert f"Every image by the network that did not see it: Dice {together:.3f}" in done.stdout
     assert state_of(whole / "fold1") | state_of(whole / "fold2") == before
 
 
@@ -165,6 +196,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(run.name)
 
     monkeypatch.setattr(folds, "_trained", trained)
+    monkeypatch.setattr(folds, "_together", lambda *_: None)
     return names
 
 

@@ -82,11 +82,16 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
             asked = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
             reports.append(_trained(asked, run, layout, console, started))
             started = time.monotonic()
-        console.say("", "== all folds together")
-        found, _ = report_run(folder, folder / REPORT, config, console)
-        assert found is not None
-        folds = Folds(str(folder), reports, found.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
-        write_json(folder / METRICS, asdict(folds))
+        return _together(folder, reports, config, console)
+
+
+def _together(folder: Path, reports: list[Report], config: TrainConfig, console: Console) -> Folds:
+    """Evaluate all folds together and write their page and scores. Raises UserError."""
+    console.say("", "== all folds together")
+    found, _ = report_run(folder, folder / REPORT, config, console, config.data)
+    assert found is not None  # each fold has a validation part
+    folds = Folds(str(folder), reports, found.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
+    write_json(folder / METRICS, asdict(folds))
     return folds
 
 

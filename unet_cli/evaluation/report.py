@@ -6,8 +6,10 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from unet_cli.evaluation.findings import Curve, Entry, Page, Score
 from unet_cli.evaluation.metric_names import METRIC_NAMES, MetricName, metric_name
 from unet_cli.evaluation.panels import ERROR_COLOURS, class_palette
 from unet_cli.files import whole_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 NONE = "–"  # where there is no number
 
@@ -67,6 +72,23 @@ def write_report(path: Path, page: Page) -> None:
 
 def render(page: Page) -> str:
     """The page as HTML. Every text is escaped by the template."""
+    return template().render(
+        page=page,
+        headline=headline(page),
+        tables=score_tables(page),
+        entries=worst_first(page.entries),
+        class_colours=[tuple(colour) for colour in class_palette(len(page.classes)).tolist()],
+        curves=draw_curves(page.curves),
+        sizes=draw_sizes(page),
+        reliability=draw_reliability(page),
+        calibration=calibration_rows(page),
+        confusion=confusion_shares(page.confusion),
+    )
+
+
+@cache
+def template() -> Template:
+    """The page without its content."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -79,18 +101,7 @@ def render(page: Page) -> str:
     )
     environment.filters |= {"base64": lambda data: b64encode(data).decode(), "percent": percent, "drawing": Markup}
     environment.globals |= {"error_colours": ERROR_COLOURS, "number": number, "is_nan": math.isnan}
-    return environment.get_template("report.html").render(
-        page=page,
-        headline=headline(page),
-        tables=score_tables(page),
-        entries=worst_first(page.entries),
-        class_colours=[tuple(colour) for colour in class_palette(len(page.classes)).tolist()],
-        curves=draw_curves(page.curves),
-        sizes=draw_sizes(page),
-        reliability=draw_reliability(page),
-        calibration=calibration_rows(page),
-        confusion=confusion_shares(page.confusion),
-    )
+    return environment.get_template("report.html")
 
 
 def headline(page: Page) -> list[tuple[str, str, str]]:
