@@ -159,8 +159,8 @@ def test_nothing_to_fit_is_a_temperature_of_one(probs, target):
 
 def test_temperature_stays_in_bounds_where_all_or_none_are_right():
     probs, target = np.array([[0.1], [0.9]], dtype=np.float32), np.array([0, 1], dtype=np.uint8)
-    assert 0.05 <= fit_temperature(PixelSample(probs, target)) < 0.1
-    assert 19 < fit_temperature(PixelSample(probs, 1 - target)) <= 20
+    assert 0.25 <= fit_temperature(PixelSample(probs, target)) < 0.26
+    assert 9.9 < fit_temperature(PixelSample(probs, 1 - target)) <= 10
 
 
 def test_reliability_is_that_of_scikit_learn():

@@ -6,12 +6,13 @@ import sys
 import pytest
 from conftest import Run, assert_failed, json_lines
 
+import unet_cli.cli
 from unet_cli import __version__
 from unet_cli.cli import options
 from unet_cli.config import Output
 from unet_cli.errors import Stopped, UserError
 
-COMMANDS = ["train", "check", "compare", "predict", "info", "import", "models", "sample", "bench"]
+COMMANDS = [name.rstrip("_") for name in unet_cli.cli.COMMANDS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,7 @@ of other tools."""
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -99,13 +100,32 @@ def test_masks_of_any_tool_are_scored_with_a_table_and_a_row_for_each_image(unet
     assert int(rows[3]["fn"]) == (true & ~pred).sum()
 
 
+def test_a_page_of_the_images_and_the_count_of_objects(unet, truth, masks, tmp_path):
+    done = unet("evaluate", "--pred", masks, "--data", truth, "--report", "out/page.html", "--spacing", "0.5um",
+                "--tolerance", "1um", "--band", "3")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert all(f"cell{index}" in page for index in range(5))
+    assert "Hausdorff distance, 95 %, um" in page
+    assert "Surface Dice at 1 um" in done.stdout
+    assert re.search(r"\d+ of \d+ objects found, \d+ false", done.stdout)
+
+
+def test_what_predict_writes_beside_masks_is_no_mask(unet, trained, truth, tmp_path):
+    unet("predict", "--weights", trained, "--input", truth / "images", "--output", "p", *CPU)
+    before = overall(unet("evaluate", "--pred", "p", "--data", truth, "--json"))
+    unet("predict", "--weights", trained, "--input", truth / "images", "--output", "p", "--overlay", "--instances",
+         "--probabilities", *CPU)  # fmt: skip
+    assert overall(unet("evaluate", "--pred", "p", "--data", truth, "--json")) == before
+
+
 def test_masks_with_other_values_are_read_in_their_order_and_that_is_said(unet, truth, masks):
     before = overall(unet("evaluate", "--pred", masks, "--data", truth, "--json"))
     for path in masks.iterdir():
         Image.fromarray(np.array(Image.open(path)) // 255).save(path)
     done = unet("evaluate", "--pred", masks, "--data", truth, "--json")
     assert overall(done) == before
-    assert "other values than the truth" in done.stderr
+    assert "read in the order of their values" in done.stderr
 
 
 def test_objects_that_touch_count_apart_where_masks_number_them(unet, truth, tmp_path):
@@ -127,21 +147,56 @@ def test_objects_that_touch_count_apart_where_masks_number_them(unet, truth, tmp
     assert together["object_f1"] == 0
 
 
-def test_what_has_no_mask_or_another_size_is_said(unet, truth, masks):
+def test_what_has_no_mask_or_one_that_cannot_be_used_is_listed_at_once_or_left_out(unet, truth, masks):
     (masks / "cell2.png").unlink()
-    assert_failed(unet("evaluate", "--pred", masks, "--data", truth), 1, "no mask for 1 image: cell2", "--skip-bad")
-    assert result(unet("evaluate", "--pred", masks, "--data", truth, "--skip-bad", "--json"))["images"] == 4
-    Image.fromarray(np.zeros((7, 9), np.uint8)).save(masks / "cell2.png")
-    assert_failed(unet("evaluate", "--pred", masks, "--data", truth), 1, "cell2.png is 9x7 but its truth")
+    Image.fromarray(np.zeros((7, 9), np.uint8)).save(masks / "cell3.png")
+    (masks / "cell4.png").write_bytes(b"no image")
+    done = unet("evaluate", "--pred", masks, "--data", truth)
+    assert_failed(done, 1, "3 problems", "cell2.png", "cell3.png is 9x7 but its truth", "cell4.png", "--skip-bad")
+    done = unet("evaluate", "--pred", masks, "--data", truth, "--skip-bad", "--json")
+    assert result(done)["images"] == 2
+    assert sum("left out: " in note for note in result(done)["notes"]) == 3
+
+
+def test_masks_whose_names_leave_a_doubt_are_refused(unet, truth, masks, tmp_path):
+    Image.open(masks / "cell2.png").save(masks / "cell2.tif")
+    assert_failed(unet("evaluate", "--pred", masks, "--data", truth), 1, "differ in their extension alone")
+    for name in ("a", "b"):
+        shutil.copytree(truth / "masks", tmp_path / "two" / name)
+    assert_failed(unet("evaluate", "--pred", "two", "--data", truth), 1, "it isn't clear which mask is of which image")
+
+
+def test_a_value_that_the_weights_ignore_is_a_class_where_the_truth_says_so(unet, truth, tmp_path):
+    three = write_pairs(tmp_path / "three", count=5, side=48)
+    for path in (three / "masks").iterdir():
+        mask = (np.array(Image.open(path)) > 0).astype(np.uint8)
+        mask[: len(mask) // 2] *= 2
+        mask[0] = 255
+        Image.fromarray(mask).save(path)
+    unet("train", "--data", three, *TINY, "--epochs", 1, "--name", "run")
+    assert_failed(unet("evaluate", "--weights", "checkpoints/run", "--data", truth, *CPU), 1, "have other classes")
+
+
+def test_numbers_are_not_read_as_colours(unet, truth, masks):
+    for path in (truth / "masks").iterdir():
+        mask = np.array(Image.open(path)) > 0
+        mask = mask * (1 + (np.arange(len(mask)) % 2))[:, None]
+        Image.fromarray(np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)[mask]).save(path)
+        Image.fromarray(mask.astype(np.uint8)).save(masks / path.name)
+    scores = overall(unet("evaluate", "--pred", masks, "--data", truth, "--json"))
+    assert scores["pooled_accuracy"] > 0.3
 
 
 def test_wrong_calls_say_what_to_do(unet, truth, trained, tmp_path):
+    mask = truth / "masks" / "cell0.png"
+    assert_failed(unet("evaluate", "--data", truth, "--pred", truth, "--csv", mask), 2, "ends in .csv")
     (tmp_path / "empty").mkdir()
     assert_failed(unet("evaluate", "--data", truth), 2, "--weights FILE", "--pred DIR")
     assert_failed(unet("evaluate", "--data", truth, "--weights", trained, "--pred", truth), 2, "either")
     assert_failed(unet("evaluate", "--data", truth, "--pred", tmp_path / "empty"), 1, "holds no masks")
     assert_failed(unet("evaluate", "--data", truth, "--weights", trained, "--spacing", "0"), 2, "is no spacing")
     assert_failed(unet("evaluate", "--data", truth, "--weights", trained, "--compare", "x.pth"), 1, "--compare: x.pth")
+    assert_failed(unet("evaluate", "--data", truth, "--pred", truth, "--threshold", "0.3"), 2, "--threshold is for net")
 
 
 def test_images_that_the_weights_were_trained_on_are_left_out(unet, trained):
@@ -149,25 +204,88 @@ def test_images_that_the_weights_were_trained_on_are_left_out(unet, trained):
     split = json.loads((trained.parent / "split.json").read_text())
     done = unet("evaluate", "--weights", trained, "--data", data, *CPU, "--json")
     assert result(done)["images"] == len(split["val"])
-    assert f"{len(split['train'])} pairs that the weights were trained on are left out" in done.stderr
+    assert f"{len(split['train'])} images that the weights were trained on are left out" in done.stderr
+    assert "they chose the best epoch" in done.stderr
     metrics = json.loads((trained.parent / "metrics.json").read_text())
     assert overall(done)["dice"] == pytest.approx(metrics["scores"]["dice"], abs=1e-6)
 
 
-def test_weights_without_their_run_are_scored_on_all_images_with_a_warning(unet, trained, tmp_path):
+def test_a_test_folder_is_judged_by_though_its_images_have_the_names_of_training_images(unet, tmp_path):
+    write_pairs(tmp_path / "set" / "train", count=5)
+    write_pairs(tmp_path / "set" / "test", count=3, side=48)
+    unet("train", "--data", "set", *TINY, "--epochs", 1, "--name", "run")
+    done = unet("evaluate", "--weights", "checkpoints/run", "--data", "set", *CPU, "--json")
+    assert result(done)["images"] == 3
+    assert "left out" not in done.stderr
+
+
+def test_weights_of_other_classes_are_refused(unet, trained, truth, tmp_path):
+    for number, path in enumerate(sorted((truth / "masks").iterdir())):
+        Image.fromarray((np.arange(40 * (40 + number)).reshape(40, -1) % 3).astype(np.uint8)).save(path)
+    done = unet("evaluate", "--weights", trained, "--data", truth, *CPU)
+    assert_failed(done, 1, "have other classes", "--classes FILE.toml")
+    shutil.copytree(truth / "masks", tmp_path / "same")
+    done = unet("evaluate", "--pred", "same", "--data", truth, "--compare", trained)
+    assert_failed(done, 1, "--compare:", "knows 2 classes", "the truth has 3 classes")
+
+
+def test_what_was_learned_is_known_by_its_contents_wherever_weights_and_images_lie(unet, trained, tmp_path):
     shutil.copy(trained, tmp_path / "alone.pth")
-    done = unet("evaluate", "--weights", "alone.pth", "--data", trained.parent.parent / "data", *CPU, "--json")
-    assert result(done)["images"] == 6
-    assert "scores of these are too good" in done.stderr
+    data = trained.parent.parent / "data"
+    learned = set(json.loads((trained.parent / "split.json").read_text())["train"])
+    for part in ("images", "masks"):
+        (tmp_path / "other" / part).mkdir(parents=True)
+        for number, path in enumerate(sorted((data / part).iterdir())):
+            shutil.copy(path, tmp_path / "other" / part / f"renamed{number}.png")
+    done = unet("evaluate", "--weights", "alone.pth", "--data", "other", *CPU, "--json")
+    assert result(done)["images"] == 6 - len(learned)
+    assert f"{len(learned)} images that the weights were trained on are left out" in done.stderr
+
+
+def test_weights_that_do_not_say_what_they_learned_come_with_a_warning(unet, trained, truth, tmp_path):
+    checkpoint = load_checkpoint(trained)
+    training = {key: value for key, value in checkpoint.training.items() if key != "learned_images"}
+    save_checkpoint(tmp_path / "old.pth", replace(checkpoint, training=training))
+    done = unet("evaluate", "--weights", "old.pth", "--data", truth, *CPU, "--json")
+    assert result(done)["images"] == 5
+    assert "doesn't say which images it was trained on" in done.stderr
 
 
 def test_weights_that_saw_every_image_are_refused(unet, data, tmp_path):
     unet("train", "--data", data, *TINY, "--epochs", 1, "--val-fraction", 0, "--name", "all")
     done = unet("evaluate", "--weights", "checkpoints/all", "--data", data, *CPU)
-    assert_failed(done, 1, "trained on every one of the 6 pairs")
+    assert_failed(done, 1, "trained on every one of the 6 images")
 
 
-def test_two_checkpoints_are_compared_on_the_same_images(unet, trained, truth, tmp_path):
+def test_weights_that_no_image_is_new_to_both_of_are_not_compared(unet, data):
+    for fold in (1, 2):
+        unet("train", "--data", data, *TINY, "--epochs", 1, "--folds", 2, "--fold", fold, "--name", f"fold{fold}")
+    call = ("evaluate", "--weights", "checkpoints/fold1", "--compare", "checkpoints/fold2", "--data", data, *CPU)
+    assert_failed(unet(*call), 1, "no image is new to both")
+
+
+def test_what_the_user_says_of_the_classes_counts_for_the_truth(unet, tmp_path):
+    three = write_pairs(tmp_path / "three", count=5)
+    for path in (three / "masks").iterdir():
+        mask = (np.array(Image.open(path)) > 0).astype(np.uint8)
+        mask[: len(mask) // 2] *= 2
+        Image.fromarray(mask).save(path)
+    unet("train", "--data", three, *TINY, "--epochs", 1, "--classes", "none,lower,upper", "--name", "run")
+    call = ("evaluate", "--weights", "checkpoints/run", *CPU, "--json", "--data")
+    before = result(unet(*call, shutil.copytree(three, tmp_path / "copy"), "--classes", "none,lower,upper"))
+    for path in (tmp_path / "copy" / "masks").iterdir():
+        swapped = np.array([0, 200, 100], np.uint8)[np.array(Image.open(path))]
+        Image.fromarray(swapped).save(path)
+    (tmp_path / "classes.toml").write_text("none = 0\nupper = 100\nlower = 200\n")
+    after = result(unet(*call, tmp_path / "copy", "--classes", "classes.toml"))
+    assert after["scores"] == before["scores"]
+    for path in (tmp_path / "copy" / "masks").iterdir():
+        Image.fromarray(np.array(Image.open(path)) // 100 + 1).save(path)  # 1, 2, 3: two of them known
+    assert_failed(unet(*call, tmp_path / "copy"), 1, "have other classes", "by the same names")
+
+
+def test_two_checkpoints_are_compared_on_the_same_images(unet, trained, tmp_path):
+    truth = write_pairs(tmp_path / "seven", count=7)
     checkpoint = load_checkpoint(trained)
     blind = {name: torch.zeros_like(weight) for name, weight in checkpoint.weights.items()}
     save_checkpoint(tmp_path / "blind.pth", replace(checkpoint, weights=blind))

@@ -126,7 +126,7 @@ def test_a_fold_without_its_end_is_named_where_all_are_used(whole, unet: Run, tm
     (whole / "fold2" / "metrics.json").unlink()
     done = unet("predict", "--weights", whole, "--input", tmp_path / "data" / "images", "--output", "out")
     assert done.returncode == 0, done.stderr
-    assert f"{whole}/fold2 hasn't been trained to its end: these are its best weights so far" in done.stderr
+    assert f"{whole}/fold2 hasn't been trained to its end: its weights are the best so far" in done.stderr
     assert "fold1" not in done.stderr
 
 

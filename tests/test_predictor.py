@@ -9,6 +9,7 @@ from conftest import pixels
 from PIL import Image
 
 from unet_cli import load
+from unet_cli.calibration import calibrated_number
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import Inference, ModelConfig
 from unet_cli.data.labels import LabelMap
@@ -125,9 +126,9 @@ def test_networks_that_do_not_go_together_are_refused(trained):
 
 
 def test_the_threshold_that_was_best_on_validation(trained):
-    first = replace(load_checkpoint(trained), best_threshold=0.3)
+    first = replace(load_checkpoint(trained), best_threshold=0.3, temperature=1.0)
     assert Predictor([first], CPU).threshold == 0.5
-    assert Predictor([first], CPU, Inference(threshold="auto")).threshold == 0.3
+    assert Predictor([first], CPU, Inference(threshold="auto")).threshold == pytest.approx(0.3)
     assert Predictor([first], CPU, Inference(threshold=0.7)).threshold == 0.7
     both = [first, replace(first, best_threshold=0.5)]
     assert Predictor(both, CPU, Inference(threshold="auto")).threshold == pytest.approx(0.4)
@@ -135,6 +136,14 @@ def test_the_threshold_that_was_best_on_validation(trained):
         Predictor([replace(first, best_threshold=None)], CPU, Inference(threshold="auto"))
     with pytest.raises(UserError, match="threshold"):
         Inference(threshold=1.5)
+
+
+def test_thresholds_that_were_best_are_averaged_as_the_networks_own_probabilities(trained):
+    first = replace(load_checkpoint(trained), best_threshold=0.3, temperature=1.0)
+    other = replace(first, best_threshold=calibrated_number(0.3, 4.0), temperature=4.0)
+    predictor = Predictor([first, other], CPU, Inference(threshold="auto"))
+    assert predictor.cut == pytest.approx(0.3)
+    assert predictor.threshold == pytest.approx(calibrated_number(0.3, 2.0))
 
 
 def test_a_mask_is_cut_where_the_calibrated_probability_reaches_the_threshold(trained):

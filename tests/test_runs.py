@@ -72,16 +72,34 @@ def test_several_classes_have_a_confusion_matrix(unet, tmp_path):
     assert "<b>cell</b>" not in page
 
 
-def test_images_that_have_moved_are_found_with_data(unet, run, trained, tmp_path):
-    shutil.copytree(trained.parent.parent / "data", tmp_path / "moved")
-    settings = run / "best.pth"
-    assert settings.exists()
-    done = unet("report", run, "--data", "moved", *CPU)
+def test_images_that_have_moved_are_found_with_data(unet, trained, tmp_path):
+    data = shutil.copytree(trained.parent.parent / "data", tmp_path / "data")
+    done = unet("train", "--images", data / "images", "--masks", data / "masks", *TINY, "--epochs", 1, "--name", "here")
     assert done.returncode == 0, done.stderr
+    data.rename(tmp_path / "moved")
+    assert_failed(unet("report", "checkpoints/here", *CPU), 1, "does not exist")
+    assert unet("report", "checkpoints/here", "--data", "moved", *CPU).returncode == 0
 
 
-def test_what_is_no_run_is_refused(unet, run, tmp_path):
+def test_data_that_have_changed_are_spoken_of_on_the_page(unet, run, trained, tmp_path):
+    shutil.copytree(trained.parent.parent / "data", tmp_path / "changed")
+    for path in (tmp_path / "changed" / "masks").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    done = unet("report", run, "--data", "changed", *CPU)
+    assert "The data have changed" in done.stderr
+    assert "The data have changed" in (run / "report.html").read_text()
+
+
+def test_what_is_no_run_or_a_damaged_one_is_refused(unet, run, trained, tmp_path):
     (tmp_path / "other").mkdir()
     assert_failed(unet("report", "other"), 1, "does not exist")
+    shutil.copytree(run, tmp_path / "checkpoints" / "again")
+    assert_failed(unet("report", "checkpoints", *CPU), 1, "not the folds of one")
+    assert unet("report", run / "best.pth", *CPU).returncode == 0
+    (run / "run.json").write_text("[]")
+    assert_failed(unet("report", run, *CPU), 1, "run.json")
+    shutil.copy(trained.parent / "run.json", run)
+    (run / "log.csv").write_text("epoch\n")
+    assert_failed(unet("report", run, *CPU), 1, "log.csv")
     (run / "split.json").unlink()
     assert_failed(unet("report", run, *CPU), 1, "split.json")

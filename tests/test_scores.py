@@ -23,7 +23,10 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
 from unet_cli.evaluation.answers import Answer, Mask
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
-from unet_cli.evaluation.scores import by_image, differences, is_sure, reliabilities, scores
+from unet_cli.evaluation.findings import Score
+from unet_cli.evaluation.scores import by_image, is_sure, reliabilities, sampled
+from unet_cli.evaluation.scores import differences as gaps_of
+from unet_cli.evaluation.scores import scores as scores_of
 from unet_cli.inference.cleaning import objects_of
 
 BINARY = LabelMap((0, 255), ("background", "cell"))
@@ -41,11 +44,19 @@ def evaluated(labels: LabelMap, *images, scoring: Scoring | None = None) -> Eval
     for number, (truth, pred, *probs) in enumerate(images):
         pair = Pair(f"image{number}", Source((Path(f"{number}.png"),)), Source((Path(f"{number}_mask.png"),)))
         answers.append(Answer(pair, mask(truth), mask(pred), torch.from_numpy(probs[0]) if probs else None))
-    return evaluate(answers, labels, [answer.pair.name for answer in answers], scoring, workers=1)
+    return evaluate(answers, labels, [answer.pair.name for answer in answers], scoring or Scoring(), workers=1)
 
 
-def values(found: Evaluation, scoring: Scoring | None = None) -> dict[tuple[str, str], float]:
-    return {(row.metric, row.name): row.value for row in scores(found, scoring or Scoring())}
+def scores(found: Evaluation) -> list[Score]:
+    return scores_of(sampled(found), found)
+
+
+def values(found: Evaluation) -> dict[tuple[str, str], float]:
+    return {(row.metric, row.name): row.value for row in scores(found)}
+
+
+def differences(found: Evaluation, other: Evaluation) -> list[Score]:
+    return gaps_of(sampled(found), sampled(other), found)
 
 
 def test_mean_over_images_and_pooled_are_told_apart():
@@ -71,8 +82,8 @@ def test_an_image_without_the_class_counts_as_the_user_says(empty, dice, hd95):
     half = [[1, 1, 1]], [[1, 0, 0]]  # Dice 0.5
     scoring = Scoring(empty=empty)
     found = evaluated(BINARY, nothing, half, scoring=scoring)
-    assert values(found, scoring)["dice", "all"] == pytest.approx(dice)
-    assert by_image(found, scoring)["hd95"][0, 0] == pytest.approx(hd95, nan_ok=True)
+    assert values(found)["dice", "all"] == pytest.approx(dice)
+    assert by_image(found)["hd95"][0, 0] == pytest.approx(hd95, nan_ok=True)
 
 
 def test_where_just_one_mask_is_empty_scores_are_zero_and_distances_the_diagonal():
@@ -89,6 +100,15 @@ def test_ignored_pixels_count_nowhere():
     assert got["dice", "all"] == got["accuracy", "all"] == got["pooled_accuracy", "all"] == 1
 
 
+def test_an_image_of_which_nothing_counts_is_left_out_whatever_empty_says():
+    half = [[1, 1, 1]], [[1, 0, 0]]
+    for empty in ("perfect", "skip", "worst"):
+        scoring = Scoring(empty=empty)
+        got = values(evaluated(BINARY, ([[255, 255]], [[1, 0]]), half, scoring=scoring))
+        assert got["dice", "all"] == 0.5
+        assert got["accuracy", "all"] == pytest.approx(1 / 3)
+
+
 def test_all_is_the_mean_over_foreground_classes():
     truth, pred = [[1, 1, 2, 0]], [[1, 0, 2, 2]]
     got = values(evaluated(THREE, (truth, pred)))
@@ -99,6 +119,12 @@ def test_all_is_the_mean_over_foreground_classes():
     assert got["precision", "all"] == pytest.approx((1 + 0.5) / 2)
     assert got["accuracy", "all"] == 0.5  # of the four pixels, two have their class
     assert got["accuracy", "cell"] == 0.75
+
+
+def test_a_class_that_no_mask_holds_has_no_score():
+    got = values(evaluated(THREE, ([[1, 1, 0, 0]], [[1, 0, 2, 0]]), ([[1, 0]], [[1, 0]])))
+    assert np.isnan(got["dice", "nucleus"])
+    assert got["dice", "all"] == got["dice", "cell"] == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_scores_agree_with_scikit_learn_on_random_masks():
@@ -139,7 +165,7 @@ def test_intervals_hold_the_score_and_shrink_with_more_images():
 
     widths = []
     for count in (8, 80):
-        rows = {row.metric: row for row in scores(evaluated(BINARY, *noisy(count)), Scoring())}
+        rows = {row.metric: row for row in scores(evaluated(BINARY, *noisy(count)))}
         for row in rows.values():
             assert row.low <= row.value <= row.high, row
         widths.append(rows["dice"].high - rows["dice"].low)
@@ -147,7 +173,7 @@ def test_intervals_hold_the_score_and_shrink_with_more_images():
 
 
 def test_of_one_image_there_is_no_interval():
-    for row in scores(evaluated(BINARY, ([[1, 0]], [[1, 1]])), Scoring()):
+    for row in scores(evaluated(BINARY, ([[1, 0]], [[1, 1]]))):
         assert np.isnan([row.low, row.high]).all()
 
 
@@ -156,19 +182,65 @@ def test_a_network_that_is_better_everywhere_is_better_by_more_than_luck_and_its
     truths = rng.random((12, 10, 10)) < 0.5
     good = evaluated(BINARY, *[(truth, truth ^ (rng.random((10, 10)) < 0.05)) for truth in truths])
     bad = evaluated(BINARY, *[(truth, truth ^ (rng.random((10, 10)) < 0.2)) for truth in truths])
-    gaps = {gap.metric: gap for gap in differences(good, bad, Scoring())}
+    gaps = {gap.metric: gap for gap in differences(good, bad)}
     assert is_sure(gaps["dice"])
     assert gaps["dice"].value > 0
-    assert not any(is_sure(gap) for gap in differences(good, good, Scoring()))
+    assert not any(is_sure(gap) for gap in differences(good, good))
 
 
 def test_a_difference_that_one_image_makes_may_be_luck():
     same = [([[1, 1, 0, 0]], [[1, 0, 0, 0]])] * 9
     one = evaluated(BINARY, *same, ([[1, 1, 0, 0]], [[1, 1, 0, 0]]))
     other = evaluated(BINARY, *same, ([[1, 1, 0, 0]], [[0, 1, 1, 0]]))
-    gap = next(gap for gap in differences(one, other, Scoring()) if gap.metric == "dice")
+    gap = next(gap for gap in differences(one, other) if gap.metric == "dice")
     assert gap.value > 0
     assert not is_sure(gap)
+
+
+def test_two_networks_are_drawn_together_so_that_hard_images_do_not_hide_a_small_difference():
+    rng = np.random.default_rng(6)
+    one, other = [], []
+    for share in np.linspace(0.05, 0.6, 20):  # of wrong pixels: images differ much more than networks do
+        truth = rng.random((30, 30)) < 0.5
+        wrong = rng.random((30, 30)) < share
+        worse = wrong | (rng.random((30, 30)) < 0.02)
+        one.append((truth, truth ^ wrong))
+        other.append((truth, truth ^ worse))
+    found = [evaluated(BINARY, *images) for images in (one, other)]
+    dices = [next(row for row in scores(part) if row.metric == "dice") for part in found]
+    gap = next(gap for gap in differences(*found) if gap.metric == "dice")
+    assert dices[0].low < dices[1].value < dices[0].high
+    assert is_sure(gap)
+
+
+def test_of_five_images_nothing_is_more_than_luck():
+    images = [([[1, 1, 0, 0]], [[1, 1, 0, 0]])] * 5, [([[1, 1, 0, 0]], [[0, 0, 1, 1]])] * 5
+    assert not any(is_sure(gap) for gap in differences(*(evaluated(BINARY, *part) for part in images)))
+    more = [part + part[:1] for part in images]
+    assert any(is_sure(gap) for gap in differences(*(evaluated(BINARY, *part) for part in more)))
+
+
+def test_a_width_of_the_interval_is_that_of_the_mean_of_images():
+    """Of 100 independent images it is about 2 * 1.96 standard errors."""
+    rng = np.random.default_rng(7)
+    images = []
+    for hits in rng.integers(0, 21, 100):
+        truth = np.zeros((1, 40), np.uint8)
+        truth[0, :20] = 1
+        pred = np.zeros_like(truth)
+        pred[0, :hits] = 1
+        images.append((truth, pred))
+    found = evaluated(BINARY, *images)
+    row = next(row for row in scores(found) if row.metric == "recall")
+    recalls = by_image(found)["recall"][:, 0]
+    assert row.high - row.low == pytest.approx(2 * 1.96 * recalls.std() / 10, rel=0.1)
+
+
+def test_a_class_that_is_called_all_is_not_the_mean_of_all():
+    labels = LabelMap((0, 1, 2), ("none", "all", "some"))
+    got = values(evaluated(labels, ([[1, 1, 2, 0]], [[1, 1, 0, 0]])))
+    assert got["dice", "all"] == 0.5
+    assert got["dice", "all "] == 1
 
 
 def test_a_temperature_that_is_fitted_lowers_the_calibration_error_of_overconfident_probabilities():
@@ -193,4 +265,4 @@ def test_distances_are_in_the_unit_of_the_spacing():
     truth[5, 5], pred[5, 9] = 1, 1
     assert values(evaluated(BINARY, (truth, pred)))["hd95", "all"] == 4
     scoring = Scoring(spacing=(3.0, 0.5, "um"))
-    assert values(evaluated(BINARY, (truth, pred), scoring=scoring), scoring)["hd95", "all"] == 2
+    assert values(evaluated(BINARY, (truth, pred), scoring=scoring))["hd95", "all"] == 2

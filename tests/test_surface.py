@@ -27,13 +27,15 @@ def noise(shape: tuple[int, int], density: float, seed: int = 0) -> np.ndarray:
     return mask
 
 
-def plainly(pred, target, spacing, tolerance, band):
+def plainly(pred, target, spacing, tolerance, band, ignored=False):
     """hd95, assd, surface_dice, boundary_iou by the formulas, with a transform of the whole image for each distance."""
-    borders = [mask & ~binary_erosion(mask) for mask in (pred, target)]
+    borders = [mask & ~binary_erosion(mask | ignored) for mask in (pred, target)]
     there, back = (distance_transform_edt(~b, sampling=spacing)[a] for a, b in (borders, borders[::-1]))
     both = np.concatenate([there, back])
-    depths = [distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1] for mask in (pred, target)]
-    bands = [(depth > 0) & (depth <= max(band, min(spacing)) * (1 + 1e-9)) for depth in depths]
+    known = [np.pad(mask | ignored, 1) for mask in (pred, target)]
+    depths = [distance_transform_edt(mask, sampling=spacing)[1:-1, 1:-1] for mask in known]
+    widest = max(band, min(spacing)) * (1 + 1e-9)
+    bands = [mask & (depth <= widest) for mask, depth in zip((pred, target), depths, strict=True)]
     return (
         max(np.percentile(there, 95), np.percentile(back, 95)),
         both.mean(),
@@ -141,10 +143,31 @@ def test_a_band_is_never_narrower_than_a_pixel():
 def test_ignored_pixels_belong_to_neither_mask():
     pred, target, ignored = noise((40, 50), 0.6, 1), noise((40, 50), 0.7, 2), drawn((40, 50), (5, 20, 30, 49))
     given = pred.copy(), target.copy()
-    expected = plainly(pred & ~ignored, target & ~ignored, UNIT, 1, 3)
+    expected = plainly(pred & ~ignored, target & ~ignored, UNIT, 1, 3, ignored)
     assert astuple(compare_surfaces(pred, target, UNIT, 1, 3, ignored)) == pytest.approx(expected, abs=1e-9)
     assert (pred == given[0]).all()
     assert (target == given[1]).all()
+
+
+def test_where_a_mask_ends_at_ignored_pixels_is_no_border():
+    """Two bars that lie along an ignored area agree nowhere but there, where nobody judged them."""
+    ignored = drawn((10, 12), (5, 9, 0, 11))
+    pred, target = drawn((10, 12), (3, 9, 0, 11)), drawn((10, 12), (4, 9, 0, 11))
+    found = compare_surfaces(pred, target, UNIT, 0.5, 1, ignored)
+    assert found.assd == (2 * 10 * 1 + 0 * 4 + 1 * 2) / (2 * 12 + 2) or found.surface_dice < 0.2
+
+
+def test_a_mask_with_nothing_but_ignored_pixels_around_it_is_compared_as_it_is():
+    ring = ~drawn((9, 9), (3, 5, 3, 5))
+    pred, target = drawn((9, 9), (3, 5, 3, 5)), drawn((9, 9), (3, 5, 3, 4))
+    assert compare_surfaces(pred, pred, UNIT, 1, 1, ring).assd == 0
+    assert 0 < compare_surfaces(pred, target, UNIT, 1, 1, ring).assd < 1
+
+
+def test_a_wide_band_is_that_of_the_transform():
+    pred, target = drawn((200, 210), (10, 180, 20, 190)), drawn((200, 210), (14, 180, 20, 180))
+    expected = plainly(pred, target, (1.0, 0.7), 1, 70)
+    assert astuple(compare_surfaces(pred, target, (1.0, 0.7), 1, 70)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_empty_mask_is_as_far_away_as_the_image_is_large():

@@ -30,8 +30,8 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, compiling, finish
 from unet_cli.evaluation.answers import of_masks
 from unet_cli.evaluation.evaluate import evaluate
-from unet_cli.evaluation.measure import BAND, TOLERANCE
-from unet_cli.evaluation.scores import scores
+from unet_cli.evaluation.measure import BAND
+from unet_cli.evaluation.scores import sampled
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import find_jobs
@@ -132,7 +132,7 @@ def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
 
     def ours() -> None:
         answers = of_masks(pairs, labels, labels, Cleaning(), None, Console(quiet=True))
-        scores(evaluate(answers, labels, [pair.name for pair in pairs]), Scoring())
+        sampled(evaluate(answers, labels, [pair.name for pair in pairs], Scoring()))
 
     def plain() -> None:
         for pair, source in pairs.items():
@@ -152,7 +152,7 @@ def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float,
     bands = [mask & (distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] <= width) for mask in (pred, target)]
     overlap = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
-    return float(hd95), float(both.mean()), float((both <= TOLERANCE).mean()), float(overlap)
+    return float(hd95), float(both.mean()), float((both <= Scoring().within).mean()), float(overlap)
 
 
 def _mask_files(folder: Path, count: int) -> dict[Pair, Source]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from unet_cli.data.labels import IGNORED
 
 BINS = 15  # as in Guo et al. 2017, section 5
-BOUNDS = (0.05, 20.0)  # of a temperature
+BOUNDS = (0.25, 10.0)  # of a temperature: a few images that came out perfect ask for 0, and prove little
 REACH = 2.0**-24  # float32's step below 1: a sigmoid that is nearer to 0 or 1 tells no more about its logit
 TIE = 1 - 2.0**-22  # below 1 by more than what a division in float32 may round away
+GAIN = 1e-9  # of the mean log likelihood, below which a temperature changes nothing but rounding
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -114,7 +115,7 @@ def fit_temperature(sample: PixelSample) -> float:
         return float(np.mean(logsumexp(scale * logits, axis=1) - scale * true))
 
     best = minimize_scalar(loss, bounds=[math.log(bound) for bound in BOUNDS], method="bounded")
-    return math.exp(best.x) if best.fun < loss(0.0) else 1.0
+    return math.exp(best.x) if best.fun < loss(0.0) - GAIN else 1.0
 
 
 def reliability(sample: PixelSample, temperature: float = 1.0) -> Reliability:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from unet_cli.models import Network, build_model
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
+LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.training: see Card.image_marks
 FORMAT_VERSION = 3  # 1 had fewer settings of networks and of preprocessing, 2 no temperature
 
 
@@ -104,7 +106,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return _foreign(content, path)
     if content["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path} was written by unet {content['version']}, which is newer than this one: update unet")
-    preprocessing = content["preprocessing"]
+    preprocessing, temperature = content["preprocessing"], content.get("temperature", 1.0)
+    if not 0 < temperature < math.inf:
+        raise UserError(f"{path} is damaged: its temperature is {temperature}")
     return Checkpoint(
         model=ModelConfig(**content["model"]),
         preprocessing=Preprocessing(
@@ -117,7 +121,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metrics=content["metrics"],
         threshold=content["threshold"],
         best_threshold=content["best_threshold"],
-        temperature=content.get("temperature", 1.0),
+        temperature=temperature,
         version=content["version"],
         resume=content["resume"],
     )
@@ -155,6 +159,10 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
             found.append(path / "best.pth")
         elif of_runs:
             found += of_runs
+        elif (path / "last.pth").is_file():
+            raise UserError(
+                f"{path} has no best.pth yet, it was stopped in its first epoch: unet train --resume {path} goes on"
+            )
         else:
             runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda run: run.stat().st_mtime)
             hint = (
@@ -168,8 +176,11 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
 
 def describe_unfinished(paths: Iterable[Path]) -> list[str]:
     """A line for each run that these weights are of, or that lies in these folders, and hasn't come to its end."""
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    runs = [run for folder in folders for run in (folder, *sorted(folder.glob("*/")))]
+    runs: list[Path] = []
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        is_run = path.is_file() or (folder / "best.pth").exists()
+        runs += [folder] if is_run else sorted(folder.glob("*/"))
     begun = [run for run in runs if (run / "split.json").exists() and not (run / METRICS).exists()]
-    weights = {True: "these are its best weights so far", False: "it has no weights yet, and is left out"}
+    weights = {True: "its weights are the best so far", False: "it has no weights yet, and is left out"}
     return [f"{run} hasn't been trained to its end: {weights[(run / 'best.pth').exists()]}" for run in begun]

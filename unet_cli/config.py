@@ -99,6 +99,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def check_extension(flag: str, path: Path | None, extension: str) -> None:
+    """So that no image or mask is written over by a slip. Raises UserError."""
+    if path is not None and (path.suffix.lower() != extension or path.is_dir()):
+        raise UserError(f"{flag} is '{path}': give the name of a file that ends in {extension}")
+
+
 def flag_of(name: str) -> str:
     """The flag that sets a field: its name with dashes."""
     return "--" + name.replace("_", "-")
@@ -562,6 +568,14 @@ def parse_spacing(text: str) -> Spacing:
     return rows, columns, found[3]
 
 
+def parse_distance(text: str | float) -> float:
+    """'1.5' or '1.5um' -> 1.5. Raises UserError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[^\d\s.,+-]*\s*", str(text))
+    if found is None:
+        raise UserError(f"'{text}' is no distance: write a number, in the unit of --spacing or in pixels")
+    return float(found[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scoring(Checked):
     """How predictions are compared with truth."""
@@ -576,11 +590,11 @@ class Scoring(Checked):
     )  # fmt: skip
     tolerance: float | None = setting(
         None, help="How far borders may lie apart for the surface Dice, in the unit of the spacing.  [default: 2 "
-        "pixels]", panel="Scores", minimum=0.0, metavar="DISTANCE",
+        "pixels]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
     )  # fmt: skip
     band: float | None = setting(
         None, help="Width of the inner border that the boundary IoU compares, likewise.  [default: 2 % of the image's "
-        "diagonal]", panel="Scores", minimum=0.0, metavar="DISTANCE",
+        "diagonal]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
     )  # fmt: skip
     isbi: bool = setting(
         False, help="Also the Rand and information scores of the ISBI 2012 challenge, for cells with membranes between "
@@ -588,9 +602,18 @@ class Scoring(Checked):
     )  # fmt: skip
 
     @property
+    def within(self) -> float:
+        """How far borders may lie apart, in the unit of distances."""
+        return 2 * max(self.pixel) if self.tolerance is None else self.tolerance
+
+    @property
     def unit(self) -> str:
         """Of distances, in words."""
         return "px" if self.spacing is None else self.spacing[2] or "units"
+
+    def diagonal(self, size: tuple[int, int]) -> float:
+        """Of an image of (H, W) pixels, in the unit of distances."""
+        return math.hypot(size[0] * self.pixel[0], size[1] * self.pixel[1])
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -616,6 +639,10 @@ class EvaluateConfig(DataConfig, Inference, Cleaning, Scoring):
     csv: Path | None = setting(
         None, help="Write the scores of each image and class into this file.", panel="Output", metavar="FILE"
     )
+    report: Path | None = setting(
+        None, help="Write a page with pictures of the images that came out worst into this HTML file.", panel="Output",
+        metavar="FILE",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -623,6 +650,11 @@ class EvaluateConfig(DataConfig, Inference, Cleaning, Scoring):
             raise UserError("say what is to be evaluated: either --weights FILE, or --pred DIR with masks")
         if self.attention_maps:
             raise UserError("--attention-maps is for unet predict: leave it out")
+        check_extension("--csv", self.csv, ".csv")
+        check_extension("--report", self.report, ".html")
+        of_networks = [name for name in ("size", "mode", "prune", "flips", "threshold") if getattr(self, name)]
+        if of_networks and self.pred is not None and self.compare is None:
+            raise UserError(f"{flag_of(of_networks[0])} is for networks, and --pred holds masks: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -643,6 +675,10 @@ class ReportConfig(Hardware):
         False, help="Also look for training masks that seem wrong: the network is sure of something else.",
         panel="Output",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_extension("--output", self.output, ".html")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
     reports = []
     with told_how_to_go_on(shlex.join(["unet", "train", "--resume", str(folder)])), alone_in(folder):
         sweep(folder)
+        (folder / METRICS).unlink(missing_ok=True)  # of folds that go on
         write_settings(folder, independent(config))
         _write_splits(runs, splits)
         for number, run in enumerate(runs, 1):

@@ -1,7 +1,7 @@
 """Scores from counts: true positives, false positives and false negatives first, divided once.
 
-Dice = 2 TP / (2 TP + FP + FN), IoU = TP / (TP + FP + FN), per image and class; empty against empty is 1. Ignored pixels
-are left out of what is counted.
+Per image and class; empty against empty is 1 unless something else is asked for. Ignored pixels are left out of what is
+counted.
 """
 
 from __future__ import annotations
@@ -39,19 +39,27 @@ def counts_of(matrix: np.ndarray) -> np.ndarray:
 
 
 def dice(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
-    """(..., 3) counts -> (...) Dice; `empty` where there is nothing in either mask."""
+    """(..., 3) counts -> (...) 2 TP / (2 TP + FP + FN); `empty` where there is nothing in either mask.
+
+    Source: Dice, "Measures of the amount of ecologic association between species", Ecology 26 (1945). As a score of
+    pixels it is their F1.
+    """
     tp, fp, fn = _parts(counts)
     return ratio(2 * tp, 2 * tp + fp + fn, empty)
 
 
 def iou(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
-    """(..., 3) counts -> (...) intersection over union; `empty` where there is nothing in either mask."""
+    """(..., 3) counts -> (...) TP / (TP + FP + FN), intersection over union; `empty` where there is nothing in either
+    mask. Source: Jaccard, "The distribution of the flora in the alpine zone", New Phytologist 11 (1912)."""
     tp, fp, fn = _parts(counts)
     return ratio(tp, tp + fp + fn, empty)
 
 
 def precision(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
-    """(..., 3) counts -> (...) TP / (TP + FP); 0 where nothing is predicted of what is there; `empty` as for Dice."""
+    """(..., 3) counts -> (...) TP / (TP + FP); 0 where nothing is predicted of what is there; `empty` as for Dice.
+
+    Source of precision and recall: van Rijsbergen, "Information Retrieval", 2nd edition 1979, chapter 7.
+    """
     tp, fp, fn = _parts(counts)
     return np.where(tp + fp + fn > 0, ratio(tp, tp + fp, 0.0), empty)
 
@@ -60,6 +68,13 @@ def recall(counts: np.ndarray, empty: float = 1.0) -> np.ndarray:
     """(..., 3) counts -> (...) TP / (TP + FN); 0 where all that is predicted is false; `empty` as for Dice."""
     tp, fp, fn = _parts(counts)
     return np.where(tp + fp + fn > 0, ratio(tp, tp + fn, 0.0), empty)
+
+
+def accuracy(counts: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """(..., 3) counts of a class and (...) all pixels that count -> (...) (TP + TN) / all: the share of the pixels for
+    which it is right whether they are of the class; NaN where none counts."""
+    _, fp, fn = _parts(counts)
+    return ratio(pixels - fp - fn, pixels, np.nan)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from unet_cli.ahead import default_workers
 from unet_cli.call import Call, TrainedToItsEnd
-from unet_cli.checkpoint import Checkpoint, load_checkpoint
+from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, load_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
     DEFAULT_EPOCHS,
@@ -51,7 +52,7 @@ from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
-MEASURING_SECONDS = 0.06  # of an image of 512 x 512 and its prediction, on one processor
+MEASURING_SECONDS = 2.4e-7  # of a pixel of an image and its prediction, for each foreground class, on one processor
 
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
@@ -64,7 +65,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    template, weights = _template(call, card, split.train)
+    template, weights = _template(call, card, split)
     check_trainable(template.model, template.preprocessing.size, template.preprocessing.mode)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
@@ -75,7 +76,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
     train_data, val_data = _datasets(config, card, split, template, context)
     batch_size = _batch_size(call, template, model, train_data, val_data)
-    budget = _budget(call, train_data, val_data, batch_size)
+    budget = _budget(call, train_data, val_data, batch_size, card.sizes(split.val))
     weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
     loss = loss_for(config.loss, template.model.num_classes, weights_of)
     factor = MODELS[config.model].lr_factor
@@ -135,7 +136,7 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
-def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoint, dict[str, Tensor]]:
+def _template(call: Call, card: Card, split: Split) -> tuple[Checkpoint, dict[str, Tensor]]:
     """The checkpoint of this run, still without weights; and the weights to begin with, if not with fresh ones.
 
     Raises UserError where these are of another network, or a run to go on with was prepared for other images.
@@ -156,8 +157,8 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
-    mode, _ = card.mode(config.mode, train_pairs, config.size)
-    preprocessing = card.preprocessing(train_pairs, config.size, config.normalize, in_channels, mode)
+    mode, _ = card.mode(config.mode, split.train, config.size)
+    preprocessing = card.preprocessing(split.train, config.size, config.normalize, in_channels, mode)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     template = Checkpoint(
@@ -165,7 +166,12 @@ def _template(call: Call, card: Card, train_pairs: list[Pair]) -> tuple[Checkpoi
         preprocessing=preprocessing,
         labels=card.labels,
         weights={},
-        training={"device_kind": call.compute.kind, "data_fingerprint": card.fingerprint()},
+        training={
+            "device_kind": call.compute.kind,
+            "data_fingerprint": card.fingerprint(),
+            LEARNED: card.image_marks(split.train),
+            VALIDATED: card.image_marks(split.val),
+        },
         data=card.describe(),
     )
     return template, initial.weights if initial else {}
@@ -247,15 +253,16 @@ def _shares(card: Card, train: list[Pair]) -> list[float]:
     return (counts / max(1, counts.sum())).tolist()
 
 
-def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig) -> float:
-    """How long it takes to read the whole part from disk, once for the network and once for the page, and to measure
-    it, as the first sample tells."""
+def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, int]]) -> float:
+    """How long it takes to read the whole part from disk, once for the network and once for the page, as the first
+    sample tells, and to measure it. sizes: of its images."""
     if not len(dataset):
         return 0.0
     start = time.monotonic()
     dataset[0]
-    of_one = 2 * (time.monotonic() - start) + MEASURING_SECONDS
-    return of_one * len(dataset.pairs) / (config.workers or default_workers())
+    reading = 2 * (time.monotonic() - start) * len(dataset.pairs)
+    pixels = sum(height * width for height, width in sizes) * (dataset.labels.num_classes - 1)
+    return (reading + MEASURING_SECONDS * pixels) / (config.workers or default_workers())
 
 
 def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
@@ -282,14 +289,21 @@ def _batch_size(call: Call, template: Checkpoint, model: Network, *data: Segment
     return world.lowest(fastest_batch_size(throughput, min(MOST_GPU_BATCH, most)))
 
 
-def _budget(call: Call, train_data: SegmentationDataset, val_data: SegmentationDataset, batch_size: int) -> Budget:
+def _budget(
+    call: Call,
+    train_data: SegmentationDataset,
+    val_data: SegmentationDataset,
+    batch_size: int,
+    sizes: Sequence[tuple[int, int]],
+) -> Budget:
+    """sizes: (H, W) of the validation images."""
     config, start = call.config, call.started - call.state.get("seconds", 0.0)
     return Budget(
         epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
         steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
         start=start,
         end=start + config.max_time if config.max_time else None,
-        measuring_seconds=_measuring_seconds(val_data, config),
+        measuring_seconds=_measuring_seconds(val_data, config, sizes),
     )
 
 

@@ -26,7 +26,7 @@ from unet_cli.data.warp import middle
 from unet_cli.device import Compute, be_deterministic, choose_compute
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
-from unet_cli.evaluation.pages import page_of
+from unet_cli.evaluation.pages import page_of_run
 from unet_cli.evaluation.report import write_report
 from unet_cli.evaluation.runs import REPORT
 from unet_cli.files import alone_in, sweep, writable_folder
@@ -205,7 +205,7 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     write_json(saver.folder / METRICS, asdict(report) | of_best)
     try:
-        write_report(saver.folder / REPORT, page_of(saver.folder, [saver.folder], [checkpoint], found))
+        write_report(saver.folder / REPORT, page_of_run(saver.folder, [saver.folder], [checkpoint], found))
     except UserError as error:  # all that matters has been saved
         trainer.console.say(f"Not written: {error}")
     return report
@@ -219,9 +219,11 @@ def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
     if found.best_threshold is not None:
         threshold, dice = found.best_threshold
         console.say(
-            f"Threshold that scores best on the validation part: {threshold:.3g} "
-            f"(Dice {dice:.4f}; at the default of 0.5 {found.scores['dice']:.4f})"
+            f"Threshold that scores best on the validation part: {threshold:.3g} (Dice {dice:.4f}; at the default of "
+            f"0.5 {found.scores['dice']:.4f}); --threshold auto takes it"
         )
+    if not found.counts[:, 1:, :2].any():
+        console.say("The best weights predict nothing but background: give the run more time, or look at the masks")
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +18,11 @@ from unet_cli.evaluation.metric_names import metric_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from unet_cli.data.card import Card
     from unet_cli.data.labels import LabelMap
-    from unet_cli.evaluation.findings import Score
-    from unet_cli.evaluation.subjects import Subject
+    from unet_cli.evaluation.evaluate import Evaluation
+    from unet_cli.evaluation.findings import Score, Sizes
+    from unet_cli.evaluation.scores import Sampled
+    from unet_cli.evaluation.subjects import Case, Subject
 
 MOST_CLASSES = 8  # that have a column of their own
 WORST = 5  # images that are named
@@ -41,79 +45,100 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
 
     layout = find_layout(config.data, config.images, config.masks, config.pair)  # before torch is imported
 
-    from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
-    from unet_cli.evaluation.evaluate import Evaluation, evaluate
+    from unet_cli.evaluation.pages import page_of_evaluation, sizes_of
     from unet_cli.evaluation.per_image import worst, write_csv
-    from unet_cli.evaluation.scores import differences, is_sure, scores
-    from unet_cli.evaluation.subjects import examined
+    from unet_cli.evaluation.report import write_report
+    from unet_cli.evaluation.scores import sampled, scores
+    from unet_cli.evaluation.subjects import case_of
     from unet_cli.files import writable_folder
 
-    if config.csv is not None:
-        writable_folder(config.csv.parent)
-    paths = find_checkpoints(config.weights)
-    card, labels = examined(layout, config, load_checkpoint(paths[0]).labels if paths else None, console)
-    subject = _subject(paths or config.pred, card, labels, config)
-    other = None if config.compare is None else _other(config.compare, card, labels, config)
-    pairs = subject.pairs if other is None else [pair for pair in subject.pairs if pair in set(other.pairs)]
-    notes = [*describe_unfinished(config.weights), *subject.notes, *(other.notes if other else ())]
-    console.say(*card.describe(), *(f"  note     {note}" for note in dict.fromkeys(notes)))
-
-    def measured(one: Subject) -> Evaluation:
-        names = [pair.name for pair in pairs]
-        return evaluate(one.answers(pairs, labels, console), labels, names, config, config.workers)
-
-    found = measured(subject)
-    rows, lowest = scores(found, config), worst(found, WORST)
+    for path in filter(None, (config.csv, config.report)):
+        writable_folder(path.parent)
+    case = case_of(config, layout, console)
+    console.say(*case.card.describe(), *(f"  note     {note}" for note in case.notes))
+    found = _measured(case.subject, case, config, console)
+    table = sampled(found)
+    rows, lowest = scores(table, found), worst(found, WORST)
     document: dict[str, Any] = {
         "data": str(layout.root),
-        "images": len(pairs),
-        "notes": notes,
-        "classes": list(labels.names),
+        "images": len(case.pairs),
+        "notes": case.notes,
+        "classes": list(case.labels.names),
         "unit": config.unit,
         "scores": [_plain(row) for row in rows],
         "worst": [{"image": name, "dice": value} for name, value in lowest],
     }
-    console.result(f"{counted(len(pairs), 'image')}; beside each score its 95 % interval (bootstrap over images)", "")
-    console.result(*_table(rows, labels, config))
-    if other is not None:
-        theirs = measured(other)
-        gaps = differences(found, theirs, config)
-        document["compared_with"] = str(config.compare)
-        document["differences"] = [_plain(gap) | {"more_than_luck": is_sure(gap)} for gap in gaps]
-        verdicts = [is_sure(gap) for gap in gaps]
-        console.result("", *_comparison(rows, scores(theirs, config), gaps, verdicts, config))
+    sizes, count = sizes_of(found.images), counted(len(case.pairs), "image")
+    document |= {
+        "objects_found": sizes.found.size,
+        "objects_missed": sizes.missed.size,
+        "objects_false": sizes.false.size,
+    }
+    size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
+    console.result(f"{count}{size}; beside each score its 95 % interval (bootstrap over images)", "")
+    console.result(*_table(rows, case.labels, config), "", *_remarks(found, sizes, case.labels))
+    if case.other is not None:
+        document |= _compare(table, rows, found, _measured(case.other, case, config, console), config, console)
     console.result("", "Worst by Dice:", *(f"  {value:.4f}  {name}" for name, value in lowest))
-    if len(pairs) < FEW_IMAGES:
-        console.result("", f"Of {counted(len(pairs), 'image')} alone, intervals are a rough guess.")
+    if len(case.pairs) < FEW_IMAGES:
+        console.result(
+            "", f"Of {count} alone, {'intervals are a rough guess' if len(case.pairs) > 1 else 'there are none'}."
+        )
     if config.csv is not None:
-        write_csv(config.csv, found, config)
-        document["csv"] = str(config.csv)
+        write_csv(config.csv, found)
+    if config.report is not None:
+        facts = [("Of", _named(config.weights or [config.pred])), ("Data", str(layout.root))]
+        command = shlex.join(["unet", *sys.argv[1:]])
+        write_report(config.report, page_of_evaluation(layout.root.name, facts, command, found, case.notes))
+    document |= {"csv": config.csv and str(config.csv), "report": config.report and str(config.report)}
     console.document(document)
     console.result("", f"Scores of each image: {config.csv or 'add --csv FILE'}")
+    console.result(f"Pictures of the worst: {config.report or 'add --report FILE.html'}")
     return DONE
 
 
-def _subject(subject: list[Path] | Path | None, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
-    """Networks, or the masks in a folder."""
-    from unet_cli.checkpoint import load_checkpoint
-    from unet_cli.evaluation.subjects import masks, networks
+def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
+    """What the table doesn't say."""
+    total = sizes.found.size + sizes.missed.size
+    what = "as the masks number them" if labels.kind == "instances" else "connected areas of the masks"
+    lines = [f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})"]
+    true, false, missed = (found.counts[:, 1:, place] for place in range(3))
+    alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
+    if alone:
+        lines.append(
+            f"In {counted(alone, 'case')} of {true.size:,}, a class is in just one of mask and prediction: distances "
+            "are then the image's diagonal"
+        )
+    return lines
 
-    if isinstance(subject, list):
-        return networks(subject, [load_checkpoint(path) for path in subject], card, config, config)
-    assert subject is not None
-    return masks(subject, card, labels, config)
+
+def _named(paths: Sequence[Path | None]) -> str:
+    return ", ".join(map(str, paths))
 
 
-def _other(path: Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
-    """What --compare names: a folder without checkpoints is one of masks. Raises UserError."""
-    from unet_cli.checkpoint import find_checkpoints
-    from unet_cli.errors import UserError
+def _measured(subject: Subject, case: Case, config: EvaluateConfig, console: Console) -> Evaluation:
+    from unet_cli.evaluation.evaluate import evaluate
 
-    is_masks = path.is_dir() and not any((*path.glob("best.pth"), *path.glob("*/best.pth")))
-    try:
-        return _subject(path if is_masks else find_checkpoints([path]), card, labels, config)
-    except UserError as error:
-        raise UserError(f"--compare: {error}") from error
+    answers = subject.answers(case.pairs, case.labels, console)
+    names, panels = [pair.name for pair in case.pairs], config.report is not None and subject is case.subject
+    keep_alpha = case.card.keep_alpha
+    return evaluate(answers, case.labels, names, config, config.workers, panels, keep_alpha)
+
+
+def _compare(
+    table: Sampled, ours: list[Score], found: Evaluation, other: Evaluation, config: EvaluateConfig, console: Console
+) -> dict[str, Any]:
+    """Say how the other does on the same images; the same for a program."""
+    from unet_cli.evaluation.scores import differences, is_sure, sampled, scores
+
+    their_table = sampled(other)
+    gaps = differences(table, their_table, found)
+    verdicts = [is_sure(gap) for gap in gaps]
+    console.result("", *_comparison(ours, scores(their_table, other), gaps, verdicts, config))
+    return {
+        "compared_with": str(config.compare),
+        "differences": [_plain(gap) | {"more_than_luck": sure} for gap, sure in zip(gaps, verdicts, strict=True)],
+    }
 
 
 def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
@@ -142,7 +167,9 @@ def _comparison(
 ) -> list[str]:
     """A line a metric, over all classes, and whether the difference is more than luck."""
     lines = [
-        f"Compared with {config.compare}, on the same images (paired bootstrap):",
+        "On the same images (paired bootstrap):",
+        f"  this   {_named(config.weights or [config.pred])}",
+        f"  other  {config.compare}",
         "",
         f"{'':32}{'this':>8}{'other':>9}{'difference':>12}  95 % interval",
     ]
@@ -152,12 +179,17 @@ def _comparison(
             metric = gap.metric
             values = [_number(rows[metric]["all"].value, metric) for rows in (first, second)]
             cells = f"{values[0]:>8} {values[1]:>8} {_number(gap.value, metric):>11}"
-            verdict = _verdict(gap) if is_sure else "may be luck"
-            lines.append(f"  {_label(metric, config):<30}{cells}  {_interval(gap):<20} {verdict}")
-    return lines
+            lines.append(f"  {_label(metric, config):<30}{cells}  {_interval(gap):<20} {_verdict(gap, is_sure)}")
+    return [*lines, "", "Of twenty scores, one looks different by luck alone: look at the one that you care for."]
 
 
-def _verdict(gap: Score) -> str:
+def _verdict(gap: Score, is_sure: bool) -> str:
+    if math.isnan(gap.low):
+        return "too few images to tell"
+    if gap.low == gap.high == 0:
+        return "the same"
+    if not is_sure:
+        return "may be luck"
     is_better = (gap.value > 0) == (metric_name(gap.metric).higher is not False)
     return "this one is better" if is_better else "the other is better"
 
@@ -171,6 +203,8 @@ def _by_metric(rows: list[Score]) -> dict[str, dict[str, Score]]:
 
 def _label(metric: str, config: EvaluateConfig) -> str:
     words = metric_name(metric)
+    if metric == "surface_dice":
+        return f"{words.label} at {config.within:g} {config.unit}"
     return f"{words.label}, {config.unit}" if words.is_length else words.label
 
 

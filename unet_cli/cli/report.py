@@ -16,13 +16,16 @@ def report_cli(config: ReportConfig, output: Output) -> int:
 
     `unet train` does so at its end; this command looks again, with --suspects also at the training masks.
     """
+    from unet_cli.checkpoint import find_checkpoints
     from unet_cli.evaluation.runs import REPORT, report_run
     from unet_cli.files import writable_folder
 
     console = Console(output.json, output.quiet)
-    path = config.output or config.run / REPORT
+    run = config.run.parent if config.run.is_file() else config.run
+    path = config.output or run / REPORT
+    find_checkpoints([run])  # before a folder is made for what isn't there
     writable_folder(path.parent)
-    found, suspects = report_run(config.run, path, config, console, config.data, config.suspects)
+    found, suspects = report_run(run, path, config, console, config.data, config.suspects)
     console.document({
         "report": str(path),
         "scores": found.scores if found else {},
@@ -33,6 +36,7 @@ def report_cli(config: ReportConfig, output: Output) -> int:
     if suspects is not None:
         console.result(f"{counted(len(suspects), 'training mask')} to look at again" + ":" * bool(suspects))
         for one in suspects:
-            console.result(f"  {one.name}: {one.pixels:,} pixels are {one.given}, and {one.seen} for the network")
+            where = f"{one.given} in the mask, {one.seen} for the network"
+            console.result(f"  {one.name}: {one.pixels:,} pixels ({one.share:.1%}) are {where}")
     console.result(f"Report: {path} (open it in a browser)")
     return DONE

@@ -225,6 +225,13 @@ class Card:
         contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in self.everything)
         return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
+    def image_marks(self, pairs: Sequence[Pair]) -> list[str]:
+        """For each pair 16 hexadecimal digits that tell its image from others, wherever it lies and whatever its name
+        and mask; as far as the facts go, see `fingerprint`."""
+        facts_of = dict(self.everything)
+        contents = [json.dumps(_image_contents(facts_of[pair])) for pair in pairs]
+        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in contents]
+
     def _depth(self) -> str:
         return {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}[self.dtype]
 
@@ -299,12 +306,16 @@ def _plain(problem: Problem) -> dict[str, Any]:
 
 def _contents(facts: Facts) -> list[Any]:
     """What facts say of the pixels, without what another processor may round in another way."""
-    sums = () if facts.dtype == "float32" else (*facts.sums, *facts.squares)
     values = facts.values
     return [
-        facts.stored, facts.height, facts.width, facts.dtype, facts.low, facts.high, sums, facts.checksum,
-        sorted(values.counts.items()), values.rest, values.colour, values.palette, facts.mask_thumbnail.hex(),
+        *_image_contents(facts), sorted(values.counts.items()), values.rest, values.colour, values.palette,
+        facts.mask_thumbnail.hex(),
     ]  # fmt: skip
+
+
+def _image_contents(facts: Facts) -> list[Any]:
+    sums = () if facts.dtype == "float32" else (*facts.sums, *facts.squares)
+    return [facts.stored, facts.height, facts.width, facts.dtype, facts.low, facts.high, sums, facts.checksum]
 
 
 def _range(facts: list[Facts]) -> tuple[float, float]:

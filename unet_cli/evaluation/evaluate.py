@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from unet_cli.ahead import ahead
+from unet_cli.ahead import ahead, default_workers
 from unet_cli.calibration import PixelSample, calibrated_number, fit_temperature
 from unet_cli.config import Cleaning, Scoring
 from unet_cli.console import Console
@@ -26,10 +26,11 @@ LEAST_SAMPLED = 256  # of an image
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of each image, in the order of the answers; their `levels` are coarse, (C, 2, 256), and those
-    of all together fine: (C, 2, 65536), None where there are no probabilities."""
+    """What was measured of each image; their `levels` are coarse, see ranking.coarse, and those of all together fine:
+    (C, 2, 65536), None where there are no probabilities. scoring: how it was measured."""
 
     labels: LabelMap
+    scoring: Scoring
     images: list[Measured]
     levels: np.ndarray | None
 
@@ -79,7 +80,7 @@ def evaluate(
     answers: Iterable[Answer],
     labels: LabelMap,
     names: Sequence[str],
-    scoring: Scoring | None = None,
+    scoring: Scoring,
     workers: int | None = None,
     panels: bool = False,
     keep_alpha: bool = False,
@@ -91,16 +92,17 @@ def evaluate(
     keep_alpha. doubts: about their masks. Raises UserError where an answer can't be had.
     """
     pixels = max(LEAST_SAMPLED, SAMPLED_PIXELS // len(names))
-    wanted = Wanted(scoring or Scoring(), pixels, panels, keep_alpha, doubts)
+    wanted = Wanted(scoring, pixels, panels, keep_alpha, doubts)
+    workers = workers or default_workers()
     measured: list[Measured] = []
     levels: np.ndarray | None = None
-    for one in ahead(partial(measure, num_classes=labels.num_classes, wanted=wanted), answers, workers):
+    for one in ahead(partial(measure, num_classes=labels.num_classes, wanted=wanted), answers, workers, depth=workers):
         if one.levels is not None:
             levels = one.levels if levels is None else levels + one.levels
             one = replace(one, levels=coarse(one.levels))
         measured.append(one)
     place = {name: number for number, name in enumerate(names)}
-    return Evaluation(labels, sorted(measured, key=lambda one: place[one.name]), levels)
+    return Evaluation(labels, scoring, sorted(measured, key=lambda one: place[one.name]), levels)
 
 
 def evaluate_network(
@@ -109,4 +111,4 @@ def evaluate_network(
     """As `unet evaluate` without any options."""
     answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
     keep_alpha = predictor.preprocessing.keep_alpha
-    return evaluate(answers, predictor.labels, [pair.name for pair in pairs], None, workers, panels, keep_alpha)
+    return evaluate(answers, predictor.labels, [pair.name for pair in pairs], Scoring(), workers, panels, keep_alpha)

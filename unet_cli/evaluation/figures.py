@@ -74,9 +74,11 @@ def draw_sizes(sizes: Sizes) -> str:
         axes.bar(places + 0.28, found, 0.4, color=_hex("right"), label="found")
         axes.bar(places + 0.28, missed, 0.4, bottom=found, color=_hex("missed"), label="missed")
         axes.bar(places + 0.72, false, 0.4, color=_hex("false"), label="false")
-        axes.set_xticks(np.arange(len(edges)), [_short(edge) for edge in edges])
+        every = 1 + len(edges) // 10  # or labels would touch
+        axes.set_xticks(np.arange(len(edges))[::every], [_short(edge) for edge in edges[::every]])
         axes.set(xlabel="area in pixels", ylabel="objects")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(lambda value, _: _short(round(value)))
         axes.grid(visible=False, axis="x")
         axes.legend()
 
@@ -120,7 +122,7 @@ def _drawn(name: str, draw: Callable[[Axes], None]) -> str:
     file = StringIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT))
-        draw(figure.add_axes((0.12, 0.16, 0.86, 0.79)))
+        draw(figure.add_axes((0.14, 0.16, 0.84, 0.79)))
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     return _for_a_page(file.getvalue(), name)
@@ -157,5 +159,5 @@ def _short(number: int) -> str:
     """300, 3k, 30M: a label of an axis."""
     for unit, letter in ((10**6, "M"), (10**3, "k")):
         if number >= unit:
-            return f"{number // unit}{letter}"
+            return f"{number / unit:.3g}{letter}"
     return str(number)

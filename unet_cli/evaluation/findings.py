@@ -73,6 +73,9 @@ class Sizes:
     false: np.ndarray
 
 
+NO_SIZES = Sizes(*[np.zeros(0, np.int64)] * 3)
+
+
 @dataclass(frozen=True)
 class Suspect:
     """A training image whose mask looks wrong.
@@ -94,25 +97,26 @@ class Suspect:
 class Page:
     """All that the page shows.
 
-    facts: label and text of each, as people read them. classes: names, background first. images: that were evaluated,
-    of which the gallery holds some. confusion: (classes, classes) pixels, [truth, prediction]. before, after: the
-    reliability without and with the temperature; after is None where there is none. suspects: None where they were not
-    looked for.
+    facts: label and text of each, as people read them. classes: names, background first. temperatures: of each network;
+    before, after: the reliability without and with them; after is None where there are none. images: that were
+    evaluated, of which the gallery holds some; kind: what they are. confusion: (classes, classes) pixels, [truth,
+    prediction]. notes: what the reader has to know. suspects: None where they were not looked for.
     """
 
     title: str
     facts: list[tuple[str, str]]
     command: str
-    curves: list[Curve]
-    scores: list[Score]
-    units: str
-    images: int
-    entries: list[Entry]
-    sizes: Sizes
-    before: Reliability | None
-    after: Reliability | None
-    temperature: float
-    confusion: np.ndarray
     classes: tuple[str, ...]
+    temperatures: tuple[float, ...] = ()
+    curves: list[Curve] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    units: str = "px"
+    images: int = 0
+    kind: str = "images"
+    entries: list[Entry] = field(default_factory=list)
+    sizes: Sizes = NO_SIZES
+    before: Reliability | None = None
+    after: Reliability | None = None
+    confusion: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     suspects: list[Suspect] | None = None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unet_cli.metrics import dice, iou
+
 PERCENTS = np.arange(50, 100, 5)
 OBJECT_IOUS = PERCENTS / 100
 
@@ -71,8 +73,7 @@ def bowl_score(counts: np.ndarray) -> np.ndarray:
 
     The challenge averages it over images. Source: see `match_objects`.
     """
-    tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    return _ratio(tp, tp + fp + fn).mean(-1)
+    return iou(counts, np.nan).mean(-1)
 
 
 def object_f1(counts: np.ndarray) -> np.ndarray:
@@ -80,8 +81,7 @@ def object_f1(counts: np.ndarray) -> np.ndarray:
 
     Source: Caicedo et al. 2019, see `match_objects`, where it is the F1 score at one threshold.
     """
-    tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64)[..., 0, :], -1, 0)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+    return dice(np.asarray(counts)[..., 0, :], np.nan)
 
 
 def _numbers(paired: np.ndarray) -> np.ndarray:
@@ -93,7 +93,3 @@ def _areas(paired: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarr
     numbers, places = np.unique(paired, return_inverse=True)
     areas = np.bincount(places, shared, minlength=len(numbers)).astype(np.int64)
     return areas[numbers > 0], areas[places]
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)

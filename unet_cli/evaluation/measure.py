@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,6 @@ from unet_cli.evaluation.suspects import Doubt, doubt
 from unet_cli.metrics import confusion
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-TOLERANCE = 2.0  # pixels
 BAND = 0.02  # of the image's diagonal
 
 
@@ -97,14 +95,12 @@ def measure(answer: Answer, num_classes: int, wanted: Wanted) -> Measured:
 def _surface(answer: Answer, one: int, scoring: Scoring) -> tuple[float, float, float, float]:
     """In units of the spacing, which is one pixel unless given."""
     target, ignored = answer.target.classes, answer.target.classes == IGNORED
-    diagonal = math.hypot(target.shape[0] * scoring.pixel[0], target.shape[1] * scoring.pixel[1])
-    tolerance = TOLERANCE * max(scoring.pixel) if scoring.tolerance is None else scoring.tolerance
-    band = BAND * diagonal if scoring.band is None else scoring.band
+    band = BAND * scoring.diagonal((target.shape[0], target.shape[1])) if scoring.band is None else scoring.band
     found = compare_surfaces(
         answer.pred.classes == one,
         target == one,
         scoring.pixel,
-        tolerance,
+        scoring.within,
         band,
         ignored if ignored.any() else None,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from unet_cli.evaluation.instances import overlaps
+from unet_cli.metrics import ratio
 
 # The script adds 0.1 ten times, which ends just below 1: a probability of 1 is inside at each of them.
 MAP_THRESHOLDS = np.cumsum([0.0] + 10 * [0.1])
@@ -57,7 +58,7 @@ def best_over_thresholds(scores: np.ndarray, weights: np.ndarray | None = None) 
     known = ~np.isnan(scores)
     sums = np.tensordot(weights, np.where(known, scores, 0), 1)
     totals = np.tensordot(weights, known.astype(np.float64), 1)
-    return np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals > 0).max(-2)
+    return ratio(sums, totals, np.nan).max(-2)
 
 
 def grown(inside: np.ndarray) -> np.ndarray:

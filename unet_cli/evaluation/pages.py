@@ -4,64 +4,82 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import Scoring
 from unet_cli.console import counted, duration
-from unet_cli.errors import explain
+from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.findings import Curve, Entry, Page, Sizes, Suspect
 from unet_cli.evaluation.measure import Measured
 from unet_cli.evaluation.per_image import image_dice
-from unet_cli.evaluation.scores import reliabilities, scores
+from unet_cli.evaluation.scores import reliabilities, sampled, scores
+from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
 from unet_cli.training.record import calls_of
 
+COLUMNS = {"epoch", "seconds", "train_loss", "val_loss", "val_dice"}  # of log.csv
+FEW_IMAGES = 10  # of fewer, a bootstrap says little
 MOST_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
-SCORED_BY_THEMSELVES = (
-    "These images were not trained on, but they chose the best epoch and the temperature: on images that played no "
-    "part, scores may be a little lower. unet evaluate --weights RUN --data TEST tells."
-)
 NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
+VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
 OUT_OF_FOLD = "Every image was predicted by the network that did not see it in training."
+FEW = "There are few images: the intervals are a rough guess."
 
 
-def page_of(
+def page_of_run(
     run: Path,
     runs: Sequence[Path],
     checkpoints: Sequence[Checkpoint],
     found: Evaluation | None,
     suspects: list[Suspect] | None = None,
+    notes: Sequence[str] = (),
 ) -> Page:
     """The page of a run, or of the folds in `run`. runs: the folder of each checkpoint. found: None where nothing was
-    validated. Raises UserError where a file of theirs can't be read."""
+    validated. notes: what else the reader has to know. Raises UserError where a file of theirs can't be read."""
     logs = [_log(folder) for folder in runs]
-    images = found.images if found else []
-    classes = checkpoints[0].labels.names
-    before, after = (found and reliabilities(found)) or (None, None)
-    temperature = math.exp(float(np.mean([math.log(one.temperature) for one in checkpoints])))
-    return Page(
+    page = Page(
         title=run.name,
         facts=_facts(runs, checkpoints, logs),
-        command=calls_of(runs[0])[0]["command"],
+        command=_calls(runs[0])[0]["command"],
         curves=[_curve(folder.name, log) for folder, log in zip(runs, logs, strict=True)],
-        scores=scores(found, Scoring()) if found else [],
-        units="px",
-        images=len(images),
-        entries=_gallery(found) if found else [],
-        sizes=_sizes(images),
-        before=before,
-        after=None if temperature == 1 else after,
-        temperature=temperature,
-        confusion=sum((one.confusion for one in images), np.zeros((len(classes), len(classes)), np.int64)),
-        classes=classes,
-        notes=[NOT_VALIDATED if not images else OUT_OF_FOLD if len(runs) > 1 else SCORED_BY_THEMSELVES],
+        classes=checkpoints[0].labels.names,
+        temperatures=tuple(one.temperature for one in checkpoints),
         suspects=suspects,
+        notes=[*notes, NOT_VALIDATED],
+    )
+    of = ("validation images", VALIDATED) if len(runs) == 1 else ("images", OUT_OF_FOLD)
+    return _with_findings(page, found, *of, *notes) if found else page
+
+
+def page_of_evaluation(
+    title: str, facts: list[tuple[str, str]], command: str, found: Evaluation, notes: Sequence[str]
+) -> Page:
+    """The page of images on which something was evaluated."""
+    temperatures = tuple({one.temperature for one in found.images})
+    page = Page(title, facts, command, classes=found.labels.names, temperatures=temperatures)
+    return _with_findings(page, found, "images", *notes)
+
+
+def _with_findings(page: Page, found: Evaluation, kind: str, *notes: str) -> Page:
+    before, after = reliabilities(found) or (None, None)
+    return replace(
+        page,
+        scores=scores(sampled(found), found),
+        units=found.scoring.unit,
+        images=len(found.images),
+        kind=kind,
+        entries=_gallery(found),
+        sizes=sizes_of(found.images),
+        before=before,
+        after=after if any(temperature != 1 for temperature in page.temperatures) else None,
+        confusion=np.sum([one.confusion for one in found.images], axis=0),
+        notes=[*notes, *([FEW] if len(found.images) < FEW_IMAGES else ())],
     )
 
 
@@ -81,12 +99,14 @@ def _facts(
     runs: Sequence[Path], checkpoints: Sequence[Checkpoint], logs: Sequence[list[dict[str, str]]]
 ) -> list[tuple[str, str]]:
     """What was trained on what."""
-    first, call = checkpoints[0], calls_of(runs[0])[-1]
+    first, call = checkpoints[0], _calls(runs[0])[-1]
     training, preprocessing = first.training, first.preprocessing
     seconds = sum(float(log[-1]["seconds"]) for log in logs)
     trained = [
-        f"{counted(len(log), 'epoch')}, the best {one.metrics['epoch']:.0f}"
-        for log, one in zip(logs, checkpoints, strict=True)
+        f"{run.name}: " * (len(runs) > 1)
+        + f"{counted(len(log), 'epoch')}, the best {one.metrics['epoch']:.0f}"
+        + (f", Dice {one.metrics['final_dice']:.3f}" if "final_dice" in one.metrics else "")
+        for run, log, one in zip(runs, logs, checkpoints, strict=True)
     ]
     return [
         ("Network", first.model.describe()),
@@ -95,9 +115,17 @@ def _facts(
         ("Seen at", f"{preprocessing.describe_size()}, {preprocessing.describe_intensity()}"),
         ("Learning", f"{training['loss']}; {training['optimizer']} at {training['lr']:g}, batches of "
          f"{training['batch_size']}, augmentation {training['augment']}"),
-        ("Trained", f"{'; '.join(trained)}; {duration(seconds)}"),
+        ("Trained", f"{'; '.join(trained)}; in {duration(seconds)}"),
         ("On", f"{call['device']}; unet {call['unet']}, torch {call['torch']}"),
     ]  # fmt: skip
+
+
+def _calls(run: Path) -> list[dict[str, Any]]:
+    """Raises UserError."""
+    calls = calls_of(run)
+    if not calls:
+        raise UserError(f"{run / 'run.json'} is missing, or not what unet train wrote: restore it")
+    return calls
 
 
 def _labelled(line: str) -> tuple[str, str]:
@@ -121,7 +149,14 @@ def _curve(name: str, log: list[dict[str, str]]) -> Curve:
 
 
 def _log(run: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(_bytes(run / "log.csv").decode().splitlines()))
+    path = run / "log.csv"
+    try:
+        rows = list(csv.DictReader(_bytes(path).decode().splitlines()))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not what unet train wrote: restore it") from error
+    if not rows or not rows[0].keys() >= COLUMNS:
+        raise UserError(f"{path} holds no epoch as unet train writes them: restore it")
+    return rows
 
 
 def _bytes(path: Path) -> bytes:
@@ -150,7 +185,8 @@ def _entry(one: Measured, score: float) -> Entry:
     return Entry(one.name, score, missed, false, wrong, one.panels)
 
 
-def _sizes(images: Sequence[Measured]) -> Sizes:
+def sizes_of(images: Sequence[Measured]) -> Sizes:
+    """Of the objects of all classes, at IoU 0.5."""
     matches = [match for one in images for match in one.matches]
     none = np.zeros(0, np.int64)
     return Sizes(

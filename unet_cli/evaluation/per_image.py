@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_cli.config import Scoring
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.scores import by_image
+from unet_cli.evaluation.scores import EMPTY, by_image
 from unet_cli.files import make_folder, whole_file
+from unet_cli.metrics import dice, ratio
 
 
-def write_csv(path: Path, found: Evaluation, scoring: Scoring) -> None:
-    """A row for each image and foreground class: every metric of an image, pixels, and objects found at IoU 0.5.
-    Raises UserError."""
-    table = by_image(found, scoring)
+def write_csv(path: Path, found: Evaluation) -> None:
+    """A row for each image and foreground class: the metrics of an image that a class has, pixels, and objects found at
+    IoU 0.5. Raises UserError."""
+    table = by_image(found)
     make_folder(path.parent)
     with whole_file(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
@@ -37,13 +37,15 @@ def write_csv(path: Path, found: Evaluation, scoring: Scoring) -> None:
 def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
     """Name and mean Dice over the foreground classes of the images that came out worst, the worst first."""
     by_dice = image_dice(found)
-    order = np.argsort(by_dice, kind="stable")[:count]
-    return [(found.images[row].name, float(by_dice[row])) for row in order]
+    order = np.argsort(by_dice, kind="stable")[:count]  # NaN comes last
+    return [(found.images[row].name, float(by_dice[row])) for row in order if not math.isnan(by_dice[row])]
 
 
 def image_dice(found: Evaluation) -> np.ndarray:
-    """(images) mean Dice over the foreground classes; empty against empty is 1."""
-    return by_image(found, Scoring())["dice"].mean(1)
+    """(images) mean Dice over the foreground classes; where a class is in neither mask, as --empty says."""
+    by_class = dice(found.counts[:, 1:], EMPTY[found.scoring.empty])
+    known = ~np.isnan(by_class)
+    return ratio(np.where(known, by_class, 0.0).sum(1), known.sum(1), math.nan)
 
 
 def _spelled(value: float) -> str:

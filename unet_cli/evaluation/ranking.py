@@ -1,7 +1,8 @@
 """How well probabilities rank pixels: average precision and area under the ROC curve, from counts that add up.
 
-Pixels are counted at the levels that probability maps are written with, so memory is the same for a set of any size,
-and the scores are those of the maps as files.
+Pixels are counted at the 65,536 levels that probability maps are written with, so memory is the same for a set of any
+size. Probabilities are the network's own. Calibration doesn't change their order where there is one foreground class;
+of several, the maps as files may rank pixels a little differently.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from unet_cli.inference.sheet import sixteen_bit
+from unet_cli.metrics import ratio
 
 LEVELS = 65536
 COARSE = 512
@@ -37,7 +39,7 @@ def average_precision(counts: np.ndarray) -> np.ndarray:
     negatives, positives = _downwards(counts)
     false, true = negatives.cumsum(-1), positives.cumsum(-1)
     precision = true / np.maximum(true + false, 1)
-    return _over((positives * precision).sum(-1), true[..., -1])
+    return ratio((positives * precision).sum(-1), true[..., -1], np.nan)
 
 
 def roc_auc(counts: np.ndarray) -> np.ndarray:
@@ -50,7 +52,7 @@ def roc_auc(counts: np.ndarray) -> np.ndarray:
     """
     negatives, positives = _downwards(counts)
     above = positives.cumsum(-1) - positives / 2
-    return _over((negatives * above).sum(-1), negatives.sum(-1) * positives.sum(-1))
+    return ratio((negatives * above).sum(-1), negatives.sum(-1) * positives.sum(-1), np.nan)
 
 
 def coarse(counts: np.ndarray) -> np.ndarray:
@@ -71,7 +73,3 @@ def _downwards(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(..., 2, L) -> negatives and positives, each (..., L) float64, the highest level first."""
     downwards = counts[..., ::-1].astype(np.float64)
     return downwards[..., 0, :], downwards[..., 1, :]
-
-
-def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return part / np.where(whole > 0, whole, np.nan)

@@ -82,7 +82,7 @@ def render(page: Page) -> str:
         sizes=draw_sizes(page),
         reliability=draw_reliability(page),
         calibration=calibration_rows(page),
-        confusion=confusion_shares(page.confusion),
+        confusion=None if page.confusion is None else confusion_shares(page.confusion),
     )
 
 
@@ -109,7 +109,7 @@ def headline(page: Page) -> list[tuple[str, str, str]]:
     overall = {score.metric: score for score in page.scores if score.name == "all"}
     shown = [overall[metric] for metric in ("dice", "iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
-    return [*scores, ("images", f"{page.images:,}", "evaluated at original size")]
+    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")]
 
 
 def score_tables(page: Page) -> list[ScoreTable]:
@@ -160,7 +160,9 @@ def draw_reliability(page: Page) -> list[Drawing]:
             Drawing(figures.draw_reliability("before", page.before), "Before: probabilities as the network gives them")
         )
     if page.after is not None:
-        caption = f"After: with a temperature of {page.temperature:.2f}"
+        several = len(page.temperatures) > 1
+        each = "each network's own temperature" if several else f"a temperature of {page.temperatures[0]:.2f}"
+        caption = f"After: with {each}"
         drawings.append(Drawing(figures.draw_reliability("after", page.after), caption))
     return drawings
 

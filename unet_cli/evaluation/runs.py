@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unet_cli.checkpoint import Checkpoint, find_checkpoints, load_checkpoint
+from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
 from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
 from unet_cli.console import Console
 from unet_cli.data.layout import find_layout
@@ -16,7 +16,7 @@ from unet_cli.data.split import Split, read_split
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
 from unet_cli.evaluation.findings import Suspect
-from unet_cli.evaluation.pages import page_of, suspects_of
+from unet_cli.evaluation.pages import page_of_run, suspects_of
 from unet_cli.evaluation.report import write_report
 from unet_cli.evaluation.subjects import Group, Networks, examined
 
@@ -25,11 +25,13 @@ REPORT = "report.html"  # in a run's folder
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, or the folds of one: the folder of each network, the network, and its parts of the data."""
+    """A run, or the folds of one: the folder of each network, the network, and its parts of the data; and what is to be
+    said of them."""
 
     runs: list[Path]
     checkpoints: list[Checkpoint]
     splits: list[Split]
+    notes: list[str]
 
 
 def report_run(
@@ -42,6 +44,7 @@ def report_run(
     seem wrong; over folds these are the same images. Raises UserError.
     """
     trained = _trained(run, data, hardware, console)
+    console.say(*trained.notes)
     validated = [split.val for split in trained.splits]
     of_folds = len(trained.runs) > 1
     found = _evaluated(trained, validated, hardware, console, doubts=suspects and of_folds)
@@ -49,22 +52,36 @@ def report_run(
     if suspects:
         learned = found if of_folds else _evaluated(trained, [trained.splits[0].train], hardware, console, doubts=True)
         doubted = [] if learned is None else suspects_of(learned)
-    write_report(output, page_of(run, trained.runs, trained.checkpoints, found, doubted))
+    write_report(output, page_of_run(run, trained.runs, trained.checkpoints, found, doubted, trained.notes))
     return found, doubted
 
 
 def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
     paths = find_checkpoints([run])
     checkpoints = [load_checkpoint(path) for path in paths]
-    settings: dict[str, Any] = {spec.name: checkpoints[0].training.get(spec.name) for spec in fields(DataConfig)}
-    if not checkpoints[0].training.get("data") and not settings["images"]:
+    if len(paths) > 1 and not all(one.training.get("folds") for one in checkpoints):
+        raise UserError(
+            f"{run} holds {len(paths)} runs, which are not the folds of one: give one, such as {paths[0].parent}"
+        )
+    training = checkpoints[0].training
+    settings: dict[str, Any] = {spec.name: training.get(spec.name) for spec in fields(DataConfig)}
+    if not training.get("data") and not settings["images"]:
         raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
-    config = DataConfig(**settings | {"workers": hardware.workers} | ({"data": data} if data else {}))
+    if data is not None:
+        settings |= {"data": data, "images": None, "masks": None}
+    config = DataConfig(**settings | {"workers": hardware.workers})
     layout = find_layout(config.data and Path(config.data), config.images, config.masks, config.pair)
-    card, _ = examined(layout, config, checkpoints[0].labels, console)
+    card, _, _ = examined(layout, config, checkpoints[0].labels, console)
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]
-    return Trained(runs, checkpoints, [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs])
+    splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]
+    validated = [pair for split in splits for pair in split.val]
+    if len(set(validated)) < len(validated):
+        raise UserError(f"{run} holds {len(runs)} runs, which are not the folds of one: give one, such as {runs[0]}")
+    notes = describe_unfinished([run])
+    if training.get("data_fingerprint") != card.fingerprint():
+        notes.append("The data have changed since the training.")
+    return Trained(runs, checkpoints, splits, notes)
 
 
 def _evaluated(

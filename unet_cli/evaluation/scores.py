@@ -6,7 +6,8 @@ itself, as often as it was drawn in a resample. All resamples are computed at on
 The mean over images (dice, hd95, ...) is that of each class, and 'all' the mean over the foreground classes. Where a
 class is in neither mask of an image, --empty says what the image counts: perfect, as 1, and as a distance of 0; skip,
 not at all; worst, as 0, and as a distance of the image's diagonal. Where it is in just one of them, scores are 0 and
-distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) follow the same rule.
+distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) follow the same rule. Of
+several classes, those that no mask of the truth holds have no scores.
 
 Source of the intervals: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentiles); images
 are what is drawn, since pixels of one image are not independent.
@@ -20,17 +21,17 @@ from collections.abc import Callable
 import numpy as np
 
 from unet_cli.calibration import Reliability, calibration_error, reliability
-from unet_cli.config import Scoring
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.findings import Score
 from unet_cli.evaluation.instances import bowl_score, object_f1
-from unet_cli.evaluation.measure import Measured
 from unet_cli.evaluation.membranes import best_over_thresholds
 from unet_cli.evaluation.metric_names import METRIC_NAMES
 from unet_cli.evaluation.ranking import average_precision, roc_auc
-from unet_cli.metrics import dice, iou, precision, ratio, recall
+from unet_cli.metrics import accuracy, dice, iou, precision, ratio, recall
 
 RESAMPLES = 2000
+MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
+LEAST_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
 SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
 DISTANCES = ("hd95", "assd")
 FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -39,21 +40,36 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "precision": precision,
     "recall": recall,
 }
-EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score
+EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score; as a distance, 1 - it diagonals
 
 Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): the score itself first, 'all' first
 
 
-def scores(found: Evaluation, scoring: Scoring, seed: int = 0) -> list[Score]:
-    """All metrics of the set, each over all classes and of each."""
-    return _rows(sampled(found, scoring, seed), found)
+def sampled(found: Evaluation) -> Sampled:
+    """Every metric, of all images and of resamples of them: the same ones whenever there are as many images."""
+    images = len(found.images)
+    resamples = max(RESAMPLES // 10, min(RESAMPLES, MOST_DRAWN // images))
+    draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
+    weights = np.concatenate([np.ones((1, images)), draws])
+    per_image = {name: _mean(values, weights) for name, values in by_image(found).items()}
+    pooled = {f"pooled_{name}": values for name, values in _pooled(found, weights).items()}
+    tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
+    for table in tables.values():
+        table[:, ~_held(found)] = math.nan
+    with_all = {name: np.column_stack([_mean_of_classes(table), table]) for name, table in tables.items()}
+    with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
+    return with_all | _membranes(found, weights)
 
 
-def differences(found: Evaluation, other: Evaluation, scoring: Scoring, seed: int = 0) -> list[Score]:
-    """How much higher the first one's scores are than the other's, on the same images in the same order: both are
-    drawn together (paired bootstrap)."""
-    first, second = sampled(found, scoring, seed), sampled(other, scoring, seed)
-    return _rows({metric: values - second[metric] for metric, values in first.items() if metric in second}, found)
+def scores(table: Sampled, found: Evaluation) -> list[Score]:
+    """All metrics of the set, each over all classes and of each. table: `sampled(found)`."""
+    return _rows(table, found, least=2)
+
+
+def differences(table: Sampled, other: Sampled, found: Evaluation) -> list[Score]:
+    """How much higher the scores of one are than those of another, on the same images in the same order: both were
+    drawn together (paired bootstrap). Without intervals for fewer than LEAST_COMPARED images."""
+    return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, LEAST_COMPARED)
 
 
 def is_sure(difference: Score) -> bool:
@@ -61,39 +77,22 @@ def is_sure(difference: Score) -> bool:
     return difference.low > 0 or difference.high < 0
 
 
-def sampled(found: Evaluation, scoring: Scoring, seed: int) -> Sampled:
-    """Every metric, of all images and of RESAMPLES resamples of them. seed: decides which; the same for the same number
-    of images."""
-    images = len(found.images)
-    draws = np.random.default_rng(seed).multinomial(images, [1 / images] * images, RESAMPLES)
-    weights = np.concatenate([np.ones((1, images)), draws])
-    per_image = {name: _mean(values, weights) for name, values in by_image(found, scoring).items()}
-    pooled = {f"pooled_{name}": values for name, values in _pooled(found, scoring, weights).items()}
-    tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
-    with_all = {name: np.column_stack([_mean_of_classes(table), table]) for name, table in tables.items()}
-    with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
-    return with_all | _membranes(found, weights)
-
-
-def by_image(found: Evaluation, scoring: Scoring) -> Sampled:
-    """(images, classes) of each metric of an image, as --empty says where a class is in neither mask."""
-    counts, empty = found.counts[:, 1:], EMPTY[scoring.empty]
+def by_image(found: Evaluation) -> dict[str, np.ndarray]:
+    """(images, classes) of each metric of an image, as --empty says where a class is in neither mask; NaN for an image
+    of which no pixel counts."""
+    counts, empty, pixels = found.counts[:, 1:], EMPTY[found.scoring.empty], _pixels(found)[:, None]
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
-    table["accuracy"] = _accuracy(found)
+    table["accuracy"] = accuracy(counts, pixels)
     surfaces = np.stack([one.surfaces for one in found.images])
-    worst = np.array([_diagonal(one, scoring) for one in found.images])[:, None]
+    diagonals = np.array([found.scoring.diagonal(one.size) for one in found.images])[:, None]
     for place, name in enumerate(SURFACES):
-        values = surfaces[..., place]
-        if name in DISTANCES:
-            otherwise = worst * {"perfect": 0.0, "skip": math.nan, "worst": 1.0}[scoring.empty]
-        else:
-            otherwise = np.full_like(worst, empty)
+        values, otherwise = surfaces[..., place], diagonals * (1 - empty) if name in DISTANCES else empty
         table[name] = np.where(np.isnan(values), otherwise, values)
     matches = np.stack([[match.counts for match in one.matches] for one in found.images])
     for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1)):
         values = score(matches)
         table[name] = np.where(np.isnan(values), empty, values)
-    return table
+    return {name: np.where(pixels == 0, math.nan, values) for name, values in table.items()}
 
 
 def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
@@ -105,19 +104,11 @@ def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
     return before, after
 
 
-def _pooled(found: Evaluation, scoring: Scoring, weights: np.ndarray) -> Sampled:
+def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
     """(resamples, classes) of the pixels of all images together."""
-    counts = _weighted(found.counts[:, 1:], weights)
-    table = {name: function(counts, EMPTY[scoring.empty]) for name, function in FROM_COUNTS.items()}
-    pixels = _weighted(_pixels(found)[:, None], weights)
-    table["accuracy"] = ratio(pixels - counts[..., 1] - counts[..., 2], pixels, math.nan)
-    return table
-
-
-def _accuracy(found: Evaluation) -> np.ndarray:
-    """(images, classes) share of the pixels for which it is right whether they are of the class."""
-    pixels = _pixels(found)[:, None]
-    return ratio(pixels - found.counts[:, 1:, 1] - found.counts[:, 1:, 2], pixels, math.nan)
+    counts, pixels = _weighted(found.counts[:, 1:], weights), _weighted(_pixels(found)[:, None], weights)
+    table = {name: function(counts, EMPTY[found.scoring.empty]) for name, function in FROM_COUNTS.items()}
+    return table | {"accuracy": accuracy(counts, pixels)}
 
 
 def _accuracy_of_all(found: Evaluation, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,9 +133,12 @@ def _ranked(found: Evaluation, weights: np.ndarray) -> Sampled:
 
 
 def _calibration(found: Evaluation, weights: np.ndarray) -> Sampled:
+    """The error of resamples is moved by what it is higher on average: chance alone makes gaps between bins."""
     if found.levels is None:
         return {}
-    return {"calibration_error": calibration_error(_reliability(_weighted(_bins(found, True), weights)))}
+    error = calibration_error(_reliability(_weighted(_bins(found, True), weights)))
+    error[1:] = (error[1:] - error[1:].mean(0) + error[0]).clip(0)
+    return {"calibration_error": error}
 
 
 def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
@@ -157,12 +151,12 @@ def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
 
 
 def _bins(found: Evaluation, calibrate: bool) -> np.ndarray:
-    """(images, 3, classes, bins) sums over pixels: of probabilities, of hits, of ones."""
+    """(images, 3, classes, bins) sums over pixels, as the sampled ones tell: of probabilities, of hits, of ones."""
     parts = []
-    for one in found.images:
+    for one, pixels in zip(found.images, _pixels(found), strict=True):
         assert one.sample is not None
         of_image = reliability(one.sample, one.temperature if calibrate else 1.0)
-        count = of_image.count.astype(np.float64)
+        count = of_image.count * (pixels / max(1, len(one.sample.target)))
         means = np.nan_to_num(np.stack([of_image.confidence, of_image.frequency]))
         parts.append(np.stack([*(means * count), count]))
     return np.stack(parts)
@@ -192,24 +186,29 @@ def _mean_of_classes(table: np.ndarray) -> np.ndarray:
     return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
 
 
+def _held(found: Evaluation) -> np.ndarray:
+    """(classes) whether any mask of the truth holds the class; all where none holds any, or there is just one: what a
+    class scores that isn't there would say nothing of the network."""
+    held = found.counts[:, 1:, [0, 2]].sum((0, 2)) > 0
+    return held if held.any() else np.ones_like(held)
+
+
 def _pixels(found: Evaluation) -> np.ndarray:
     """(images) that count."""
     return found.counts[..., [0, 2]].sum((1, 2)).astype(np.float64)
 
 
-def _diagonal(one: Measured, scoring: Scoring) -> float:
-    return math.hypot(one.size[0] * scoring.pixel[0], one.size[1] * scoring.pixel[1])
-
-
-def _rows(tables: Sampled, found: Evaluation) -> list[Score]:
-    names = ["all", *found.labels.names[1:]]
-    if found.labels.num_classes == 2:
-        names = ["all"]
+def _rows(tables: Sampled, found: Evaluation, least: int) -> list[Score]:
+    """With the intervals of the resamples, if there are at least so many images. A class that is called 'all' is told
+    from the mean over all."""
+    names = ["all"]
+    if found.labels.num_classes > 2:
+        names += [f"{name} " if name == "all" else name for name in found.labels.names[1:]]
     rows = []
     for metric in filter(tables.__contains__, METRIC_NAMES):
         for name, values in zip(names, tables[metric].T, strict=False):
             drawn = values[1:][~np.isnan(values[1:])]
-            several = len(found.images) > 1 and len(drawn)
-            low, high = np.percentile(drawn, [2.5, 97.5]) if several else (math.nan, math.nan)
+            known = len(drawn) and len(found.images) >= least
+            low, high = np.percentile(drawn, [2.5, 97.5]) if known else (math.nan, math.nan)
             rows.append(Score(metric, name, float(values[0]), float(low), float(high)))
     return rows

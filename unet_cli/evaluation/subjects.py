@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from unet_cli.ahead import ahead
-from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import Cleaning, DataConfig, EvaluateConfig, Inference
+from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
+from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, Inference
 from unet_cli.console import Console, counted, few
 from unet_cli.data.card import Card
 from unet_cli.data.examine import examine
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.layout import Layout
-from unet_cli.data.pairing import find_rule
+from unet_cli.data.pairing import Matching, find_rule
 from unet_cli.data.roles import stem, walk
 from unet_cli.data.source import Pair, Source
-from unet_cli.data.split import read_split
 from unet_cli.device import choose_compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network
 from unet_cli.inference.predictor import Predictor
 
 NOTHING_TO_LEARN = "one class"  # a problem of training alone
+SCORED_BY_THEMSELVES = (
+    "they were not trained on, but they chose the best epoch and the temperature; on images that played no part, "
+    "scores may be a little lower"
+)
+
+BESIDE = re.compile(r"_(overlay|instances|probability(_[^/]*)?|attention_\d+)$")  # that predict writes beside a mask
 
 Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # members of one predictor, and pairs that none of them learned from
 
@@ -63,6 +69,8 @@ class Networks:
         compute = choose_compute(self.inference.device, self.inference.precision)
         for members, known in self.groups:
             part = [pair for pair in known if pair in wanted]
+            if not part:
+                continue
             predictor = Predictor(members, compute, self.inference)
             yield from of_network(predictor, part, labels, self.cleaning, self.inference.workers, console)
 
@@ -86,20 +94,78 @@ class Masks:
         return of_masks(wanted, labels, self.labels, self.cleaning, self.workers, console)
 
 
-def examined(layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console) -> tuple[Card, LabelMap]:
-    """The card of what is evaluated on, and how its masks are read: by the classes of the weights, whose `labels` these
-    are, or by their own.
+@dataclass(frozen=True)
+class Case:
+    """What is to be evaluated on what. pairs: that both can honestly be judged by; other: what it is compared with."""
+
+    card: Card
+    labels: LabelMap
+    pairs: list[Pair]
+    subject: Subject
+    other: Subject | None
+    notes: list[str]
+
+
+def case_of(config: EvaluateConfig, layout: Layout, console: Console) -> Case:
+    """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
+    paths = find_checkpoints(config.weights)
+    card, labels, notes = examined(layout, config, load_checkpoint(paths[0]).labels if paths else None, console)
+    subject = _subject(paths or config.pred, card, labels, config)
+    pairs, other = subject.pairs, None
+    if config.compare is not None:
+        try:
+            other = _subject(_named(config.compare), card, labels, config)
+        except UserError as error:
+            raise UserError(f"--compare: {error}") from error
+        known = set(other.pairs)
+        pairs = [pair for pair in pairs if pair in known]
+    if not pairs:
+        raise UserError("--compare: no image is new to both, since one or the other was trained on it: give other data")
+    notes += [*_unseen(card, labels, pairs), *describe_unfinished(config.weights), *subject.notes]
+    every = [*notes, *(other.notes if other else ())]
+    return Case(card, labels, pairs, subject, other, list(dict.fromkeys(every)))
+
+
+def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
+    """A line for classes that none of the masks holds."""
+    facts_of = dict(card.everything)
+    contents = labels.count_classes([facts_of[pair].values for pair in pairs])[0].sum(0)
+    unseen = [name for name, pixels in zip(labels.names[1:], contents[1:], strict=True) if not pixels]
+    if not unseen or not contents.any() or labels.num_classes == 2:
+        return []
+    return [f"no mask holds {few(unseen)}: left out of the mean over classes"]
+
+
+def _named(path: Path) -> list[Path] | Path:
+    """The checkpoints that --compare names, or the folder of masks. Raises UserError."""
+    is_run = any((path / name).exists() for name in (RUN_SETTINGS, "best.pth")) or any(path.glob("*/best.pth"))
+    return path if path.is_dir() and not is_run else find_checkpoints([path])
+
+
+def _subject(named: list[Path] | Path | None, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
+    if isinstance(named, list):
+        return networks(named, card, labels, config, config)
+    assert named is not None
+    return masks(named, card, labels, config)
+
+
+def examined(
+    layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
+) -> tuple[Card, LabelMap, list[str]]:
+    """The card of what is evaluated on, how its masks are read, and what is to be said of that: by the classes of the
+    weights, whose `labels` these are, or by their own.
 
     Raises UserError that lists everything that stops the evaluation, at once.
     """
-    binary = labels is not None and labels.num_classes == 2 and not any("," in name for name in labels.names)
-    if labels is not None and binary and config.classes is None:  # two names tell numbers of objects from classes
-        config = replace(config, classes=",".join(labels.names))
     card = examine(layout, config, console)
+    stats = [facts.values for _, facts in card.everything]
+    if labels is not None and labels.num_classes == 2 and card.labels.may_be_objects(stats):
+        card = examine(layout, replace(config, classes="background,object"), console)
     replace(card, problems=[one for one in card.problems if one.kind != NOTHING_TO_LEARN]).refuse()
     if labels is None:
-        return card, card.labels
-    return card, _like([facts.values for _, facts in card.everything], card.labels, labels, f"{layout.root}: the masks")
+        return card, card.labels, []
+    said = config.classes is not None or config.ignore_index is not None
+    return card, *_like(stats, card.labels, labels, f"{layout.root}: the masks", said)
 
 
 def judged_by(card: Card) -> list[Pair]:
@@ -107,32 +173,42 @@ def judged_by(card: Card) -> list[Pair]:
     return card.pairs("test") or [pair for pair, _ in card.everything]
 
 
-def networks(
-    paths: Sequence[Path], checkpoints: Sequence[Checkpoint], card: Card, inference: Inference, cleaning: Cleaning
-) -> Networks:
-    """Each of the pairs goes to those networks that did not learn from it, which the split.json of their runs tells;
-    networks that were trained on other data know none of them. Raises UserError where there is no such pair."""
+def networks(paths: Sequence[Path], card: Card, labels: LabelMap, inference: Inference, cleaning: Cleaning) -> Networks:
+    """Each of the pairs goes to those networks that did not learn from its image, by whatever name. labels: of the
+    truth.
+
+    Raises UserError where there is no such pair, and for networks of other classes.
+    """
     pairs, notes = judged_by(card), []
-    learned = [_learned(path, checkpoint, card, pairs) for path, checkpoint in zip(paths, checkpoints, strict=True)]
+    checkpoints = [load_checkpoint(path) for path in paths]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if checkpoint.labels.num_classes != labels.num_classes:
+            raise UserError(f"{path} knows {checkpoint.labels.describe()}, and the truth has {labels.describe()}")
+        if LEARNED not in checkpoint.training:
+            notes.append(
+                f"{path} doesn't say which images it was trained on: if these are among them, scores are too good"
+            )
+    learned, validated = (
+        [frozenset(checkpoint.training.get(part, ())) for checkpoint in checkpoints] for part in (LEARNED, VALIDATED)
+    )
     groups: dict[tuple[int, ...], list[Pair]] = {}
-    for pair in pairs:
-        fresh = tuple(number for number, names in enumerate(learned) if names is None or pair.name not in names)
+    chose = 0
+    for pair, mark in zip(pairs, card.image_marks(pairs), strict=True):
+        fresh = tuple(number for number, marks in enumerate(learned) if mark not in marks)
         groups.setdefault(fresh, []).append(pair)
+        chose += any(mark in validated[number] for number in fresh)
     known = groups.pop((), [])
     if not groups:
         raise UserError(
-            f"{card.layout.root}: these weights were trained on every one of the {counted(len(known), 'pair')}, and "
+            f"{card.layout.root}: these weights were trained on every one of the {counted(len(known), 'image')}, and "
             "what a network has learned by heart says nothing: give other data"
         )
     if known:
-        notes.append(f"{counted(len(known), 'pair')} that the weights were trained on are left out")
-    if len(groups) > 1 or (len(checkpoints) > 1 and len(next(iter(groups))) < len(checkpoints)):
-        notes.append(f"each image is predicted by those of the {len(checkpoints)} networks that did not see it")
-    if None in learned:
-        notes.append(
-            "the weights were trained on these data, but no split.json beside them says which pairs they were trained "
-            "on: scores of these are too good"
-        )
+        notes.append(f"{counted(len(known), 'image')} that the weights were trained on are left out")
+    if any(len(fresh) < len(paths) for fresh in groups):
+        notes.append(f"each image is predicted by those of the {len(paths)} networks that did not see it")
+    if chose:
+        notes.append(f"{counted(chose, 'image')} of the validation part: {SCORED_BY_THEMSELVES}")
     members = [(tuple(checkpoints[number] for number in fresh), part) for fresh, part in groups.items()]
     return Networks(members, inference, cleaning, notes)
 
@@ -140,58 +216,99 @@ def networks(
 def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Masks:
     """The masks in a folder, paired with the truth by their names. labels: of the truth.
 
-    Raises UserError that lists pairs without a mask, and masks that can't be read as these classes.
+    Raises UserError that lists what has no mask or one that can't be used, unless that is to be left out, and masks
+    that can't be read as these classes.
     """
+    facts_of = dict(card.everything)
     pairs = {pair.name: pair for pair in judged_by(card)}
-    files = {stem(path.relative_to(folder).as_posix()): path for path in walk(folder)} if folder.is_dir() else {}
-    if not files:
-        raise UserError(f"{folder} holds no masks: give the folder that masks were predicted into")
-    matching = find_rule(list(pairs), list(files))
-    notes = [f"{folder}: {counted(len(matching.pairs), 'mask')}, {matching.rule.describe()}"]
-    if matching.images_left and not config.skip_bad:
-        raise UserError(
-            f"{folder} has no mask for {counted(len(matching.images_left), 'image')}: {few(matching.images_left)}. "
-            "Predict these too, or leave them out with --skip-bad"
-        )
+    matching, files = _matched(folder, list(pairs))
+    of = {pairs[name]: Source((files[mask],)) for name, mask in matching.pairs}
+    read = dict(zip(of, ahead(_stats, of.values(), config.workers), strict=True))
+    problems = [f"image without a mask: {pairs[name].image}" for name in matching.images_left]
+    for pair, found in list(read.items()):
+        facts = facts_of[pair]
+        if isinstance(found, UserError):
+            problems.append(str(found))
+            del read[pair]
+        elif found[1] != (facts.height, facts.width):
+            problems.append(
+                f"{of[pair]} is {found[1][1]}x{found[1][0]} but its truth {pair.mask} is {facts.width}x{facts.height}"
+            )
+            del read[pair]
+    if problems and (not config.skip_bad or not read):
+        hint = "Put these right" + ("" if config.skip_bad else ", or leave them out with --skip-bad")
+        raise UserError("\n".join([f"{folder}: {counted(len(problems), 'problem')} with the masks:", *problems, hint]))
+    stats = [found[0] for found in read.values() if not isinstance(found, UserError)]
+    values = find_labels(stats)
+    if labels.kind == "instances" or (labels.num_classes == 2 and values.may_be_objects(stats)):
+        values = find_labels(stats, ClassSpec(labels.names))
+    theirs, more = _like(stats, values, labels, f"{folder}: the masks")
+    notes = [f"{folder}: {counted(len(read), 'mask')}, {matching.rule.describe()}"]
+    notes += [f"left out: {problem}" for problem in problems]
     if matching.masks_left:
         notes.append(f"{counted(len(matching.masks_left), 'other file')} not used, such as {matching.masks_left[0]}")
-    of = {pairs[name]: Source((files[mask],)) for name, mask in matching.pairs}
-    stats = list(ahead(_stats, of.values(), config.workers))
-    spec = ClassSpec(labels.names if labels.num_classes == 2 else ())
-    theirs = _like(stats, find_labels(stats, spec), labels, f"{folder}: the masks")
-    if theirs.values != labels.values or theirs.kind != labels.kind:
-        notes.append(f"{folder} has other values than the truth, read in their order: {theirs.describe()}")
-    return Masks(of, theirs, config, config.workers, notes)
+    return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more)
 
 
-def _learned(path: Path, checkpoint: Checkpoint, card: Card, pairs: Sequence[Pair]) -> frozenset[str] | None:
-    """Names of the pairs that a network was trained on; None where they are among these, but it isn't known which."""
-    training = checkpoint.training
-    same_files = training.get("data_fingerprint") == card.fingerprint()
-    same_folder = training.get("data") == str(card.layout.root.absolute())
-    if not (same_files or same_folder):
-        return frozenset()
-    if not (path.parent / "split.json").is_file():
-        return None
-    return frozenset(pair.name for pair in read_split(path.parent, pairs, leave_out=True).train)
-
-
-def _like(stats: Sequence[ValueStats], found: LabelMap, wanted: LabelMap, what: str) -> LabelMap:
-    """How masks of these values are read as the wanted classes: by value where all values are known, else in their
-    order. Raises UserError where there are more or fewer classes."""
-    told_by_value = wanted.kind in ("values", "colours") and found.kind != "instances"
-    if told_by_value and not wanted.count_classes(stats)[1]:
-        return wanted
-    if found.num_classes == wanted.num_classes:
-        return replace(found, names=wanted.names)
-    raise UserError(
-        f"{what} have other classes than they are compared with, {found.describe()} and not {wanted.describe()}: "
-        "say which value is which class with --classes FILE.toml, or give masks of the same classes"
-    )
-
-
-def _stats(source: Source) -> ValueStats:
+def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]:
+    """Which of the masks, by their names, belongs to which name. Raises UserError where that isn't clear."""
+    found: dict[str, Path] = {}
+    for path in walk(folder) if folder.is_dir() else ():
+        name = stem(path.relative_to(folder).as_posix())
+        if name in found:
+            raise UserError(f"{path} and {found[name]} differ in their extension alone: keep one of them")
+        found[name] = path
+    if not found:
+        raise UserError(f"{folder} holds no masks: give the folder that masks were predicted into")
+    files = {name: path for name, path in found.items() if _is_mask(name, found)}
     try:
-        return value_stats(read_mask(source))
+        return find_rule(names, list(files)), files
     except UserError as error:
-        raise source.named(error) from error
+        raise UserError(
+            f"{folder}: it isn't clear which mask is of which image: give the masks the names of the images, such as "
+            f"{names[0]}.png, one file an image, and nothing else beside them"
+        ) from error
+
+
+def _is_mask(name: str, names: Container[str]) -> bool:
+    """Not what unet predict writes beside a mask."""
+    mask = BESIDE.sub("", name)
+    return mask == name or mask not in names
+
+
+def _like(
+    stats: Sequence[ValueStats], found: LabelMap, wanted: LabelMap, what: str, said: bool = False
+) -> tuple[LabelMap, list[str]]:
+    """How masks of these values are read as the wanted classes, and what is to be said of that: by value where all
+    values are known, by name where the user has named the same classes, else in their order.
+
+    said: the user has decided how the masks are read. Raises UserError where there are more or fewer classes, and where
+    some values are known and others not.
+    """
+    if said and sorted(found.names) == sorted(wanted.names):
+        order = [found.names.index(name) for name in wanted.names]
+        return replace(found, names=wanted.names, values=tuple(found.values[place] for place in order)), []
+    alike = (wanted.kind, found.kind) in (("values", "values"), ("values", "soft"), ("colours", "colours"))
+    told_by_value = alike and not said and wanted.ignore not in found.values
+    if told_by_value and not wanted.count_classes(stats)[1]:
+        return wanted, []
+    some_known = wanted.num_classes > 2 and set(found.values[1:]) & set(wanted.values[1:])
+    if found.num_classes != wanted.num_classes or (some_known and not said):
+        raise UserError(
+            f"{what} have other classes than they are compared with, {found.describe()} and not {wanted.describe()}: "
+            "say which value is which class with --classes FILE.toml, by the same names, or give masks of the same "
+            "classes"
+        )
+    note = (
+        [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
+    )
+    return replace(found, names=wanted.names), note
+
+
+def _stats(source: Source) -> tuple[ValueStats, tuple[int, int]] | UserError:
+    """The values of a mask, and its height and width; or why it can't be read."""
+    try:
+        found = read_mask(source)
+        return value_stats(found), (found.values.shape[1], found.values.shape[2])
+    except UserError as error:
+        return source.named(error)

@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 TIE = 1 + 1e-9  # three pixels of 0.1 are within 0.3, though 3 * 0.1 is more once rounded
 NEAR = 7  # rows and columns that are looked at one by one
+MOST_STEPS = 64  # rows of a band: a transform is faster for wider ones
 MANY = 1 / 32  # of the pixels: for that many a transform is faster than a tree
 
 
@@ -39,7 +40,8 @@ def compare_surfaces(
     band: float,
     ignored: np.ndarray | None = None,
 ) -> Surface:
-    """(H, W) bool twice -> how well the borders of one class agree. ignored: (H, W) bool, pixels of neither mask.
+    """(H, W) bool twice -> how well the borders of one class agree. ignored: (H, W) bool, pixels of neither mask; where
+    a mask ends at them, nobody knows whether that is its border, and it is none.
 
     spacing: of rows and of columns, above 0. tolerance, band: 0 or more, in the same units; what is exactly that far
     away is within, and so is 1e-9 of it more. All NaN where both masks are empty. Where just one is, hd95 and assd are
@@ -70,16 +72,20 @@ def compare_surfaces(
     found, known = pred.any(), target.any()
     if not (found and known):
         return Surface(diagonal, diagonal, 0.0, 0.0) if found or known else Surface(*[math.nan] * 4)
-    pred, target = _framed(pred, target)
-    borders = _border(pred), _border(target)
-    there, back = border_distances(*borders, spacing), border_distances(*borders[::-1], spacing)
+    masks, hidden = _framed(pred, target, ignored)
+    borders = [_border(mask, hidden) for mask in masks]
+    if not all(border.any() for border in borders):  # all of a mask's surroundings are ignored
+        hidden = None
+        borders = [_border(mask, hidden) for mask in masks]
+    there, back = (border_distances(one, two, spacing) for one, two in (borders, borders[::-1]))
     both = np.concatenate([there, back])
-    bands = _inner_band(pred, spacing, band), _inner_band(target, spacing, band)
+    bands = [_inner_band(mask, hidden, spacing, band) for mask in masks]
+    in_either = np.count_nonzero(bands[0] | bands[1])
     return Surface(
         hd95=float(max(np.percentile(there, 95), np.percentile(back, 95))),
         assd=float(both.mean()),
         surface_dice=float((both <= tolerance * TIE).mean()),
-        boundary_iou=np.count_nonzero(bands[0] & bands[1]) / np.count_nonzero(bands[0] | bands[1]),
+        boundary_iou=np.count_nonzero(bands[0] & bands[1]) / in_either if in_either else 1.0,
     )
 
 
@@ -130,17 +136,22 @@ def _row_distances(points: np.ndarray, reach: int) -> np.ndarray:
     return distances
 
 
-def _inner_band(mask: np.ndarray, spacing: tuple[float, float], band: float) -> np.ndarray:
+def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[float, float], band: float) -> np.ndarray:
     """A framed mask -> its pixels that are at most `band` units from the nearest pixel outside, (H, W) bool.
 
     A pixel is where, in a row `step` rows away, one outside is within sqrt(band^2 - step^2) columns, all in units. That
-    takes small integers, for the whole image at once, and less time than a distance transform, which says much more.
+    takes small integers, for the whole image at once, and less time than a distance transform, which says much more;
+    but one pass for each row of the band, so a wide one is left to the transform.
     """
     height, width = mask.shape
+    outside = ~mask if hidden is None else ~(mask | hidden)
     limit = max(band, min(spacing)) * TIE
-    columns = _row_distances(~mask, int(min(limit / spacing[1], width - 1)))
+    steps = int(min(limit / spacing[0], height - 1))
+    if steps > MOST_STEPS:
+        return mask & (distance_transform_edt(~outside, sampling=spacing) <= limit)
+    columns = _row_distances(outside, int(min(limit / spacing[1], width - 1)))
     near = np.zeros(mask.shape, dtype=bool)
-    for step in range(int(min(limit / spacing[0], height - 1)) + 1):
+    for step in range(steps + 1):
         reach = math.sqrt(max(limit**2 - (step * spacing[0]) ** 2, 0)) / spacing[1]
         within = columns <= int(min(reach, width - 1))
         near[step:] |= within[: height - step]
@@ -148,17 +159,23 @@ def _inner_band(mask: np.ndarray, spacing: tuple[float, float], band: float) -> 
     return near & mask
 
 
-def _border(mask: np.ndarray) -> np.ndarray:
+def _border(mask: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
     """Of a framed mask: what has a side neighbour outside."""
-    inside = mask.copy()
-    inside[1:-1] &= mask[:-2] & mask[2:]
-    inside[:, 1:-1] &= mask[:, :-2] & mask[:, 2:]
+    known = mask if hidden is None else mask | hidden
+    inside = known.copy()
+    inside[1:-1] &= known[:-2] & known[2:]
+    inside[:, 1:-1] &= known[:, :-2] & known[:, 2:]
     return mask & ~inside
 
 
-def _framed(pred: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut to the box that holds both, with one pixel of outside around it, beyond which no nearest pixel lies."""
+def _framed(
+    pred: np.ndarray, target: np.ndarray, ignored: np.ndarray | None
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Both masks with one pixel of outside around them, cut to the box that holds both where nothing is ignored, since
+    beyond it lies no nearest pixel; and what is ignored."""
+    if ignored is not None:
+        return [np.pad(pred, 1), np.pad(target, 1)], np.pad(ignored, 1)
     either = pred | target
     rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return np.pad(pred[box], 1), np.pad(target[box], 1)
+    return [np.pad(pred[box], 1), np.pad(target[box], 1)], None

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unet_cli.calibration import calibrated, uncalibrated
+from unet_cli.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, plain
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
@@ -45,7 +45,7 @@ class Predictor:
         self.mode = settings.mode or self.preprocessing.mode
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
-        self.threshold = _threshold(checkpoints, settings)
+        self.threshold = _threshold(checkpoints, settings, self.temperature)
         self.cut = uncalibrated(self.threshold, self.temperature)
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
@@ -184,8 +184,9 @@ def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
     return math.prod(checkpoint.temperature for checkpoint in checkpoints) ** (1 / len(checkpoints))
 
 
-def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference) -> float:
-    """The one that was asked for, or the checkpoint's; 'auto' is the mean of those that were best in validation."""
+def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperature: float) -> float:
+    """The one that was asked for, or the checkpoint's; 'auto' is the mean of those that were best in validation, among
+    the networks' own probabilities. Calibrated, by their common temperature."""
     foreground = checkpoints[0].labels.num_classes - 1
     if settings.threshold is None:
         return checkpoints[0].threshold
@@ -193,13 +194,16 @@ def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference) -> float:
         raise UserError(f"--threshold is for one foreground class, and these weights have {foreground}: leave it out")
     if settings.threshold != "auto":
         return float(settings.threshold)
-    best = [checkpoint.best_threshold for checkpoint in checkpoints]
-    known = [threshold for threshold in best if threshold is not None]
-    if len(known) < len(best):
+    best = [
+        uncalibrated(checkpoint.best_threshold, checkpoint.temperature)
+        for checkpoint in checkpoints
+        if checkpoint.best_threshold is not None
+    ]
+    if len(best) < len(checkpoints):
         raise UserError(
             "--threshold auto: these weights were not validated to the end, so none is known to be best: give a number"
         )
-    return sum(known) / len(known)
+    return calibrated_number(sum(best) / len(best), temperature)
 
 
 def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None:
