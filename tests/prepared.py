@@ -1,9 +1,12 @@
 """A process that has imported what every command needs, and forks for each call of the command line: a test then waits
 for the command, not for torch. Requests come on stdin, a line of JSON each; exit codes go to stdout."""
 
+import atexit
 import json
 import os
 import sys
+import threading
+import traceback
 from importlib import import_module
 
 NEEDED = (
@@ -43,7 +46,26 @@ def become(request: dict) -> None:
     sys.argv = request["arguments"]
     from unet_cli.cli import main as unet
 
-    unet()
+    code = 1  # as of an exception that nobody caught
+    try:
+        unet()
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    except BaseException:
+        traceback.print_exc()
+    leave(code)
+
+
+def leave(code: int) -> None:
+    """At once, when all threads are done: to take apart all that was imported would take longer than most commands."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ def test_epochs_alone_need_no_clock():
 
 def test_time_leaves_room_for_validating_and_finishing(clock):
     plan = Budget(epochs=None, steps_per_epoch=4, start=0, end=100, step_seconds=2, validation_seconds=10)
-    assert plan.last_step_at == pytest.approx(100 - 4 - 17)
-    clock(76.9)
+    assert plan.last_step_at == pytest.approx(100 - 5 - 17)
+    clock(75.9)
     assert plan.allows_step(30)
-    clock(77.1)
+    clock(76.1)
     assert not plan.allows_step(30)
-    clock(78)
+    clock(77)
     assert plan.progress(30) == pytest.approx(1)
 
 
@@ -40,7 +40,7 @@ def test_the_first_step_is_always_allowed(clock):
 
 
 def test_whichever_ends_first_sets_the_pace(clock):
-    plan = Budget(epochs=2, steps_per_epoch=10, start=0, end=1004)
+    plan = Budget(epochs=2, steps_per_epoch=10, start=0, end=1005)
     clock(100)
     assert plan.progress(1) == pytest.approx(0.5)
     clock(900)

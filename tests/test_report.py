@@ -214,7 +214,7 @@ def test_scores_stand_in_groups_with_unit_interval_and_words(panels: Panels):
     assert (first.title, first.columns) == (METRIC_NAMES["dice"].group, ["all", "debris"])
     assert first.rows[0].cells == [("0.841", "0.812 to 0.871"), ("–", "")]
     assert (second.columns, second.rows[0].unit) == (["cell"], "µm")
-    assert second.rows[0].cells == [("12.35", "11.00 to 14.00")]
+    assert second.rows[0].cells == [("12.3", "11.0 to 14.0")]
     assert third.rows[0].name.label == "mine"
     text = Parsed(render(page)).text
     assert "Hausdorff distance, 95 %, µm" in text

@@ -45,9 +45,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
 
     layout = find_layout(config.data, config.images, config.masks, config.pair)  # before torch is imported
 
-    from unet_cli.evaluation.pages import page_of_evaluation, sizes_of
-    from unet_cli.evaluation.per_image import worst, write_csv
-    from unet_cli.evaluation.report import write_report
+    from unet_cli.evaluation.pages import sizes_of
+    from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
     from unet_cli.evaluation.subjects import case_of
     from unet_cli.files import writable_folder
@@ -58,43 +57,57 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     console.say(*case.card.describe(), *(f"  note     {note}" for note in case.notes))
     found = _measured(case.subject, case, config, console)
     table = sampled(found)
-    rows, lowest = scores(table, found), worst(found, WORST)
-    document: dict[str, Any] = {
-        "data": str(layout.root),
-        "images": len(case.pairs),
-        "notes": case.notes,
-        "classes": list(case.labels.names),
-        "unit": config.unit,
-        "scores": [_plain(row) for row in rows],
-        "worst": [{"image": name, "dice": value} for name, value in lowest],
-    }
-    sizes, count = sizes_of(found.images), counted(len(case.pairs), "image")
-    document |= {
-        "objects_found": sizes.found.size,
-        "objects_missed": sizes.missed.size,
-        "objects_false": sizes.false.size,
-    }
-    size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
-    console.result(f"{count}{size}; beside each score its 95 % interval (bootstrap over images)", "")
-    console.result(*_table(rows, case.labels, config), "", *_remarks(found, sizes, case.labels))
+    rows, sizes, lowest = scores(table, found), sizes_of(found.images), worst(found, WORST)
+    console.result(_headline(case, config), "", *_table(rows, case.labels, config))
+    console.result("", *_remarks(found, sizes, case.labels))
+    compared: dict[str, Any] = {}
     if case.other is not None:
-        document |= _compare(table, rows, found, _measured(case.other, case, config, console), config, console)
+        compared = _compare(table, rows, found, _measured(case.other, case, config, console), config, console)
     console.result("", "Worst by Dice:", *(f"  {value:.4f}  {name}" for name, value in lowest))
-    if len(case.pairs) < FEW_IMAGES:
-        console.result(
-            "", f"Of {count} alone, {'intervals are a rough guess' if len(case.pairs) > 1 else 'there are none'}."
-        )
+    _write_files(found, case, config)
+    console.document(
+        {
+            "data": str(layout.root),
+            "images": len(case.pairs),
+            "notes": case.notes,
+            "classes": list(case.labels.names),
+            "unit": config.unit,
+            "scores": [_plain(row) for row in rows],
+            "objects": {"found": sizes.found.size, "missed": sizes.missed.size, "false": sizes.false.size},
+            "worst": [{"image": name, "dice": value} for name, value in lowest],
+            "csv": config.csv,
+            "report": config.report,
+            **compared,
+        }
+    )
+    console.result("", f"Scores of each image: {config.csv or 'add --csv FILE.csv'}")
+    console.result(f"Pictures of the worst: {config.report or 'add --report FILE.html'}")
+    return DONE
+
+
+def _headline(case: Case, config: EvaluateConfig) -> str:
+    """How many images, how large their pixels, and what stands beside the scores."""
+    count = counted(len(case.pairs), "image")
+    size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
+    if len(case.pairs) == 1:
+        return f"{count}{size}: of one alone there are no intervals"
+    rough = "" if len(case.pairs) >= FEW_IMAGES else "; of so few it is a rough guess"
+    return f"{count}{size}; beside each score its 95 % interval (bootstrap over images){rough}"
+
+
+def _write_files(found: Evaluation, case: Case, config: EvaluateConfig) -> None:
+    """What was asked for. Raises UserError."""
+    from unet_cli.evaluation.pages import page_of_evaluation
+    from unet_cli.evaluation.per_image import write_csv
+    from unet_cli.evaluation.report import write_report
+
     if config.csv is not None:
         write_csv(config.csv, found)
     if config.report is not None:
-        facts = [("Of", _named(config.weights or [config.pred])), ("Data", str(layout.root))]
+        root = case.card.layout.root
+        facts = [("Of", _named(config.weights or [config.pred])), ("Data", str(root))]
         command = shlex.join(["unet", *sys.argv[1:]])
-        write_report(config.report, page_of_evaluation(layout.root.name, facts, command, found, case.notes))
-    document |= {"csv": config.csv and str(config.csv), "report": config.report and str(config.report)}
-    console.document(document)
-    console.result("", f"Scores of each image: {config.csv or 'add --csv FILE'}")
-    console.result(f"Pictures of the worst: {config.report or 'add --report FILE.html'}")
-    return DONE
+        write_report(config.report, page_of_evaluation(root.name, facts, command, found, case.notes))
 
 
 def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:

@@ -206,7 +206,9 @@ def _score_row(metric: str, columns: list[str], cells: dict[tuple[str, str], tup
 
 def _texts(score: Score) -> tuple[str, str]:
     """The value, and its interval where there is one."""
-    digits = 2 if metric_name(score.metric).is_length else 3
+    digits = 3
+    if metric_name(score.metric).is_length:  # 1.23, 12.3, 123
+        digits = 2 if score.value < 10 else 1 if score.value < 100 else 0
     value, low, high = (number(value, digits) for value in (score.value, score.low, score.high))
     return value, "" if NONE in (low, high) else f"{low} to {high}"
 

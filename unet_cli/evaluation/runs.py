@@ -10,6 +10,7 @@ from typing import Any
 from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
 from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
 from unet_cli.console import Console
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.layout import find_layout
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, read_split
@@ -25,12 +26,13 @@ REPORT = "report.html"  # in a run's folder
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, or the folds of one: the folder of each network, the network, and its parts of the data; and what is to be
-    said of them."""
+    """A run, or the folds of one: the folder of each network, the network, and its parts of the data. labels: of the
+    masks as they are now. notes: what is to be said."""
 
     runs: list[Path]
     checkpoints: list[Checkpoint]
     splits: list[Split]
+    labels: LabelMap
     notes: list[str]
 
 
@@ -71,17 +73,17 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
         settings |= {"data": data, "images": None, "masks": None}
     config = DataConfig(**settings | {"workers": hardware.workers})
     layout = find_layout(config.data and Path(config.data), config.images, config.masks, config.pair)
-    card, _, _ = examined(layout, config, checkpoints[0].labels, console)
+    card, labels, notes = examined(layout, config, checkpoints[0].labels, console)
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]
     splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]
     validated = [pair for split in splits for pair in split.val]
     if len(set(validated)) < len(validated):
         raise UserError(f"{run} holds {len(runs)} runs, which are not the folds of one: give one, such as {runs[0]}")
-    notes = describe_unfinished([run])
+    notes += describe_unfinished([run])
     if training.get("data_fingerprint") != card.fingerprint():
         notes.append("The data have changed since the training.")
-    return Trained(runs, checkpoints, splits, notes)
+    return Trained(runs, checkpoints, splits, labels, notes)
 
 
 def _evaluated(
@@ -93,7 +95,6 @@ def _evaluated(
         return None
     inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
     networks = Networks(groups, inference, Cleaning(), [])
-    labels, keep_alpha = trained.checkpoints[0].labels, trained.checkpoints[0].preprocessing.keep_alpha
-    names = [pair.name for pair in networks.pairs]
-    answers = networks.answers(networks.pairs, labels, console)
-    return evaluate(answers, labels, names, Scoring(), hardware.workers, True, keep_alpha, doubts)
+    names, keep_alpha = [pair.name for pair in networks.pairs], trained.checkpoints[0].preprocessing.keep_alpha
+    answers = networks.answers(networks.pairs, trained.labels, console)
+    return evaluate(answers, trained.labels, names, Scoring(), hardware.workers, True, keep_alpha, doubts)
