@@ -127,6 +127,14 @@ def write_pairs(folder: Path, count: int = 6, side: int = 40, mask_suffix: str =
     return folder
 
 
+def split_foreground(masks: Path) -> None:
+    """Make the foreground of each mask two classes: 2 in the upper half, 1 below."""
+    for path in masks.iterdir():
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        mask[: len(mask) // 2] *= 2
+        Image.fromarray(mask).save(path)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Six small pairs in data/images and data/masks."""

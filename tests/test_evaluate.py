@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, assert_failed, write_pairs
+from conftest import TINY, assert_failed, split_foreground, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
@@ -168,9 +168,9 @@ def test_masks_whose_names_leave_a_doubt_are_refused(unet, truth, masks, tmp_pat
 
 def test_a_value_that_the_weights_ignore_is_a_class_where_the_truth_says_so(unet, truth, tmp_path):
     three = write_pairs(tmp_path / "three", count=5, side=48)
+    split_foreground(three / "masks")
     for path in (three / "masks").iterdir():
-        mask = (np.array(Image.open(path)) > 0).astype(np.uint8)
-        mask[: len(mask) // 2] *= 2
+        mask = np.array(Image.open(path))
         mask[0] = 255
         Image.fromarray(mask).save(path)
     unet("train", "--data", three, *TINY, "--epochs", 1, "--name", "run")
@@ -266,10 +266,7 @@ def test_weights_that_no_image_is_new_to_both_of_are_not_compared(unet, data):
 
 def test_what_the_user_says_of_the_classes_counts_for_the_truth(unet, tmp_path):
     three = write_pairs(tmp_path / "three", count=5)
-    for path in (three / "masks").iterdir():
-        mask = (np.array(Image.open(path)) > 0).astype(np.uint8)
-        mask[: len(mask) // 2] *= 2
-        Image.fromarray(mask).save(path)
+    split_foreground(three / "masks")
     unet("train", "--data", three, *TINY, "--epochs", 1, "--classes", "none,lower,upper", "--name", "run")
     call = ("evaluate", "--weights", "checkpoints/run", *CPU, "--json", "--data")
     before = result(unet(*call, shutil.copytree(three, tmp_path / "copy"), "--classes", "none,lower,upper"))

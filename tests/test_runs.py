@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_failed, write_pairs
+from conftest import TINY, assert_failed, split_foreground, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint
@@ -61,10 +61,7 @@ def test_a_run_without_validation_has_a_page_without_scores(unet, data, tmp_path
 
 def test_several_classes_have_a_confusion_matrix(unet, tmp_path):
     data = write_pairs(tmp_path / "data", count=4)
-    for path in (data / "masks").iterdir():
-        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
-        mask[: len(mask) // 2] *= 2
-        Image.fromarray(mask).save(path)
+    split_foreground(data / "masks")
     done = unet("train", "--data", data, *TINY, "--epochs", 1, "--classes", "none,<b>cell</b>,other", "--name", "run")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "checkpoints" / "run" / "report.html").read_text()

@@ -30,7 +30,6 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, compiling, finish
 from unet_cli.evaluation.answers import of_masks
 from unet_cli.evaluation.evaluate import evaluate
-from unet_cli.evaluation.measure import BAND
 from unet_cli.evaluation.scores import sampled
 from unet_cli.files import writable_folder
 from unet_cli.inference.batch import predict_all
@@ -148,7 +147,7 @@ def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float,
     there = distance_transform_edt(~borders[1])[borders[0]]
     back = distance_transform_edt(~borders[0])[borders[1]]
     both = np.concatenate([there, back])
-    width = BAND * np.hypot(*pred.shape)
+    width = Scoring().band_of((pred.shape[0], pred.shape[1]))
     bands = [mask & (distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] <= width) for mask in (pred, target)]
     overlap = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))

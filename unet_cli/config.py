@@ -606,6 +606,10 @@ class Scoring(Checked):
         """How far borders may lie apart, in the unit of distances."""
         return 2 * max(self.pixel) if self.tolerance is None else self.tolerance
 
+    def band_of(self, size: tuple[int, int]) -> float:
+        """Width of the inner border of an image of (H, W) pixels, in the unit of distances."""
+        return 0.02 * self.diagonal(size) if self.band is None else self.band
+
     @property
     def unit(self) -> str:
         """Of distances, in words."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 8  # that have a column of their own
 WORST = 5  # images that are named
-FEW_IMAGES = 10  # of fewer, a bootstrap says little
 
 
 @command(app, "evaluate", EvaluateConfig, example="unet evaluate --weights checkpoints/data-1/best.pth --data test/")
@@ -64,7 +63,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     if case.other is not None:
         compared = _compare(table, rows, found, _measured(case.other, case, config, console), config, console)
     console.result("", "Worst by Dice:", *(f"  {value:.4f}  {name}" for name, value in lowest))
-    _write_files(found, case, config)
+    _write_files(found, rows, case, config)
     console.document(
         {
             "data": str(layout.root),
@@ -87,6 +86,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
 
 def _headline(case: Case, config: EvaluateConfig) -> str:
     """How many images, how large their pixels, and what stands beside the scores."""
+    from unet_cli.evaluation.scores import FEW_IMAGES
+
     count = counted(len(case.pairs), "image")
     size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
     if len(case.pairs) == 1:
@@ -95,7 +96,7 @@ def _headline(case: Case, config: EvaluateConfig) -> str:
     return f"{count}{size}; beside each score its 95 % interval (bootstrap over images){rough}"
 
 
-def _write_files(found: Evaluation, case: Case, config: EvaluateConfig) -> None:
+def _write_files(found: Evaluation, rows: list[Score], case: Case, config: EvaluateConfig) -> None:
     """What was asked for. Raises UserError."""
     from unet_cli.evaluation.pages import page_of_evaluation
     from unet_cli.evaluation.per_image import write_csv
@@ -107,7 +108,7 @@ def _write_files(found: Evaluation, case: Case, config: EvaluateConfig) -> None:
         root = case.card.layout.root
         facts = [("Of", _named(config.weights or [config.pred])), ("Data", str(root))]
         command = shlex.join(["unet", *sys.argv[1:]])
-        write_report(config.report, page_of_evaluation(root.name, facts, command, found, case.notes))
+        write_report(config.report, page_of_evaluation(root.name, facts, command, found, rows, case.notes))
 
 
 def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:

@@ -159,12 +159,17 @@ def _scaled(tile: Tile, side: int) -> Tile:
     """The tile with its longer side `side` pixels long: pixels averaged and stretched to uint8, indices nearest."""
     height, width = tile.pixels.shape[1:]
     scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    indices = np.asarray(Image.fromarray(tile.indices).resize((width, height), Image.Resampling.NEAREST))
+    return Tile(tile.title, small(tile.pixels, height, width), indices, tile.alarm)
+
+
+def small(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(C, H, W) pixels as in the file -> (1 or 3, height, width) uint8, averaged and stretched to be seen."""
     # As float32, since Pillow resizes no 16-bit planes by averages.
-    planes = [Image.fromarray(plane.astype(np.float32)) for plane in visible(tile.pixels)]
-    small = np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX)) for plane in planes])
-    indices = np.asarray(Image.fromarray(tile.indices).resize(size, Image.Resampling.NEAREST))
-    return Tile(tile.title, stretched(_finite(small), CUT), indices, tile.alarm)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in visible(pixels)]
+    averaged = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes])
+    return stretched(_finite(averaged), CUT)
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:

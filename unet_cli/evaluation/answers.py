@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -42,6 +42,12 @@ class Answer:
     pred: Mask
     probs: Tensor | None = None
     temperature: float = 1.0
+
+    @cached_property
+    def ignored(self) -> np.ndarray | None:
+        """(H, W) bool, the pixels that count nowhere; None where there are none."""
+        ignored = self.target.classes == IGNORED
+        return ignored if ignored.any() else None
 
 
 class _Sample(Task):

@@ -22,7 +22,6 @@ from unet_cli.evaluation.suspects import Doubt, doubt
 from unet_cli.metrics import confusion
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-BAND = 0.02  # of the image's diagonal
 
 
 @dataclass(frozen=True)
@@ -94,23 +93,15 @@ def measure(answer: Answer, num_classes: int, wanted: Wanted) -> Measured:
 
 def _surface(answer: Answer, one: int, scoring: Scoring) -> tuple[float, float, float, float]:
     """In units of the spacing, which is one pixel unless given."""
-    target, ignored = answer.target.classes, answer.target.classes == IGNORED
-    band = BAND * scoring.diagonal((target.shape[0], target.shape[1])) if scoring.band is None else scoring.band
-    found = compare_surfaces(
-        answer.pred.classes == one,
-        target == one,
-        scoring.pixel,
-        scoring.within,
-        band,
-        ignored if ignored.any() else None,
-    )
+    pred, target = answer.pred.classes == one, answer.target.classes == one
+    band = scoring.band_of((target.shape[0], target.shape[1]))
+    found = compare_surfaces(pred, target, scoring.pixel, scoring.within, band, answer.ignored)
     return found.hd95, found.assd, found.surface_dice, found.boundary_iou
 
 
 def _matches(answer: Answer, one: int) -> Matches:
-    ignored = answer.target.classes == IGNORED
     pred, target = (np.where(mask.classes == one, mask.numbers, 0) for mask in (answer.pred, answer.target))
-    return match_objects(pred, target, ignored if ignored.any() else None)
+    return match_objects(pred, target, answer.ignored)
 
 
 def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
@@ -120,7 +111,7 @@ def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
         cells = (answer.pred.classes > 0).astype(np.float32)
     else:
         cells = answer.probs[0].numpy() if num_classes == 2 else 1 - answer.probs[0].numpy()
-    return membrane_scores(cells, (target > 0) & (target != IGNORED), target == IGNORED)
+    return membrane_scores(cells, (target > 0) & (target != IGNORED), answer.ignored)
 
 
 def _panels(answer: Answer, num_classes: int, wanted: Wanted) -> Panels:

@@ -15,16 +15,15 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.console import counted, duration
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.findings import Curve, Entry, Page, Sizes, Suspect
+from unet_cli.evaluation.findings import Curve, Entry, Page, Score, Sizes, Suspect
 from unet_cli.evaluation.measure import Measured
 from unet_cli.evaluation.per_image import image_dice
-from unet_cli.evaluation.scores import reliabilities, sampled, scores
+from unet_cli.evaluation.scores import FEW_IMAGES, reliabilities, sampled, scores
 from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
 from unet_cli.training.record import calls_of
 
 COLUMNS = {"epoch", "seconds", "train_loss", "val_loss", "val_dice"}  # of log.csv
-FEW_IMAGES = 10  # of fewer, a bootstrap says little
 MOST_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
 NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
@@ -54,23 +53,28 @@ def page_of_run(
         notes=[*notes, NOT_VALIDATED],
     )
     of = ("validation images", VALIDATED) if len(runs) == 1 else ("images", OUT_OF_FOLD)
-    return _with_findings(page, found, *of, *notes) if found else page
+    return _with_findings(page, found, scores(sampled(found), found), *of, *notes) if found else page
 
 
 def page_of_evaluation(
-    title: str, facts: list[tuple[str, str]], command: str, found: Evaluation, notes: Sequence[str]
+    title: str,
+    facts: list[tuple[str, str]],
+    command: str,
+    found: Evaluation,
+    rows: list[Score],
+    notes: Sequence[str],
 ) -> Page:
-    """The page of images on which something was evaluated."""
+    """The page of images on which something was evaluated. rows: its scores."""
     temperatures = tuple({one.temperature for one in found.images})
     page = Page(title, facts, command, classes=found.labels.names, temperatures=temperatures)
-    return _with_findings(page, found, "images", *notes)
+    return _with_findings(page, found, rows, "images", *notes)
 
 
-def _with_findings(page: Page, found: Evaluation, kind: str, *notes: str) -> Page:
+def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, *notes: str) -> Page:
     before, after = reliabilities(found) or (None, None)
     return replace(
         page,
-        scores=scores(sampled(found), found),
+        scores=rows,
         units=found.scoring.unit,
         images=len(found.images),
         kind=kind,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from unet_cli.data.imagefile import stretched, to_rgb
+from unet_cli.data.imagefile import to_rgb
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
-from unet_cli.data.pictures import CUT, visible
+from unet_cli.data.pictures import small
 from unet_cli.evaluation.findings import Panels
 
 PANEL = 320  # pixels of the longer side
@@ -32,7 +33,7 @@ BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
 
 
 def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, num_classes: int) -> Panels:
-    """(C, H, W) uint8, uint16 or float32 pixels as in the file, finite; (H, W) uint8 class indices of the truth, with
+    """(C, H, W) uint8, uint16 or float32 pixels as in the file; (H, W) uint8 class indices of the truth, with
     IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side.
 
     The image is averaged and its contrast stretched; of other than 1 or 3 channels the first three are shown, or the
@@ -82,11 +83,8 @@ def _highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _jpeg(pixels: np.ndarray, height: int, width: int) -> bytes:
-    # Planes of 16 bits as float32, since Pillow resizes none by averages.
-    planes = [plane if plane.dtype == np.uint8 else plane.astype(np.float32) for plane in visible(pixels)]
-    small = [Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
-    image = to_rgb(stretched(np.stack([np.asarray(plane) for plane in small]), CUT))
-    return _saved(Image.fromarray(image), format="JPEG", quality=JPEG_QUALITY)
+    image = Image.fromarray(to_rgb(small(pixels, height, width)))
+    return _saved(image, format="JPEG", quality=JPEG_QUALITY)
 
 
 def _png(indices: np.ndarray, palette: np.ndarray) -> bytes:
@@ -97,7 +95,7 @@ def _png(indices: np.ndarray, palette: np.ndarray) -> bytes:
     return _saved(image, format="PNG", compress_type=zlib.Z_RLE)
 
 
-def _saved(image: Image.Image, **options: str | int) -> bytes:
+def _saved(image: Image.Image, **options: Any) -> bytes:
     file = BytesIO()
-    image.save(file, **options)  # type: ignore[arg-type]
+    image.save(file, **options)
     return file.getvalue()

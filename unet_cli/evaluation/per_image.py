@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.scores import EMPTY, by_image
+from unet_cli.evaluation.scores import EMPTY, by_image, mean_of_classes
 from unet_cli.files import make_folder, whole_file
-from unet_cli.metrics import dice, ratio
+from unet_cli.metrics import dice
 
 
 def write_csv(path: Path, found: Evaluation) -> None:
@@ -43,9 +43,7 @@ def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
 
 def image_dice(found: Evaluation) -> np.ndarray:
     """(images) mean Dice over the foreground classes; where a class is in neither mask, as --empty says."""
-    by_class = dice(found.counts[:, 1:], EMPTY[found.scoring.empty])
-    known = ~np.isnan(by_class)
-    return ratio(np.where(known, by_class, 0.0).sum(1), known.sum(1), math.nan)
+    return mean_of_classes(dice(found.counts[:, 1:], EMPTY[found.scoring.empty]))
 
 
 def _spelled(value: float) -> str:

@@ -31,6 +31,7 @@ from unet_cli.metrics import accuracy, dice, iou, precision, ratio, recall
 
 RESAMPLES = 2000
 MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
+FEW_IMAGES = 10  # of fewer, a bootstrap says little
 LEAST_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
 SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
 DISTANCES = ("hd95", "assd")
@@ -56,7 +57,7 @@ def sampled(found: Evaluation) -> Sampled:
     tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
         table[:, ~_held(found)] = math.nan
-    with_all = {name: np.column_stack([_mean_of_classes(table), table]) for name, table in tables.items()}
+    with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
     return with_all | _membranes(found, weights)
 
@@ -102,6 +103,12 @@ def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
     everything = np.ones((1, len(found.images)))
     before, after = (_reliability(_weighted(_bins(found, calibrate), everything)[0]) for calibrate in (False, True))
     return before, after
+
+
+def mean_of_classes(table: np.ndarray) -> np.ndarray:
+    """(n, classes) -> (n), NaN being left out."""
+    known = ~np.isnan(table)
+    return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
 
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
@@ -178,12 +185,6 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(images, ...) and (resamples, images) -> (resamples, ...) means over images, NaN being left out."""
     known = ~np.isnan(values)
     return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
-
-
-def _mean_of_classes(table: np.ndarray) -> np.ndarray:
-    """(resamples, classes) -> (resamples), NaN being left out."""
-    known = ~np.isnan(table)
-    return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
 
 
 def _held(found: Evaluation) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -108,19 +108,22 @@ class Case:
 
 def case_of(config: EvaluateConfig, layout: Layout, console: Console) -> Case:
     """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
-    paths = find_checkpoints(config.weights)
-    card, labels, notes = examined(layout, config, load_checkpoint(paths[0]).labels if paths else None, console)
-    subject = _subject(paths or config.pred, card, labels, config)
+    named = _loaded(config.weights) if config.pred is None else config.pred
+    known = None if isinstance(named, Path) else next(iter(named.values())).labels
+    card, labels, notes = examined(layout, config, known, console)
+    subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
     if config.compare is not None:
         try:
             other = _subject(_named(config.compare), card, labels, config)
         except UserError as error:
             raise UserError(f"--compare: {error}") from error
-        known = set(other.pairs)
-        pairs = [pair for pair in pairs if pair in known]
-    if not pairs:
-        raise UserError("--compare: no image is new to both, since one or the other was trained on it: give other data")
+        new_to_other = set(other.pairs)
+        pairs = [pair for pair in pairs if pair in new_to_other]
+        if not pairs:
+            raise UserError(
+                "--compare: no image is new to both, since one or the other was trained on it: give other data"
+            )
     notes += [*_unseen(card, labels, pairs), *describe_unfinished(config.weights), *subject.notes]
     every = [*notes, *(other.notes if other else ())]
     return Case(card, labels, pairs, subject, other, list(dict.fromkeys(every)))
@@ -136,17 +139,21 @@ def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
     return [f"no mask holds {few(unseen)}: left out of the mean over classes"]
 
 
-def _named(path: Path) -> list[Path] | Path:
+def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
+    """The checkpoints by their files. Raises UserError."""
+    return {path: load_checkpoint(path) for path in find_checkpoints(paths)}
+
+
+def _named(path: Path) -> dict[Path, Checkpoint] | Path:
     """The checkpoints that --compare names, or the folder of masks. Raises UserError."""
     is_run = any((path / name).exists() for name in (RUN_SETTINGS, "best.pth")) or any(path.glob("*/best.pth"))
-    return path if path.is_dir() and not is_run else find_checkpoints([path])
+    return path if path.is_dir() and not is_run else _loaded([path])
 
 
-def _subject(named: list[Path] | Path | None, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
-    if isinstance(named, list):
-        return networks(named, card, labels, config, config)
-    assert named is not None
-    return masks(named, card, labels, config)
+def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
+    if isinstance(named, Path):
+        return masks(named, card, labels, config)
+    return networks(named, card, labels, config, config)
 
 
 def examined(
@@ -173,15 +180,17 @@ def judged_by(card: Card) -> list[Pair]:
     return card.pairs("test") or [pair for pair, _ in card.everything]
 
 
-def networks(paths: Sequence[Path], card: Card, labels: LabelMap, inference: Inference, cleaning: Cleaning) -> Networks:
-    """Each of the pairs goes to those networks that did not learn from its image, by whatever name. labels: of the
-    truth.
+def networks(
+    weights: Mapping[Path, Checkpoint], card: Card, labels: LabelMap, inference: Inference, cleaning: Cleaning
+) -> Networks:
+    """Each of the pairs goes to those networks that did not learn from its image, by whatever name. weights: by their
+    files. labels: of the truth.
 
     Raises UserError where there is no such pair, and for networks of other classes.
     """
     pairs, notes = judged_by(card), []
-    checkpoints = [load_checkpoint(path) for path in paths]
-    for path, checkpoint in zip(paths, checkpoints, strict=True):
+    checkpoints = list(weights.values())
+    for path, checkpoint in weights.items():
         if checkpoint.labels.num_classes != labels.num_classes:
             raise UserError(f"{path} knows {checkpoint.labels.describe()}, and the truth has {labels.describe()}")
         if LEARNED not in checkpoint.training:
@@ -205,8 +214,8 @@ def networks(paths: Sequence[Path], card: Card, labels: LabelMap, inference: Inf
         )
     if known:
         notes.append(f"{counted(len(known), 'image')} that the weights were trained on are left out")
-    if any(len(fresh) < len(paths) for fresh in groups):
-        notes.append(f"each image is predicted by those of the {len(paths)} networks that did not see it")
+    if any(len(fresh) < len(weights) for fresh in groups):
+        notes.append(f"each image is predicted by those of the {len(weights)} networks that did not see it")
     if chose:
         notes.append(f"{counted(chose, 'image')} of the validation part: {SCORED_BY_THEMSELVES}")
     members = [(tuple(checkpoints[number] for number in fresh), part) for fresh, part in groups.items()]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
 
 TIE = 1 + 1e-9  # three pixels of 0.1 are within 0.3, though 3 * 0.1 is more once rounded
 NEAR = 7  # rows and columns that are looked at one by one
@@ -111,6 +110,8 @@ def border_distances(border: np.ndarray, other: np.ndarray, spacing: tuple[float
     if len(far) > MANY * border.size:
         return distance_transform_edt(~other, sampling=spacing)[border]
     if len(far):
+        from scipy.spatial import cKDTree  # not at the start of every run: most masks need no tree
+
         tree = cKDTree(_points(other, spacing), compact_nodes=False, balanced_tree=False)
         distances[far] = tree.query(_points(border, spacing)[far])[0]
     return distances
