@@ -20,7 +20,7 @@ from unet_cli.calibration import Reliability
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
 from unet_cli.data.sample import draw_pair
 from unet_cli.errors import UserError
-from unet_cli.evaluation.figures import draw_losses, draw_sizes, size_edges
+from unet_cli.evaluation.figures import draw_losses, draw_reliability, draw_sizes, size_edges
 from unet_cli.evaluation.findings import Curve, Entry, Page, Panels, Score, Sizes, Suspect
 from unet_cli.evaluation.metric_names import METRIC_NAMES, metric_name
 from unet_cli.evaluation.panels import ERROR_COLOURS, IGNORED_COLOUR, PANEL, draw_panels
@@ -334,3 +334,12 @@ def test_figures_take_the_colour_of_the_text_around_them():
         assert "#000000" not in svg
         assert "#ffffff" not in svg
         assert "http" not in svg
+
+
+def test_the_last_bits_of_probabilities_change_no_figure():
+    found = reliability(1)
+    noise = np.random.default_rng(0).uniform(-1e-7, 1e-7, (2, 1, 15))
+    nearly = replace(found, confidence=found.confidence + noise[0], frequency=found.frequency + noise[1])
+    assert draw_reliability("before", nearly) == draw_reliability("before", found)
+    clearly = replace(found, confidence=found.confidence + 0.002)
+    assert draw_reliability("before", clearly) != draw_reliability("before", found)

@@ -90,10 +90,13 @@ def draw_reliability(name: str, found: Reliability) -> str:
 
     name: of the figure, unlike others of the page. Colours and markers: see `line_style`.
     """
+    # The last bits of a probability depend on the batch size and the processor; the page must not. 0.001 is a quarter
+    # of a point.
+    confidences, frequencies = found.confidence.round(3), found.frequency.round(3)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color="#000000", alpha=0.5, linestyle="--", linewidth=0.8)
-        for index, (confidence, frequency) in enumerate(zip(found.confidence, found.frequency, strict=True)):
+        for index, (confidence, frequency) in enumerate(zip(confidences, frequencies, strict=True)):
             colour, marker = line_style(index)
             axes.plot(confidence, frequency, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
         axes.set(xlabel="probability", ylabel="share that is of the class", xlim=(0, 1), ylim=(0, 1))
