@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unet_cli.errors import UserError
 from unet_cli.loss_names import LOSS_NAMES, check_loss
 
-DEFAULT_EPOCHS = 100
+MAX_PASSES = 300  # over the training images, in a run that is told no end
 LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
 WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
 DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
@@ -272,8 +272,8 @@ class TrainConfig(DataConfig, Batches):
         panel="Training", parse=parse_duration, spell=spell_duration, metavar="TIME",
     )  # fmt: skip
     epochs: int | None = setting(
-        None, help=f"Passes over the training images.  [default: {DEFAULT_EPOCHS}, unlimited with --max-time]",
-        panel="Training", minimum=1,
+        None, help="Passes over the training images.  [default: until the validation score has stopped improving, "
+        f"{MAX_PASSES} at most; with --max-time as many as fit]", panel="Training", minimum=1,
     )  # fmt: skip
     patience: int | None = setting(
         None, help="End the run when the validation score hasn't improved for this many epochs.  [default: never]",
@@ -298,9 +298,10 @@ class TrainConfig(DataConfig, Batches):
         + ", ".join(f"{decay:g} with {name}" for name, decay in WEIGHT_DECAYS.items()) + "]",
         panel="Training", minimum=0.0, maximum=1.0,
     )  # fmt: skip
-    schedule: Literal["cosine", "poly", "plateau", "constant"] = setting(
-        "cosine", help="How the learning rate falls: to zero at the end (cosine, poly), by half where the validation "
-        "score no longer improves (plateau), or not at all.", panel="Training",
+    schedule: Literal["cosine", "poly", "plateau", "constant", "cooldown"] | None = setting(
+        None, help="How the learning rate falls: to zero at the end (cosine, poly), over the last 30 % (cooldown), by "
+        "half where the validation score no longer improves (plateau), or not at all.  [default: cosine; without "
+        "--max-time and --epochs cooldown, once the score has stopped improving]", panel="Training",
     )  # fmt: skip
     clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
     augment: Literal["none", "light", "full", "paper"] = setting(

@@ -19,7 +19,9 @@ def describe_plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Pa
     config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
     learner, world = trainer.learner, trainer.world
     usual = "" if config.width or config.init else f" (--width is usually that on a {learner.compute.kind})"
-    limits = [counted(budget.epochs, "epoch")] if budget.epochs else []
+    limits = [counted(budget.epochs, "epoch")] if budget.epochs and not trainer.plan.is_open else []
+    if trainer.plan.is_open:
+        limits = [f"until it has stopped learning, {counted(budget.epochs or 0, 'epoch')} at most"]
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
     limits += [f"or until {counted(config.patience, 'epoch')} bring nothing"] if config.patience else []
     side, explained = preprocessing.size, card.mode(config.mode, trainer.train_data.pairs, preprocessing.size)[1]
@@ -34,9 +36,9 @@ def describe_plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Pa
         f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
         f"{seen}, {preprocessing.describe_intensity()}; batches of {trainer.batch_size * world.count}; "
         f"augmentation {config.augment}",
-        f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {config.schedule}",
+        f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {trainer.schedule}",
         f"Computing on {learner.compute.describe()}{processes}",
-        f"Training for {', '.join(limits)}, into {folder}",
+        f"Training {'' if trainer.plan.is_open else 'for '}{', '.join(limits)}, into {folder}",
     ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +17,9 @@ from unet_cli.call import Call, TrainedToItsEnd
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, load_checkpoint
 from unet_cli.config import (
     CPU_TRAIN_BATCH,
-    DEFAULT_EPOCHS,
     GPU_PREDICT_BATCH,
     LRS,
+    MAX_PASSES,
     METRICS,
     MODEL_SETTINGS,
     ModelConfig,
@@ -36,20 +38,23 @@ from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError
 from unet_cli.loss_names import parse_loss
-from unet_cli.models import MODELS, Network, build_model, resolved, usual_width
+from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.models.trainable import check_trainable
 from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
 from unet_cli.processes import processes_here
+from unet_cli.runs.plan import planned
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
 from unet_cli.training.losses import class_weights_for, loss_for
 from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.optimizers import make_optimizer
+from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
 from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
+from unet_cli.training.statistics import STATISTICS_DRAWS
 
 MOST_GPU_BATCH = 128
 MEASURING_SECONDS = 2.4e-7  # of a pixel of an image and its prediction, for each foreground class, on one processor
@@ -65,7 +70,13 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    template, weights = _template(call, card, split)
+    found = call.world.first(planned(call, card, split) if call.world.is_first else None)
+    assert found is not None
+    plan, width, compute = found
+    call = replace(call, compute=compute)
+    if plan.threads:
+        torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
+    template, weights = _template(call, card, split, width)
     check_trainable(template.model, template.preprocessing.size, template.preprocessing.mode)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
@@ -74,17 +85,21 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     elif config.encoder_weights:
         _load_encoder(call, model, config.encoder_weights)
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    train_data, val_data = _datasets(config, card, split, template, context)
+    cut = _cutting(config, card, split, template, context, plan.repeats)
+    train_data, val_data, statistics_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
-    budget = _budget(call, train_data, val_data, batch_size, card.sizes(split.val))
+    budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
     weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
     loss = loss_for(config.loss, template.model.num_classes, weights_of)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
-    trainer = Trainer(learner, train_data, val_data, config, batch_size, budget, call.world, console)
+    trainer = Trainer(
+        learner, train_data, val_data, config, batch_size, budget, call.world, console,
+        plan=plan, cut=cut, statistics_data=statistics_data,
+    )  # fmt: skip
     if call.state:
         learner.load_state(call.state["learner"])
-        trainer.progress = Progress.from_plain(call.state["progress"])
+        trainer.go_on_from(Progress.from_plain(call.state["progress"]))
     record = _record(call, trainer, template, split)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
@@ -136,8 +151,10 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
-def _template(call: Call, card: Card, split: Split) -> tuple[Checkpoint, dict[str, Tensor]]:
+def _template(call: Call, card: Card, split: Split, width: int | None) -> tuple[Checkpoint, dict[str, Tensor]]:
     """The checkpoint of this run, still without weights; and the weights to begin with, if not with fresh ones.
+
+    width: of the network, where neither a flag nor the weights to begin with say it.
 
     Raises UserError where these are of another network, or a run to go on with was prepared for other images.
     """
@@ -145,7 +162,7 @@ def _template(call: Call, card: Card, split: Split) -> tuple[Checkpoint, dict[st
     initial = call.saved or (load_checkpoint(config.init) if config.init else None)
     # A network for colour takes gray images too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    model = _network(call, in_channels, card.labels.num_classes, initial)
+    model = _network(call, in_channels, card.labels.num_classes, initial, width)
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
         differing = [key for key in here if here[key] != there[key]]
@@ -177,8 +194,10 @@ def _template(call: Call, card: Card, split: Split) -> tuple[Checkpoint, dict[st
     return template, initial.weights if initial else {}
 
 
-def _network(call: Call, in_channels: int, num_classes: int, initial: Checkpoint | None) -> ModelConfig:
-    """As asked for; what isn't said as in the weights to begin with, or as is usual for the network and what computes.
+def _network(
+    call: Call, in_channels: int, num_classes: int, initial: Checkpoint | None, width: int | None
+) -> ModelConfig:
+    """Flags first, then the initial checkpoint, then the plan's width and the network's defaults.
 
     Raises UserError where there is no such network, or it doesn't take what is said.
     """
@@ -187,7 +206,7 @@ def _network(call: Call, in_channels: int, num_classes: int, initial: Checkpoint
     if initial and initial.model.name == config.model:
         asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
     if asked["base_channels"] is None:
-        asked["base_channels"] = usual_width(config.model, call.compute.kind)
+        asked["base_channels"] = width
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=num_classes, **asked)
     return resolved(model, config.size)
 
@@ -221,30 +240,60 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
     return then
 
 
-def _datasets(
-    config: TrainConfig, card: Card, split: Split, template: Checkpoint, context: int
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training and the validation part. They share the memory for decoded images by their numbers.
+def _cutting(
+    config: TrainConfig, card: Card, split: Split, template: Checkpoint, context: int, repeats: int
+) -> Callable[[int], Crops]:
+    """A function from a side to the training samples of that side.
 
-    context: pixels around a crop or tile that come with it.
+    context: pixels around a crop that come with it. repeats: see Crops.
     """
-    side, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
-    cuttings: tuple[Cutting, Cutting] = Whole(), Whole()
-    if template.preprocessing.mode == "tile":
-        strength = AUGMENTATIONS[config.augment]
+    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
+    stretched = size if template.preprocessing.mode == "resize" else None
+    sizes = card.sizes(split.train)
+
+    def cut(side: int) -> Crops:
         seen = side + 2 * context
-        patch = patch_side_of(seen) if strength is not None and strength.interpolates else seen
-        crops = Crops(card.sizes(split.train), side, config.foreground_crops, config.seed, patch)
-        cuttings = crops, Grid(card.sizes(split.val), side, context)
-    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(split.val)))
-    train_data, val_data = (
+        has_surroundings = side != stretched and strength is not None and strength.interpolates
+        patch = patch_side_of(seen) if has_surroundings else seen
+        return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
+
+    return cut
+
+
+def _datasets(
+    config: TrainConfig,
+    card: Card,
+    split: Split,
+    template: Checkpoint,
+    context: int,
+    plan: Plan,
+    cut: Callable[[int], Crops],
+) -> tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset]:
+    """The training part, what is looked at of the validation part, and the training images that statistics are found
+    from, as in validation. The first two share the memory for decoded images by their numbers.
+
+    context: pixels around a tile that come with it.
+    """
+    size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
+    count = len(split.val) if plan.val_images is None else plan.val_images
+    val = [split.val[number * len(split.val) // count] for number in range(count)]
+    drawn = np.random.default_rng((config.seed, STATISTICS_DRAWS)).permutation(len(split.train))[: plan.statistics]
+    chosen = [split.train[number] for number in sorted(drawn)]
+    of_val: Cutting = Whole()
+    of_statistics: Cutting = Whole()
+    if template.preprocessing.mode == "tile":
+        of_val = Grid(card.sizes(val), size, context)
+        of_statistics = Crops(card.sizes(chosen), size, 0.0, config.seed, size + 2 * context)
+    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val)))
+    train_data, val_data, statistics_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
         for pairs, cutting, with_numbers in (
-            (split.train, cuttings[0], needs_objects),
-            (split.val, cuttings[1], False),
+            (split.train, cut(size), needs_objects),
+            (val, of_val, False),
+            (chosen, of_statistics, False),
         )
     )
-    return train_data, val_data
+    return train_data, val_data, statistics_data
 
 
 def _shares(card: Card, train: list[Pair]) -> list[float]:
@@ -295,11 +344,12 @@ def _budget(
     val_data: SegmentationDataset,
     batch_size: int,
     sizes: Sequence[tuple[int, int]],
+    plan: Plan,
 ) -> Budget:
     """sizes: (H, W) of the validation images."""
     config, start = call.config, call.started - call.state.get("seconds", 0.0)
     return Budget(
-        epochs=config.epochs or (None if config.max_time else DEFAULT_EPOCHS),
+        epochs=config.epochs or (None if config.max_time else math.ceil(plan.epochs(MAX_PASSES))),
         steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
         start=start,
         end=start + config.max_time if config.max_time else None,
@@ -328,6 +378,6 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) ->
         mode=template.preprocessing.mode,
         lr=trainer.learner.lr,
         weight_decay=trainer.learner.weight_decay,
-        epochs=trainer.budget.epochs,
+        epochs=None if trainer.plan.is_open else trainer.budget.epochs,
     )
     return Record(folder, resolved, split, call.compute.describe(), template.training["data_fingerprint"])

@@ -73,7 +73,7 @@ def train(
     torch.backends.cudnn.benchmark = True
     if config.deterministic:
         be_deterministic()
-    compute = choose_compute(config.device, config.precision, by_trial=not config.deterministic)
+    compute = choose_compute(config.device, config.precision, by_trial=config.max_time is not None)
     with together(compute.device) as world:
         console = console if world.is_first else Console(quiet=True)
         trainer, saver = prepare(_call(config, layout, compute, world, console, started))

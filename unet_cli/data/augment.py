@@ -21,7 +21,7 @@ class Augmentation:
     beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
     share of the image's side; elastic_pixels: likewise, but in pixels and of a grid of 3x3. brightness: in standard
     deviations of the data set's intensity. contrast, gamma: largest factor, in either direction. noise: largest
-    standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels. ramp: epochs over which the
+    standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels. ramp: passes over which the
     chances grow to `chance`: a network that has yet to learn what the images show learns it faster from plain ones, and
     only sees the same ones too often later.
     """
@@ -40,9 +40,9 @@ class Augmentation:
     chance: float = 0.3
     ramp: int = 0
 
-    def at(self, epoch: int) -> Augmentation:
-        """As it is in an epoch, counted from 1."""
-        return replace(self, chance=self.chance * min(1.0, epoch / self.ramp)) if self.ramp else self
+    def at(self, passes: float) -> Augmentation:
+        """As it is in the pass over the training images that ends with this number of them."""
+        return replace(self, chance=self.chance * min(1.0, passes / self.ramp)) if self.ramp else self
 
     @property
     def interpolates(self) -> bool:

@@ -47,7 +47,10 @@ class Held:
 
 
 class Cutting(Protocol):
-    """Samples out of images. sizes: (H, W) of each pair, where samples are cut at the images' own resolution."""
+    """Samples out of images.
+
+    sizes: (H, W) of each pair, where samples are cut at the images' own resolution; None where images are stretched.
+    """
 
     sizes: list[tuple[int, int]] | None
 
@@ -77,15 +80,18 @@ class Whole:
 
 
 class Crops:
-    """Random crops, so many that an epoch sees each pixel about once; a function of seed, epoch and sample alone.
+    """Random crops, so many that a pass sees each pixel about once; a function of seed, pass and sample alone.
 
-    A crop is `patch_side` pixels wide, of which the network sees the `side` pixels in the middle once the patch is
-    warped. This middle lies within the image; where the image is smaller, it has the image in its centre. Beyond the
-    image's border it goes on mirrored.
+    They are cut at the images' own resolution, or, with `stretched`, out of images stretched to that side. A crop is
+    `patch_side` pixels wide, of which the network sees the `side` pixels in the middle once the patch is warped. This
+    middle lies within the image; where the image is smaller, it has the image in its centre. Beyond the image's border
+    it goes on mirrored.
 
     foreground: share of the samples whose middle is laid on a pixel of foreground: first one of the foreground classes
     that the mask has, each as likely, so that rare ones come as often; then one of its pixels, which may come to lie
     anywhere in the middle. A mask without foreground gives plain crops.
+
+    repeats: a pass is so many times as long.
     """
 
     def __init__(
@@ -95,20 +101,26 @@ class Crops:
         foreground: float,
         seed: int,
         patch_side: int | None = None,
+        stretched: int | None = None,
+        repeats: int = 1,
     ) -> None:
         """sizes: (H, W) of each pair. patch_side: see `patch_side_of`; `side` where nothing is warped."""
-        self.sizes: list[tuple[int, int]] | None = list(sizes)
+        self.sizes: list[tuple[int, int]] | None = None if stretched else list(sizes)
         self.side, self.foreground, self.seed = side, foreground, seed
         self.patch_side = side if patch_side is None else patch_side
         assert self.patch_side >= side
         assert (self.patch_side - side) % 2 == 0
-        self._counts = [max(1, round(height * width / side**2)) for height, width in sizes]
+        seen = [(stretched, stretched)] * len(sizes) if stretched else sizes
+        self._counts = [repeats * max(1, round(height * width / side**2)) for height, width in seen]
+        self._chooses = foreground > 0 and side != stretched  # a whole image has all of its foreground anyway
 
     def count(self, pair: int) -> int:
         return self._counts[pair]
 
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
-        return Held(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
+        if self.sizes is None:
+            image, mask = resize_image(image, (size, size)), resize_mask(mask, (size, size))
+        return Held(image, mask, intensities, find_places(_classes(mask)) if self._chooses else None)
 
     def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))

@@ -6,8 +6,8 @@ import os
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from unet_cli.data.cutting import Cutting, Held, Whole
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import IGNORED, LabelMap
 from unet_cli.data.objects import numbered
-from unet_cli.data.preprocess import converted, whole_intensities
+from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 
@@ -68,11 +68,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
-        self.cutting: Cutting = cutting or Whole()
         self.numbered = with_numbers and labels.kind == "instances"
-        counts = [self.cutting.count(number) for number in range(len(self.pairs))]
-        self.image_numbers = [number for number, count in enumerate(counts) for _ in range(count)]
-        self._firsts = [0, *accumulate(counts)]
+        self.cut_by(cutting or Whole())
         self._cache: dict[int, Held] = {}
         self._bytes_left = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
         self._latest: tuple[int, Held] | None = None  # of a grid's tiles the next is mostly of the same image
@@ -80,6 +77,18 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.image_numbers)
+
+    @property
+    def side(self) -> int:
+        """Of what the network sees of a sample, in pixels."""
+        return getattr(self.cutting, "side", self.preprocessing.size)
+
+    def cut_by(self, cutting: Cutting) -> None:
+        """Cut samples in this way from now on; what is held of the images stays. Not while batches are being read."""
+        self.cutting: Cutting = cutting
+        counts = [cutting.count(number) for number in range(len(self.pairs))]
+        self.image_numbers = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._firsts = [0, *accumulate(counts)]
 
     def bytes_to_keep(self) -> int:
         """How much memory decoded images are yet to take: all of them, or as many as may be kept."""
@@ -157,7 +166,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
                 mask = numbered(mask, found.values[0], IGNORED)
         except UserError as error:
             raise pair.mask.named(error) from error
-        return self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
+        held = self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
+        if self.cutting.sizes or preprocessing.intensity == "dataset":
+            return held
+        # A crop of a stretched image is normalised by the whole of it, as in prediction.
+        return replace(held, intensities=own_intensities(held.image[None].float(), preprocessing)[0])
 
     def _check_size(self, number: int, pixels: np.ndarray) -> None:
         height, width = pixels.shape[-2:]
@@ -179,9 +192,13 @@ def _stack(indices: list[int], samples: list[Sample], pin: bool) -> Batch:
     return Batch(indices, *(part.pin_memory() if pin else part for part in parts))
 
 
-def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
-    """The order of the samples, a function of seed and epoch alone."""
-    return np.random.default_rng((seed, epoch)).permutation(length).tolist()
+@lru_cache(maxsize=4)  # it is asked for at every step
+def epoch_order(length: int, seed: int, epoch: int, parts: int = 1) -> tuple[int, ...]:
+    """The order of the samples of an epoch, counted from 1, a function of these numbers alone. A pass over all samples
+    is `parts` epochs, none of them without a sample."""
+    passed, part = divmod(epoch - 1, min(parts, length))
+    order = tuple(np.random.default_rng((seed, passed + 1)).permutation(length).tolist())
+    return order[length * part // min(parts, length) : length * (part + 1) // min(parts, length)]
 
 
 def machine_memory() -> int:

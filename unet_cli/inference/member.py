@@ -76,7 +76,7 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
-    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=torch.channels_last)
+    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=compute.memory_format)
     if settings.compile:
         model.compile(dynamic=preprocessing.scale is not None)
     return Member(checkpoint, preprocessing, network.geometry, model, gates)

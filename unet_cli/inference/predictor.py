@@ -159,7 +159,7 @@ class Predictor:
         return torch.stack(seen).mean(0)
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
-        answer = model(image.contiguous(memory_format=torch.channels_last)).float()
+        answer = model(image.contiguous(memory_format=self.compute.memory_format)).float()
         logits, maps = answer[:, : self.planes], answer[:, self.planes :]
         probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
         return torch.cat([probs, maps], dim=1) if self.gates else probs

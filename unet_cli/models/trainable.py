@@ -15,15 +15,16 @@ def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
         raise UserError(f"{model.name} is for volumes, which unet doesn't read yet: choose another --model")
     if network.only_whole and mode == "tile":
         raise UserError(f"{model.name} is for whole images only, as it was published: use --mode resize")
-    if not _is_enough(network.geometry, size):
-        least = next(side for side in range(size, 2 * MOST_SIZE) if _is_enough(network.geometry, side))
+    if not is_trainable(network.geometry, size):
+        least = next(side for side in range(size, 2 * MOST_SIZE) if is_trainable(network.geometry, side))
         raise UserError(
             f"--size {size} vanishes on the way to the bottom of {model.describe()}: give at least --size {least}"
             + (", or a smaller --depth" if model.depth else "")
         )
 
 
-def _is_enough(geometry: Geometry, size: int) -> bool:
-    """Whether there is a second pixel at the bottom, as batch norm needs it, and no more than half of it mirrored."""
+def is_trainable(geometry: Geometry, size: int) -> bool:
+    """Of samples of that side: whether there is a second pixel at the bottom, as batch norm needs it, and no more than
+    half of it mirrored."""
     side = geometry.side(size + 2 * geometry.margin)
     return side >= 2 * geometry.stride and side - 2 * geometry.margin <= 2 * size

@@ -30,7 +30,7 @@ class Budget:
     measuring_seconds: float = 0.0
 
     FINISHING_SECONDS = 5.0  # importing the plotting library, drawing, intervals, writing
-    FINISHING_VALIDATIONS = 1.7  # the last one, which is of two sets of weights, and the scores at original size of one
+    FINISHING_VALIDATIONS = 2.0  # the last one, and the scores at original size
 
     @property
     def last_step_at(self) -> float:

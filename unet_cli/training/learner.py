@@ -48,7 +48,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         keep_freed_memory(self.compute)
-        self.model.to(self.compute.device).to(memory_format=torch.channels_last)
+        self.model.to(self.compute.device).to(memory_format=self.compute.memory_format)
         self._fitted = Fitted(self.model, self.context)
         self._network = self.world.distributed(self._fitted, self.compute.device)
         if self.config.compile:
@@ -96,6 +96,11 @@ class Learner:
             lambda: torch.cat([self._through(self._fitted, part)[0] for part in image.split(self.at_once)]), []
         )
 
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> None:
+        """Normalised (N, C, S, S) through the network as its modules are, for what it leaves in them."""
+        self._through(self._fitted, image)
+
     def state(self) -> dict[str, Any]:
         """What goes on from here need beside the weights, as a checkpoint keeps it."""
         return {
@@ -141,7 +146,7 @@ class Learner:
     def _through(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """The logits of each head that answers, finest first."""
         with self.compute.autocast():
-            answer = network(image.contiguous(memory_format=torch.channels_last))
+            answer = network(image.contiguous(memory_format=self.compute.memory_format))
         return [logits.float() for logits in (answer if isinstance(answer, list) else [answer])]
 
     def _within_memory(self, compute: Callable[[], Result], statistics: list[Tensor]) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from torch import Tensor
 from unet_cli.config import TrainConfig
 from unet_cli.console import Console, counted, duration
 from unet_cli.data.augment import AUGMENTATIONS, augment
+from unet_cli.data.cutting import Cutting
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import parted
@@ -28,8 +29,10 @@ from unet_cli.processes import World
 from unet_cli.signals import StopRequest
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
+from unet_cli.training.plan import FORWARD, Plan
 from unet_cli.training.progress import EpochResult, Progress
-from unet_cli.training.schedule import lr_factor
+from unet_cli.training.schedule import cooldown_epochs, has_settled, lr_factor, open_progress
+from unet_cli.training.statistics import has_statistics, recompute_statistics
 from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_loader
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
@@ -41,7 +44,11 @@ SomeBatch = TypeVar("SomeBatch", Batch, Batch | None)
 
 @dataclass
 class Trainer:
-    """What a run trains with, and where it is. batch_size: samples of a step, in each process."""
+    """What a run trains with, and where it is.
+
+    batch_size: samples of a step, in each process. cut: the training samples of a side that the plan names.
+    statistics_data: training images as in validation, that batch norm's statistics are found from before it.
+    """
 
     learner: Learner
     train_data: SegmentationDataset
@@ -52,6 +59,9 @@ class Trainer:
     world: World
     console: Console
     progress: Progress = field(default_factory=Progress)
+    plan: Plan = field(default_factory=Plan)
+    cut: Callable[[int], Cutting] | None = None
+    statistics_data: SegmentationDataset | None = None
 
     def __post_init__(self) -> None:
         self._steps = 0  # of this process
@@ -61,7 +71,20 @@ class Trainer:
     @property
     def done(self) -> float:
         """Epochs that are behind, such as 2.5."""
-        return self.progress.epoch - 1 + self.progress.seen / len(self.train_data)
+        return self.progress.epoch - 1 + self.progress.seen / max(1, len(self._order()))
+
+    @property
+    def course(self) -> float:
+        """How much of the run is behind, 0 to 1."""
+        if self.plan.is_open:
+            return open_progress(self.done, self.progress.cooling)
+        return self.budget.progress(self.done)
+
+    def go_on_from(self, progress: Progress) -> None:
+        """Be where a run was interrupted."""
+        self.progress = progress
+        if self.plan.is_open and progress.cooling is not None:
+            self.budget.epochs = progress.cooling + cooldown_epochs(progress.cooling)
 
     def fit(self, stop: StopRequest) -> Iterator[EpochResult | None]:
         """Train until the budget is spent, or for --patience epochs in vain.
@@ -75,6 +98,7 @@ class Trainer:
             progress.began = time.monotonic() - self.budget.start
         self.budget.begin = self.budget.start + progress.began
         while progress.seen or self.may_go_on():
+            self._begin_epoch()
             yield from self._train_epoch(stop)
             if self.world.any(stop.signum is not None) or not progress.seen:  # or the time was up
                 return
@@ -93,6 +117,20 @@ class Trainer:
         if self.is_in_vain:
             waited = counted(progress.epochs_since_best, "epoch")
             self.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
+
+    def _begin_epoch(self) -> None:
+        """Let the network see what the plan has for this epoch; one that was begun goes on with what it saw."""
+        side = self.progress.side or self.world.first(self.plan.side_at(self.course))
+        if side is not None:
+            self.show(side)
+
+    def show(self, side: int) -> None:
+        """Cut the training samples of this epoch to that side."""
+        before, self.progress.side = self.train_data.side, side
+        if self.cut is not None and side != before:
+            self.train_data.cut_by(self.cut(side))
+            self.budget.step_seconds *= (side / before) ** 2
+            self.budget.steps_per_epoch = len(self._groups())
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
         """The rest of a pass over the training part, or what the budget leaves of it."""
@@ -130,14 +168,11 @@ class Trainer:
             progress.loss_images += len(group)
 
     def _end_epoch(self, stop: StopRequest) -> EpochResult | None:
-        """Validate, and close the epoch; None where a stop was asked for on the way."""
+        """Validate the averaged weights where that is due, and close the epoch; None where a stop was asked for on the
+        way."""
         progress = self.progress
-        scores, averaged = self.validate(stop), False
-        if scores:
-            with self.learner.average.swapped_in(self.learner.model):
-                of_average = self.validate(stop)
-            averaged = of_average is not None and _score(of_average) > _score(scores)
-            scores = of_average if averaged or of_average is None else scores
+        is_due = progress.epoch % self.plan.validate_every == 0 or self._next_lr() is None
+        scores = self._judge(stop) if is_due else {}
         if scores is None:
             return None
         score = _score(scores)
@@ -151,15 +186,20 @@ class Trainer:
             val_dice=scores.get("dice"),
             val_iou=scores.get("iou"),
             val_foreground=scores.get("foreground"),
-            averaged=averaged,
-            is_best=not scores or score > progress.best,
+            averaged=is_due,
+            is_best=is_due and (not scores or score > progress.best),
             skipped=progress.skipped,
             val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
         )
         progress.end_epoch(result)
-        if is_blank(progress.rows) and not is_blank(progress.rows[:-1]):
+        self._cool_down_where_settled()
+        if scores and is_blank(progress.rows) and not is_blank(progress.rows[:-1]):
             self.console.say(describe_blank(result, self.train_data.preprocessing.mode))
         return result
+
+    @property
+    def schedule(self) -> str:
+        return self.config.schedule or ("cooldown" if self.plan.is_open else "cosine")
 
     def may_go_on(self) -> bool:
         """Whether the budget allows another step, and --patience another epoch; of all processes together."""
@@ -170,16 +210,49 @@ class Trainer:
         """Whether --patience has come to its end."""
         return self.config.patience is not None and self.progress.epochs_since_best >= self.config.patience
 
+    def _cool_down_where_settled(self) -> None:
+        """Of a run without a fixed end, when it has stopped learning, or has gone on for long enough."""
+        progress, most = self.progress, self.budget.epochs
+        if not self.plan.is_open or progress.cooling is not None or most is None:
+            return
+        done = progress.epoch - 1
+        if has_settled(progress.scores) or done + cooldown_epochs(done + 1) >= most:
+            progress.cooling = done
+            self.go_on_from(progress)
+            length = counted(cooldown_epochs(done), "epoch")
+            self.console.say(f"Learning has slowed down: the rate falls to zero over the last {length}")
+
+    def _judge(self, stop: StopRequest) -> dict[str, float] | None:
+        """See `validate`, of the averaged weights with batch norm's statistics of their own, which they keep."""
+        start = time.monotonic()
+        self.world.average_buffers(self.learner.model)
+        with self.learner.average.swapped_in(self.learner.model):
+            if has_statistics(self.learner.model):
+                recompute_statistics(self.learner.model, self.learner.forward, self._statistics_batches(), self.world)
+            scores = self.validate(stop)
+        self.budget.validation_seconds, self._validated = time.monotonic() - start, True
+        return scores
+
+    def _statistics_batches(self) -> Iterator[Tensor]:
+        """Normalised training images as in validation, in batches of one size, as many in each process."""
+        data, count = self.statistics_data, self.world.count
+        if data is None or not len(data):
+            return
+        size = max(1, min(self.learner.at_once, len(data) // count))
+        rounds = max(1, len(data) // (size * count))
+        mine = [(number * count + self.world.rank) % len(data) for number in range(rounds * size)]
+        for batch in data.batches(mine, size, self.config.workers):
+            yield self.to_device(batch)[0]
+
     def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
         """Scores over the whole validation part at network size, of the weights that the network has; nothing where
         there is no such part, None where a stop was asked for on the way.
 
         Several processes share the samples; the counts of all are added up, so the scores are those of one process.
         """
-        data, start = self.val_data, time.monotonic()
+        data = self.val_data
         if not len(data):
             return {}
-        self.world.average_buffers(self.learner.model)
         num_classes = data.labels.num_classes
         indices = range(self.world.rank, len(data), self.world.count)
         batches = data.batches(indices, self.batch_size, self.config.workers)
@@ -202,7 +275,6 @@ class Trainer:
             np.add.at(counts, [data.image_numbers[index] for index in batch.indices], found)
         everything = self.world.gathered((counts, loss))
         counts = np.sum([part for part, _ in everything], axis=0)
-        self.budget.validation_seconds, self._validated = 2 * (time.monotonic() - start), True
         return {
             "loss": sum(part for _, part in everything) / len(data),
             "foreground": float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum())),
@@ -213,12 +285,12 @@ class Trainer:
         """A batch as the network sees it in training: normalised and augmented (N, C, S, S) with the context of the
         learner beside it, and (N, S, S)."""
         image, mask = self.to_device(batch)
-        size, strength = self.train_data.preprocessing.size, AUGMENTATIONS[self.config.augment]
+        size, strength = self.train_data.side, AUGMENTATIONS[self.config.augment]
         seen = size + 2 * self.learner.context
         if strength is None:
             return middle(image, seen), self._classes(middle(mask, size))
         keys = [(self.config.seed, epoch, index) for index in batch.indices]
-        image, mask = augment(image, mask, strength.at(epoch), keys, seen)
+        image, mask = augment(image, mask, strength.at(self.plan.passes(epoch)), keys, seen)
         return image, self._classes(middle(mask, size))
 
     def _classes(self, mask: Tensor) -> Tensor:
@@ -240,12 +312,17 @@ class Trainer:
             "progress": self.progress.plain(),
             "seconds": time.monotonic() - self.budget.start,
             "batch_size": self.batch_size,
+            "plan": self.plan.plain(),
         }
+
+    def _order(self) -> tuple[int, ...]:
+        """The samples of this epoch."""
+        return epoch_order(len(self.train_data), self.config.seed, self.progress.epoch, self.plan.parts)
 
     def _groups(self) -> list[list[int]]:
         """The samples of each step that is left of this epoch, over all processes."""
         progress, size = self.progress, self.batch_size * self.world.count
-        order = epoch_order(len(self.train_data), self.config.seed, progress.epoch)[progress.seen :]
+        order = list(self._order()[progress.seen :])
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def _batches(self, groups: list[list[int]]) -> Generator[Batch]:
@@ -262,8 +339,7 @@ class Trainer:
         """The learning rate of the next step, None where the budget allows none. The first process decides for all."""
         lr = None
         if self.budget.allows_step(self.done):
-            progress = self.budget.progress(self.done)
-            lr = self.learner.lr * lr_factor(self.config.schedule, progress, self.progress.scores)
+            lr = self.learner.lr * lr_factor(self.schedule, self.course, self.progress.scores)
         return self.world.first(lr)
 
     def _count_bad_step(self, batch: Batch, image: Tensor) -> None:
@@ -299,15 +375,19 @@ class Trainer:
         budget = self.budget
         warming_up = self._steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
-        if not self._validated:  # a forward pass is a third of a step, and two sets of weights are validated
-            budget.validation_seconds = (
-                2 / 3 * budget.step_seconds * len(self.val_data) / self.batch_size / self.world.count
-            )
+        if not self._validated:
+            seen = len(self.val_data) + (len(self.statistics_data) if self.statistics_data else 0)
+            full = budget.step_seconds * (self.train_data.preprocessing.size / self.train_data.side) ** 2
+            budget.validation_seconds = FORWARD * full * seen / self.batch_size / self.world.count
         if self._steps == STEPS_BEFORE_ESTIMATE:
-            epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds
+            epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds / self.plan.validate_every
+            ends = (
+                f"in {duration(budget.remaining(self.done))} at the latest"
+                if self.plan.is_open
+                else (f"in about {duration(budget.remaining(self.done))}")
+            )
             self.console.say(
-                f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; "
-                f"the run ends in about {duration(budget.remaining(self.done))}."
+                f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; the run ends {ends}."
             )
 
 

@@ -21,8 +21,9 @@ from unet_cli.config import ModelConfig
 from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute, finish, free_memory
 from unet_cli.errors import is_out_of_memory
-from unet_cli.models import Fitted, Network, parameter_count, weightless
+from unet_cli.models import Fitted, Network, build_model, parameter_count, weightless
 from unet_cli.processes import processes_here
+from unet_cli.training.optimizers import make_optimizer
 
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -217,7 +218,7 @@ def _speed(
     try:
         network = Fitted(copy.deepcopy(model))
         optimizer = optimizer_factory(network.parameters())
-        image = torch.rand(shape, device=compute.device).contiguous(memory_format=torch.channels_last)
+        image = torch.rand(shape, device=compute.device).contiguous(memory_format=compute.memory_format)
         target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
         network.train()
         _train_steps(WARMUP_STEPS, network, optimizer, image, target, compute)
@@ -235,6 +236,18 @@ def _speed(
     if compute.device.type == "cuda" and torch.cuda.max_memory_reserved(compute.device) > most:
         return None
     return TIMED_STEPS * shape[0] / seconds
+
+
+def step_seconds(model: ModelConfig, compute: Compute, side: int, batch_size: int) -> float:
+    """Of one training step of a fresh network on noise, images of that side; torch's random state stays as it is."""
+    with torch.random.fork_rng([]):
+        network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
+        image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=compute.memory_format)
+        target = torch.randint(model.num_classes, (batch_size, side, side))
+    optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
+    start = _time(compute.device)
+    _train_steps(1, network, optimizer, image, target, compute)
+    return _time(compute.device) - start
 
 
 def _train_steps(

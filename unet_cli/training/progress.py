@@ -56,11 +56,14 @@ class Progress:
 
     loss_sum, loss_images: of those whose loss was finite. skipped: steps of this epoch whose loss was not finite;
     bad_steps: such steps in a row. began: seconds of the run before its first step. rows: the log of all epochs before
-    this one.
+    this one. side: of what the network sees in this epoch, None where nothing has been planned. cooling: epochs before
+    the cool-down of a run that has stopped learning, None while it hasn't.
     """
 
     epoch: int = 1
     seen: int = 0
+    side: int | None = None
+    cooling: int | None = None
     loss_sum: float = 0.0
     loss_images: int = 0
     skipped: int = 0
@@ -85,7 +88,7 @@ class Progress:
 
     def end_epoch(self, row: EpochResult) -> None:
         self.rows.append(row)
-        self.epoch, self.seen = self.epoch + 1, 0
+        self.epoch, self.seen, self.side = self.epoch + 1, 0, None
         self.loss_sum, self.loss_images, self.skipped = 0.0, 0, 0
 
     def plain(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class BadStep:
 
 def is_blank(rows: Sequence[EpochResult]) -> bool:
     """Whether the last epochs predicted nothing but background, or nothing but foreground, and that was wrong."""
-    last = rows[-BLANK_EPOCHS:]
+    last = [row for row in rows if row.val_foreground is not None][-BLANK_EPOCHS:]
     if len(last) < BLANK_EPOCHS or last[-1].step < BLANK_STEPS or last[-1].val_dice == 1.0:
         return False
     return {row.val_foreground for row in last} in ({0.0}, {1.0})

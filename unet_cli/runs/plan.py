@@ -1,0 +1,210 @@
+"""How a run spends the time that it has, decided from what training costs on this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from unet_cli.call import Call
+from unet_cli.checkpoint import load_checkpoint
+from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig
+from unet_cli.data.card import Card
+from unet_cli.data.split import Split
+from unet_cli.device import Compute, faster_layout
+from unet_cli.models import resolved, usual_width, weightless
+from unet_cli.models.cost import multiply_adds
+from unet_cli.models.trainable import is_trainable
+from unet_cli.training.memory import step_seconds
+from unet_cli.training.plan import FORWARD, Plan
+
+# A run on a CPU sees crops of half the images' side first: four steps for the price of one; then whole ones.
+GROWTH = ((1 / 2, 0.75), (1.0, 1.0))  # sides as shares of the size, and the share of the run at which each ends
+LEAST_CROP = 64  # pixels: smaller ones hold too little to be told from what surrounds them
+MIN_STEPS = 300  # of batches of crops of half the size; a network that would take fewer is too wide
+LEAST_WIDTH = 8
+NARROW = 8  # work of a multiply-add grows by this over the width: narrow layers wait for memory
+TRIAL_SHARE = 1 / 4  # of the size: side of the crops that a trial trains on
+
+TRAINING_SHARE = 0.85  # of the time that is left, that a plan counts on for training
+VALIDATING = 0.06  # share of the run that may go into validating and its statistics
+FINISHING = 0.02  # and into a single look at the validation part
+EPOCHS = 40  # of a run by the clock
+STATISTICS, LEAST_STATISTICS = 32, 8  # training images that statistics are found from
+LEAST_VALIDATED = 8
+OTHERS = 0.7  # load of a processor from which on others are taken to be computing too
+
+
+def planned(call: Call, card: Card, split: Split) -> tuple[Plan, int | None, Compute]:
+    """The plan of a run, the width of its network unless a flag or weights to begin with say it, and how it computes.
+
+    A run that is gone on with has the plan that it began with, and the recipe of its day where there was none. A clock
+    has a say in a new one on a CPU with --max-time and without --epochs alone: with the others the same command and
+    seed give the same weights.
+    """
+    config, compute = call.config, call.compute
+    if call.saved:
+        plan = Plan.from_plain(call.state["plan"]) if "plan" in call.state else Plan()
+        plan = replace(plan, is_open=plan.is_open and config.epochs is None and config.max_time is None)
+        return plan, None, replace(compute, channels_last=plan.channels_last)
+    model, is_free = _asked(call, card)
+    width = usual_width(model.name, compute.kind) if is_free else None
+    images, val_images = _images(call, card, split), len(split.val)
+    is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
+    plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
+    if compute.device.type == "cpu":
+        if config.max_time and not config.epochs:
+            plan, width, compute = _by_the_clock(call, model, is_free, images, val_images)
+        sides, until = growth(model, config.size)
+        plan = replace(plan, sides=sides, until=until)
+    if config.patience:
+        plan = replace(plan, validate_every=1)  # it is counted in epochs
+    return replace(plan, channels_last=compute.channels_last), width, compute
+
+
+def _asked(call: Call, card: Card) -> tuple[ModelConfig, bool]:
+    """The network that is asked for, and whether its width may be chosen. Raises UserError."""
+    config = call.config
+    if config.init:
+        return load_checkpoint(config.init).model, False
+    settings = config.network_settings
+    model = ModelConfig(
+        name=config.model, in_channels=card.in_channels, num_classes=card.labels.num_classes, **settings
+    )
+    return resolved(model, config.size), settings["base_channels"] is None
+
+
+def _images(call: Call, card: Card, split: Split) -> float:
+    """Of the training part, in units of what the network sees at full size."""
+    size = call.config.size
+    if card.mode(call.config.mode, split.train, size)[0] == "resize":
+        return len(split.train)
+    return sum(height * width for height, width in card.sizes(split.train)) / size**2
+
+
+def _by_the_clock(
+    call: Call, model: ModelConfig, is_free: bool, images: float, val_images: int
+) -> tuple[Plan, int | None, Compute]:
+    """As `planned`, of a run that has to end at a time."""
+    config = call.config
+    assert config.max_time is not None
+    batch_size = config.batch_size or CPU_TRAIN_BATCH
+    tried = replace(model, base_channels=narrowest(model.name)) if is_free else model
+    cost = measured(tried, call.compute, config.size, batch_size)
+    seconds = TRAINING_SHARE * (config.max_time - (time.monotonic() - call.started))
+    width = None
+    if is_free:
+        width = affordable_width(model, cost, config.size, batch_size, seconds)
+        model = replace(model, base_channels=width)
+    step = batch_size * cost.seconds * work(model, config.size)
+    run = max(1.0, call.world.count * batch_size * seconds / step)
+    return replace(course(images, val_images, run), threads=cost.threads), width, cost.compute
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training costs here. seconds: of a unit of `work`. threads: that compute, None on a GPU."""
+
+    compute: Compute
+    seconds: float
+    threads: int | None = None
+
+
+def work(model: ModelConfig, side: int) -> float:
+    """Of an image of that side in training, about in proportion to the time it takes: multiply-adds, more of them where
+    layers are narrow."""
+    forward = multiply_adds(weightless(model), model.in_channels, (side, side))
+    return forward / FORWARD * (1 + NARROW / (model.base_channels or usual_width(model.name, "GPU") or 64))
+
+
+def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -> Cost:
+    """Train a fresh network on noise for a few steps, in either memory layout, and where others are computing with
+    fewer threads too. Takes a second or two."""
+    side = smallest_side(model, size)
+    compute, seconds = faster_layout(compute, lambda one: step_seconds(model, one, side, batch_size), rounds=1)
+    threads = torch.get_num_threads()
+    for fewer in _fewer_threads(threads):
+        torch.set_num_threads(fewer)
+        found = min(step_seconds(model, compute, side, batch_size) for _ in range(2))
+        if found < 0.9 * seconds:
+            threads, seconds = fewer, found
+    torch.set_num_threads(threads)
+    return Cost(compute, seconds / batch_size / work(model, side), threads)
+
+
+def _fewer_threads(threads: int) -> list[int]:
+    """How many else to try: as many as others leave."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    left = max(1, threads - round(load))
+    return [left] if load > OTHERS and left < threads else []
+
+
+def affordable_width(model: ModelConfig, cost: Cost, size: int, batch_size: int, seconds: float) -> int | None:
+    """The largest of a network's usual width and its halves with which a run of that many seconds takes MIN_STEPS steps
+    on crops of half the size; None where the network has no width."""
+    width = usual_width(model.name, "GPU")
+    while width is not None and width > LEAST_WIDTH:
+        step = batch_size * cost.seconds * work(replace(model, base_channels=width), size) / 4
+        if step * MIN_STEPS <= seconds:
+            break
+        width = max(LEAST_WIDTH, width // 2)
+    return width
+
+
+def narrowest(name: str) -> int | None:
+    """The width that a trial takes; None where the network has none."""
+    width = usual_width(name, "GPU")
+    return width if width is None else max(min(LEAST_WIDTH, width), width // 4)
+
+
+def smallest_side(model: ModelConfig, size: int) -> int:
+    """Of crops that a trial trains on."""
+    return next(side for side in (int(TRIAL_SHARE * size), size // 2, size) if _suits(model, side) or side == size)
+
+
+def growth(model: ModelConfig, size: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Sides of what the network sees, phase after phase, and the share of the run at which each ends."""
+    phases = [(round(share * size), end) for share, end in GROWTH]
+    phases = [(side, end) for side, end in phases if side == size or _suits(model, side)]
+    sides, until = zip(*phases, strict=True)
+    return sides, until
+
+
+def _suits(model: ModelConfig, side: int) -> bool:
+    """Whether crops of that side are worth training on: the network takes them as they are, and what unpadded
+    convolutions want around them is not most of them."""
+    network = weightless(model)
+    geometry = network.geometry
+    seen = side + 2 * geometry.margin
+    is_as_it_is = geometry.side(seen) == seen and 4 * geometry.margin <= side
+    return side >= LEAST_CROP and is_as_it_is and not network.only_whole and is_trainable(geometry, side)
+
+
+def course(images: float, val_images: int, run: float | None = None, is_open: bool = False) -> Plan:
+    """Epochs, validations and statistics of a run that ends by the clock or when it has stopped learning.
+
+    images: of the training part, in units of what the network sees at full size. run: what the run's time is enough
+    for, in training steps of one such image; None where no clock decides, and a run that `is_open` ends when it has
+    stopped learning. A validation looks at the validation part and
+    at some training images, a forward pass each.
+    """
+    if run is None:
+        statistics = min(STATISTICS, math.ceil(images))
+        repeats = math.ceil(FORWARD * (val_images + statistics) / (VALIDATING * images))
+        return Plan(repeats=repeats, statistics=statistics, is_open=is_open)
+    validated = min(val_images, max(LEAST_VALIDATED, int(FINISHING * run / FORWARD)))
+    statistics = min(STATISTICS, math.ceil(images), max(LEAST_STATISTICS, int(FINISHING * run / FORWARD / 2)))
+    passes = run / images / EPOCHS  # of an epoch
+    repeats, parts = max(1, round(passes)), max(1, round(1 / passes))
+    epochs = run / images * parts / repeats
+    validations = VALIDATING * run / (FORWARD * (validated + statistics))
+    return Plan(
+        repeats=repeats,
+        parts=parts,
+        validate_every=math.ceil(epochs / validations),
+        val_images=validated if validated < val_images else None,
+        statistics=statistics,
+    )
