@@ -1,5 +1,7 @@
 """`unet compare`: every network on the same data, and the failure of one stops no other."""
 
+import re
+
 import pytest
 from conftest import TINY, Run, assert_failed, json_lines, write_pairs
 
@@ -24,12 +26,71 @@ def test_each_network_is_trained_scored_on_the_test_part_and_ranked(unet: Run, d
                 "--width", 4, "--norm", "batch", "--depth", 2)  # fmt: skip
     assert done.returncode == 3, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[1].split() == ["network", "|", "width", "|", "parameters", "|", "epochs", "|", "Dice", "|", "IoU", "|",
-                                "ms/image"]  # fmt: skip
+    assert columns(lines[1]) == ["network", "width", "parameters", "epochs", "test Dice", "IoU", "ms/image"]
     assert lines[3].startswith("unet ")
+    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", columns(lines[3])[4])
     assert "unet-paper failed: --norm doesn't apply to unet-paper" in done.stdout
     assert "--weights checkpoints/data-1/unet/best.pth" in lines[-1]
     assert (tmp_path / "checkpoints" / "data-1" / "unet" / "metrics.json").exists()
+
+
+def columns(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")]
+
+
+def test_each_network_is_trained_once_for_each_time(unet: Run, data, tmp_path):
+    write_pairs(tmp_path / "held", count=3, side=44)
+    call = ("compare", "--data", "data", "--test", "held", *TINY, "--minutes", "0.02,0.05")
+    done = unet(*call, "--models", "unet,resunet", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {f"{row['network']}-{row['minutes']}m": row for row in json_lines(done.stdout)}
+    assert sorted(rows) == ["resunet-0.02m", "resunet-0.05m", "unet-0.02m", "unet-0.05m"]
+    for name, row in rows.items():
+        assert row["run"] == f"checkpoints/data-1/{name}"
+        assert f'max-time = "{60 * row["minutes"]:g}s"' in (tmp_path / row["run"] / "config.toml").read_text()
+        assert (row["part"], row["error"]) == ("test", None)
+    flags = ("--device", "cpu", "--precision", "float32", "--json")
+    found = unet("evaluate", "--weights", rows["unet-0.05m"]["run"], "--data", "held", *flags)
+    assert found.returncode == 0, found.stderr
+    scores = {score["metric"]: score for score in json_lines(found.stdout)[0]["scores"]}
+    assert rows["unet-0.05m"]["dice"] == pytest.approx(scores["dice"]["value"])
+    assert rows["unet-0.05m"]["iou"] == pytest.approx(scores["iou"]["value"])
+    assert rows["unet-0.05m"]["dice_interval"] == pytest.approx([scores["dice"]["low"], scores["dice"]["high"]])
+
+
+def test_the_table_has_a_row_for_each_time_the_shortest_first(unet: Run, data):
+    done = unet("compare", "--data", "data", *TINY, "--models", "unet,unet-paper", "--norm", "batch",
+                "--val-fraction", 0.5, "--minutes", "0.03,0.02")  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    lines = done.stdout.splitlines()
+    assert columns(lines[1]) == ["network", "minutes", "width", "parameters", "epochs", "validation Dice", "IoU",
+                                 "ms/image"]  # fmt: skip
+    assert [columns(line)[:2] for line in lines[3:5]] == [["unet", "0.02"], ["unet", "0.03"]]
+    assert "95 % interval" in done.stdout
+    assert done.stdout.count("unet-paper failed: --norm doesn't apply") == 1
+    best = re.search(r"predict --weights checkpoints/data-1/unet-(0\.0[23])m/best.pth", lines[-1])
+    dice = {minutes: columns(line)[5] for minutes, line in zip(("0.02", "0.03"), lines[3:5], strict=True)}
+    assert best
+    assert dice[best[1]] == max(dice.values())
+
+
+def test_a_single_time_needs_no_name_of_its_own(unet: Run, data, tmp_path):
+    done = unet("compare", "--data", "data", *TINY, "--models", "unet", "--minutes", 0.02, "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json_lines(done.stdout)
+    assert (row["run"], row["minutes"]) == ("checkpoints/data-1/unet", 0.02)
+
+
+@pytest.mark.parametrize("minutes", ["", "3,", "3,ten", "0", "3,-1", "nan", "inf", "1e308", "3m"])
+def test_what_are_no_minutes_is_refused(unet: Run, minutes):
+    done = unet("compare", "--data", "data", "--models", "unet", "--minutes", minutes)
+    assert_failed(done, 2, "are no minutes: write", "such as 3,10")
+
+
+@pytest.mark.parametrize("flags", [("--max-time", "3m"), ("--epochs", 3), ("--deterministic",)])
+def test_minutes_and_another_length_of_training_exclude_each_other(unet: Run, flags):
+    done = unet("compare", "--data", "data", "--models", "unet", "--minutes", 3, *flags)
+    assert_failed(done, 2, f"--minutes says how long each network is trained: leave out {flags[0]}")
 
 
 def test_widths_are_chosen_so_that_steps_take_alike(unet: Run, data):
@@ -42,6 +103,8 @@ def test_widths_are_chosen_so_that_steps_take_alike(unet: Run, data):
     assert attention["width"] <= 64
     assert 0 <= plain["dice"] <= 1
     assert plain["iou"] <= plain["dice"]
+    assert (plain["part"], plain["minutes"]) == ("validation", None)
+    assert plain["dice_interval"] is None  # of the only validation image
 
 
 def test_what_cannot_be_trained_or_scored_is_told_before_anything_is_trained(unet: Run, data, tmp_path):

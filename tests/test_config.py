@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.config import CompareConfig, TrainConfig, parse_duration, parse_fold, plain
+from unet_cli.config import CompareConfig, TrainConfig, parse_duration, parse_fold, parse_minutes, plain
 from unet_cli.errors import UserError
 
 
@@ -52,6 +52,18 @@ def test_folds_are_numbers_or_all(text, fold):
 def test_what_is_no_fold_is_refused(text):
     with pytest.raises(UserError, match="is no fold: write which one, from 1, or all"):
         parse_fold(text)
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("3,10", (3, 10)), ("0.5", (0.5,)), ("10, 3,10", (10, 3)), (3, (3,))])
+def test_minutes_are_numbers_each_once(text, minutes):
+    assert parse_minutes(text) == minutes
+
+
+def test_minutes_are_checked_in_python_too():
+    assert CompareConfig(data=Path("d"), minutes=(3, 0.5)).minutes == (3, 0.5)
+    for minutes in ((), (0,), (3, -1)):
+        with pytest.raises(UserError, match="are no minutes"):
+            CompareConfig(data=Path("d"), minutes=minutes)
 
 
 def test_compare_takes_one_fold():

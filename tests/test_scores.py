@@ -24,7 +24,7 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.evaluation.answers import Answer, Mask
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
 from unet_cli.evaluation.findings import Score
-from unet_cli.evaluation.scores import by_image, is_sure, reliabilities, sampled
+from unet_cli.evaluation.scores import by_image, is_sure, overall, reliabilities, sampled
 from unet_cli.evaluation.scores import differences as gaps_of
 from unet_cli.evaluation.scores import scores as scores_of
 from unet_cli.inference.cleaning import objects_of
@@ -175,6 +175,19 @@ def test_intervals_hold_the_score_and_shrink_with_more_images():
 def test_of_one_image_there_is_no_interval():
     for row in scores(evaluated(BINARY, ([[1, 0]], [[1, 1]]))):
         assert np.isnan([row.low, row.high]).all()
+
+
+@pytest.mark.parametrize("labels", [BINARY, THREE])
+def test_one_score_alone_is_that_of_the_table(labels):
+    rng = np.random.default_rng(2)
+    found = evaluated(labels, *(rng.integers(0, 2, (2, 8, 8)) for _ in range(5)))  # no mask holds a nucleus
+    table = {row.metric: row for row in scores(found) if row.name == "all"}
+    for metric in ("dice", "iou"):
+        alone = overall(found, metric)
+        assert (alone.metric, alone.name) == (metric, "all")
+        assert alone.value == pytest.approx(table[metric].value)
+        assert alone.interval == pytest.approx((table[metric].low, table[metric].high))
+    assert overall(evaluated(labels, ([[1]], [[1]])), "dice").interval is None
 
 
 def test_a_network_that_is_better_everywhere_is_better_by_more_than_luck_and_itself_by_nothing():

@@ -1,4 +1,4 @@
-"""Several networks on the same data, each for the same time: which one to take."""
+"""Several networks on the same data, each for the same time or times: which one to take."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
-from unet_cli.console import Console
+from unet_cli.console import Console, duration
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout, find_layout
 from unet_cli.data.source import Pair, Source
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
+from unet_cli.evaluation.scores import overall
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
 from unet_cli.models.trainable import check_trainable
@@ -37,14 +39,21 @@ EXPONENT = 1.6  # about which power of the width a step's time grows with: less 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one network. dice, iou: at original size, see metrics.summarize. seconds: of one image in
-    prediction, from disk to mask. error: why there is nothing else."""
+    """What became of one training of a network.
+
+    minutes: that it was given with --minutes. part: of the data, that dice and iou are of: test or validation; ''
+    where there is neither. dice, iou: mean over images and foreground classes, at original size; dice_interval: 95 %,
+    None for a single image. seconds: of one image in prediction, from disk to mask. error: why there is nothing else.
+    """
 
     network: str
+    minutes: float | None = None
     width: int | None = None
     parameters: int = 0
     epochs: int = 0
+    part: str = ""
     dice: float | None = None
+    dice_interval: tuple[float, float] | None = None
     iou: float | None = None
     seconds: float | None = None
     run: str = ""
@@ -52,7 +61,8 @@ class Result:
 
 
 def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
-    """Train each network for the time or epochs of the settings, one after the other, and score its best weights.
+    """Train each network for the time, each of the times or the epochs of the settings, one after the other, and score
+    its best weights. What can't be trained comes first.
 
     Without --width, a network that has one gets that with which a training step takes about as long as that of the
     plain U-Net at its usual width. One that fails doesn't stop the others. Raises UserError before anything is trained,
@@ -62,21 +72,24 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
         raise UserError("compare trains in one process: start it without torchrun")
     names = chosen(config.models)
     refused = {name: reason for name in names if (reason := _refusal(name, config))}
+    trainable = [name for name in names if name not in refused]
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     pairs = _test_pairs(config, layout, console)
     compute = choose_compute(config.device, config.precision)
     folder = new_run_folder(config.output, config.name, layout.root)
     pace = None if config.width or len(names) == 1 else _Pace(config, compute)
-    for name in names:
-        console.say("", f"== {name}")
+    for name, reason in refused.items():
+        console.say("", f"{name} failed: {reason}")
+        yield Result(name, error=reason)
+    for minutes, name in product(config.minutes or (None,), trainable):
+        console.say("", f"== {name}" + (f" for {duration(60 * minutes)}" if minutes else ""))
         try:
-            if name in refused:
-                raise UserError(refused[name])
-            row = _one(name, config, layout, pairs, folder, pace, compute, console)
+            width = config.width if pace is None else pace.width(name)
+            row = _one(_settings(config, name, minutes, width, folder), layout, pairs, compute, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
             row = Result(name, error=str(error))
-        yield row
+        yield replace(row, minutes=minutes)
 
 
 def chosen(names: str) -> list[str]:
@@ -124,40 +137,51 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     return [pair for split in held.splits for pair in card.pairs(split)]
 
 
-def _one(
-    name: str,
-    config: CompareConfig,
-    layout: Layout,
-    pairs: Sequence[Pair],
-    folder: Path,
-    pace: _Pace | None,
-    compute: Compute,
-    console: Console,
-) -> Result:
+def _settings(
+    config: CompareConfig, network: str, minutes: float | None, width: int | None, folder: Path
+) -> TrainConfig:
+    """Of one training, whose run lies in the folder."""
     settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
-    width = config.width if pace is None else pace.width(name)
-    asked = TrainConfig(**{**settings, "model": name, "name": name, "output": folder, "width": width})
-    report = train(asked, layout, console, time.monotonic())
+    settings |= {"model": network, "name": network, "output": folder, "width": width}
+    if minutes is not None:
+        settings["max_time"] = 60 * minutes
+    if len(config.minutes or ()) > 1:
+        settings["name"] = f"{network}-{minutes:.12g}m"
+    return TrainConfig(**settings)
+
+
+def _one(config: TrainConfig, layout: Layout, pairs: Sequence[Pair], compute: Compute, console: Console) -> Result:
+    """Train, and score on the pairs; without any, the scores are those of the validation part. Raises UserError, and
+    Stopped."""
+    report = train(config, layout, console, time.monotonic())
     assert report is not None
     checkpoint = load_checkpoint(Path(report.best))
-    result = Result(
-        network=name,
+    trained = Result(
+        network=config.model,
         width=checkpoint.model.base_channels,
         parameters=parameter_count(checkpoint.build()),
         epochs=report.epochs,
-        dice=report.scores.get("dice"),
-        iou=report.scores.get("iou"),
         run=report.run,
     )
     if not pairs:
-        return result
+        dice, iou = (report.scores.get(metric) for metric in ("dice", "iou"))
+        part = "validation" if report.scores else ""
+        return replace(trained, part=part, dice=dice, dice_interval=report.dice_interval, iou=iou)
     predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
     try:
-        scores = evaluate_network(predictor, pairs, config.workers, console).scores
+        found = evaluate_network(predictor, pairs, config.workers, console)
         seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
     except UserError as error:
-        return replace(result, dice=None, iou=None, error=f"trained in {report.run}, but not scored: {error}")
-    return replace(result, dice=scores["dice"], iou=scores["iou"], seconds=seconds)
+        return replace(trained, error=f"trained in {report.run}, but not scored: {error}")
+    score = overall(found, "dice")
+    return replace(
+        trained,
+        part="test",
+        dice=score.value,
+        dice_interval=score.interval,
+        iou=overall(found, "iou").value,
+        seconds=seconds,
+    )
 
 
 def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
@@ -175,9 +199,16 @@ class _Pace:
     def __init__(self, config: TrainConfig, compute: Compute) -> None:
         self._config, self._compute = config, compute
         self._wanted = self._speed(ModelConfig(name=REFERENCE, base_channels=usual_width(REFERENCE, compute.kind)))
+        self._found: dict[str, int | None] = {}
 
     def width(self, name: str) -> int | None:
-        """That with which a step of the network takes about as long as one of the reference; None where it has none."""
+        """That with which a step of the network takes about as long as one of the reference; None where it has none.
+        The same whenever it is asked for, though no two timings are."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> int | None:
         width = usual_width(name, self._compute.kind)
         if width is None or name == REFERENCE:
             return width

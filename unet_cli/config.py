@@ -67,6 +67,17 @@ def parse_fold(text: str) -> int | Literal["all"]:
     return int(text)
 
 
+def parse_minutes(text: str) -> tuple[float, ...]:
+    """'3,10' -> (3.0, 10.0), each number once. Raises UserError."""
+    try:
+        minutes = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        minutes = ()
+    if not minutes or not all(0 < 60 * number < math.inf for number in minutes):
+        raise UserError(f"'{text}' are no minutes: write positive numbers, separated by commas, such as 3,10")
+    return tuple(dict.fromkeys(minutes))
+
+
 def setting(
     default: Any = MISSING,
     *,
@@ -419,9 +430,18 @@ class CompareConfig(TrainConfig):
         None, help="Folder with the images and masks that the networks are scored on.  [default: a test folder in the "
         "data, or the validation part]", panel="Files", metavar="DIR",
     )  # fmt: skip
+    minutes: tuple[float, ...] | None = setting(
+        None, help="Train each network once for each of these times, in minutes, such as 3,10: each is the --max-time "
+        "of a training of its own.", panel="Training", parse=parse_minutes, metavar="NUMBERS",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.minutes is not None:
+            parse_minutes(",".join(map(str, self.minutes)))
+            for name in ("max_time", "epochs", "deterministic"):
+                if getattr(self, name):
+                    raise UserError(f"--minutes says how long each network is trained: leave out {flag_of(name)}")
         if self.resume or self.init or self.model != "unet":
             flag = "--resume" if self.resume else "--init" if self.init else "--model"
             raise UserError(f"{flag} is of one network: leave it out, and name several with --models")

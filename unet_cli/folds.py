@@ -146,7 +146,7 @@ def _report(run: Path) -> Report:
     path = run / METRICS
     try:
         values = json.loads(path.read_bytes())
-        report = Report(**{spec.name: values[spec.name] for spec in fields(Report)})
+        report = Report(**{spec.name: values[spec.name] for spec in fields(Report) if spec.name in values})
     except OSError as error:
         raise explain(error, path) from error
     except (ValueError, KeyError, TypeError) as error:

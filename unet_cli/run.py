@@ -29,6 +29,7 @@ from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
 from unet_cli.evaluation.pages import page_of_run
 from unet_cli.evaluation.report import write_report
 from unet_cli.evaluation.runs import REPORT
+from unet_cli.evaluation.scores import overall
 from unet_cli.files import alone_in, sweep, writable_folder
 from unet_cli.inference.predictor import Predictor
 from unet_cli.preparation import prepare
@@ -45,7 +46,8 @@ from unet_cli.training.saving import Saver
 class Report:
     """What a finished run leaves: files, scores of the best weights at original size, and the command to run next.
 
-    scores: see metrics.summarize; empty where there was no validation part.
+    scores: see metrics.summarize; empty where there was no validation part. dice_interval: the 95 % interval of their
+    'dice'; None where there is none.
     """
 
     run: str
@@ -56,6 +58,7 @@ class Report:
     scores: dict[str, float]
     best_threshold: float | None
     next: str
+    dice_interval: tuple[float, float] | None = None
 
 
 def train(
@@ -201,6 +204,7 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
         scores=found.scores if found else {},
         best_threshold=checkpoint.best_threshold,
         next=shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, saver.folder)]),
+        dice_interval=overall(found, "dice").interval if found else None,
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     write_json(saver.folder / METRICS, asdict(report) | of_best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,11 @@ class Score:
     value: float
     low: float
     high: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None where there is nothing to tell."""
+        return None if math.isnan(self.low) else (self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,7 @@ Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): 
 
 def sampled(found: Evaluation) -> Sampled:
     """Every metric, of all images and of resamples of them: the same ones whenever there are as many images."""
-    images = len(found.images)
-    resamples = max(RESAMPLES // 10, min(RESAMPLES, MOST_DRAWN // images))
-    draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
-    weights = np.concatenate([np.ones((1, images)), draws])
+    weights = _drawn(len(found.images))
     per_image = {name: _mean(values, weights) for name, values in by_image(found).items()}
     pooled = {f"pooled_{name}": values for name, values in _pooled(found, weights).items()}
     tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
@@ -65,6 +62,13 @@ def sampled(found: Evaluation) -> Sampled:
 def scores(table: Sampled, found: Evaluation) -> list[Score]:
     """All metrics of the set, each over all classes and of each. table: `sampled(found)`."""
     return _rows(table, found, least=2)
+
+
+def overall(found: Evaluation, metric: str) -> Score:
+    """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
+    table = _mean(by_image(found)[metric], _drawn(len(found.images)))
+    table[:, ~_held(found)] = math.nan
+    return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
 def differences(table: Sampled, other: Sampled, found: Evaluation) -> list[Score]:
@@ -109,6 +113,13 @@ def mean_of_classes(table: np.ndarray) -> np.ndarray:
     """(n, classes) -> (n), NaN being left out."""
     known = ~np.isnan(table)
     return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
+
+
+def _drawn(images: int) -> np.ndarray:
+    """(1 + resamples, images) how often each image counts: once, then as often as it was drawn."""
+    resamples = max(RESAMPLES // 10, min(RESAMPLES, MOST_DRAWN // images))
+    draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
+    return np.concatenate([np.ones((1, images)), draws])
 
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
