@@ -23,6 +23,11 @@ def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
         )
 
 
+def only_whole(name: str) -> bool:
+    """Whether a network of the table takes neither crops nor tiles. Raises UserError at a name that isn't in it."""
+    return weightless(ModelConfig(name=name)).only_whole
+
+
 def _is_enough(geometry: Geometry, size: int) -> bool:
     """Whether there is a second pixel at the bottom, as batch norm needs it, and no more than half of it mirrored."""
     side = geometry.side(size + 2 * geometry.margin)
