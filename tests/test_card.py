@@ -217,36 +217,6 @@ def test_sizes_are_height_and_width(data):
     assert card.sizes(pairs[::-1]) == [(40, 45 - index) for index in range(6)]
 
 
-def test_auto_takes_tiles_where_at_least_half_of_the_images_are_twice_the_size_and_says_so(data):
-    card = card_of(data)
-    pairs = card.pairs("train")  # 40 high, 40 to 45 wide
-    assert card.mode("auto", pairs, size=21) == (
-        "tile",
-        "--mode auto: tile, since 4 of 6 images have a side of at least 42, twice --size",
-    )
-    assert card.mode("auto", pairs[:4], size=21)[0] == "tile"
-    assert card.mode("auto", pairs[:3], size=21) == (
-        "resize",
-        "--mode auto: resize, since only 1 of 3 images have a side of at least 42, twice --size",
-    )
-    assert card.mode("auto", pairs, size=512) == (
-        "resize",
-        "--mode auto: resize, since 0 of 6 images have a side of at least 1,024, twice --size",
-    )
-
-
-def test_a_mode_that_was_asked_for_is_taken_with_a_hint_where_stretching_loses_much(data):
-    card = card_of(data)
-    pairs = card.pairs("train")
-    assert card.mode("tile", pairs, size=512) == ("tile", "")
-    assert card.mode("resize", pairs, size=512) == ("resize", "")
-    assert card.mode("resize", pairs[:4], size=21) == ("resize", "")  # 2 of 4
-    assert card.mode("resize", pairs, size=21) == (
-        "resize",
-        "Most images are at least twice --size 21: --mode tile trains on crops at their own resolution",
-    )
-
-
 def test_the_mode_is_part_of_the_preprocessing(data):
     card = card_of(data)
     pairs = card.pairs("train")

@@ -28,7 +28,7 @@ QUIET = Console(quiet=True)
 
 
 def trainer_for(data, epochs: int = 2, seconds: float | None = None, precision: str = "float32", **settings) -> Trainer:
-    settings = {"size": 32, "depth": 2, "lr": 1e-2, "workers": 2, **settings}
+    settings = {"size": 32, "depth": 2, "lr": 1e-2, "workers": 2, "mode": "resize", **settings}
     config = TrainConfig(data=data, **settings)
     card = card_of(data)
     pairs = card.pairs("train")

@@ -243,8 +243,8 @@ class TrainConfig(DataConfig, Batches):
         panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
-        "resize", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
-        "resolution and predict in tiles; auto takes crops where stretching would halve most images.",
+        "auto", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
+        "resolution and predict in tiles; auto stretches unless the masks show that thin structures would be lost.",
         panel="Data",
     )  # fmt: skip
     foreground_crops: float = setting(

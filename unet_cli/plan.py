@@ -14,8 +14,8 @@ from unet_cli.models import parameter_count
 from unet_cli.training.loop import Trainer
 
 
-def describe_plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Path) -> list[str]:
-    """What the run will do, in words."""
+def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder: Path) -> list[str]:
+    """What the run will do, in words. why_mode: see stretching.mode_for."""
     config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
     learner, world = trainer.learner, trainer.world
     usual = "" if config.width or config.init else f" (--width is usually that on a {learner.compute.kind})"
@@ -24,7 +24,7 @@ def describe_plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Pa
         limits = [f"until it has stopped learning, {counted(budget.epochs or 0, 'epoch')} at most"]
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
     limits += [f"or until {counted(config.patience, 'epoch')} bring nothing"] if config.patience else []
-    side, explained = preprocessing.size, card.mode(config.mode, trainer.train_data.pairs, preprocessing.size)[1]
+    side = preprocessing.size
     seen = f"Images are stretched to {side}x{side}"
     if preprocessing.mode == "tile":
         seen = (
@@ -32,7 +32,7 @@ def describe_plan(trainer: Trainer, template: Checkpoint, card: Card, folder: Pa
         )
     processes = f", {world.count} processes" if world.count > 1 else ""
     return [
-        *([explained] if explained else []),
+        *([why_mode] if why_mode else []),
         f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
         f"{seen}, {preprocessing.describe_intensity()}; batches of {trainer.batch_size * world.count}; "
         f"augmentation {config.augment}",

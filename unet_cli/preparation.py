@@ -36,11 +36,13 @@ from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
+from unet_cli.data.stretching import Mode, mode_for, stretch_cost
+from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
-from unet_cli.models.trainable import check_trainable
+from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
 from unet_cli.processes import processes_here
 from unet_cli.runs.plan import planned
@@ -70,13 +72,13 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    found = call.world.first(planned(call, card, split) if call.world.is_first else None)
-    assert found is not None
-    plan, width, compute = found
+    decided = call.world.first(_decided(call, card, split) if call.world.is_first else None)
+    assert decided is not None
+    mode, why_mode, plan, width, compute = decided
     call = replace(call, compute=compute)
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
-    template, weights = _template(call, card, split, width)
+    template, weights = _template(call, card, split, mode, width)
     check_trainable(template.model, template.preprocessing.size, template.preprocessing.mode)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
@@ -106,7 +108,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *worth_a_look(card),
-        *describe_plan(trainer, template, card, record.folder),
+        *describe_plan(trainer, template, why_mode, record.folder),
         *(describe_resumed(call, trainer, template) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
@@ -151,7 +153,26 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
-def _template(call: Call, card: Card, split: Split, width: int | None) -> tuple[Checkpoint, dict[str, Tensor]]:
+def _decided(call: Call, card: Card, split: Split) -> tuple[Mode, str, Plan, int | None, Compute]:
+    """The mode and why, the plan, the width of the network where the plan has a say in it, and how it computes."""
+    mode, why_mode = _mode(call, card)
+    return mode, why_mode, *planned(call, card, split, mode)
+
+
+def _mode(call: Call, card: Card) -> tuple[Mode, str]:
+    """As the run that is gone on with has it, or as `mode_for` finds it; and why. Raises UserError."""
+    config = call.config
+    if call.saved:
+        return call.saved.preprocessing.mode, ""
+    if config.mode == "tile":
+        return "tile", ""
+    whole_only = config.model if only_whole(config.model) else ""
+    return mode_for(config.mode, stretch_cost(card, config.size, config, call.console), whole_only)
+
+
+def _template(
+    call: Call, card: Card, split: Split, mode: Mode, width: int | None
+) -> tuple[Checkpoint, dict[str, Tensor]]:
     """The checkpoint of this run, still without weights; and the weights to begin with, if not with fresh ones.
 
     width: of the network, where neither a flag nor the weights to begin with say it.
@@ -174,7 +195,6 @@ def _template(call: Call, card: Card, split: Split, width: int | None) -> tuple[
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
-    mode, _ = card.mode(config.mode, split.train, config.size)
     preprocessing = card.preprocessing(split.train, config.size, config.normalize, in_channels, mode)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)

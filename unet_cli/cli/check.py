@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, USER_ERROR, command
-from unet_cli.config import CheckConfig, Output, flag_of
+from unet_cli.config import DEFAULT_SIZE, CheckConfig, Output, flag_of
 from unet_cli.console import Console, counted
 from unet_cli.errors import UserError
 
@@ -39,14 +40,17 @@ def check(config: CheckConfig, console: Console) -> int:
     from unet_cli.data.examine import examine
     from unet_cli.data.layout import find_layout
     from unet_cli.data.problems import listed
+    from unet_cli.data.stretching import mode_for, stretch_cost
 
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     card = examine(layout, config, console)
     if console.quiet and not console.json:
         card.refuse()
     odd = [problem for problem in card.problems if not problem.refuses]
-    console.document(card.plain())
-    console.result(*card.describe(), *card.details())
+    cost = stretch_cost(card, DEFAULT_SIZE, config, console)
+    mode, why = mode_for("auto", cost)
+    console.document(card.plain() | {"stretching": asdict(cost) | {"mode": mode}})
+    console.result(*card.describe(), f"  mode     {why or cost.describe()}", *cost.details(), *card.details())
     if card.refusals:
         console.result(f"{counted(len(card.refusals), 'problem')} in the way of training:", *listed(card.refusals))
     if odd:

@@ -193,23 +193,6 @@ class Card:
             mode=mode,
         )
 
-    def mode(self, wanted: str, train: Sequence[Pair], size: int) -> tuple[Literal["resize", "tile"], str]:
-        """What --mode means for the training part; and a sentence that explains the choice of 'auto', or that advises
-        against stretching where it would halve most images, else ''.
-
-        'auto' is 'tile' where at least half of the images have a side of twice `size` or more.
-        """
-        large = sum(max(sides) >= 2 * size for sides in self.sizes(train))
-        if wanted == "tile":
-            return "tile", ""
-        if wanted == "resize":
-            hint = f"Most images are at least twice --size {size}: --mode tile trains on crops at their own resolution"
-            return "resize", hint if 2 * large > len(train) else ""
-        found = f"{large:,} of {len(train):,} images have a side of at least {2 * size:,}, twice --size"
-        if 2 * large >= len(train):
-            return "tile", f"--mode auto: tile, since {found}"
-        return "resize", f"--mode auto: resize, since {'only ' if large else ''}{found}"
-
     def sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
         """(H, W) of each pair."""
         facts_of = dict(self.everything)

@@ -153,7 +153,7 @@ class Memory:
 
     def recall(self, pair: Pair) -> list[Known] | None:
         """What is known of an unchanged pair."""
-        key, stamp = self._key(pair), _stamp(pair)
+        key, stamp = self._key(pair), stamp_of(pair)
         self._stamps[key] = stamp
         try:
             known_stamp, records = self._known.get(key, ([], []))
@@ -201,7 +201,8 @@ def _page_of(pair: Pair, page: int) -> Pair:
     return Pair(f"{pair.name}#{page + 1}", replace(pair.image, page=page), replace(pair.mask, page=page))
 
 
-def _stamp(pair: Pair) -> list[list[int]]:
+def stamp_of(pair: Pair) -> list[list[int]]:
+    """Sizes and times of change of its files; nothing where one can't be found."""
     stamps = []
     for path in (*pair.image.paths, *pair.mask.paths):
         try:

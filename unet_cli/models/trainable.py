@@ -23,6 +23,11 @@ def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
         )
 
 
+def only_whole(name: str) -> bool:
+    """Whether a network of the table takes neither crops nor tiles. Raises UserError at a name that isn't in it."""
+    return weightless(ModelConfig(name=name)).only_whole
+
+
 def is_trainable(geometry: Geometry, size: int) -> bool:
     """Of samples of that side: whether there is a second pixel at the bottom, as batch norm needs it, and no more than
     half of it mirrored."""

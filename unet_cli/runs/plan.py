@@ -14,6 +14,7 @@ from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig
 from unet_cli.data.card import Card
 from unet_cli.data.split import Split
+from unet_cli.data.stretching import Mode
 from unet_cli.device import Compute, faster_layout
 from unet_cli.models import resolved, usual_width, weightless
 from unet_cli.models.cost import multiply_adds
@@ -38,7 +39,7 @@ LEAST_VALIDATED = 8
 OTHERS = 0.7  # load of a processor from which on others are taken to be computing too
 
 
-def planned(call: Call, card: Card, split: Split) -> tuple[Plan, int | None, Compute]:
+def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int | None, Compute]:
     """The plan of a run, the width of its network unless a flag or weights to begin with say it, and how it computes.
 
     A run that is gone on with has the plan that it began with, and the recipe of its day where there was none. A clock
@@ -52,7 +53,7 @@ def planned(call: Call, card: Card, split: Split) -> tuple[Plan, int | None, Com
         return plan, None, replace(compute, channels_last=plan.channels_last)
     model, is_free = _asked(call, card)
     width = usual_width(model.name, compute.kind) if is_free else None
-    images, val_images = _images(call, card, split), len(split.val)
+    images, val_images = _images(call, card, split, mode), len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
     plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
     if compute.device.type == "cpu":
@@ -77,10 +78,10 @@ def _asked(call: Call, card: Card) -> tuple[ModelConfig, bool]:
     return resolved(model, config.size), settings["base_channels"] is None
 
 
-def _images(call: Call, card: Card, split: Split) -> float:
+def _images(call: Call, card: Card, split: Split, mode: Mode) -> float:
     """Of the training part, in units of what the network sees at full size."""
     size = call.config.size
-    if card.mode(call.config.mode, split.train, size)[0] == "resize":
+    if mode == "resize":
         return len(split.train)
     return sum(height * width for height, width in card.sizes(split.train)) / size**2
 
