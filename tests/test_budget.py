@@ -23,12 +23,12 @@ def test_epochs_alone_need_no_clock():
 
 def test_time_leaves_room_for_validating_and_finishing(clock):
     plan = Budget(epochs=None, steps_per_epoch=4, start=0, end=100, step_seconds=2, validation_seconds=10)
-    assert plan.last_step_at == pytest.approx(100 - 5 - 17)
-    clock(75.9)
+    assert plan.last_step_at == pytest.approx(100 - 5 - 20)
+    clock(72.9)
     assert plan.allows_step(30)
-    clock(76.1)
+    clock(73.1)
     assert not plan.allows_step(30)
-    clock(77)
+    clock(74)
     assert plan.progress(30) == pytest.approx(1)
 
 

@@ -19,7 +19,7 @@ from unet_cli.data.cutting import Crops, Cutting, Grid
 from unet_cli.data.dataset import SegmentationDataset, epoch_order
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.objects import CLASSES, parted
-from unet_cli.data.preprocess import prepare, resize_mask, whole_intensities
+from unet_cli.data.preprocess import own_intensities, prepare, resize_mask, whole_intensities
 from unet_cli.errors import UserError
 
 SIZES = [(40, 40 + index) for index in range(6)]  # of the pairs of `data`
@@ -98,8 +98,30 @@ def test_stretched_samples_are_those_of_the_files(data):
         assert torch.equal(image, prepare(read_image(pair.image), dataset.preprocessing)[0])
         indices = torch.from_numpy(dataset.labels.encode(read_mask(pair.mask))[0])
         assert torch.equal(mask, resize_mask(indices, (32, 32)))
-        assert intensities is None  # found from the stretched image, as in prediction
-    assert next(dataset.batches(range(6), 6)).intensities is None
+        assert torch.equal(intensities, own_intensities(image[None].float(), dataset.preprocessing)[0])
+    assert next(dataset.batches(range(6), 6)).intensities.shape == (6, 4)
+
+
+def test_crops_of_stretched_images_know_the_intensities_of_the_whole(data):
+    whole = dataset_of(data, intensity="image")
+    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32), intensity="image")
+    assert len(dataset) == 4 * len(whole)
+    assert dataset.side == 16
+    for index in range(len(dataset)):
+        image, mask, intensities = dataset.sample(index, epoch=2)
+        number = dataset.image_numbers[index]
+        assert torch.equal(intensities, whole.sample(number)[2])
+        seen = whole[number][0].unfold(1, 16, 1).unfold(2, 16, 1).movedim(0, 2).flatten(0, 1)
+        assert any(torch.equal(image, part) for part in seen)
+        assert mask.shape == (16, 16)
+
+
+def test_samples_can_be_cut_otherwise_without_reading_again(data, monkeypatch):
+    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
+    list(dataset)
+    monkeypatch.setattr("unet_cli.data.dataset.read_image", None)
+    dataset.cut_by(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
+    assert [tuple(image.shape) for image, _ in dataset] == [(3, 32, 32)] * 6
 
 
 def test_each_sample_knows_its_pair(data):
@@ -130,7 +152,7 @@ def test_the_tiles_of_an_image_are_the_image(data):
 def test_crops_are_the_same_with_any_number_of_threads_and_whatever_is_kept(data, cache_bytes):
     expected = dataset_of(data, cutting=crops())
     dataset = dataset_of(data, cache_bytes, crops())
-    order = epoch_order(len(dataset), seed=0, epoch=3)
+    order = list(epoch_order(len(dataset), seed=0, epoch=3))
     batches = list(dataset.batches(order, 5, workers=4, epoch=3))
     assert [index for batch in batches for index in batch.indices] == order
     samples = [expected.sample(index, epoch=3) for index in order]
@@ -245,6 +267,13 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert epoch_order(50, seed=1, epoch=2) == epoch_order(50, seed=1, epoch=2)
     assert epoch_order(50, seed=1, epoch=2) != epoch_order(50, seed=1, epoch=3)
     assert sorted(epoch_order(50, seed=1, epoch=2)) == list(np.arange(50))
+
+
+def test_a_pass_in_parts_shows_each_sample_once():
+    parts = [epoch_order(50, seed=1, epoch=epoch, parts=4) for epoch in (5, 6, 7, 8)]
+    assert sum(parts, ()) == epoch_order(50, seed=1, epoch=2)
+    assert [len(part) for part in parts] == [12, 13, 12, 13]
+    assert [len(epoch_order(3, seed=1, epoch=epoch, parts=8)) for epoch in range(1, 7)] == [1] * 6
 
 
 @pytest.fixture

@@ -6,7 +6,15 @@ from typing import get_args, get_type_hints
 import pytest
 
 from unet_cli.config import TrainConfig
-from unet_cli.training.schedule import PLATEAU, SCHEDULES, WARMUP, lr_factor
+from unet_cli.training.schedule import (
+    PLATEAU,
+    SCHEDULES,
+    WARMUP,
+    cooldown_epochs,
+    has_settled,
+    lr_factor,
+    open_progress,
+)
 
 
 def factors_of(name):
@@ -14,8 +22,8 @@ def factors_of(name):
 
 
 def test_there_is_a_schedule_for_each_name_of_the_option():
-    choices = get_args(get_type_hints(TrainConfig)["schedule"])
-    assert set(SCHEDULES) == set(choices)
+    choices, _ = get_args(get_type_hints(TrainConfig)["schedule"])
+    assert set(SCHEDULES) == set(get_args(choices))
 
 
 @pytest.mark.parametrize("name", ["cosine", "poly"])
@@ -34,6 +42,36 @@ def test_halfway_between_warm_up_and_end():
     middle = WARMUP + (1 - WARMUP) / 2
     assert lr_factor("cosine", middle) == pytest.approx(0.5)
     assert lr_factor("poly", middle) == pytest.approx(0.5**0.9)
+
+
+def test_a_cool_down_is_the_last_part_of_the_run():
+    factors = factors_of("cooldown")
+    assert factors[10:140] == [1] * 130
+    assert factors[170] == pytest.approx(0.5)
+    assert factors[200] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "settled"),
+    [
+        pytest.param([0.5] * 4, False, id="too few to tell"),
+        pytest.param([0.5] * 5, True, id="four epochs in vain"),
+        pytest.param([0.5, 0.4, 0.4, 0.4, 0.5005], True, id="a gain too small to count"),
+        pytest.param([0.5, 0.4, 0.4, 0.4, 0.502], False, id="still learning"),
+        pytest.param([0.1 * min(epoch, 7) for epoch in range(11)], False, id="a third of the run is not over"),
+        pytest.param([0.1 * min(epoch, 7) for epoch in range(12)], True, id="a third of the run in vain"),
+    ],
+)
+def test_learning_has_stopped(scores, settled):
+    assert has_settled(scores) is settled
+
+
+def test_an_open_run_waits_before_its_cool_down_and_then_ends():
+    assert open_progress(0, None) == 0
+    assert open_progress(10, None) == pytest.approx(0.35)
+    assert open_progress(500, None) == pytest.approx(0.7)
+    assert cooldown_epochs(70) == 30
+    assert [open_progress(done, 70) for done in (70, 85, 100)] == pytest.approx([0.7, 0.85, 1])
 
 
 @pytest.mark.parametrize("name", ["constant", "plateau"])

@@ -18,28 +18,43 @@ def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder:
     """What the run will do, in words. why_mode: see stretching.mode_for."""
     config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
     learner, world = trainer.learner, trainer.world
-    usual = "" if config.width or config.init else f" (--width is usually that on a {learner.compute.kind})"
-    limits = [counted(budget.epochs, "epoch")] if budget.epochs and not trainer.plan.is_open else []
-    if trainer.plan.is_open:
-        limits = [f"until it has stopped learning, {counted(budget.epochs or 0, 'epoch')} at most"]
+    plan = trainer.plan
+    usual = "" if config.width or config.init else f" ({plan.reason or f'the usual width on a {learner.compute.kind}'})"
+    limits = [counted(budget.epochs, "epoch")] if budget.epochs and not plan.is_open else []
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
     limits += [f"or until {counted(config.patience, 'epoch')} bring nothing"] if config.patience else []
-    side = preprocessing.size
-    seen = f"Images are stretched to {side}x{side}"
-    if preprocessing.mode == "tile":
-        seen = (
-            f"{len(trainer.train_data):,} crops of {side}x{side} an epoch ({config.foreground_crops:.0%} on foreground)"
-        )
+    ends = "until learning has stopped" if plan.is_open else f"for {', '.join(limits)}"
     processes = f", {world.count} processes" if world.count > 1 else ""
     return [
         *([why_mode] if why_mode else []),
         f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
-        f"{seen}, {preprocessing.describe_intensity()}; batches of {trainer.batch_size * world.count}; "
-        f"augmentation {config.augment}",
+        f"{_describe_samples(trainer)}, {preprocessing.describe_intensity()}; batches of "
+        f"{trainer.batch_size * world.count}; augmentation {config.augment}",
         f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {trainer.schedule}",
         f"Computing on {learner.compute.describe()}{processes}",
-        f"Training {'' if trainer.plan.is_open else 'for '}{', '.join(limits)}, into {folder}",
+        f"Training {ends}{_describe_validation(trainer)}, into {folder}",
     ]
+
+
+def _describe_samples(trainer: Trainer) -> str:
+    """What the network sees in training, from the first phase to the last."""
+    preprocessing, sides = trainer.train_data.preprocessing, trainer.plan.sides or (trainer.train_data.side,)
+    crops = ", then ".join(f"{side}x{side}" for side in sides)
+    on_foreground = f"({trainer.config.foreground_crops:.0%} on foreground)"
+    if preprocessing.mode == "tile":
+        return f"Crops of {crops} {on_foreground}"
+    stretched = f"Images are stretched to {preprocessing.describe_size()}"
+    return stretched if sides == (preprocessing.size,) else f"{stretched} and seen in crops of {crops} {on_foreground}"
+
+
+def _describe_validation(trainer: Trainer) -> str:
+    """On what and how often, unless it is on all and at the end of every epoch."""
+    plan, said = trainer.plan, []
+    if plan.val_images is not None:
+        said.append(f"on {counted(plan.val_images, 'image')} of the validation part")
+    if plan.validate_every > 1:
+        said.append(f"after every {plan.validate_every} epochs")
+    return f", validated {' '.join(said)}" if said else ""
 
 
 def worth_a_look(card: Card) -> list[str]:

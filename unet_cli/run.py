@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -169,10 +170,10 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
 def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
     """augmented.png: samples as the network will see them, when augmentation has come to its full strength."""
     data, strength = trainer.train_data, AUGMENTATIONS[trainer.config.augment]
-    first = max(1, strength.ramp) if strength else 1
+    first = max(1, math.ceil(trainer.plan.epochs(strength.ramp))) if strength else 1
     pictures: list[tuple[Tensor, Tensor]] = []
     for epoch in range(first, first - (-count // len(data))):
-        order = epoch_order(len(data), trainer.config.seed, epoch)[: count - len(pictures)]
+        order = list(epoch_order(len(data), trainer.config.seed, epoch))[: count - len(pictures)]
         for batch in data.batches(order, trainer.batch_size, epoch=epoch):
             image, mask = trainer.network_input(batch, epoch)
             pictures += zip(middle(image, mask.shape[-1]), mask, strict=True)

@@ -12,6 +12,7 @@ import torch
 from unet_cli.call import Call
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig
+from unet_cli.console import duration
 from unet_cli.data.card import Card
 from unet_cli.data.split import Split
 from unet_cli.data.stretching import Mode
@@ -96,13 +97,13 @@ def _by_the_clock(
     tried = replace(model, base_channels=narrowest(model.name)) if is_free else model
     cost = measured(tried, call.compute, config.size, batch_size)
     seconds = TRAINING_SHARE * (config.max_time - (time.monotonic() - call.started))
-    width = None
+    width, reason = None, ""
     if is_free:
         width = affordable_width(model, cost, config.size, batch_size, seconds)
         model = replace(model, base_channels=width)
-    step = batch_size * cost.seconds * work(model, config.size)
-    run = max(1.0, call.world.count * batch_size * seconds / step)
-    return replace(course(images, val_images, run), threads=cost.threads), width, cost.compute
+        reason = f"the width that suits {duration(config.max_time)} on this machine"
+    run = max(1.0, call.world.count * seconds / (cost.seconds * work(model, config.size)))
+    return replace(course(images, val_images, run), threads=cost.threads, reason=reason), width, cost.compute
 
 
 @dataclass(frozen=True)

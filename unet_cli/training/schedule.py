@@ -67,7 +67,7 @@ def has_settled(scores: Sequence[float]) -> bool:
 
 def cooldown_epochs(before: int) -> int:
     """How long an open run cools down that has learned for so many epochs."""
-    return max(1, math.ceil(before * COOLDOWN / (1 - COOLDOWN)))
+    return max(1, round(before * COOLDOWN / (1 - COOLDOWN)))
 
 
 def open_progress(done: float, cooling: int | None) -> float:
