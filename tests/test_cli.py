@@ -1,5 +1,7 @@
 """The command line itself: help without torch, exit codes, info, bench."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -32,6 +34,36 @@ def test_help_imports_neither_torch_nor_numpy(arguments, tmp_path):
     loaded = done.stderr.split()
     assert loaded[0] == "LOADED"
     assert not {"torch", "numpy", "PIL", "matplotlib", "torchvision", "tqdm"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "100"}, None),
+        ({"KMP_BLOCKTIME": "200"}, None),
+    ],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_has_said_otherwise(monkeypatch, given, found):
+    for name in unet_cli.cli.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    unet_cli.cli.let_threads_sleep()
+    assert os.environ.get("OMP_WAIT_POLICY") == found
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is taken back
+
+
+def test_torch_finds_threads_that_sleep(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in unet_cli.cli.WAITING}
+    command = [sys.executable, "-m", "unet_cli", "info", "nothing.pth"]
+    done = subprocess.run(
+        command, env=environment | {"OMP_DISPLAY_ENV": "TRUE"}, capture_output=True, text=True, cwd=tmp_path
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this torch has an OpenMP that doesn't tell its settings, or none")
+    assert re.search(r"OMP_WAIT_POLICY *= *'?PASSIVE", done.stderr)
 
 
 def test_version(unet: Run):

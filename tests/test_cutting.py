@@ -232,3 +232,21 @@ def test_the_memory_that_an_image_takes_is_counted():
     pixels = 10 * 20 * (2 * 2 + 1)
     assert held(plain, 10, 20, mask).nbytes == pixels
     assert held(laid, 10, 20, mask).nbytes == pixels + 10 * 2 * 8
+
+
+def test_crops_of_stretched_images_lie_within_them_and_repeat():
+    cutting = Crops([(10, 20), (7, 5)], 4, 0.0, seed=0, stretched=8, repeats=3)
+    assert cutting.sizes is None
+    assert [cutting.count(pair) for pair in (0, 1)] == [12, 12]
+    source = cutting.hold(places(10, 20), torch.zeros(10, 20, dtype=torch.uint8), None, 8)
+    assert source.image.shape[-2:] == source.mask.shape == (8, 8)
+    whole = Crops([(10, 20)], 8, 0.5, seed=0, stretched=8)
+    assert torch.equal(whole.cut(source, 0, 3, 1)[0], source.image)
+
+
+def test_foreground_is_looked_for_in_stretched_images_too():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[40:44, 40:44] = 1
+    cutting = Crops([(64, 64)], 8, 1.0, seed=0, stretched=64)
+    source = cutting.hold(places(64, 64), torch.from_numpy(mask), None, 64)
+    assert all(cutting.cut(source, 0, index, 0)[1].any() for index in range(20))

@@ -74,7 +74,7 @@ def test_no_more_than_a_tenth_goes_into_looking(images, run):
     looked = FORWARD * ((plan.val_images or val) + plan.statistics)
     validations = run / images / plan.passes(1) / plan.validate_every
     least = FORWARD * (min(val, planning.LEAST_VALIDATED) + planning.LEAST_STATISTICS)
-    assert validations * looked <= planning.VALIDATING * run + 1e-9
+    assert validations * looked <= max(0.07 * run, planning.MIN_VALIDATIONS * least + 1e-6)
     assert looked <= max(0.04 * run, least + 1)
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import TINY, Run, assert_failed, write_pairs
 
-from unet_cli.checkpoint import load_checkpoint
+from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 
 EPOCHS = 40
 SAVING = ("--save-every", "0.02s", "--batch-size", 2)  # often, so that most moments lie behind some saved state
@@ -118,6 +118,52 @@ def test_wherever_it_is_interrupted(undisturbed, signum, moment):
     go_on(undisturbed, name)
     assert_same_end(run, whole)
     shutil.rmtree(run)
+
+
+def test_a_run_whose_crops_grow_goes_on_as_if_it_had_not_been_stopped(data, tmp_path):
+    settings = ("--data", "data", *TINY, *SAVING, "--size", 128, "--epochs", 8)
+    for name in ("whole", "short"):
+        process = start(tmp_path, *settings, "--name", name)
+        if name == "short":
+            wait_for(tmp_path / "checkpoints" / name / "last.pth", process)
+            process.send_signal(signal.SIGKILL)
+        _, err = process.communicate(timeout=300)
+    assert "seen in crops of" in err or process.returncode < 0
+    go_on(tmp_path, "short")
+    runs = [tmp_path / "checkpoints" / name for name in ("short", "whole")]
+    assert_same_end(*runs)
+    plan = load_checkpoint(runs[0] / "last.pth").resume["plan"]
+    assert len(plan["sides"]) > 1
+    assert plan["sides"][-1] == 128
+
+
+def test_a_run_without_an_end_ends_when_it_has_stopped_learning(data, tmp_path, unet: Run):
+    settings = ("--data", "data", *TINY, *SAVING, "--lr", 0.02, "--augment", "none")
+    for name in ("whole", "short"):
+        process = start(tmp_path, *settings, "--name", name)
+        if name == "short":
+            wait_for(tmp_path / "checkpoints" / name / "last.pth", process)
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+        assert name == "short" or "Training until learning has stopped" in err, err
+    go_on(tmp_path, "short")
+    runs = [tmp_path / "checkpoints" / name for name in ("short", "whole")]
+    assert_same_end(*runs)
+    rates = [float(row["lr"]) for row in log_of(runs[1])]
+    assert rates[-1] < 0.2 * max(rates)
+    assert "epochs" not in tomllib.loads((runs[1] / "config.toml").read_text())
+    assert_failed(unet("train", "--resume", runs[1]), 1, "has been trained to its end")
+
+
+def test_a_run_of_a_version_without_plans_goes_on(unet: Run, data, tmp_path):
+    assert unet("train", "--data", "data", *TINY, "--epochs", 2, "--name", "run").returncode == 0
+    last = tmp_path / "checkpoints" / "run" / "last.pth"
+    saved = load_checkpoint(last)
+    del saved.resume["plan"], saved.resume["progress"]["side"], saved.resume["progress"]["cooling"]
+    save_checkpoint(last, saved)
+    done = unet("train", "--resume", last, "--epochs", 4)
+    assert done.returncode == 0, done.stderr
+    assert len(log_of(last.parent)) == 4
 
 
 def test_a_folder_that_is_no_run(unet: Run, data, tmp_path):

@@ -37,7 +37,7 @@ class Call:
     """One call of `unet train`: what is asked for, what computes, and the run that it goes on with, if it does.
 
     started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
-    saved: its last.pth, None where it didn't come that far.
+    saved: its last.pth, None where it didn't come that far. like: another fold's last.pth, whose plan this run shares.
     """
 
     config: TrainConfig
@@ -48,6 +48,7 @@ class Call:
     started: float
     folder: Path | None = None
     saved: Checkpoint | None = None
+    like: Checkpoint | None = None
 
     @property
     def state(self) -> dict[str, Any]:

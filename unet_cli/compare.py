@@ -26,6 +26,7 @@ from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, r
 from unet_cli.models.trainable import check_trainable
 from unet_cli.processes import this_process
 from unet_cli.run import train
+from unet_cli.runs.plan import TRAINING_SHARE, affordable_width, measured, narrowest
 from unet_cli.training.memory import trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.record import new_run_folder
@@ -77,14 +78,19 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     pairs = _test_pairs(config, layout, console)
     compute = choose_compute(config.device, config.precision)
     folder = new_run_folder(config.output, config.name, layout.root)
-    pace = None if config.width or len(names) == 1 else _Pace(config, compute)
     for name, reason in refused.items():
         console.say("", f"{name} failed: {reason}")
         yield Result(name, error=reason)
+    paces: dict[float | None, _Pace] = {}
     for minutes, name in product(config.minutes or (None,), trainable):
         console.say("", f"== {name}" + (f" for {duration(60 * minutes)}" if minutes else ""))
         try:
-            width = config.width if pace is None else pace.width(name)
+            width = config.width
+            if width is None and len(names) > 1:
+                seconds = config.max_time if minutes is None else 60 * minutes
+                if minutes not in paces:
+                    paces[minutes] = _Pace(config, compute, _reference_width(config, compute, seconds))
+                width = paces[minutes].width(name)
             row = _one(_settings(config, name, minutes, width, folder), layout, pairs, compute, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
@@ -193,12 +199,21 @@ def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
     return (time.monotonic() - start) / len(images)
 
 
-class _Pace:
-    """Finds widths by timing training steps."""
+def _reference_width(config: TrainConfig, compute: Compute, seconds: float | None) -> int | None:
+    """Of the plain U-Net: the one that a training of so many seconds would plan with."""
+    if seconds is None or config.epochs or compute.device.type != "cpu":
+        return usual_width(REFERENCE, compute.kind)
+    model, batch_size = resolved(ModelConfig(name=REFERENCE), config.size), config.batch_size or CPU_TRAIN_BATCH
+    cost = measured(replace(model, base_channels=narrowest(REFERENCE)), compute, config.size, batch_size)
+    return affordable_width(model, cost, config.size, batch_size, TRAINING_SHARE * seconds)
 
-    def __init__(self, config: TrainConfig, compute: Compute) -> None:
-        self._config, self._compute = config, compute
-        self._wanted = self._speed(ModelConfig(name=REFERENCE, base_channels=usual_width(REFERENCE, compute.kind)))
+
+class _Pace:
+    """Finds widths by timing training steps. reference: the width of the plain U-Net."""
+
+    def __init__(self, config: TrainConfig, compute: Compute, reference: int | None) -> None:
+        self._config, self._compute, self._reference = config, compute, reference
+        self._wanted = self._speed(ModelConfig(name=REFERENCE, base_channels=reference))
         self._found: dict[str, int | None] = {}
 
     def width(self, name: str) -> int | None:
@@ -209,9 +224,11 @@ class _Pace:
         return self._found[name]
 
     def _find(self, name: str) -> int | None:
+        if name == REFERENCE:
+            return self._reference
         width = usual_width(name, self._compute.kind)
-        if width is None or name == REFERENCE:
-            return width
+        if width is None:
+            return None
         speeds: dict[int, float] = {}
         while len(speeds) < TRIALS and width not in speeds:
             asked = self._config.network_settings | {"base_channels": width}

@@ -81,7 +81,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
             console.say("", f"== fold {number} of {len(runs)}")
             share = config.max_time and config.max_time / len(runs)
             asked = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
-            reports.append(_trained(asked, run, layout, console, started))
+            reports.append(_trained(asked, run, layout, console, started, like=runs[0] if number > 1 else None))
             started = time.monotonic()
         return _together(folder, reports, config, console)
 
@@ -129,13 +129,16 @@ def _is_as_drawn(run: Path, split: Split) -> bool:
     return read_split(run, pairs, leave_out=True).val == split.val
 
 
-def _trained(config: TrainConfig, run: Path, layout: Layout, console: Console, started: float) -> Report:
-    """The run of one fold, brought to its end if it isn't there. Raises UserError and Stopped."""
+def _trained(
+    config: TrainConfig, run: Path, layout: Layout, console: Console, started: float, like: Path | None
+) -> Report:
+    """The run of one fold, brought to its end if it isn't there, by the plan of `like`. Raises UserError and
+    Stopped."""
     if (run / METRICS).exists() and not BUDGET & changed_settings(run, config).keys():
         console.say(f"{run} has been trained to its end")
         return _report(run)
     try:
-        train(config, layout, console, started, is_part=True)
+        train(config, layout, console, started, is_part=True, like=like)
     except TrainedToItsEnd as ended:
         console.say(str(ended))
     return _report(run)

@@ -84,8 +84,10 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     model = build_model(template.model, config.gradient_checkpointing)
     if weights:
         model.load_state_dict(weights)
-    elif config.encoder_weights:
-        _load_encoder(call, model, config.encoder_weights)
+    else:
+        model.start_at(_shares(card, split.train))
+        if config.encoder_weights:
+            _load_encoder(call, model, config.encoder_weights)
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
     cut = _cutting(config, card, split, template, context, plan.repeats)
     train_data, val_data, statistics_data = _datasets(config, card, split, template, context, plan, cut)
@@ -295,7 +297,7 @@ def _datasets(
     context: pixels around a tile that come with it.
     """
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
-    count = len(split.val) if plan.val_images is None else plan.val_images
+    count = min(len(split.val), plan.val_images or len(split.val))
     val = [split.val[number * len(split.val) // count] for number in range(count)]
     drawn = np.random.default_rng((config.seed, STATISTICS_DRAWS)).permutation(len(split.train))[: plan.statistics]
     chosen = [split.train[number] for number in sorted(drawn)]

@@ -63,12 +63,18 @@ class Report:
 
 
 def train(
-    config: TrainConfig, layout: Layout, console: Console, started: float, is_part: bool = False
+    config: TrainConfig,
+    layout: Layout,
+    console: Console,
+    started: float,
+    is_part: bool = False,
+    like: Path | None = None,
 ) -> Report | None:
     """Train as told on the pairs of `layout`; in several processes where torchrun started them.
 
     started: the second of time.monotonic() from which --max-time counts. is_part: of more, whose caller says how to go
-    on where the run ends before its time. Returns None in all processes but the first.
+    on where the run ends before its time. like: the run of another fold, whose plan this one shares. Returns None in
+    all processes but the first.
     Raises UserError, and Stopped after saving where a signal asked to stop.
     """
     writable_folder(config.resume or config.output)
@@ -80,7 +86,8 @@ def train(
     compute = choose_compute(config.device, config.precision, by_trial=config.max_time is not None)
     with together(compute.device) as world:
         console = console if world.is_first else Console(quiet=True)
-        trainer, saver = prepare(_call(config, layout, compute, world, console, started))
+        call = _call(config, layout, compute, world, console, started)
+        trainer, saver = prepare(replace(call, like=saved_state(like) if like else None))
         if not world.is_first:
             _fit(trainer, None)
             world.wait()

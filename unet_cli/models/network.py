@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from unet_cli.models.geometry import Geometry
+
+LEAST_SHARE = 1e-3  # of a class, that a fresh head begins with: from much less it learns too slowly
 
 
 class Network(nn.Module):
@@ -30,6 +33,23 @@ class Network(nn.Module):
     only_whole = False
     head_weights: tuple[float, ...] = (1.0,)
     gradient_checkpointing = False
+
+    @torch.no_grad()
+    def start_at(self, shares: Sequence[float]) -> None:
+        """Let fresh heads answer with the share that each class has of the pixels, so that the first steps needn't go
+        into learning that a rare class is rare.
+
+        shares: of each class, background first. Heads whose logits are added up stay as they are. Source: Lin et al.,
+        "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
+        """
+        found = getattr(self, "head", None) or getattr(self, "heads", None)
+        assert isinstance(found, nn.Module)
+        biases = [value for name, value in found.named_parameters() if name.endswith("bias")]
+        if len(biases) != len(self.head_weights):
+            return
+        logs = torch.tensor([math.log(max(share, LEAST_SHARE)) for share in shares])
+        for bias in biases:
+            bias.copy_(logs if len(bias) > 1 else logs[1:] - logs[:1])
 
     def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Call the block; where gradients are wanted and memory is short, forget its activations and recompute them."""

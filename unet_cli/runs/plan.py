@@ -37,6 +37,7 @@ FINISHING = 0.02  # and into a single look at the validation part
 EPOCHS = 40  # of a run by the clock
 STATISTICS, LEAST_STATISTICS = 32, 8  # training images that statistics are found from
 LEAST_VALIDATED = 8
+MIN_VALIDATIONS = 2  # of a run, whatever they cost: one on the way, so that a run that is killed leaves something
 OTHERS = 0.7  # load of a processor from which on others are taken to be computing too
 
 
@@ -53,6 +54,10 @@ def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int
         plan = replace(plan, is_open=plan.is_open and config.epochs is None and config.max_time is None)
         return plan, None, replace(compute, channels_last=plan.channels_last)
     model, is_free = _asked(call, card)
+    if call.like and call.like.resume and "plan" in call.like.resume:
+        plan = Plan.from_plain(call.like.resume["plan"])
+        shared = call.like.model.base_channels if is_free else None
+        return plan, shared, replace(compute, channels_last=plan.channels_last)
     width = usual_width(model.name, compute.kind) if is_free else None
     images, val_images = _images(call, card, split, mode), len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
@@ -206,7 +211,7 @@ def course(images: float, val_images: int, run: float | None = None, is_open: bo
     return Plan(
         repeats=repeats,
         parts=parts,
-        validate_every=math.ceil(epochs / validations),
+        validate_every=math.ceil(epochs / max(validations, MIN_VALIDATIONS)),
         val_images=validated if validated < val_images else None,
         statistics=statistics,
     )

@@ -1,0 +1,39 @@
+"""What every network of the family does."""
+
+import re
+
+import pytest
+import torch
+
+from unet_cli.config import ModelConfig
+from unet_cli.models import MODELS, build_model, resolved
+
+SHARES = [0.9, 0.09, 0.01]
+FLAT = [name for name in MODELS if name not in ("unet3d", "transunet", "nnunet-resenc", "resnet50-unet")]
+
+
+@pytest.mark.parametrize("name", [name for name in FLAT if name != "attention-oktay"])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_fresh_heads_answer_with_the_shares_of_the_classes(name, num_classes):
+    model = build_model(resolved(ModelConfig(name=name, num_classes=num_classes), 512))
+    model.start_at(SHARES[:num_classes])
+    biases = [value for key, value in model.named_parameters() if re.match(r"heads?\b.*bias", key)]
+    assert len(biases) == len(model.head_weights)
+    for bias in biases:
+        if num_classes == 2:
+            assert torch.sigmoid(bias).item() == pytest.approx(0.09 / 0.99, rel=1e-4)
+        else:
+            assert torch.softmax(bias, 0).tolist() == pytest.approx(SHARES, rel=1e-4)
+
+
+def test_a_class_that_is_hardly_there_is_not_given_up():
+    model = build_model(ModelConfig(base_channels=4, depth=2))
+    model.start_at([1.0, 0.0])
+    assert torch.sigmoid(model.head.bias).item() == pytest.approx(0.001, rel=0.01)
+
+
+def test_heads_that_are_added_up_stay():
+    model = build_model(resolved(ModelConfig(name="attention-oktay", base_channels=4), 512))
+    before = [head.bias.clone() for head in model.heads]
+    model.start_at([0.9, 0.1])
+    assert all(torch.equal(head.bias, bias) for head, bias in zip(model.heads, before, strict=True))
