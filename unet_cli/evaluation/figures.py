@@ -146,10 +146,12 @@ def _lines(axes: Axes, curves: Sequence[Curve], values: Sequence[list[float]], c
     from matplotlib.ticker import MaxNLocator
 
     for curve, line in zip(curves, values, strict=True):
-        if np.isfinite(line).any():
-            marker = "o" if len(line) < 20 else None
+        known = np.isfinite(line)  # not every epoch is validated
+        if known.any():
+            marker = "o" if known.sum() < 20 else None
             width = 1.5 if len(curves) == 1 else 0.8
-            axes.plot(curve.epoch, line, color=colour, label=label, marker=marker, markersize=3, linewidth=width)
+            places = np.array(curve.epoch)[known], np.array(line)[known]
+            axes.plot(*places, color=colour, label=label, marker=marker, markersize=3, linewidth=width)
             label = ""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

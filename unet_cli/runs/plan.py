@@ -67,8 +67,8 @@ def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int
             plan, width, compute = _by_the_clock(call, model, is_free, images, val_images)
         sides, until = growth(model, config.size)
         plan = replace(plan, sides=sides, until=until)
-    if config.patience:
-        plan = replace(plan, validate_every=1)  # it is counted in epochs
+    if config.patience or config.schedule == "plateau":
+        plan = replace(plan, validate_every=1)  # they are counted in epochs
     return replace(plan, channels_last=compute.channels_last), width, compute
 
 

@@ -38,10 +38,10 @@ class Journal:
         self._tensorboard = tensorboard_writer()(str(folder / "tensorboard")) if tensorboard else None
 
     def add(self, trainer: Trainer) -> None:
-        """Write log.csv, and a picture at epochs 1 to 10, 20, 30, ... 100, 200, ..."""
+        """Write log.csv, and a picture after the validations 1 to 10, 20, 30, ... 100, 200, ..."""
         rows = trainer.progress.rows
         self._write_log(rows)
-        if is_round(rows[-1].epoch):
+        if _is_pictured(rows):
             self.draw_pictures(rows[-1].epoch, trainer)
         if self._tensorboard is not None:
             self._write_tensorboard(self._tensorboard, rows[-1])
@@ -51,7 +51,7 @@ class Journal:
         rows = trainer.progress.rows
         self._write_log(rows)
         self.draw_curves(rows)
-        if not is_round(rows[-1].epoch):
+        if not _is_pictured(rows):
             self.draw_pictures(rows[-1].epoch, trainer)
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -77,10 +77,16 @@ class Journal:
         losses, scores = figure.subplots(1, 2, gridspec_kw=margins)
         marker = "o" if len(epochs) < 20 else None
         losses.plot(epochs, [row.train_loss for row in rows], marker=marker, label="training loss")
-        if rows[0].val_loss is not None:
-            losses.plot(epochs, [_number(row.val_loss) for row in rows], marker=marker, label="validation loss")
-            scores.plot(epochs, [_number(row.val_dice) for row in rows], marker=marker, label="validation Dice")
-            scores.plot(epochs, [_number(row.val_iou) for row in rows], marker=marker, label="validation IoU")
+        validated = [row for row in rows if row.val_loss is not None]
+        if validated:
+            marker = "o" if len(validated) < 20 else None
+            for axes, name, label in (
+                (losses, "val_loss", "validation loss"),
+                (scores, "val_dice", "validation Dice"),
+                (scores, "val_iou", "validation IoU"),
+            ):
+                values = [_number(getattr(row, name)) for row in validated]
+                axes.plot([row.epoch for row in validated], values, marker=marker, label=label)
             scores.set_ylim(0, 1)
             scores.legend()
         losses.set_ylim(bottom=0)
@@ -124,19 +130,26 @@ def tensorboard_writer() -> Any:
     return SummaryWriter
 
 
-def is_round(epoch: int) -> bool:
+def _is_pictured(rows: Sequence[EpochResult]) -> bool:
+    """Whether the last epoch's weights were judged, and it is their turn."""
+    return rows[-1].averaged and is_round(sum(row.averaged for row in rows))
+
+
+def is_round(number: int) -> bool:
     """1 to 10, 20, 30, ... 100, 200, ...: a picture each, and never more than a few dozen."""
-    return epoch % 10 ** (len(str(epoch)) - 1) == 0 or epoch == 10
+    return number % 10 ** (len(str(number)) - 1) == 0 or number == 10
 
 
 @torch.inference_mode()
 def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
-    """Image, mask and prediction of the first few samples, a row each."""
+    """Image, mask and the averaged weights' prediction of the first few samples, a row each."""
     rows = []
+    learner = trainer.learner
     for index in range(min(PICTURED, len(dataset))):
         (batch,) = dataset.batches([index], 1, workers=1)
         image, mask = trainer.to_device(batch)
-        pred = to_classes(trainer.learner.logits(image))[0].cpu()
+        with learner.average.swapped_in(learner.model):
+            pred = to_classes(learner.logits(image))[0].cpu()
         panels = [
             Image.fromarray(to_rgb(stretched(visible(batch.image[0].numpy()), cut=1))),
             _coloured(mask[0].cpu().numpy(), dataset.labels.num_classes),

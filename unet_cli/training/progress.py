@@ -12,10 +12,11 @@ from unet_cli.console import duration
 class EpochResult:
     """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
 
-    seconds: since the run began. The val_ fields are None where nothing was validated. averaged: whether they are
-    those of the averaged weights, being better than the current ones'. is_best: whether they are the run's best so far.
-    val_foreground: share of the validation pixels that is predicted to be foreground. skipped: steps of this epoch
-    whose loss was not finite. val_classes: Dice of each class by name, where there are several foreground classes.
+    seconds: since the run began. The val_ fields are None where nothing was validated. averaged: whether the averaged
+    weights were judged, or would have been with a validation part; not in epochs without validation. is_best: whether
+    these are the run's best so far. val_foreground: share of the validation pixels that is predicted to be foreground.
+    skipped: steps of this epoch whose loss was not finite. val_classes: Dice of each class by name, where there are
+    several foreground classes.
     """
 
     epoch: int
@@ -37,7 +38,6 @@ class EpochResult:
         line = f"epoch {self.epoch:3d} ({duration(self.seconds)}): loss {self.train_loss:.4f}"
         if self.val_dice is not None:
             line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
-            line += ", averaged weights" if self.averaged else ""
             line += " (best)" if self.is_best else ""
         if self.val_classes:
             line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
