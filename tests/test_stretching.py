@@ -59,6 +59,13 @@ def test_lines_as_wide_as_a_pixel_of_the_stretched_mask_survive_and_thinner_ones
     assert compare_with_stretched(line(128, width=2), 64, 2)[0] == {0: 1.0, 1: 1.0}
 
 
+def test_a_pixel_there_is_the_mean_over_its_area_also_where_it_cuts_pixels_here():
+    # Six pixels to four: each is one and a half wide.
+    column = np.array([0, 1, 0, 0, 1, 1])
+    assert np.allclose(stretching._averaging(6, 4) @ column, [1 / 3, 1 / 3, 1 / 3, 1])
+    assert np.allclose(stretching._averaging(6, 12) @ column, np.repeat(column, 2))
+
+
 def test_a_thin_line_scores_far_below_a_fat_disc():
     thin, fat = (compare_with_stretched(mask, 512, 2)[0][1] for mask in (line(1024), disc(1024, 300)))
     assert thin < 0.1
