@@ -32,7 +32,7 @@ def test_sides_grow_with_the_run():
 
 @pytest.mark.parametrize("name", ["unet", "attention", "unet++", "resnet18-unet", "nnunet"])
 def test_growth_ends_with_what_prediction_sees(name):
-    sides, until = growth(model(name), 512)
+    sides, until = growth(model(name), 512).values()
     assert sides[-1] == 512
     assert len(sides) > 1
     assert list(until) == sorted(until)
@@ -42,11 +42,19 @@ def test_growth_ends_with_what_prediction_sees(name):
 
 @pytest.mark.parametrize("name", ["unet-paper", "unet-dilated-published"])
 def test_networks_that_crops_do_not_suit_see_whole_images(name):
-    assert growth(model(name), 512)[0] == (512,)
+    assert growth(model(name), 512)["sides"] == (512,)
 
 
 def test_small_sizes_do_not_grow():
-    assert growth(model("unet"), 32)[0] == (32,)
+    assert growth(model("unet"), 32)["sides"] == (32,)
+
+
+def test_whole_images_come_last_where_there_is_time_for_some():
+    assert growth(UNET, 512, steps=1000)["sides"][-1] == 512
+    short = growth(UNET, 512, steps=50)
+    assert short["sides"][-1] == 256
+    assert short["until"][-1] == 1
+    assert growth(model("unet-paper"), 512, steps=1)["sides"] == (512,)
 
 
 def test_twice_the_width_is_nearly_four_times_the_work():

@@ -58,6 +58,8 @@ from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 from unet_cli.training.statistics import STATISTICS_DRAWS
 
+_Part = tuple[SegmentationDataset, Callable[[int], Crops]]  # and how it is cut to samples of another side
+
 MOST_GPU_BATCH = 128
 MEASURING_SECONDS = 2.4e-7  # of a pixel of an image and its prediction, for each foreground class, on one processor
 
@@ -89,8 +91,9 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         if config.encoder_weights:
             _load_encoder(call, model, config.encoder_weights)
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    cut = _cutting(config, card, split, template, context, plan.repeats)
-    train_data, val_data, statistics_data = _datasets(config, card, split, template, context, plan, cut)
+    (train_data, cut), val_data, (statistics_data, cut_plainly) = _datasets(
+        config, card, split, template, context, plan
+    )
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
     weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
@@ -99,7 +102,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
     trainer = Trainer(
         learner, train_data, val_data, config, batch_size, budget, call.world, console,
-        plan=plan, cut=cut, statistics_data=statistics_data,
+        plan=plan, cut=cut, cut_plainly=cut_plainly, statistics_data=statistics_data,
     )  # fmt: skip
     if call.state:
         learner.load_state(call.state["learner"])
@@ -263,19 +266,19 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
 
 
 def _cutting(
-    config: TrainConfig, card: Card, split: Split, template: Checkpoint, context: int, repeats: int
+    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int, warps: bool
 ) -> Callable[[int], Crops]:
-    """A function from a side to the training samples of that side.
+    """A function from a side to the samples of that side.
 
-    context: pixels around a crop that come with it. repeats: see Crops.
+    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops. warps: crops come
+    with the surroundings that a warp brings in.
     """
-    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
+    size = template.preprocessing.size
     stretched = size if template.preprocessing.mode == "resize" else None
-    sizes = card.sizes(split.train)
 
     def cut(side: int) -> Crops:
         seen = side + 2 * context
-        has_surroundings = side != stretched and strength is not None and strength.interpolates
+        has_surroundings = warps and side != stretched
         patch = patch_side_of(seen) if has_surroundings else seen
         return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
 
@@ -289,33 +292,32 @@ def _datasets(
     template: Checkpoint,
     context: int,
     plan: Plan,
-    cut: Callable[[int], Crops],
-) -> tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset]:
+) -> tuple[_Part, SegmentationDataset, _Part]:
     """The training part, what is looked at of the validation part, and the training images that statistics are found
-    from, as in validation. The first two share the memory for decoded images by their numbers.
+    from. They share the memory for decoded images by their numbers.
 
-    context: pixels around a tile that come with it.
+    context: pixels around a crop or tile that come with it.
     """
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     count = min(len(split.val), plan.val_images or len(split.val))
     val = [split.val[number * len(split.val) // count] for number in range(count)]
     drawn = np.random.default_rng((config.seed, STATISTICS_DRAWS)).permutation(len(split.train))[: plan.statistics]
     chosen = [split.train[number] for number in sorted(drawn)]
-    of_val: Cutting = Whole()
-    of_statistics: Cutting = Whole()
-    if template.preprocessing.mode == "tile":
-        of_val = Grid(card.sizes(val), size, context)
-        of_statistics = Crops(card.sizes(chosen), size, 0.0, config.seed, size + 2 * context)
-    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val)))
+    strength = AUGMENTATIONS[config.augment]
+    warps = strength is not None and strength.interpolates
+    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats, warps)
+    cut_plainly = _cutting(config, card.sizes(chosen), template, context, repeats=1, warps=False)
+    of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
+    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val) + len(chosen)))
     train_data, val_data, statistics_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
         for pairs, cutting, with_numbers in (
             (split.train, cut(size), needs_objects),
             (val, of_val, False),
-            (chosen, of_statistics, False),
+            (chosen, cut_plainly(size), False),
         )
     )
-    return train_data, val_data, statistics_data
+    return (train_data, cut), val_data, (statistics_data, cut_plainly)
 
 
 def _shares(card: Card, train: list[Pair]) -> list[float]:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,8 +24,10 @@ from unet_cli.models.trainable import is_trainable
 from unet_cli.training.memory import step_seconds
 from unet_cli.training.plan import FORWARD, Plan
 
-# A run on a CPU sees crops of half the images' side first: four steps for the price of one; then whole ones.
-GROWTH = ((1 / 2, 0.75), (1.0, 1.0))  # sides as shares of the size, and the share of the run at which each ends
+# A run on a CPU sees small crops first, sixteen steps for the price of one, and larger ones later: sides as shares of
+# the size, and the share of the run at which each phase ends.
+GROWTH = ((1 / 4, 0.5), (1 / 2, 0.85), (1.0, 1.0))
+MIN_WHOLE_STEPS = 20  # of whole images, at the end of a run, or there are none
 LEAST_CROP = 64  # pixels: smaller ones hold too little to be told from what surrounds them
 MIN_STEPS = 300  # of batches of crops of half the size; a network that would take fewer is too wide
 LEAST_WIDTH = 8
@@ -65,8 +68,7 @@ def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int
     if compute.device.type == "cpu":
         if config.max_time and not config.epochs:
             plan, width, compute = _by_the_clock(call, model, is_free, images, val_images)
-        sides, until = growth(model, config.size)
-        plan = replace(plan, sides=sides, until=until)
+        plan = plan if plan.sides else replace(plan, **growth(model, config.size))
     if config.patience or config.schedule == "plateau":
         plan = replace(plan, validate_every=1)  # they are counted in epochs
     return replace(plan, channels_last=compute.channels_last), width, compute
@@ -108,7 +110,9 @@ def _by_the_clock(
         model = replace(model, base_channels=width)
         reason = f"the width that suits {duration(config.max_time)} on this machine"
     run = max(1.0, call.world.count * seconds / (cost.seconds * work(model, config.size)))
-    return replace(course(images, val_images, run), threads=cost.threads, reason=reason), width, cost.compute
+    steps = run / batch_size / call.world.count
+    plan = replace(course(images, val_images, run), **growth(model, config.size, steps), threads=cost.threads)
+    return replace(plan, reason=reason), width, cost.compute
 
 
 @dataclass(frozen=True)
@@ -172,12 +176,14 @@ def smallest_side(model: ModelConfig, size: int) -> int:
     return next(side for side in (int(TRIAL_SHARE * size), size // 2, size) if _suits(model, side) or side == size)
 
 
-def growth(model: ModelConfig, size: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Sides of what the network sees, phase after phase, and the share of the run at which each ends."""
+def growth(model: ModelConfig, size: int, steps: float = math.inf) -> dict[str, Any]:
+    """A plan's `sides` and `until`. steps: at full size, that the run's time is enough for: of few of them whole images
+    would leave too few at the end to be worth it."""
     phases = [(round(share * size), end) for share, end in GROWTH]
     phases = [(side, end) for side, end in phases if side == size or _suits(model, side)]
-    sides, until = zip(*phases, strict=True)
-    return sides, until
+    if len(phases) > 1 and (1 - phases[-2][1]) * steps < MIN_WHOLE_STEPS:
+        phases = [*phases[:-2], (phases[-2][0], 1.0)]
+    return {"sides": tuple(side for side, _ in phases), "until": tuple(end for _, end in phases)}
 
 
 def _suits(model: ModelConfig, side: int) -> bool:

@@ -32,7 +32,7 @@ from unet_cli.training.learner import Learner
 from unet_cli.training.plan import FORWARD, Plan
 from unet_cli.training.progress import EpochResult, Progress
 from unet_cli.training.schedule import cooldown_epochs, has_settled, lr_factor, open_progress
-from unet_cli.training.statistics import has_statistics, recompute_statistics
+from unet_cli.training.statistics import STATISTICS_DRAWS, has_statistics, recompute_statistics
 from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_loader
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
@@ -47,7 +47,8 @@ class Trainer:
     """What a run trains with, and where it is.
 
     batch_size: samples of a step, in each process. cut: the training samples of a side that the plan names.
-    statistics_data: training images as in validation, that batch norm's statistics are found from before it.
+    cut_plainly: the same without the surroundings that a warp would bring in. statistics_data: training images that
+    batch norm's statistics are found from before a validation: cut as the network has seen them lately, but unchanged.
     """
 
     learner: Learner
@@ -61,6 +62,7 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     plan: Plan = field(default_factory=Plan)
     cut: Callable[[int], Cutting] | None = None
+    cut_plainly: Callable[[int], Cutting] | None = None
     statistics_data: SegmentationDataset | None = None
 
     def __post_init__(self) -> None:
@@ -130,6 +132,8 @@ class Trainer:
         if self.cut is not None and side != before:
             self.train_data.cut_by(self.cut(side))
             self.budget.step_seconds *= (side / before) ** 2
+        if self.cut_plainly is not None and self.statistics_data is not None and side != self.statistics_data.side:
+            self.statistics_data.cut_by(self.cut_plainly(side))
             self.budget.steps_per_epoch = len(self._groups())
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
@@ -234,13 +238,15 @@ class Trainer:
         return scores
 
     def _statistics_batches(self) -> Iterator[Tensor]:
-        """Normalised training images as in validation, in batches of one size, as many in each process."""
+        """Normalised samples for them, in batches of one size, as many in each process."""
         data, count = self.statistics_data, self.world.count
         if data is None or not len(data):
             return
-        size = max(1, min(self.learner.at_once, len(data) // count))
-        rounds = max(1, len(data) // (size * count))
-        mine = [(number * count + self.world.rank) % len(data) for number in range(rounds * size)]
+        drawn = np.random.default_rng((self.config.seed, STATISTICS_DRAWS)).permutation(len(data))
+        drawn = drawn[: self.plan.statistics * max(1, round((data.preprocessing.size / data.side) ** 2))]
+        size = max(1, min(self.learner.at_once, len(drawn) // count))
+        rounds = max(1, len(drawn) // (size * count))
+        mine = [int(drawn[(number * count + self.world.rank) % len(drawn)]) for number in range(rounds * size)]
         for batch in data.batches(mine, size, self.config.workers):
             yield self.to_device(batch)[0]
 
@@ -376,7 +382,7 @@ class Trainer:
         warming_up = self._steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
         if not self._validated:
-            seen = len(self.val_data) + (len(self.statistics_data) if self.statistics_data else 0)
+            seen = len(self.val_data) + (self.plan.statistics if self.statistics_data else 0)
             full = budget.step_seconds * (self.train_data.preprocessing.size / self.train_data.side) ** 2
             budget.validation_seconds = FORWARD * full * seen / self.batch_size / self.world.count
         if self._steps == STEPS_BEFORE_ESTIMATE:

@@ -16,9 +16,9 @@ class Plan:
     until: the share of the run, 0 to 1, at which each of these phases ends. repeats: passes over the training images
     that an epoch is; parts: or epochs that a pass is. validate_every: epochs from one validation to the next; the last
     one is always validated. val_images: of the validation part that are looked at, None: all. statistics: training
-    images that batch norm's statistics are found from before a validation. is_open: the run ends when it has stopped
-    learning. threads: that compute on a CPU, None: as many as torch takes. channels_last: see Compute. reason: in
-    words.
+    images, or crops as large as these together, that batch norm's statistics are found from before a validation.
+    is_open: the run ends when it has stopped learning. threads: that compute on a CPU, None: as many as torch takes.
+    channels_last: see Compute. reason: in words, why the network has its width.
     """
 
     sides: tuple[int, ...] = ()
