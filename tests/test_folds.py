@@ -192,7 +192,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that would have been trained, in their order; filled as they come."""
     names: list[str] = []
 
-    def trained(config, run, layout, console, started):
+    def trained(config, run, layout, console, started, like):
         names.append(run.name)
 
     monkeypatch.setattr(folds, "_trained", trained)
@@ -235,7 +235,7 @@ def test_a_stop_within_a_fold_hints_at_the_whole_alone(whole, monkeypatch):
 def test_the_time_is_shared_out_evenly_and_counts_for_each_from_its_own_beginning(whole, monkeypatch):
     calls = []
 
-    def train(config, layout, console, started, is_part):
+    def train(config, layout, console, started, is_part, like):
         calls.append((config.fold, config.max_time, started))
 
     monkeypatch.setattr(folds, "train", train)
@@ -272,7 +272,7 @@ def test_what_would_make_it_another_is_refused_and_nothing_changed(whole, settin
 def test_one_fold_goes_on_alone_and_becomes_no_other(whole):
     assert not is_for_all_folds(config_of(whole / "fold1", fold=1))
     with pytest.raises(UserError, match="begun with --fold 1, and can't go on with all"):
-        go_on(whole / "fold1")
+        go_on(whole / "fold1", mode="resize")  # as its config.toml has it
 
 
 def test_what_cannot_be_cut_is_told_before_there_is_a_folder(tmp_path, monkeypatch):

@@ -270,7 +270,7 @@ def test_tile_mode_trains_on_crops_and_predicts_in_tiles(unet: Run, tmp_path):
     write_pairs(tmp_path / "data", count=6, side=90)
     done = unet("train", "--data", "data", *TINY, "--mode", "tile", "--epochs", 2, "--show-augmented", 5)
     assert done.returncode == 0, done.stderr
-    assert "40 crops of 32x32 an epoch (33% on foreground)" in done.stderr
+    assert "Images are seen in crops of 32x32 (33% on foreground)" in done.stderr
     assert pixels(tmp_path / "checkpoints" / "data-1" / "augmented.png").ndim == 3
     checkpoint = load_checkpoint(tmp_path / "checkpoints" / "data-1" / "best.pth")
     assert checkpoint.preprocessing.mode == "tile"

@@ -39,12 +39,12 @@ def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder:
 def _describe_samples(trainer: Trainer) -> str:
     """What the network sees in training, from the first phase to the last."""
     preprocessing, sides = trainer.train_data.preprocessing, trainer.plan.sides or (trainer.train_data.side,)
-    crops = ", then ".join(f"{side}x{side}" for side in sides)
-    on_foreground = f"({trainer.config.foreground_crops:.0%} on foreground)"
+    crops = "crops of " + ", then ".join(f"{side}x{side}" for side in sides)
+    crops += f" ({trainer.config.foreground_crops:.0%} on foreground)"
     if preprocessing.mode == "tile":
-        return f"Crops of {crops} {on_foreground}"
+        return f"Images are seen in {crops}"
     stretched = f"Images are stretched to {preprocessing.describe_size()}"
-    return stretched if sides == (preprocessing.size,) else f"{stretched} and seen in crops of {crops} {on_foreground}"
+    return stretched if sides == (preprocessing.size,) else f"{stretched} and seen in {crops}"
 
 
 def _describe_validation(trainer: Trainer) -> str:
