@@ -177,9 +177,9 @@ def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, mon
 def test_what_is_kept_never_goes_beyond_the_budget_with_many_threads(data):
     dataset = dataset_of(data, 3 * 40 * 45 * 4, crops())
     list(ahead(dataset.sample, [*range(len(dataset))] * 5, workers=8))
-    kept = sum(held.nbytes for held in dataset._cache.values())
+    kept = sum(held.nbytes for held in dataset._cache.held.values())
     assert 0 < kept <= 3 * 40 * 45 * 4
-    assert dataset._bytes_left == 3 * 40 * 45 * 4 - kept
+    assert dataset._cache.bytes_left == 3 * 40 * 45 * 4 - kept
 
 
 def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
@@ -195,7 +195,7 @@ def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
     monkeypatch.setattr("unet_cli.data.dataset.read_image", read)
     dataset = dataset_of(data, cutting=Grid(SIZES, 64))
     list(dataset)
-    assert len(dataset._cache) == 6
+    assert len(dataset._cache.held) == 6
     assert [found() for found in colour] == [None] * 6
 
 
@@ -321,3 +321,12 @@ def test_objects_are_still_parted_after_the_papers_deformation(squares):
             centres = [np.unique(found[(numbers == number).numpy() & (found > 0)]) for number in there]
             assert len({int(each[0]) for each in centres}) == len(there)
             assert (classes[numbers == 0] == 0).all()
+
+
+def test_two_cuts_of_the_same_pairs_share_what_was_read(data, monkeypatch):
+    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
+    other = dataset.cut_apart(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
+    list(dataset)
+    monkeypatch.setattr("unet_cli.data.dataset.read_image", None)
+    assert [tuple(image.shape) for image, _ in other] == [(3, 32, 32)] * 6
+    assert (dataset.side, other.side) == (16, 32)

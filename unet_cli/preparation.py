@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +55,6 @@ from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
 from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
-from unet_cli.training.statistics import STATISTICS_DRAWS
 
 _Part = tuple[SegmentationDataset, Callable[[int], Crops]]  # and how it is cut to samples of another side
 
@@ -294,29 +292,24 @@ def _datasets(
     plan: Plan,
 ) -> tuple[_Part, SegmentationDataset, _Part]:
     """The training part, what is looked at of the validation part, and the training images that statistics are found
-    from. They share the memory for decoded images by their numbers.
+    from. Training and validation share the memory for decoded images by their numbers.
 
     context: pixels around a crop or tile that come with it.
     """
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     count = min(len(split.val), plan.val_images or len(split.val))
     val = [split.val[number * len(split.val) // count] for number in range(count)]
-    drawn = np.random.default_rng((config.seed, STATISTICS_DRAWS)).permutation(len(split.train))[: plan.statistics]
-    chosen = [split.train[number] for number in sorted(drawn)]
     strength = AUGMENTATIONS[config.augment]
     warps = strength is not None and strength.interpolates
     cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats, warps)
-    cut_plainly = _cutting(config, card.sizes(chosen), template, context, repeats=1, warps=False)
+    cut_plainly = _cutting(config, card.sizes(split.train), template, context, repeats=1, warps=False)
     of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
-    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val) + len(chosen)))
-    train_data, val_data, statistics_data = (
+    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val)))
+    train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
-        for pairs, cutting, with_numbers in (
-            (split.train, cut(size), needs_objects),
-            (val, of_val, False),
-            (chosen, cut_plainly(size), False),
-        )
+        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))
     )
+    statistics_data = train_data.cut_apart(cut_plainly(size))
     return (train_data, cut), val_data, (statistics_data, cut_plainly)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Generator, Sequence
@@ -44,6 +45,21 @@ class Batch:
 Sample = tuple[Tensor, Tensor, Tensor | None]
 
 
+class _Cache:
+    """What is held of pairs, by their numbers, as long as it fits. Threads may share it."""
+
+    def __init__(self, bytes_left: int) -> None:
+        self.held: dict[int, Held] = {}
+        self.bytes_left = bytes_left
+        self._lock = threading.Lock()
+
+    def keep(self, number: int, held: Held) -> None:
+        with self._lock:
+            if number not in self.held and held.nbytes <= self.bytes_left:
+                self.held[number] = held
+                self.bytes_left -= held.nbytes
+
+
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     """Samples as (image (C, P, P) as in the file, mask (P, P) uint8 class indices, or int32 with objects' numbers).
 
@@ -70,13 +86,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = labels
         self.numbered = with_numbers and labels.kind == "instances"
         self.cut_by(cutting or Whole())
-        self._cache: dict[int, Held] = {}
-        self._bytes_left = int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes
+        self._cache = _Cache(int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes)
         self._latest: tuple[int, Held] | None = None  # of a grid's tiles the next is mostly of the same image
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.image_numbers)
+
+    def cut_apart(self, cutting: Cutting) -> SegmentationDataset:
+        """The same pairs, cut in this way; both keep what they read in the same place."""
+        other = copy.copy(self)
+        other.cut_by(cutting)
+        return other
 
     @property
     def side(self) -> int:
@@ -95,8 +115,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         side, preprocessing = self.preprocessing.size, self.preprocessing
         sizes = self.cutting.sizes or [(side, side)] * len(self.pairs)
         pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + (4 if self.numbered else 1)
-        held = sum(one.nbytes for one in self._cache.values())
-        return max(0, min(self._bytes_left, pixel * sum(height * width for height, width in sizes) - held))
+        held = sum(one.nbytes for one in self._cache.held.values())
+        return max(0, min(self._cache.bytes_left, pixel * sum(height * width for height, width in sizes) - held))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and mask of `sample` in epoch 0."""
@@ -114,10 +134,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         number = self.image_numbers[index]
         latest = self._latest
-        held = latest[1] if latest and latest[0] == number else self._cache.get(number)
+        held = latest[1] if latest and latest[0] == number else self._cache.held.get(number)
         if held is None:
             held = self._read(number)
-            self._keep(number, held)
+            self._cache.keep(number, held)
             self._latest = number, held
         image, mask = self.cutting.cut(held, index - self._firsts[number], index, epoch)
         return image, mask, held.intensities
@@ -177,12 +197,6 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         was_height, was_width = self.cutting.sizes[number] if self.cutting.sizes else (height, width)
         if (height, width) != (was_height, was_width):
             raise UserError(f"is {width}x{height}, but was {was_width}x{was_height} before training: start it again")
-
-    def _keep(self, number: int, held: Held) -> None:
-        with self._lock:
-            if number not in self._cache and held.nbytes <= self._bytes_left:
-                self._cache[number] = held
-                self._bytes_left -= held.nbytes
 
 
 def _stack(indices: list[int], samples: list[Sample], pin: bool) -> Batch:
