@@ -22,6 +22,7 @@ from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer, to_classes
 from unet_cli.training.losses import loss_for
+from unet_cli.training.plan import Plan
 from unet_cli.training.progress import EpochResult, Progress
 
 QUIET = Console(quiet=True)
@@ -103,6 +104,39 @@ def test_a_run_without_time_still_takes_a_step_and_validates(data):
     results = run(trainer_for(data, seconds=0.001))
     assert [(result.epoch, result.step) for result in results] == [(1, 1)]
     assert results[0].val_dice is not None
+
+
+def test_a_run_whose_time_is_up_after_an_epoch_that_was_not_judged_judges_it(data, monkeypatch):
+    trainer = trainer_for(data, seconds=1000)
+    trainer.plan = Plan(validate_every=100)
+    allowed = iter([True] * 5 + [False] * 100)  # two steps and the question after them, then nothing any more
+    monkeypatch.setattr(Budget, "allows_step", lambda *_: next(allowed))
+    results = run(trainer)
+    assert [(row.epoch, row.averaged) for row in results] == [(1, False), (1, True)]
+    assert results[-1].val_dice is not None
+    assert results[-1].is_best
+    assert len(trainer.progress.rows) == 1
+
+
+def test_epochs_between_validations_have_no_scores(data):
+    trainer = trainer_for(data, epochs=5)
+    trainer.plan = Plan(validate_every=3)
+    results = run(trainer)
+    assert [row.val_dice is not None for row in results] == [False, False, True, False, True]
+    assert not any(row.is_best for row in results if row.val_dice is None)
+
+
+def test_samples_grow_as_planned(data):
+    trainer = trainer_for(data, epochs=4)
+    sizes = [(40, 40)] * len(trainer.train_data.pairs)
+    trainer.plan = Plan(sides=(16, 32), until=(0.5, 1.0))
+    trainer.cut = lambda side: Crops(sizes, side, 0.0, 0, stretched=32)
+    seen = []
+    learn = trainer.learner.learn
+    trainer.learner.learn = lambda image, mask, *rest: seen.append(image.shape[-1]) or learn(image, mask, *rest)
+    results = run(trainer)
+    assert seen == [16] * 16 + [32] * 4
+    assert [row.step for row in results] == [8, 16, 18, 20]
 
 
 def batch_of(trainer: Trainer):

@@ -201,8 +201,7 @@ def course(images: float, val_images: int, run: float | None = None, is_open: bo
 
     images: of the training part, in units of what the network sees at full size. run: what the run's time is enough
     for, in training steps of one such image; None where no clock decides, and a run that `is_open` ends when it has
-    stopped learning. A validation looks at the validation part and
-    at some training images, a forward pass each.
+    stopped learning. A validation looks at the validation part and at some training images, a forward pass each.
     """
     if run is None:
         statistics = min(STATISTICS, math.ceil(images))

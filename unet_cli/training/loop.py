@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from typing import Any, TypeVar
 
@@ -102,8 +102,10 @@ class Trainer:
         while progress.seen or self.may_go_on():
             self._begin_epoch()
             yield from self._train_epoch(stop)
-            if self.world.any(stop.signum is not None) or not progress.seen:  # or the time was up
+            if self.world.any(stop.signum is not None):
                 return
+            if not progress.seen:  # the time was up
+                break
             result = self._end_epoch(stop)
             if result is None:
                 return
@@ -111,6 +113,12 @@ class Trainer:
             yield result
             # Not every epoch saves, but the first one does, and the last.
             self.budget.saving_seconds = max(self.budget.saving_seconds, time.monotonic() - finished)
+        if progress.rows and not progress.rows[-1].averaged:  # the time was up sooner than it had seemed
+            scores = self._judge(stop)
+            if scores is None:
+                return
+            progress.rows[-1] = self._scored(progress.rows[-1], scores)
+            yield progress.rows[-1]
         if self.learner.step and self.learner.step == sum(row.skipped for row in progress.rows):
             raise UserError(
                 "the loss was not finite in any step, so nothing was learned: try a lower --lr, other factors in "
@@ -132,9 +140,9 @@ class Trainer:
         if self.cut is not None and side != before:
             self.train_data.cut_by(self.cut(side))
             self.budget.step_seconds *= (side / before) ** 2
+            self.budget.steps_per_epoch = len(self._groups())
         if self.cut_plainly is not None and self.statistics_data is not None and side != self.statistics_data.side:
             self.statistics_data.cut_by(self.cut_plainly(side))
-            self.budget.steps_per_epoch = len(self._groups())
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
         """The rest of a pass over the training part, or what the budget leaves of it."""
@@ -179,27 +187,33 @@ class Trainer:
         scores = self._judge(stop) if is_due else {}
         if scores is None:
             return None
-        score = _score(scores)
         result = EpochResult(
             epoch=progress.epoch,
             step=self.learner.step,
             seconds=time.monotonic() - self.budget.start,
             lr=self.learner.optimizer.param_groups[0]["lr"],
             train_loss=progress.loss_sum / progress.loss_images if progress.loss_images else float("nan"),
-            val_loss=scores.get("loss"),
-            val_dice=scores.get("dice"),
-            val_iou=scores.get("iou"),
-            val_foreground=scores.get("foreground"),
-            averaged=is_due,
-            is_best=is_due and (not scores or score > progress.best),
             skipped=progress.skipped,
-            val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
         )
+        result = self._scored(result, scores) if is_due else result
         progress.end_epoch(result)
         self._cool_down_where_settled()
         if scores and is_blank(progress.rows) and not is_blank(progress.rows[:-1]):
             self.console.say(describe_blank(result, self.train_data.preprocessing.mode))
         return result
+
+    def _scored(self, row: EpochResult, scores: dict[str, float]) -> EpochResult:
+        """An epoch with the scores of its averaged weights; without any where there is no validation part."""
+        return replace(
+            row,
+            val_loss=scores.get("loss"),
+            val_dice=scores.get("dice"),
+            val_iou=scores.get("iou"),
+            val_foreground=scores.get("foreground"),
+            averaged=True,
+            is_best=not scores or _score(scores) > self.progress.best,
+            val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
+        )
 
     @property
     def schedule(self) -> str:

@@ -24,12 +24,12 @@ class EpochResult:
     seconds: float
     lr: float
     train_loss: float
-    val_loss: float | None
-    val_dice: float | None
-    val_iou: float | None
-    val_foreground: float | None
-    averaged: bool
-    is_best: bool
+    val_loss: float | None = None
+    val_dice: float | None = None
+    val_iou: float | None = None
+    val_foreground: float | None = None
+    averaged: bool = False
+    is_best: bool = False
     skipped: int = 0
     val_classes: dict[str, float] = field(default_factory=dict)
 
