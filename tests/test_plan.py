@@ -63,7 +63,7 @@ def test_twice_the_width_is_nearly_four_times_the_work():
     assert work(UNET, 512) == pytest.approx(4 * work(UNET, 256))
 
 
-@pytest.mark.parametrize(("seconds", "width"), [(1, 8), (30, 16), (100, 32), (400, 64), (1e9, 64)])
+@pytest.mark.parametrize(("seconds", "width"), [(1, 8), (60, 16), (200, 32), (800, 64), (1e9, 64)])
 def test_the_width_is_what_several_hundred_steps_allow(seconds, width):
     cost = Cost(Compute(torch.device("cpu"), "float32"), 1 / work(UNET, 512))  # a second an image at width 64
     assert affordable_width(UNET, cost, 512, 4, seconds) == width
@@ -81,7 +81,7 @@ def test_no_more_than_a_tenth_goes_into_looking(images, run):
     plan = course(images, val, run)
     looked = FORWARD * ((plan.val_images or val) + plan.statistics)
     validations = run / images / plan.passes(1) / plan.validate_every
-    least = FORWARD * (min(val, planning.LEAST_VALIDATED) + planning.LEAST_STATISTICS)
+    least = FORWARD * (min(val, planning.MIN_VALIDATED) + planning.MIN_STATISTICS)
     assert validations * looked <= max(0.07 * run, planning.MIN_VALIDATIONS * least + 1e-6)
     assert looked <= max(0.04 * run, least + 1)
 
@@ -111,7 +111,7 @@ def test_a_trial_finds_what_a_step_costs_and_the_faster_layout(monkeypatch):
     assert cost.seconds * 4 * work(UNET, 128) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("alone", "threads"), [(0.1, 1), (0.3, 3)])
+@pytest.mark.parametrize(("alone", "threads"), [(0.1, 1), (0.3, None)])
 def test_fewer_threads_where_others_compute_and_it_helps(monkeypatch, alone, threads):
     now = [3]
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
@@ -119,7 +119,7 @@ def test_fewer_threads_where_others_compute_and_it_helps(monkeypatch, alone, thr
     monkeypatch.setattr(planning.os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
     monkeypatch.setattr(planning, "step_seconds", lambda *_: 0.2 if now[0] == 3 else alone)
     assert measured(UNET, Compute(torch.device("cpu"), "float32"), 512, 4).threads == threads
-    assert now[0] == threads
+    assert now[0] == 3
 
 
 def test_the_trial_itself_trains(monkeypatch):

@@ -66,8 +66,8 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     its best weights. What can't be trained comes first.
 
     Without --width, a network that has one gets that with which a training step takes about as long as that of the
-    plain U-Net at its usual width. One that fails doesn't stop the others. Raises UserError before anything is trained,
-    and Stopped.
+    plain U-Net at the width that `train` would give it. One that fails doesn't stop the others. Raises UserError before
+    anything is trained, and Stopped.
     """
     if this_process() != (1, 1):
         raise UserError("compare trains in one process: start it without torchrun")

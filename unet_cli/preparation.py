@@ -75,7 +75,8 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     decided = call.world.first(_decided(call, card, split) if call.world.is_first else None)
     assert decided is not None
     mode, why_mode, plan, width, compute = decided
-    call = replace(call, compute=compute)
+    # Each process keeps its own device.
+    call = replace(call, compute=replace(call.compute, channels_last=compute.channels_last))
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     template, weights = _template(call, card, split, mode, width)
@@ -395,6 +396,6 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) ->
         mode=template.preprocessing.mode,
         lr=trainer.learner.lr,
         weight_decay=trainer.learner.weight_decay,
-        epochs=None if trainer.plan.is_open else trainer.budget.epochs,
+        epochs=config.epochs,
     )
     return Record(folder, resolved, split, call.compute.describe(), template.training["data_fingerprint"])

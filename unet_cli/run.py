@@ -83,11 +83,21 @@ def train(
     torch.backends.cudnn.benchmark = True
     if config.deterministic:
         be_deterministic()
+    threads = torch.get_num_threads()
+    try:
+        return _trained(config, layout, console, started, is_part, like)
+    finally:
+        torch.set_num_threads(threads)  # of which a plan may have taken fewer
+
+
+def _trained(
+    config: TrainConfig, layout: Layout, console: Console, started: float, is_part: bool, like: Path | None
+) -> Report | None:
     compute = choose_compute(config.device, config.precision, by_trial=config.max_time is not None)
     with together(compute.device) as world:
         console = console if world.is_first else Console(quiet=True)
         call = _call(config, layout, compute, world, console, started)
-        trainer, saver = prepare(replace(call, like=saved_state(like) if like else None))
+        trainer, saver = prepare(replace(call, like=saved_state(like) if like and call.saved is None else None))
         if not world.is_first:
             _fit(trainer, None)
             world.wait()
@@ -217,10 +227,21 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     write_json(saver.folder / METRICS, asdict(report) | of_best)
     try:
-        write_report(saver.folder / REPORT, page_of_run(saver.folder, [saver.folder], [checkpoint], found))
+        write_report(
+            saver.folder / REPORT,
+            page_of_run(saver.folder, [saver.folder], [checkpoint], found, notes=_notes(trainer, saver)),
+        )
     except UserError as error:  # all that matters has been saved
         trainer.console.say(f"Not written: {error}")
     return report
+
+
+def _notes(trainer: Trainer, saver: Saver) -> list[str]:
+    """What a reader of the scores has to know."""
+    scored, kept = len(trainer.val_data.pairs), len(saver.record.split.val)
+    if scored == kept:
+        return []
+    return [f"Scored on {scored:,} of the {counted(kept, 'validation image')}, since the time was short."]
 
 
 def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:

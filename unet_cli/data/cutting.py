@@ -80,7 +80,7 @@ class Whole:
 
 
 class Crops:
-    """Random crops, so many that a pass sees each pixel about once; a function of seed, pass and sample alone.
+    """Random crops, so many that an epoch sees each pixel about once; a function of seed, epoch and sample alone.
 
     They are cut at the images' own resolution, or, with `stretched`, out of images stretched to that side. A crop is
     `patch_side` pixels wide, of which the network sees the `side` pixels in the middle once the patch is warped. This
@@ -91,7 +91,7 @@ class Crops:
     that the mask has, each as likely, so that rare ones come as often; then one of its pixels, which may come to lie
     anywhere in the middle. A mask without foreground gives plain crops.
 
-    repeats: a pass is so many times as long.
+    repeats: an epoch is so many times as long.
     """
 
     def __init__(
@@ -112,7 +112,6 @@ class Crops:
         assert (self.patch_side - side) % 2 == 0
         seen = [(stretched, stretched)] * len(sizes) if stretched else sizes
         self._counts = [repeats * max(1, round(height * width / side**2)) for height, width in seen]
-        self._chooses = foreground > 0 and side != stretched  # a whole image has all of its foreground anyway
 
     def count(self, pair: int) -> int:
         return self._counts[pair]
@@ -120,7 +119,7 @@ class Crops:
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
         if self.sizes is None:
             image, mask = resize_image(image, (size, size)), resize_mask(mask, (size, size))
-        return Held(image, mask, intensities, find_places(_classes(mask)) if self._chooses else None)
+        return Held(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
 
     def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unet_cli.models.geometry import Geometry
 
-LEAST_SHARE = 1e-3  # of a class, that a fresh head begins with: from much less it learns too slowly
+MIN_SHARE = 1e-3  # of a class, that a fresh head begins with: from much less it learns too slowly
 
 
 class Network(nn.Module):
@@ -47,7 +47,7 @@ class Network(nn.Module):
         biases = [value for name, value in found.named_parameters() if name.endswith("bias")]
         if len(biases) != len(self.head_weights):
             return
-        logs = torch.tensor([math.log(max(share, LEAST_SHARE)) for share in shares])
+        logs = torch.tensor([math.log(max(share, MIN_SHARE)) for share in shares])
         for bias in biases:
             bias.copy_(logs if len(bias) > 1 else logs[1:] - logs[:1])
 

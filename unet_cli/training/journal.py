@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unet_cli.data.cutting import Whole
 from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
 from unet_cli.data.labels import CLASS_COLOURS, IGNORED
@@ -58,7 +59,11 @@ class Journal:
 
     def draw_pictures(self, epoch: int, trainer: Trainer) -> None:
         """pictures/epoch_0001.png: a row for each of a few validation images: image, mask, prediction."""
-        dataset = trainer.val_data if len(trainer.val_data) else trainer.train_data
+        dataset = trainer.val_data
+        if not len(dataset):
+            dataset = trainer.train_data
+            if dataset.preprocessing.mode == "resize":
+                dataset = dataset.cut_apart(Whole())
         folder = self.folder / "pictures"
         try:
             folder.mkdir(exist_ok=True)  # but not the run's, which may be on a disk that has gone

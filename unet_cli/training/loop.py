@@ -130,7 +130,9 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         """Let the network see what the plan has for this epoch; one that was begun goes on with what it saw."""
-        side = self.progress.side or self.world.first(self.plan.side_at(self.course))
+        is_last = self.progress.epoch == self.budget.epochs  # which sees what prediction sees
+        planned = self.plan.last_side if is_last else self.plan.side_at(self.course)
+        side = self.progress.side or self.world.first(planned)
         if side is not None:
             self.show(side)
 
@@ -140,12 +142,12 @@ class Trainer:
         if self.cut is not None and side != before:
             self.train_data.cut_by(self.cut(side))
             self.budget.step_seconds *= (side / before) ** 2
-            self.budget.steps_per_epoch = len(self._groups())
+        self.budget.steps_per_epoch = -(-len(self._order()) // (self.batch_size * self.world.count))
         if self.cut_plainly is not None and self.statistics_data is not None and side != self.statistics_data.side:
             self.statistics_data.cut_by(self.cut_plainly(side))
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
-        """The rest of a pass over the training part, or what the budget leaves of it."""
+        """The rest of an epoch, or what the budget leaves of it."""
         progress, pace = self.progress, Pace("the network")
         groups = self._groups()
         batches = self._batches(groups)

@@ -78,7 +78,7 @@ class Progress:
 
     @property
     def scores(self) -> list[float]:
-        """The validation Dice of each epoch."""
+        """The validation Dice of each epoch that was validated."""
         return [row.val_dice for row in self.rows if row.val_dice is not None]
 
     @property

@@ -10,7 +10,7 @@ POWER = 0.9
 PLATEAU = 10  # epochs without a better score, after which the learning rate is halved
 COOLDOWN = 0.3  # of a run, at its end
 SETTLING = 20  # epochs of an open run that count as all that comes before the cool-down, for its warm-up
-LEAST_GAIN = 0.001  # of the validation score, that still counts as learning
+MIN_GAIN = 0.001  # of the validation score, that still counts as learning
 MIN_PATIENCE, PATIENCE = 4, 1 / 3  # epochs without such a gain, and as a share of all so far: learning has stopped
 
 
@@ -62,7 +62,7 @@ def has_settled(scores: Sequence[float]) -> bool:
     """Whether a run has stopped learning: its last epochs, a third of all, scored no better than those before."""
     patience = max(MIN_PATIENCE, int(PATIENCE * len(scores)))
     before, latest = scores[:-patience], scores[-patience:]
-    return bool(before) and max(latest) < max(before) + LEAST_GAIN
+    return bool(before) and max(latest) < max(before) + MIN_GAIN
 
 
 def cooldown_epochs(before: int) -> int:
