@@ -31,10 +31,10 @@ from unet_cli.training.plan import FORWARD, Plan
 GROWTH = ((1 / 4, 0.5), (1 / 2, 0.85), (1.0, 1.0))
 MIN_WHOLE_STEPS = 20  # of whole images, at the end of a run, or there are none
 MIN_CROP = 64  # pixels: smaller ones hold too little to be told from what surrounds them
-# Of batches of crops of half the size: a network that would take fewer is too wide for its time. For the same work, crops
-# of a quarter and then of half the size, validation Dice (one run each), width 8, 16 and 32 with steps in brackets:
-# dsb2018 0.908 (908), 0.885 (318), 0.869 (104); isbi2012 0.949 (919), 0.946 (320), 0.939 (105); with 2.5 times the work
-# dsb2018 0.914 (2,269) and 0.905 (794).
+# Of batches of crops of half the size: a network that would take fewer is too wide for its time. For the same work,
+# crops of a quarter and then of half the size, validation Dice (one run each) with width 8, 16, 32, and steps:
+# dsb2018 0.908 (908), 0.885 (318), 0.869 (104); isbi2012 0.949 (919), 0.946 (320), 0.939 (105). With 2.5 times the
+# work dsb2018 0.914 (2,269), 0.905 (794).
 MIN_STEPS = 600
 MIN_WIDTH = 8
 NARROW = 8  # work of a multiply-add grows by this over the width: narrow layers wait for memory
