@@ -288,7 +288,7 @@ def test_two_checkpoints_are_compared_on_the_same_images(unet, trained, tmp_path
     save_checkpoint(tmp_path / "blind.pth", replace(checkpoint, weights=blind))
     done = unet("evaluate", "--weights", trained, "--data", truth, "--compare", "blind.pth", *CPU, "--json")
     gaps = {row["metric"]: row for row in result(done)["differences"] if row["name"] == "all"}
-    assert gaps["roc_auc"]["value"] > 0.05
+    assert gaps["roc_auc"]["value"] > 0.2
     assert gaps["roc_auc"]["more_than_luck"]
     same = unet("evaluate", "--weights", trained, "--data", truth, "--compare", trained, *CPU, "--json")
     assert not any(row["more_than_luck"] for row in result(same)["differences"])

@@ -37,3 +37,10 @@ def test_heads_that_are_added_up_stay():
     before = [head.bias.clone() for head in model.heads]
     model.start_at([0.9, 0.1])
     assert all(torch.equal(head.bias, bias) for head, bias in zip(model.heads, before, strict=True))
+
+
+def test_heads_stay_where_no_class_is_rare():
+    model = build_model(ModelConfig(base_channels=4, depth=2))
+    before = model.head.bias.clone()
+    model.start_at([0.75, 0.25])
+    assert torch.equal(model.head.bias, before)

@@ -41,7 +41,7 @@ def test_the_same_page_can_be_written_again(unet, run):
 
 def test_suspects_are_listed_and_shown(unet, tmp_path):
     data = write_pairs(tmp_path / "data", count=14, side=48)
-    unet("train", "--data", data, *TINY, "--epochs", 40, "--augment", "none", "--name", "run")
+    unet("train", "--data", data, *TINY, "--epochs", 12, "--augment", "none", "--name", "run")
     split = json.loads((tmp_path / "checkpoints" / "run" / "split.json").read_text())
     spoiled = data / "masks" / f"{split['train'][0]}.png"
     Image.fromarray(255 - np.asarray(Image.open(spoiled))).save(spoiled)

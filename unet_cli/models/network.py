@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from unet_cli.models.geometry import Geometry
 
 MIN_SHARE = 1e-3  # of a class, that a fresh head begins with: from much less it learns too slowly
+# From this share on a class is not rare, and heads stay as they are. Validation Dice without and with shares: cardiac
+# MRI (1.7 % foreground, 128 steps) 0.00 and 0.18; drawn cells (a quarter, 90 steps of a tiny network) 0.77 and 0.00.
+RARE = 0.1
 
 
 class Network(nn.Module):
@@ -36,12 +39,14 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start_at(self, shares: Sequence[float]) -> None:
-        """Let fresh heads answer with the share that each class has of the pixels, so that the first steps needn't go
-        into learning that a rare class is rare.
+        """Let fresh heads answer with the share that each class has of the pixels, where one of the foreground is rare,
+        so that the first steps needn't go into learning that.
 
         shares: of each class, background first. Heads whose logits are added up stay as they are. Source: Lin et al.,
         "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
         """
+        if min(shares[1:]) >= RARE:
+            return
         found = getattr(self, "head", None) or getattr(self, "heads", None)
         assert isinstance(found, nn.Module)
         biases = [value for name, value in found.named_parameters() if name.endswith("bias")]
