@@ -84,24 +84,10 @@ def network_file(trained: Path, folder: Path, **settings: object) -> Path:
 @pytest.mark.parametrize("mode", ["resize", "tile"])
 def test_attention_maps_are_written_for_each_gate(unet: Run, trained, images, tmp_path, mode):
     weights = network_file(trained, tmp_path, name="attention", depth=2)
-    done = unet(
-        "predict", "--weights", weights, "--input", "imgs", "--attention-maps", "--probabilities", "--mode", mode,
-        "--precision", "float32",
-    )  # fmt: skip
+    plainly = ("predict", "--weights", weights, "--input", "imgs", "--mode", mode, "--precision", "float32")
+    done = unet(*plainly, "--attention-maps", "--probabilities")
     assert done.returncode == 0, done.stderr
-    without = unet(
-        "predict",
-        "--weights",
-        weights,
-        "--input",
-        "imgs",
-        "--output",
-        "plain",
-        "--mode",
-        mode,
-        "--precision",
-        "float32",
-    )
+    without = unet(*plainly, "--output", "plain")
     assert without.returncode == 0, without.stderr
     for name in ("a", "deeper/c"):
         mask = pixels(tmp_path / "imgs_masks" / f"{name}.png")

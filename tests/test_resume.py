@@ -120,39 +120,36 @@ def test_wherever_it_is_interrupted(undisturbed, signum, moment):
     shutil.rmtree(run)
 
 
-def test_a_run_whose_crops_grow_goes_on_as_if_it_had_not_been_stopped(data, tmp_path):
-    settings = ("--data", "data", *TINY, *SAVING, "--size", 128, "--epochs", 8)
-    for name in ("whole", "short"):
-        process = start(tmp_path, *settings, "--name", name)
-        if name == "short":
-            wait_for(tmp_path / "checkpoints" / name / "last.pth", process)
-            process.send_signal(signal.SIGKILL)
-        _, err = process.communicate(timeout=300)
-    assert "seen in crops of" in err or process.returncode < 0
-    go_on(tmp_path, "short")
-    runs = [tmp_path / "checkpoints" / name for name in ("short", "whole")]
+def assert_goes_on_alike(folder: Path, signum: int, *settings: object) -> tuple[Path, str]:
+    """A run on folder/data that is interrupted once it has saved ends like one that is left alone: that one's folder,
+    and what it said."""
+    runs, said = [folder / "checkpoints" / name for name in ("short", "whole")], ""
+    for run in runs:
+        process = start(folder, "--data", "data", *TINY, *SAVING, *settings, "--name", run.name)
+        if run.name == "short":
+            wait_for(run / "last.pth", process)
+            process.send_signal(signum)
+        _, said = process.communicate(timeout=300)
+    go_on(folder, "short")
     assert_same_end(*runs)
-    plan = load_checkpoint(runs[0] / "last.pth").resume["plan"]
+    return runs[1], said
+
+
+def test_a_run_whose_crops_grow_goes_on_as_if_it_had_not_been_stopped(data, tmp_path):
+    whole, said = assert_goes_on_alike(tmp_path, signal.SIGKILL, "--size", 128, "--epochs", 8)
+    assert "seen in crops of 64x64, then 128x128" in said
+    plan = load_checkpoint(whole / "last.pth").resume["plan"]
     assert len(plan["sides"]) > 1
     assert plan["sides"][-1] == 128
 
 
 def test_a_run_without_an_end_ends_when_it_has_stopped_learning(data, tmp_path, unet: Run):
-    settings = ("--data", "data", *TINY, *SAVING, "--lr", 0.02, "--augment", "none")
-    for name in ("whole", "short"):
-        process = start(tmp_path, *settings, "--name", name)
-        if name == "short":
-            wait_for(tmp_path / "checkpoints" / name / "last.pth", process)
-            process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=300)
-        assert name == "short" or "Training until learning has stopped" in err, err
-    go_on(tmp_path, "short")
-    runs = [tmp_path / "checkpoints" / name for name in ("short", "whole")]
-    assert_same_end(*runs)
-    rates = [float(row["lr"]) for row in log_of(runs[1])]
+    whole, said = assert_goes_on_alike(tmp_path, signal.SIGINT, "--lr", 0.02, "--augment", "none")
+    assert "Training until learning has stopped" in said
+    rates = [float(row["lr"]) for row in log_of(whole)]
     assert rates[-1] < 0.2 * max(rates)
-    assert "epochs" not in tomllib.loads((runs[1] / "config.toml").read_text())
-    assert_failed(unet("train", "--resume", runs[1]), 1, "has been trained to its end")
+    assert "epochs" not in tomllib.loads((whole / "config.toml").read_text())
+    assert_failed(unet("train", "--resume", whole), 1, "has been trained to its end")
 
 
 def test_a_run_of_a_version_without_plans_goes_on(unet: Run, data, tmp_path):

@@ -12,7 +12,9 @@ from test_card import QUIET, card_of
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import DataConfig
 from unet_cli.data import stretching
+from unet_cli.data.facts import cache_folder
 from unet_cli.data.labels import IGNORED
+from unet_cli.data.source import spread
 from unet_cli.data.stretching import ClassCost, StretchCost, compare_with_stretched, mode_for, stretch_cost
 
 COST = StretchCost(
@@ -137,7 +139,7 @@ def test_at_most_200_masks_are_looked_at_and_that_is_said(tmp_path, monkeypatch)
     cost = cost_of(tmp_path / "d", 32)
     assert (cost.measured, cost.pairs) == (3, 7)
     assert "3 of 7 masks" in cost.describe()
-    assert [pair.name for pair in stretching._spread(card_of(tmp_path / "d").pairs("train"))] == ["000", "002", "004"]
+    assert [pair.name for pair in spread(card_of(tmp_path / "d").pairs("train"), 3)] == ["000", "002", "004"]
 
 
 def test_it_is_remembered_until_a_mask_changes(tmp_path, monkeypatch):
@@ -151,7 +153,7 @@ def test_it_is_remembered_until_a_mask_changes(tmp_path, monkeypatch):
     Image.fromarray(line(64) * np.uint8(255)).save(tmp_path / "d" / "masks" / "001.png")
     second = cost_of(tmp_path / "d", 32)
     assert second.worst.worst_tenth < first.worst.worst_tenth
-    for path in stretching.cache_folder().glob("stretching-*"):
+    for path in cache_folder().glob("stretching-*"):
         path.write_text('{"cut')
     assert cost_of(tmp_path / "d", 32) == second
 

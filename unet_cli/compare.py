@@ -26,7 +26,7 @@ from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, r
 from unet_cli.models.trainable import check_trainable
 from unet_cli.processes import this_process
 from unet_cli.run import train
-from unet_cli.runs.plan import TRAINING_SHARE, affordable_width, measured, narrowest
+from unet_cli.runs.plan import affordable
 from unet_cli.training.memory import trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.record import new_run_folder
@@ -203,9 +203,8 @@ def _reference_width(config: TrainConfig, compute: Compute, seconds: float | Non
     """Of the plain U-Net: the one that a training of so many seconds would plan with."""
     if seconds is None or config.epochs or compute.device.type != "cpu":
         return usual_width(REFERENCE, compute.kind)
-    model, batch_size = resolved(ModelConfig(name=REFERENCE), config.size), config.batch_size or CPU_TRAIN_BATCH
-    cost = measured(replace(model, base_channels=narrowest(REFERENCE)), compute, config.size, batch_size)
-    return affordable_width(model, cost, config.size, batch_size, TRAINING_SHARE * seconds)
+    model = resolved(ModelConfig(name=REFERENCE), config.size)
+    return affordable(model, True, compute, config, seconds)[0].base_channels
 
 
 class _Pace:

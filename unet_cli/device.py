@@ -125,6 +125,16 @@ def compiling() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Within it torch may be told to compute with fewer threads; afterwards it has as many as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def finish(device: torch.device) -> None:
     """Return when all that was begun on the device is done."""
     if device.type != "cpu":

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from unet_cli.ahead import default_workers
 from unet_cli.call import Call, TrainedToItsEnd
@@ -33,10 +32,9 @@ from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
-from unet_cli.data.source import Pair
+from unet_cli.data.source import Pair, spread
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network, build_model, resolved
@@ -56,8 +54,6 @@ from unet_cli.training.progress import Progress
 from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
-_Part = tuple[SegmentationDataset, Callable[[int], Crops]]  # and how it is cut to samples of another side
-
 MOST_GPU_BATCH = 128
 MEASURING_SECONDS = 2.4e-7  # of a pixel of an image and its prediction, for each foreground class, on one processor
 
@@ -72,27 +68,26 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    decided = call.world.first(_decided(call, card, split) if call.world.is_first else None)
+    initial = call.saved or (load_checkpoint(config.init) if config.init else None)
+    network = _network(call, card, initial)
+    decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None
-    mode, why_mode, plan, width, compute = decided
-    # Each process keeps its own device.
-    call = replace(call, compute=replace(call.compute, channels_last=compute.channels_last))
+    mode, why_mode, plan, network_config = decided
+    call = replace(call, compute=replace(call.compute, channels_last=plan.channels_last))
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
-    template, weights = _template(call, card, split, mode, width)
-    check_trainable(template.model, template.preprocessing.size, template.preprocessing.mode)
+    template = _template(call, card, split, mode, network_config)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
-    if weights:
-        model.load_state_dict(weights)
+    if initial:
+        model.load_state_dict(initial.weights)
     else:
         model.start_at(_shares(card, split.train))
         if config.encoder_weights:
             _load_encoder(call, model, config.encoder_weights)
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    (train_data, cut), val_data, (statistics_data, cut_plainly) = _datasets(
-        config, card, split, template, context, plan
-    )
+    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
+    train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
     weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
@@ -100,9 +95,8 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
     trainer = Trainer(
-        learner, train_data, val_data, config, batch_size, budget, call.world, console,
-        plan=plan, cut=cut, cut_plainly=cut_plainly, statistics_data=statistics_data,
-    )  # fmt: skip
+        learner, train_data, val_data, config, batch_size, budget, call.world, console, plan=plan, cut=cut
+    )
     if call.state:
         learner.load_state(call.state["learner"])
         trainer.go_on_from(Progress.from_plain(call.state["progress"]))
@@ -157,10 +151,16 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
-def _decided(call: Call, card: Card, split: Split) -> tuple[Mode, str, Plan, int | None, Compute]:
-    """The mode and why, the plan, the width of the network where the plan has a say in it, and how it computes."""
+def _decided(
+    call: Call, card: Card, split: Split, model: ModelConfig, is_free: bool
+) -> tuple[Mode, str, Plan, ModelConfig]:
+    """The mode and why, the plan, and the network with the width that it gives. is_free: see `planned`.
+
+    Raises UserError where the network can't learn from such samples: before anything is tried on it.
+    """
     mode, why_mode = _mode(call, card)
-    return mode, why_mode, *planned(call, card, split, mode)
+    check_trainable(model, call.config.size, mode)
+    return mode, why_mode, *planned(call, card, split, mode, model, is_free)
 
 
 def _mode(call: Call, card: Card) -> tuple[Mode, str]:
@@ -174,20 +174,19 @@ def _mode(call: Call, card: Card) -> tuple[Mode, str]:
     return mode_for(config.mode, stretch_cost(card, config.size, config, call.console), whole_only)
 
 
-def _template(
-    call: Call, card: Card, split: Split, mode: Mode, width: int | None
-) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """The checkpoint of this run, still without weights; and the weights to begin with, if not with fresh ones.
+def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
+    """Flags first, then the weights to begin with, then the network's defaults; and whether its width is left open.
 
-    width: of the network, where neither a flag nor the weights to begin with say it.
-
-    Raises UserError where these are of another network, or a run to go on with was prepared for other images.
+    Raises UserError where there is no such network, it doesn't take what is said, or the weights are of another.
     """
     config = call.config
-    initial = call.saved or (load_checkpoint(config.init) if config.init else None)
+    asked = config.network_settings
+    if initial and initial.model.name == config.model:
+        asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
     # A network for colour takes gray images too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    model = _network(call, in_channels, card.labels.num_classes, initial, width)
+    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
+    model = resolved(model, config.size)
     if initial and initial.model != model:
         here, there = plain(model), plain(initial.model)
         differing = [key for key in here if here[key] != there[key]]
@@ -199,10 +198,19 @@ def _template(
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
         raise UserError(f"{what} holds another network: {', '.join(differences)}")
-    preprocessing = card.preprocessing(split.train, config.size, config.normalize, in_channels, mode)
+    return model, asked["base_channels"] is None
+
+
+def _template(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
+    """The checkpoint of this run, still without weights.
+
+    Raises UserError where a run to go on with was prepared for other images.
+    """
+    config = call.config
+    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
-    template = Checkpoint(
+    return Checkpoint(
         model=model,
         preprocessing=preprocessing,
         labels=card.labels,
@@ -215,24 +223,6 @@ def _template(
         },
         data=card.describe(),
     )
-    return template, initial.weights if initial else {}
-
-
-def _network(
-    call: Call, in_channels: int, num_classes: int, initial: Checkpoint | None, width: int | None
-) -> ModelConfig:
-    """Flags first, then the initial checkpoint, then the plan's width and the network's defaults.
-
-    Raises UserError where there is no such network, or it doesn't take what is said.
-    """
-    config = call.config
-    asked = config.network_settings
-    if initial and initial.model.name == config.model:
-        asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
-    if asked["base_channels"] is None:
-        asked["base_channels"] = width
-    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=num_classes, **asked)
-    return resolved(model, config.size)
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:
@@ -265,19 +255,18 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
 
 
 def _cutting(
-    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int, warps: bool
+    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int
 ) -> Callable[[int], Crops]:
-    """A function from a side to the samples of that side.
+    """A function from a side to the training samples of that side, with the surroundings that a warp brings in.
 
-    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops. warps: crops come
-    with the surroundings that a warp brings in.
+    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
     """
-    size = template.preprocessing.size
+    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:
         seen = side + 2 * context
-        has_surroundings = warps and side != stretched
+        has_surroundings = side != stretched and strength is not None and strength.interpolates
         patch = patch_side_of(seen) if has_surroundings else seen
         return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
 
@@ -291,27 +280,22 @@ def _datasets(
     template: Checkpoint,
     context: int,
     plan: Plan,
-) -> tuple[_Part, SegmentationDataset, _Part]:
-    """The training part, what is looked at of the validation part, and the training images that statistics are found
-    from. Training and validation share the memory for decoded images by their numbers.
+    cut: Callable[[int], Crops],
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training part, and what is looked at of the validation part. They share the memory for decoded images by
+    their numbers.
 
-    context: pixels around a crop or tile that come with it.
+    context: pixels around a tile that come with it.
     """
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
-    count = min(len(split.val), plan.val_images or len(split.val))
-    val = [split.val[number * len(split.val) // count] for number in range(count)]
-    strength = AUGMENTATIONS[config.augment]
-    warps = strength is not None and strength.interpolates
-    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats, warps)
-    cut_plainly = _cutting(config, card.sizes(split.train), template, context, repeats=1, warps=False)
+    val = spread(split.val, plan.val_images or len(split.val))
     of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
     share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
         for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))
     )
-    statistics_data = train_data.cut_apart(cut_plainly(size))
-    return (train_data, cut), val_data, (statistics_data, cut_plainly)
+    return train_data, val_data
 
 
 def _shares(card: Card, train: list[Pair]) -> list[float]:

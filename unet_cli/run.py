@@ -24,7 +24,7 @@ from unet_cli.data.imagefile import write_png
 from unet_cli.data.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.warp import middle
-from unet_cli.device import Compute, be_deterministic, choose_compute
+from unet_cli.device import Compute, be_deterministic, choose_compute, same_threads
 from unet_cli.errors import Stopped, UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
 from unet_cli.evaluation.pages import page_of_run
@@ -74,8 +74,7 @@ def train(
 
     started: the second of time.monotonic() from which --max-time counts. is_part: of more, whose caller says how to go
     on where the run ends before its time. like: the run of another fold, whose plan this one shares. Returns None in
-    all processes but the first.
-    Raises UserError, and Stopped after saving where a signal asked to stop.
+    all processes but the first. Raises UserError, and Stopped after saving where a signal asked to stop.
     """
     writable_folder(config.resume or config.output)
     if config.tensorboard:
@@ -83,18 +82,8 @@ def train(
     torch.backends.cudnn.benchmark = True
     if config.deterministic:
         be_deterministic()
-    threads = torch.get_num_threads()
-    try:
-        return _trained(config, layout, console, started, is_part, like)
-    finally:
-        torch.set_num_threads(threads)  # of which a plan may have taken fewer
-
-
-def _trained(
-    config: TrainConfig, layout: Layout, console: Console, started: float, is_part: bool, like: Path | None
-) -> Report | None:
     compute = choose_compute(config.device, config.precision, by_trial=config.max_time is not None)
-    with together(compute.device) as world:
+    with same_threads(), together(compute.device) as world:
         console = console if world.is_first else Console(quiet=True)
         call = _call(config, layout, compute, world, console, started)
         trainer, saver = prepare(replace(call, like=saved_state(like) if like and call.saved is None else None))

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # what tells OpenMP how threads wait
 STARTED = time.monotonic()  # of the whole command: --max-time counts from here
 
 app = typer.Typer(
@@ -59,8 +60,6 @@ def let_threads_sleep() -> None:
     if not WAITING & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
-
-WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # what tells OpenMP how threads wait
 
 COMMANDS = (
     "bench", "check", "compare", "evaluate", "import_", "info", "models", "predict", "report", "sample", "train",

@@ -65,6 +65,7 @@ def _draw(card: Card, config: CheckConfig) -> str:
     """The contact sheet: pairs with problems first, then others, evenly spread."""
     from unet_cli.data.imagefile import read_image, read_mask
     from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
+    from unet_cli.data.source import spread
 
     assert config.pictures is not None
     if config.pictures.resolve().is_relative_to(card.layout.root.resolve()):
@@ -73,8 +74,7 @@ def _draw(card: Card, config: CheckConfig) -> str:
     named = dict.fromkeys(pair for problem in card.problems for pair in problem.pairs if pair in known)
     alarming = list(named)[:MOST_TILES]
     calm = [pair for pair in known if pair not in named]
-    room = MOST_TILES - len(alarming)
-    calm = [calm[index * len(calm) // room] for index in range(room)] if len(calm) > room else calm
+    calm = spread(calm, MOST_TILES - len(alarming))
     tiles = (
         Tile(
             pair.name,

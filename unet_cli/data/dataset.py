@@ -210,9 +210,10 @@ def _stack(indices: list[int], samples: list[Sample], pin: bool) -> Batch:
 def epoch_order(length: int, seed: int, epoch: int, parts: int = 1) -> tuple[int, ...]:
     """The order of the samples of an epoch, counted from 1, a function of these numbers alone. A pass over all samples
     is `parts` epochs, none of them without a sample."""
-    passed, part = divmod(epoch - 1, min(parts, length))
+    parts = min(parts, length)
+    passed, part = divmod(epoch - 1, parts)
     order = tuple(np.random.default_rng((seed, passed + 1)).permutation(length).tolist())
-    return order[length * part // min(parts, length) : length * (part + 1) // min(parts, length)]
+    return order[length * part // parts : length * (part + 1) // parts]
 
 
 def machine_memory() -> int:

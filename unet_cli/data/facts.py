@@ -138,17 +138,8 @@ class Memory:
 
     def __init__(self, root: Path, keep_alpha: bool) -> None:
         self._root = str(root)
-        place = f"{root.resolve()}\n{keep_alpha}\n{__version__}\n{LAYOUT_OF_FACTS}"
-        self.path = (
-            cache_folder() / f"facts-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
-        )
-        known: Any = None
-        if self.path.is_file():
-            try:
-                known = json.loads(self.path.read_bytes())
-            except (OSError, ValueError):
-                known = None  # cut off: as good as none
-        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
+        self.path = memory_file("facts", root, keep_alpha, LAYOUT_OF_FACTS)
+        self._known: dict[str, list[Any]] = remembered(self.path)
         self._stamps: dict[str, list[list[int]]] = {}
 
     def recall(self, pair: Pair) -> list[Known] | None:
@@ -171,19 +162,40 @@ class Memory:
 
     def write(self) -> str | None:
         """Write what was asked for since the beginning; returns why that was not possible."""
-        try:
-            make_folder(self.path.parent)
-            content = json.dumps({key: self._known[key] for key in self._stamps if key in self._known})
-            with whole_file(self.path) as file:
-                file.write(content.encode())
-        except UserError as error:
-            return str(error)
-        return None
+        return remember(self.path, {key: self._known[key] for key in self._stamps if key in self._known})
 
     def _key(self, pair: Pair) -> str:
         """The paths, from the data folder on, so that it may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         return "\n".join(path.removeprefix(self._root) for path in paths)
+
+
+def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
+    """Where it is kept what this version has found, with this setting, in the data folder `root`. layout: to be raised
+    when it is found or written down in another way."""
+    place = f"{root.resolve()}\n{setting}\n{__version__}\n{layout}"
+    return cache_folder() / f"{kind}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What `remember` wrote; nothing where that is gone, cut off, or of another program."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(path: Path, values: dict[str, Any]) -> str | None:
+    """Returns why that was not possible."""
+    try:
+        make_folder(path.parent)
+        content = json.dumps(values)
+        with whole_file(path) as file:
+            file.write(content.encode())
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def cache_folder() -> Path:

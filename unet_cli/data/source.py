@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from unet_cli.errors import UserError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,9 @@ class Pair:
     name: str
     image: Source
     mask: Source
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """All of them, or that many, evenly spread over their order."""
+    count = min(len(items), most)
+    return [items[number * len(items) // count] for number in range(count)]

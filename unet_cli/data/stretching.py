@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +16,11 @@ from unet_cli.ahead import ahead
 from unet_cli.config import DataConfig
 from unet_cli.console import Console
 from unet_cli.data.card import Card
-from unet_cli.data.facts import cache_folder, stamp_of
+from unet_cli.data.facts import memory_file, remember, remembered, stamp_of
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import IGNORED, LabelMap
-from unet_cli.data.source import Pair
+from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
-from unet_cli.files import make_folder, whole_file
-from unet_cli.version import __version__
 
 Mode = Literal["resize", "tile"]
 
@@ -142,9 +139,15 @@ def stretch_cost(card: Card, size: int, config: DataConfig, console: Console) ->
     cost = StretchCost(size, len(pairs), sum(side >= 2 * size for side in sides))
     if max(sides, default=0) <= size:
         return cost
-    chosen = _spread(pairs)
-    memory = _Memory(card, size, chosen)
-    return memory.recall(cost) or memory.kept(_measured(cost, card.labels, chosen, config.workers, console))
+    chosen = spread(pairs, MAX_MASKS)
+    state = [card.labels.plain(), [[pair.name, stamp_of(pair)] for pair in chosen]]
+    seen = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    memory = memory_file("stretching", card.layout.root, size, FORMAT)
+    known = _recalled(remembered(memory), cost, seen)
+    if known is None:
+        known = _measured(cost, card.labels, chosen, config.workers, console)
+        remember(memory, asdict(known) | {"seen": seen})  # where that can't be, the facts have said so
+    return known
 
 
 def compare_with_stretched(mask: np.ndarray, size: int, num_classes: int) -> tuple[dict[int, float], bool]:
@@ -199,12 +202,6 @@ def _look_at(labels: LabelMap, size: int, pair: Pair) -> tuple[dict[int, float],
     return compare_with_stretched(mask, size, labels.num_classes)
 
 
-def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """MAX_MASKS of them at most, evenly spread."""
-    count = min(len(pairs), MAX_MASKS)
-    return [pairs[index * len(pairs) // count] for index in range(count)]
-
-
 @lru_cache(maxsize=64)
 def _averaging(length: int, size: int) -> Any:
     """The sparse (size, length) matrix by which a column of pixels becomes one of `size`, each the mean over its area,
@@ -233,33 +230,12 @@ def _holds_large(inside: np.ndarray, down: float, across: float) -> bool:
     return bool(held.max() == rows * columns)
 
 
-class _Memory:
-    """The cost as it was last measured, in a file beside the facts: for the same masks, classes and size."""
-
-    def __init__(self, card: Card, size: int, pairs: Sequence[Pair]) -> None:
-        place = f"{card.layout.root.resolve()}\n{size}\n{__version__}\n{FORMAT}"
-        digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:24]
-        self._path: Path = cache_folder() / f"stretching-{digest}.json"
-        seen = [card.labels.plain(), [[pair.name, stamp_of(pair)] for pair in pairs]]
-        self._seen = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-
-    def recall(self, cost: StretchCost) -> StretchCost | None:
-        """With what is known of these masks."""
-        try:
-            known: dict[str, Any] = json.loads(self._path.read_bytes())
-            if known["seen"] != self._seen:
-                return None
-            classes = tuple(ClassCost(**one) for one in known["classes"])
-            return replace(cost, measured=known["measured"], with_large=known["with_large"], classes=classes)
-        except (OSError, ValueError, KeyError, TypeError):  # not there, cut off, or of another program
+def _recalled(known: dict[str, Any], cost: StretchCost, seen: str) -> StretchCost | None:
+    """With what is known of the masks that `seen` stands for."""
+    try:
+        if known["seen"] != seen:
             return None
-
-    def kept(self, cost: StretchCost) -> StretchCost:
-        """The same, written down if that can be."""
-        try:
-            make_folder(self._path.parent)
-            with whole_file(self._path) as file:
-                file.write(json.dumps(asdict(cost) | {"seen": self._seen}).encode())
-        except UserError:
-            pass  # said already where facts could not be remembered
-        return cost
+        classes = tuple(ClassCost(**one) for one in known["classes"])
+        return replace(cost, measured=known["measured"], with_large=known["with_large"], classes=classes)
+    except (KeyError, TypeError):  # not there, or of another program
+        return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.console import counted, duration
+from unet_cli.data.source import spread
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.findings import Curve, Entry, Page, Score, Sizes, Suspect
@@ -176,9 +177,8 @@ def _gallery(found: Evaluation) -> list[Entry]:
     by_dice = image_dice(found)
     order = np.argsort(by_dice, kind="stable").tolist()
     worst, rest = order[: MOST_ENTRIES // 2], order[MOST_ENTRIES // 2 :]
-    room = MOST_ENTRIES - len(worst)
-    rest = [rest[place * len(rest) // room] for place in range(room)] if len(rest) > room else rest
-    return [_entry(found.images[row], float(by_dice[row])) for row in worst + rest]
+    rows = worst + spread(rest, MOST_ENTRIES - len(worst))
+    return [_entry(found.images[row], float(by_dice[row])) for row in rows]
 
 
 def _entry(one: Measured, score: float) -> Entry:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from unet_cli.call import Call
-from unet_cli.checkpoint import Checkpoint, load_checkpoint
+from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig, TrainConfig
 from unet_cli.console import duration
 from unet_cli.data.card import Card
 from unet_cli.data.split import Split
 from unet_cli.data.stretching import Mode
-from unet_cli.device import Compute, faster_layout, keep_freed_memory
-from unet_cli.models import resolved, usual_width, weightless
+from unet_cli.device import Compute, faster_layout, keep_freed_memory, same_threads
+from unet_cli.models import usual_width, weightless
 from unet_cli.models.cost import multiply_adds
-from unet_cli.models.trainable import check_trainable, is_trainable
+from unet_cli.models.trainable import is_trainable
 from unet_cli.training.memory import step_seconds
 from unet_cli.training.plan import FORWARD, Plan
 
@@ -50,8 +50,11 @@ MIN_VALIDATIONS = 2  # of a run, whatever they cost: one on the way, so that a r
 OTHERS = 0.7  # load of a processor from which on others are taken to be computing too
 
 
-def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int | None, Compute]:
-    """The plan of a run, the width of its network unless a flag or weights to begin with say it, and how it computes.
+def planned(
+    call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig, is_free: bool
+) -> tuple[Plan, ModelConfig]:
+    """The plan of a run, and its network, with another width where `is_free` says that neither a flag nor weights to
+    begin with say it.
 
     A run that is gone on with has the plan that it began with, and the recipe of its day where there was none. A clock
     has a say in a new one on a CPU with --max-time and without --epochs alone: with the others the same command and
@@ -59,23 +62,23 @@ def planned(call: Call, card: Card, split: Split, mode: Mode) -> tuple[Plan, int
     """
     config, compute = call.config, call.compute
     if call.saved:
-        plan = _stored(call.saved, config)
-        return plan, None, replace(compute, channels_last=plan.channels_last)
-    model, is_free = _asked(call, card)
+        return _stored(call.saved, config), model
     if call.like:
-        plan = _stored(call.like, config)
-        shared = call.like.model.base_channels if is_free else None
-        return plan, shared, replace(compute, channels_last=plan.channels_last)
-    check_trainable(model, config.size, mode)  # before a trial trains it
-    width = usual_width(model.name, compute.kind) if is_free else None
+        return _stored(call.like, config), _with_width(model, is_free, call.like.model.base_channels)
+    model = _with_width(model, is_free, usual_width(model.name, compute.kind))
     images, val_images = _images(call, card, split, mode), len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
     plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
-    if compute.device.type == "cpu":
-        if config.max_time and not config.epochs:
-            plan, width, compute = _by_the_clock(call, model, is_free, images, val_images)
-        plan = plan if plan.sides else replace(plan, **growth(model, config.size))
-    return _within(replace(plan, channels_last=compute.channels_last), config), width, compute
+    plan = replace(plan, channels_last=compute.channels_last)
+    if compute.device.type == "cpu" and config.max_time and not config.epochs:
+        plan, model = _by_the_clock(call, model, is_free, images, val_images)
+    elif compute.device.type == "cpu":
+        plan = replace(plan, **growth(model, config.size))
+    return _within(plan, config), model
+
+
+def _with_width(model: ModelConfig, is_free: bool, width: int | None) -> ModelConfig:
+    return replace(model, base_channels=width) if is_free else model
 
 
 def _stored(saved: Checkpoint, config: TrainConfig) -> Plan:
@@ -91,18 +94,6 @@ def _within(plan: Plan, config: TrainConfig) -> Plan:
     return replace(plan, is_open=is_open, validate_every=1 if counts_epochs else plan.validate_every)
 
 
-def _asked(call: Call, card: Card) -> tuple[ModelConfig, bool]:
-    """The network that is asked for, and whether its width may be chosen. Raises UserError."""
-    config = call.config
-    if config.init:
-        return load_checkpoint(config.init).model, False
-    settings = config.network_settings
-    model = ModelConfig(
-        name=config.model, in_channels=card.in_channels, num_classes=card.labels.num_classes, **settings
-    )
-    return resolved(model, config.size), settings["base_channels"] is None
-
-
 def _images(call: Call, card: Card, split: Split, mode: Mode) -> float:
     """Of the training part, in units of what the network sees at full size."""
     size = call.config.size
@@ -113,23 +104,34 @@ def _images(call: Call, card: Card, split: Split, mode: Mode) -> float:
 
 def _by_the_clock(
     call: Call, model: ModelConfig, is_free: bool, images: float, val_images: int
-) -> tuple[Plan, int | None, Compute]:
+) -> tuple[Plan, ModelConfig]:
     """As `planned`, of a run that has to end at a time."""
-    config = call.config
+    config, count = call.config, call.world.count
     assert config.max_time is not None
-    batch_size = config.batch_size or CPU_TRAIN_BATCH
-    tried = replace(model, base_channels=narrowest(model.name)) if is_free else model
-    cost = measured(tried, call.compute, config.size, batch_size)
-    seconds = TRAINING_SHARE * (config.max_time - (time.monotonic() - call.started))
-    width, reason = None, ""
-    if is_free:
-        width = affordable_width(model, cost, config.size, batch_size, seconds)
-        model = replace(model, base_channels=width)
-        reason = "" if width is None else f"the width that suits {duration(config.max_time)} on this machine"
-    run = max(1.0, call.world.count * seconds / (cost.seconds * work(model, config.size)))
-    steps = run / batch_size / call.world.count
-    plan = replace(course(images, val_images, run), **growth(model, config.size, steps), threads=cost.threads)
-    return replace(plan, reason=reason), width, cost.compute
+    seconds = config.max_time - (time.monotonic() - call.started)
+    model, cost = affordable(model, is_free, call.compute, config, seconds)
+    has_width = model.base_channels is not None
+    run = max(1.0, count * TRAINING_SHARE * seconds / (cost.seconds * work(model, config.size)))
+    plan = replace(
+        course(images, val_images, run),
+        **growth(model, config.size, run / count / (config.batch_size or CPU_TRAIN_BATCH)),
+        threads=cost.threads,
+        channels_last=cost.compute.channels_last,
+        reason=f"the width that suits {duration(config.max_time)} on this machine" if is_free and has_width else "",
+    )
+    return plan, model
+
+
+def affordable(
+    model: ModelConfig, is_free: bool, compute: Compute, config: TrainConfig, seconds: float
+) -> tuple[ModelConfig, Cost]:
+    """The network as wide as so many seconds of training allow, if its width `is_free`; and what training costs."""
+    size, batch_size = config.size, config.batch_size or CPU_TRAIN_BATCH
+    if not is_free:
+        return model, measured(model, compute, size, batch_size)
+    cost = measured(replace(model, base_channels=narrowest(model.name)), compute, size, batch_size)
+    width = affordable_width(model, cost, size, batch_size, TRAINING_SHARE * seconds)
+    return replace(model, base_channels=width), cost
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,13 @@ def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -
     keep_freed_memory(compute)
     side = smallest_side(model, size)
     compute, seconds = faster_layout(compute, lambda one: step_seconds(model, one, side, batch_size), rounds=1)
-    everything, threads = torch.get_num_threads(), None
-    for fewer in _fewer_threads(everything):
-        torch.set_num_threads(fewer)
-        found = min(step_seconds(model, compute, side, batch_size) for _ in range(2))
-        if found < 0.9 * seconds:
-            threads, seconds = fewer, found
-    torch.set_num_threads(everything)
+    threads = None
+    with same_threads():
+        for fewer in _fewer_threads(torch.get_num_threads()):
+            torch.set_num_threads(fewer)
+            found = min(step_seconds(model, compute, side, batch_size) for _ in range(2))
+            if found < 0.9 * seconds:
+                threads, seconds = fewer, found
     return Cost(compute, seconds / batch_size / work(model, side), threads)
 
 

@@ -21,6 +21,7 @@ from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
+from unet_cli.data.source import spread
 from unet_cli.data.warp import middle
 from unet_cli.errors import UserError
 from unet_cli.metrics import count_pixels, summarize
@@ -32,7 +33,7 @@ from unet_cli.training.learner import Learner
 from unet_cli.training.plan import FORWARD, Plan
 from unet_cli.training.progress import EpochResult, Progress
 from unet_cli.training.schedule import cooldown_epochs, has_settled, lr_factor, open_progress
-from unet_cli.training.statistics import STATISTICS_DRAWS, has_statistics, recompute_statistics
+from unet_cli.training.statistics import STATISTICS_DRAWS, recompute_statistics
 from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_loader
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
@@ -47,8 +48,6 @@ class Trainer:
     """What a run trains with, and where it is.
 
     batch_size: samples of a step, in each process. cut: the training samples of a side that the plan names.
-    cut_plainly: the same without the surroundings that a warp would bring in. statistics_data: training images that
-    batch norm's statistics are found from before a validation: cut as the network has seen them lately, but unchanged.
     """
 
     learner: Learner
@@ -62,8 +61,6 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     plan: Plan = field(default_factory=Plan)
     cut: Callable[[int], Cutting] | None = None
-    cut_plainly: Callable[[int], Cutting] | None = None
-    statistics_data: SegmentationDataset | None = None
 
     def __post_init__(self) -> None:
         self._steps = 0  # of this process
@@ -132,19 +129,12 @@ class Trainer:
         """Let the network see what the plan has for this epoch; one that was begun goes on with what it saw."""
         is_last = self.progress.epoch == self.budget.epochs  # which sees what prediction sees
         planned = self.plan.last_side if is_last else self.plan.side_at(self.course)
-        side = self.progress.side or self.world.first(planned)
-        if side is not None:
-            self.show(side)
-
-    def show(self, side: int) -> None:
-        """Cut the training samples of this epoch to that side."""
-        before, self.progress.side = self.train_data.side, side
-        if self.cut is not None and side != before:
+        before, side = self.train_data.side, self.progress.side or self.world.first(planned)
+        self.progress.side = side
+        if side is not None and side != before and self.cut is not None:
             self.train_data.cut_by(self.cut(side))
             self.budget.step_seconds *= (side / before) ** 2
         self.budget.steps_per_epoch = -(-len(self._order()) // (self.batch_size * self.world.count))
-        if self.cut_plainly is not None and self.statistics_data is not None and side != self.statistics_data.side:
-            self.statistics_data.cut_by(self.cut_plainly(side))
 
     def _train_epoch(self, stop: StopRequest) -> Iterator[None]:
         """The rest of an epoch, or what the budget leaves of it."""
@@ -247,24 +237,23 @@ class Trainer:
         start = time.monotonic()
         self.world.average_buffers(self.learner.model)
         with self.learner.average.swapped_in(self.learner.model):
-            if has_statistics(self.learner.model):
-                recompute_statistics(self.learner.model, self.learner.forward, self._statistics_batches(), self.world)
+            recompute_statistics(self.learner.model, self.learner.forward, self._statistics_batches(), self.world)
             scores = self.validate(stop)
         self.budget.validation_seconds, self._validated = time.monotonic() - start, True
         return scores
 
     def _statistics_batches(self) -> Iterator[Tensor]:
-        """Normalised samples for them, in batches of one size, as many in each process."""
-        data, count = self.statistics_data, self.world.count
-        if data is None or not len(data):
-            return
-        drawn = np.random.default_rng((self.config.seed, STATISTICS_DRAWS)).permutation(len(data))
-        drawn = drawn[: self.plan.statistics * max(1, round((data.preprocessing.size / data.side) ** 2))]
+        """Normalised training samples as the network has seen them lately, but not augmented; evenly from all images,
+        in batches of one size, as many in each process."""
+        data, count = self.train_data, self.world.count
+        as_large = max(1, round((data.preprocessing.size / data.side) ** 2))
+        drawn = spread(range(len(data)), self.plan.statistics * as_large)
+        np.random.default_rng((self.config.seed, STATISTICS_DRAWS)).shuffle(drawn)
         size = max(1, min(self.learner.at_once, len(drawn) // count))
         rounds = max(1, len(drawn) // (size * count))
-        mine = [int(drawn[(number * count + self.world.rank) % len(drawn)]) for number in range(rounds * size)]
+        mine = [drawn[(number * count + self.world.rank) % len(drawn)] for number in range(rounds * size)]
         for batch in data.batches(mine, size, self.config.workers):
-            yield self.to_device(batch)[0]
+            yield middle(self.to_device(batch)[0], data.side + 2 * self.learner.context)
 
     def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
         """Scores over the whole validation part at network size, of the weights that the network has; nothing where
@@ -398,7 +387,7 @@ class Trainer:
         warming_up = self._steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
         if not self._validated:
-            seen = len(self.val_data) + (self.plan.statistics if self.statistics_data else 0)
+            seen = len(self.val_data) + self.plan.statistics
             full = budget.step_seconds * (self.train_data.preprocessing.size / self.train_data.side) ** 2
             budget.validation_seconds = FORWARD * full * seen / self.batch_size / self.world.count
         if self._steps == STEPS_BEFORE_ESTIMATE:
