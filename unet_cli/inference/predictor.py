@@ -194,16 +194,14 @@ def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperatu
         raise UserError(f"--threshold is for one foreground class, and these weights have {foreground}: leave it out")
     if settings.threshold != "auto":
         return float(settings.threshold)
-    best = [
-        uncalibrated(checkpoint.best_threshold, checkpoint.temperature)
-        for checkpoint in checkpoints
-        if checkpoint.best_threshold is not None
-    ]
+    best = [(one.best_threshold, one.temperature) for one in checkpoints if one.best_threshold is not None]
     if len(best) < len(checkpoints):
         raise UserError(
             "--threshold auto: these weights were not validated to the end, so none is known to be best: give a number"
         )
-    return calibrated_number(sum(best) / len(best), temperature)
+    if len(best) == 1:
+        return best[0][0]  # to the last bit, which a way there and back would change
+    return calibrated_number(sum(uncalibrated(*one) for one in best) / len(best), temperature)
 
 
 def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None:
