@@ -88,7 +88,7 @@ def test_the_loss_falls_and_scores_are_those_of_the_model(data, precision):
         scores = trainer.validate()
     assert (results[-1].val_dice, results[-1].val_iou) == (scores["dice"], scores["iou"])
     best = [result for result in results if result.is_best][-1]
-    assert best.val_dice == max(result.val_dice for result in results if result.val_dice is not None)
+    assert best.score == max(result.score for result in results if result.score is not None)
 
 
 def test_the_same_seed_gives_the_same_weights(data):
@@ -243,20 +243,44 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(data, after):
 def test_patience_ends_the_run_when_nothing_improves(data, said):
     trainer = trainer_for(data, epochs=50, patience=3)
     trainer.console, scores = said, iter([0.5, 0.6, 0.6, 0.4, 0.6, 0.9])
-    trainer.validate = lambda stop: {"loss": 1.0, "dice": scores_now[0], "iou": 0.5, "foreground": 0.1}
+    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.9, "set_dice": scores_now[0], "iou": 0.5, "foreground": 0.1}
     scores_now = [next(scores)]
     seen = []
     for result in trainer.fit(StopRequest()):
         if result is not None:
-            seen.append(result.val_dice)
+            seen.append(result.val_set_dice)
             scores_now[0] = next(scores)
     assert seen == [0.5, 0.6, 0.6, 0.4, 0.6]
     assert "hasn't improved for 3 epochs" in said.lines[-1]
 
 
+def test_a_network_that_predicts_nothing_is_not_kept_for_its_empty_masks(data):
+    trainer = trainer_for(data, epochs=3)
+    judged = iter([(0.71, 0.0), (0.6, 0.3), (0.65, 0.2)])  # Dice and set Dice where most masks are empty
+    trainer.validate = lambda stop: (
+        {"loss": 1.0, "iou": 0.5, "foreground": 0.1} | dict(zip(("dice", "set_dice"), next(judged), strict=True))
+    )
+    assert [result.is_best for result in run(trainer)] == [True, True, False]
+
+
+def test_the_best_weights_of_an_older_run_are_scored_again(data):
+    run(trainer := trainer_for(data))
+    best = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
+    expected = trainer.validate()["set_dice"]
+    older = [replace(row, val_set_dice=None, is_best=row.epoch == 1) for row in trainer.progress.rows]
+    again = trainer_for(data)
+    again.go_on_from(replace(trainer.progress, rows=older))
+    assert again.progress.lacks_score
+    before = weights_of(again)
+    again.rescore_best(best)
+    assert not again.progress.lacks_score
+    assert again.progress.best == expected
+    assert torch.equal(weights_of(again), before)
+
+
 def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
     trainer = trainer_for(data)
-    trainer.validate = lambda stop: {"loss": math.nan, "dice": 1.0, "iou": 1.0}
+    trainer.validate = lambda stop: {"loss": math.nan, "dice": 1.0, "set_dice": 1.0, "iou": 1.0}
     assert [result.is_best for result in run(trainer)] == [False, False]
 
 
@@ -265,7 +289,7 @@ def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share
     monkeypatch.setattr("unet_cli.training.watch.BLANK_STEPS", 9)
     trainer = trainer_for(data, epochs=8)
     trainer.console = said
-    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.4, "iou": 0.3, "foreground": share}
+    trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.4, "set_dice": 0.4, "iou": 0.3, "foreground": share}
     run(trainer)
     called = [line for line in said.lines if f"nothing but {only} for 3 epochs" in line]
     assert len(called) == 1

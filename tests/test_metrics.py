@@ -43,3 +43,36 @@ def test_several_classes():
 def test_ignored_pixels_count_nowhere():
     target = torch.tensor([[[0, 1, 255, 255]]])
     assert count_pixels(torch.tensor([[[0, 1, 1, 0]]]), target, 2).tolist() == [[[1, 0, 0], [1, 0, 0]]]
+
+
+def test_a_class_that_no_mask_holds_has_no_score():
+    target = torch.tensor([[[0, 1, 1, 0]], [[0, 0, 1, 1]]])
+    scores = summarize(count_pixels(torch.zeros_like(target), target, 9).numpy(), tuple("abcdefghi"))
+    assert scores["dice"] == scores["set_dice"] == scores["pooled_dice"] == scores["dice_b"] == 0
+    assert [name for name in scores if name.startswith("dice_")] == ["dice_a", "dice_b"]
+    stray = torch.tensor([[[2, 1, 1, 3]], [[4, 5, 1, 1]]])
+    assert summarize(count_pixels(stray, target, 9).numpy())["dice"] == 1
+
+
+def test_predicting_nothing_does_not_win_the_set_dice():
+    target = torch.zeros(10, 1, 4, dtype=torch.long)
+    target[0, 0, :2] = 1
+    blank = summarize(count_pixels(torch.zeros_like(target), target, 2).numpy())
+    assert (blank["dice"], blank["set_dice"]) == (pytest.approx(0.9), 0)
+    eager = target.clone()
+    eager[1:, 0, 0] = 1  # a false alarm in each of the nine others
+    found = summarize(count_pixels(eager, target, 2).numpy())
+    assert found["dice"] == pytest.approx(0.1)
+    assert found["set_dice"] == pytest.approx(2 * 2 / (2 * 2 + 9))
+
+
+def test_images_of_any_size_count_alike_in_the_set_dice():
+    large, small = [[90, 0, 0], [0, 0, 10]], [[0, 0, 0], [10, 0, 0]]  # one misses its tenth, the other finds all
+    scores = summarize(np.array([large, small]))
+    assert scores["set_dice"] == pytest.approx(2 * 1 / (2 * 1 + 0.1))
+    assert scores["pooled_dice"] == pytest.approx(2 * 10 / (2 * 10 + 10))
+
+
+def test_an_image_without_a_pixel_that_counts_is_left_out():
+    nothing, half = [[0, 0, 0], [0, 0, 0]], [[2, 0, 0], [1, 1, 1]]
+    assert summarize(np.array([half, nothing])) == summarize(np.array([half]))

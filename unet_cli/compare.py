@@ -42,9 +42,10 @@ EXPONENT = 1.6  # about which power of the width a step's time grows with: less 
 class Result:
     """What became of one training of a network.
 
-    minutes: that it was given with --minutes. part: of the data, that dice and iou are of: test or validation; ''
-    where there is neither. dice, iou: mean over images and foreground classes, at original size; dice_interval: 95 %,
-    None for a single image. seconds: of one image in prediction, from disk to mask. error: why there is nothing else.
+    minutes: that it was given with --minutes. part: of the data, that the scores are of: test or validation; '' where
+    there is neither. dice, iou: mean over images and foreground classes, at original size, as set_dice, see
+    metrics.set_dice; dice_interval: 95 %, None for a single image. seconds: of one image in prediction, from disk to
+    mask. error: why there is nothing else.
     """
 
     network: str
@@ -55,6 +56,7 @@ class Result:
     part: str = ""
     dice: float | None = None
     dice_interval: tuple[float, float] | None = None
+    set_dice: float | None = None
     iou: float | None = None
     seconds: float | None = None
     run: str = ""
@@ -170,9 +172,10 @@ def _one(config: TrainConfig, layout: Layout, pairs: Sequence[Pair], compute: Co
         run=report.run,
     )
     if not pairs:
-        dice, iou = (report.scores.get(metric) for metric in ("dice", "iou"))
         part = "validation" if report.scores else ""
-        return replace(trained, part=part, dice=dice, dice_interval=report.dice_interval, iou=iou)
+        dice, set_dice, iou = (report.scores.get(metric) for metric in ("dice", "set_dice", "iou"))
+        interval = report.dice_interval
+        return replace(trained, part=part, dice=dice, dice_interval=interval, set_dice=set_dice, iou=iou)
     predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
     try:
         found = evaluate_network(predictor, pairs, config.workers, console)
@@ -185,7 +188,8 @@ def _one(config: TrainConfig, layout: Layout, pairs: Sequence[Pair], compute: Co
         part="test",
         dice=score.value,
         dice_interval=score.interval,
-        iou=overall(found, "iou").value,
+        set_dice=found.scores["set_dice"],
+        iou=found.scores["iou"],
         seconds=seconds,
     )
 

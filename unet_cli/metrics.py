@@ -82,21 +82,49 @@ def ratio(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), otherwise)
 
 
-def summarize(counts: np.ndarray, names: Sequence[str] = ()) -> dict[str, float]:
-    """(images, classes, 3) counts, background first, -> the scores of a set.
+def held_classes(counts: np.ndarray) -> np.ndarray:
+    """(images, classes, 3) counts -> (classes) bool, whether any mask of the truth holds the class; all where none
+    holds any: what a class scores that isn't there would say nothing of the network."""
+    held = counts[..., [0, 2]].sum((0, 2)) > 0
+    return held if held.any() else np.ones_like(held)
 
-    dice, iou: mean over images and foreground classes. mean_iou: mean over images and all classes. pooled_dice: of the
-    counts summed over the set, mean over foreground classes. dice_NAME: of each class in `names`, mean
-    over images; only where there are several foreground classes.
+
+def area_shares(counts: np.ndarray) -> np.ndarray:
+    """(images, classes, 3) counts of all classes -> as shares of the image's pixels, 0 where none counts."""
+    return ratio(counts, counts[..., [0, 2]].sum((1, 2))[:, None, None], 0.0)
+
+
+def set_dice(shares: np.ndarray) -> np.ndarray:
+    """(images, ..., 3) counts as shares of each image -> (...) Dice of their sums over the set.
+
+    Images count alike whatever their size, and one without foreground adds nothing but its false alarms: predicting
+    nothing scores 0. Source: the pseudo Dice of nnU-Net, Isensee et al., Nature Methods 18 (2021), methods; it differs
+    in counting shares, since images may differ in size.
     """
+    return dice(shares.sum(0))
+
+
+def summarize(counts: np.ndarray, names: Sequence[str] = ()) -> dict[str, float]:
+    """(images, classes, 3) counts, background first, -> the scores of a set, over the classes that its masks hold and
+    the images of which some pixel counts.
+
+    dice, iou: mean over images and foreground classes. mean_iou: mean over images and all classes. set_dice: mean over
+    foreground classes; what weights are chosen by. pooled_dice: of the counts summed over the set, mean over foreground
+    classes. dice_NAME: of each class in `names`, mean over images; only where there are several foreground classes.
+    """
+    counts_something = counts[..., [0, 2]].sum((1, 2)) > 0
+    counts = counts[counts_something] if counts_something.any() else counts
+    held = np.append(True, held_classes(counts[:, 1:]))
+    counts, shares = counts[:, held], area_shares(counts)[:, held]
     foreground = counts[:, 1:]
-    by_class = {f"dice_{name}": float(value) for name, value in zip(names, dice(counts).mean(0), strict=False)}
+    held_names = [name for name, is_held in zip(names, held, strict=False) if is_held] if len(names) > 2 else []
     return {
         "dice": float(dice(foreground).mean()),
         "iou": float(iou(foreground).mean()),
         "mean_iou": float(iou(counts).mean()),
+        "set_dice": float(set_dice(shares[:, 1:]).mean()),
         "pooled_dice": float(dice(foreground.sum(0)).mean()),
-        **(by_class if len(by_class) > 2 else {}),
+        **{f"dice_{name}": float(value) for name, value in zip(held_names, dice(counts).mean(0), strict=False)},
     }
 
 

@@ -10,6 +10,7 @@ from unet_cli.config import flag_of
 from unet_cli.console import counted, duration
 from unet_cli.data.card import Card
 from unet_cli.data.problems import listed
+from unet_cli.data.split import Split
 from unet_cli.models import parameter_count
 from unet_cli.training.loop import Trainer
 
@@ -55,6 +56,23 @@ def _describe_validation(trainer: Trainer) -> str:
     if plan.validate_every > 1:
         said.append(f"after every {plan.validate_every} epochs")
     return f", validated {' '.join(said)}" if said else ""
+
+
+def unheld_classes(card: Card, split: Split) -> list[str]:
+    """Says which classes of the training part no validation mask holds: they have no score, and nothing tells how well
+    the network finds them."""
+    if not split.val:
+        return []
+    in_train, in_val = (card.contents_of(pairs).sum(0) > 0 for pairs in (split.train, split.val))
+    foreground = list(zip(card.labels.names, in_train, in_val, strict=True))[1:]
+    missing = [name for name, here, there in foreground if here and not there]
+    if not missing:
+        return []
+    what = f"class {missing[0]}" if len(missing) == 1 else f"classes {', '.join(missing)}"
+    return [
+        f"No validation mask holds {what}, so no score says how well it is found: another --seed, a larger "
+        "--val-fraction, or folders train and val of your own give a part that has it"
+    ]
 
 
 def worth_a_look(card: Card) -> list[str]:

@@ -40,7 +40,7 @@ from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.models.trainable import check_trainable, only_whole
-from unet_cli.plan import describe_plan, describe_resumed, worth_a_look
+from unet_cli.plan import describe_plan, describe_resumed, unheld_classes, worth_a_look
 from unet_cli.processes import processes_here
 from unet_cli.runs.plan import planned
 from unet_cli.training.budget import Budget
@@ -100,11 +100,15 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if call.state:
         learner.load_state(call.state["learner"])
         trainer.go_on_from(Progress.from_plain(call.state["progress"]))
+        if trainer.progress.lacks_score:
+            assert call.folder is not None
+            trainer.rescore_best(load_checkpoint(call.folder / "best.pth").weights)
     record = _record(call, trainer, template, split)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
+        *unheld_classes(card, split),
         *worth_a_look(card),
         *describe_plan(trainer, template, why_mode, record.folder),
         *(describe_resumed(call, trainer, template) if record.is_written() else []),

@@ -239,10 +239,10 @@ def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
     pairs, console = trainer.val_data.pairs, trainer.console
     found = evaluate_network(predictor, pairs, trainer.config.workers, console, panels=True).calibrated()
     if found.best_threshold is not None:
-        threshold, dice = found.best_threshold
+        threshold, best = found.best_threshold
         console.say(
-            f"Threshold that scores best on the validation part: {threshold:.3g} (Dice {dice:.4f}; at the default of "
-            f"0.5 {found.scores['dice']:.4f}); --threshold auto takes it"
+            f"Threshold that scores best on the validation part: {threshold:.3g} (set Dice {best:.4f}; at the default "
+            f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto takes it"
         )
     if not found.counts[:, 1:, :2].any():
         console.say("The best weights predict nothing but background: give the run more time, or look at the masks")

@@ -41,10 +41,10 @@ def compare_cli(config: CompareConfig, output: Output) -> int:
 
 
 def _print(rows: list[Result], console: Console) -> None:
-    """The table, the shortest time and in it the best network first, and what failed."""
+    """The table, the shortest time and in it the network with the best set Dice first, and what failed."""
     if not rows:
         return
-    ranked = sorted((row for row in rows if row.error is None), key=lambda row: (row.minutes or 0, -(row.dice or 0)))
+    ranked = sorted((row for row in rows if row.error is None), key=lambda row: (row.minutes or 0, -(row.set_dice or 0)))
     if ranked:
         console.result("", *_table([_cells(row) for row in ranked]))
     if any(row.dice_interval for row in ranked):
@@ -53,7 +53,7 @@ def _print(rows: list[Result], console: Console) -> None:
     if failed:
         console.result("", *failed)
     if ranked:
-        best = max(ranked, key=lambda row: row.dice or 0)
+        best = max(ranked, key=lambda row: row.set_dice or 0)
         console.result(
             "", f"Next, predict with the best of them: unet predict --weights {best.run}/best.pth --input DIR"
         )
@@ -80,6 +80,7 @@ def _cells(row: Result) -> dict[str, str]:
         "parameters": f"{row.parameters / 1e6:.2f} M",
         "epochs": str(row.epochs),
         f"{row.part} Dice".strip(): _dice(row),
+        "set Dice": "" if row.set_dice is None else f"{row.set_dice:.3f}",
         "IoU": "" if row.iou is None else f"{row.iou:.3f}",
         "ms/image": "" if row.seconds is None else f"{1000 * row.seconds:.0f}",
     }

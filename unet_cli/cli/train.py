@@ -34,8 +34,7 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     if report is None:  # one of several processes, but the first
         return DONE
     console.document(asdict(report))
-    dice = report.scores.get("dice")
-    score = "not validated" if dice is None else f"validation Dice {dice:.3f} at original size"
+    score = f"validation {_dice(report.scores)} at original size" if report.scores else "not validated"
     console.result(
         "",
         f"Best weights: {report.best} ({score})",
@@ -51,9 +50,16 @@ def _print_folds(folds: Folds, console: Console) -> None:
     console.document(asdict(folds))
     console.result(
         "",
-        *(f"{report.run}: validation Dice {report.scores['dice']:.3f}" for report in folds.folds),
-        f"Every image by the network that did not see it: Dice {folds.scores['dice']:.3f} at original size",
+        *(f"{report.run}: validation {_dice(report.scores)}" for report in folds.folds),
+        f"Every image by the network that did not see it: {_dice(folds.scores)} at original size",
         f"Scores, curves and the worst images: {folds.page} (open it in a browser)",
         "Next, predict masks for a folder of images with all folds together:",
         f"  {folds.next}",
+    )
+
+
+def _dice(scores: dict[str, float]) -> str:
+    """'Dice 0.912, set Dice 0.934'; of a run of an older version just the first."""
+    return ", ".join(
+        f"{label} {scores[name]:.3f}" for name, label in (("dice", "Dice"), ("set_dice", "set Dice")) if name in scores
     )

@@ -18,7 +18,7 @@ from unet_cli.evaluation.answers import Answer, of_network
 from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
 from unet_cli.evaluation.ranking import coarse
 from unet_cli.inference.predictor import Predictor
-from unet_cli.metrics import counts_of, dice, summarize
+from unet_cli.metrics import counts_of, set_dice, summarize
 
 SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
 LEAST_SAMPLED = 256  # of an image
@@ -64,12 +64,13 @@ class Evaluation:
 
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:
-        """Of THRESHOLDS the one with the highest mean Dice, the middle one where several are, as a calibrated
-        probability; and that Dice. None for more than one foreground class."""
+        """Of THRESHOLDS the one with the highest set Dice, the middle one where several are, as a calibrated
+        probability; and that set Dice. None for more than one foreground class."""
         sweeps = [one.sweep for one in self.images if one.sweep is not None]
         if not sweeps:
             return None
-        by_threshold = dice(np.stack(sweeps)).mean(0)
+        pixels = np.maximum(1, self.counts[..., [0, 2]].sum((1, 2)))[:, None, None]
+        by_threshold = set_dice(np.stack(sweeps) / pixels)
         best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
         middle = best[len(best) // 2]
         threshold = calibrated_number(float(THRESHOLDS[middle]), self.temperature)

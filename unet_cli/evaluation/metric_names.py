@@ -28,6 +28,9 @@ METRIC_NAMES = {
     "precision": MetricName("Precision", PER_IMAGE, "share of the predicted area that is right"),
     "recall": MetricName("Recall", PER_IMAGE, "share of the true area that was found"),
     "accuracy": MetricName("Pixel accuracy", PER_IMAGE, "share of the pixels that are right"),
+    "set_dice": MetricName(
+        "Set Dice", POOLED, "Dice of areas summed over the set, each as a share of its image: empty masks can't win it"
+    ),
     "pooled_dice": MetricName("Pooled Dice", POOLED, "Dice, the set being one large image"),
     "pooled_iou": MetricName("Pooled IoU", POOLED, "IoU, the set being one large image"),
     "pooled_precision": MetricName("Pooled precision", POOLED, "precision, the set being one large image"),

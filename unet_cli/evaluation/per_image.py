@@ -12,7 +12,7 @@ import numpy as np
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.scores import EMPTY, by_image, mean_of_classes
 from unet_cli.files import make_folder, whole_file
-from unet_cli.metrics import dice
+from unet_cli.metrics import dice, held_classes
 
 
 def write_csv(path: Path, found: Evaluation) -> None:
@@ -42,8 +42,10 @@ def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
 
 
 def image_dice(found: Evaluation) -> np.ndarray:
-    """(images) mean Dice over the foreground classes; where a class is in neither mask, as --empty says."""
-    return mean_of_classes(dice(found.counts[:, 1:], EMPTY[found.scoring.empty]))
+    """(images) mean Dice over the foreground classes that some mask of the set holds; where a class is in neither mask
+    of the image, as --empty says."""
+    foreground = found.counts[:, 1:]
+    return mean_of_classes(dice(foreground[:, held_classes(foreground)], EMPTY[found.scoring.empty]))
 
 
 def _spelled(value: float) -> str:

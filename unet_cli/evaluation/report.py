@@ -107,7 +107,7 @@ def template() -> Template:
 def headline(page: Page) -> list[tuple[str, str, str]]:
     """What is read first: label, number and what stands below it."""
     overall = {score.metric: score for score in page.scores if score.name == "all"}
-    shown = [overall[metric] for metric in ("dice", "iou") if metric in overall]
+    shown = [overall[metric] for metric in ("dice", "set_dice", "iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
     return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")]
 

@@ -6,8 +6,8 @@ itself, as often as it was drawn in a resample. All resamples are computed at on
 The mean over images (dice, hd95, ...) is that of each class, and 'all' the mean over the foreground classes. Where a
 class is in neither mask of an image, --empty says what the image counts: perfect, as 1, and as a distance of 0; skip,
 not at all; worst, as 0, and as a distance of the image's diagonal. Where it is in just one of them, scores are 0 and
-distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) follow the same rule. Of
-several classes, those that no mask of the truth holds have no scores.
+distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) and set_dice follow the same
+rule. Of several classes, those that no mask of the truth holds have no scores.
 
 Source of the intervals: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentiles); images
 are what is drawn, since pixels of one image are not independent.
@@ -27,7 +27,7 @@ from unet_cli.evaluation.instances import bowl_score, object_f1
 from unet_cli.evaluation.membranes import best_over_thresholds
 from unet_cli.evaluation.metric_names import METRIC_NAMES
 from unet_cli.evaluation.ranking import average_precision, roc_auc
-from unet_cli.metrics import accuracy, dice, iou, precision, ratio, recall
+from unet_cli.metrics import accuracy, area_shares, dice, held_classes, iou, precision, ratio, recall
 
 RESAMPLES = 2000
 MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
@@ -51,9 +51,10 @@ def sampled(found: Evaluation) -> Sampled:
     weights = _drawn(len(found.images))
     per_image = {name: _mean(values, weights) for name, values in by_image(found).items()}
     pooled = {f"pooled_{name}": values for name, values in _pooled(found, weights).items()}
-    tables = {**per_image, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
+    shares = dice(_weighted(area_shares(found.counts)[:, 1:], weights), EMPTY[found.scoring.empty])
+    tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
-        table[:, ~_held(found)] = math.nan
+        table[:, ~held_classes(found.counts[:, 1:])] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
     return with_all | _membranes(found, weights)
@@ -67,7 +68,7 @@ def scores(table: Sampled, found: Evaluation) -> list[Score]:
 def overall(found: Evaluation, metric: str) -> Score:
     """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
     table = _mean(by_image(found)[metric], _drawn(len(found.images)))
-    table[:, ~_held(found)] = math.nan
+    table[:, ~held_classes(found.counts[:, 1:])] = math.nan
     return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
@@ -196,13 +197,6 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(images, ...) and (resamples, images) -> (resamples, ...) means over images, NaN being left out."""
     known = ~np.isnan(values)
     return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
-
-
-def _held(found: Evaluation) -> np.ndarray:
-    """(classes) whether any mask of the truth holds the class; all where none holds any, or there is just one: what a
-    class scores that isn't there would say nothing of the network."""
-    held = found.counts[:, 1:, [0, 2]].sum((0, 2)) > 0
-    return held if held.any() else np.ones_like(held)
 
 
 def _pixels(found: Evaluation) -> np.ndarray:

@@ -72,7 +72,7 @@ class Journal:
         write_png(folder / f"epoch_{epoch:04d}.png", side_by_side(dataset, trainer))
 
     def draw_curves(self, rows: Sequence[EpochResult]) -> None:
-        """curves.png: losses, and validation Dice and IoU, over epochs."""
+        """curves.png: losses, and validation Dice, set Dice and IoU, over epochs."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -88,6 +88,7 @@ class Journal:
             for axes, name, label in (
                 (losses, "val_loss", "validation loss"),
                 (scores, "val_dice", "validation Dice"),
+                (scores, "val_set_dice", "validation set Dice"),
                 (scores, "val_iou", "validation IoU"),
             ):
                 values = [_number(getattr(row, name)) for row in validated]

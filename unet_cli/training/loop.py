@@ -85,6 +85,17 @@ class Trainer:
         if self.plan.is_open and progress.cooling is not None:
             self.budget.epochs = progress.cooling + cooldown_epochs(progress.cooling)
 
+    def rescore_best(self, weights: dict[str, Tensor]) -> None:
+        """Validate the best weights so far, of a run that was begun when another score chose them."""
+        model, rows = self.learner.model, self.progress.rows
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(weights)
+        scores = self.validate()
+        model.load_state_dict(own)
+        assert scores
+        (place,) = [place for place, row in enumerate(rows) if row.is_best][-1:]
+        rows[place] = replace(rows[place], val_set_dice=scores["set_dice"])
+
     def fit(self, stop: StopRequest) -> Iterator[EpochResult | None]:
         """Train until the budget is spent, or for --patience epochs in vain.
 
@@ -200,6 +211,7 @@ class Trainer:
             row,
             val_loss=scores.get("loss"),
             val_dice=scores.get("dice"),
+            val_set_dice=scores.get("set_dice"),
             val_iou=scores.get("iou"),
             val_foreground=scores.get("foreground"),
             averaged=True,
@@ -409,4 +421,4 @@ def to_classes(logits: Tensor) -> Tensor:
 
 def _score(scores: dict[str, float]) -> float:
     """What weights are compared by; the worst where their loss is not finite."""
-    return scores["dice"] if scores and math.isfinite(scores["loss"]) else -1.0
+    return scores["set_dice"] if scores and math.isfinite(scores["loss"]) else -1.0

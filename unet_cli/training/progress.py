@@ -10,7 +10,8 @@ from unet_cli.console import duration
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the log. Losses are means over images; dice and iou are of the validation part, at network size.
+    """One row of the log. Losses are means over images; dice, set_dice and iou are of the validation part, at network
+    size, see metrics.summarize.
 
     seconds: since the run began. The val_ fields are None where nothing was validated. averaged: whether the averaged
     weights were judged, or would have been with a validation part; not in epochs without validation. is_best: whether
@@ -26,6 +27,7 @@ class EpochResult:
     train_loss: float
     val_loss: float | None = None
     val_dice: float | None = None
+    val_set_dice: float | None = None
     val_iou: float | None = None
     val_foreground: float | None = None
     averaged: bool = False
@@ -33,11 +35,17 @@ class EpochResult:
     skipped: int = 0
     val_classes: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def score(self) -> float | None:
+        """What weights are compared by: empty masks can't win it."""
+        return self.val_set_dice
+
     def describe(self) -> str:
         """A line for the log."""
         line = f"epoch {self.epoch:3d} ({duration(self.seconds)}): loss {self.train_loss:.4f}"
         if self.val_dice is not None:
             line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
+            line += "" if self.val_set_dice is None else f", set Dice {self.val_set_dice:.4f}"
             line += " (best)" if self.is_best else ""
         if self.val_classes:
             line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
@@ -73,13 +81,19 @@ class Progress:
 
     @property
     def best(self) -> float:
-        """The highest validation Dice so far, -1 without any."""
-        return max((row.val_dice for row in self.rows if row.is_best and row.val_dice is not None), default=-1.0)
+        """The highest validation score so far, -1 without any."""
+        return max((row.score for row in self.rows if row.is_best and row.score is not None), default=-1.0)
 
     @property
     def scores(self) -> list[float]:
-        """The validation Dice of each epoch that was validated."""
-        return [row.val_dice for row in self.rows if row.val_dice is not None]
+        """The validation score of each epoch that has one."""
+        return [row.score for row in self.rows if row.score is not None]
+
+    @property
+    def lacks_score(self) -> bool:
+        """Whether the best weights were chosen by another score, in an older version."""
+        best = [row for row in self.rows if row.is_best][-1:]
+        return any(row.val_dice is not None and row.score is None for row in best)
 
     @property
     def epochs_since_best(self) -> int:
