@@ -44,7 +44,9 @@ def _print(rows: list[Result], console: Console) -> None:
     """The table, the shortest time and in it the network with the best set Dice first, and what failed."""
     if not rows:
         return
-    ranked = sorted((row for row in rows if row.error is None), key=lambda row: (row.minutes or 0, -(row.set_dice or 0)))
+    ranked = sorted(
+        (row for row in rows if row.error is None), key=lambda row: (row.minutes or 0, -(row.set_dice or 0))
+    )
     if ranked:
         console.result("", *_table([_cells(row) for row in ranked]))
     if any(row.dice_interval for row in ranked):
