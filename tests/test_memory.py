@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from unet_cli.config import ModelConfig
-from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute
 from unet_cli.models import Geometry, Network
+from unet_cli.system import memory as system
+from unet_cli.system.memory import total_memory
 from unet_cli.training import memory
 from unet_cli.training.memory import (
     activation_bytes,
@@ -37,7 +38,7 @@ def kernel(tmp_path, monkeypatch):
 
     def write(available=None, own="/", groups=()):
         for name in ("MEMINFO", "OWN_CGROUP", "CGROUPS"):
-            monkeypatch.setattr(memory, name, tmp_path / name)
+            monkeypatch.setattr(system, name, tmp_path / name)
         (tmp_path / "OWN_CGROUP").write_text(f"4:memory:/old\n0::{own}\n")
         if available is not None:
             (tmp_path / "MEMINFO").write_text(f"MemTotal: 99 kB\nMemAvailable:   {available // 1024} kB\n")
@@ -77,13 +78,29 @@ def test_a_limit_that_is_passed_leaves_nothing(kernel):
     assert available_bytes(CPU) == 0
 
 
+@pytest.mark.parametrize("own", ["/slurm/job", "/"])  # in a container the root is its own group
+def test_all_the_memory_is_that_of_the_narrowest_limit_that_we_are_under(kernel, own):
+    kernel(available=8 * GIB, own=own, groups=[("", 3 * GIB, 0, 0), ("slurm", 2 * GIB, 0, 0), ("slurm/job", GIB, 0, 0)])
+    assert total_memory() == (GIB if own == "/slurm/job" else 3 * GIB)
+
+
+def test_limits_of_control_groups_of_version_1_count_too(kernel, tmp_path):
+    kernel(available=8 * GIB)
+    for folder, limit, used in (("old", 2 * GIB, GIB), ("", 2**63 - 4096, 7 * GIB)):
+        (group := tmp_path / "CGROUPS" / "memory" / folder).mkdir(parents=True, exist_ok=True)
+        (group / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (group / "memory.usage_in_bytes").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"inactive_file 7\ntotal_inactive_file {GIB // 2}\n")
+    assert (total_memory(), available_bytes(CPU)) == (2 * GIB, 2 * GIB - GIB // 2)
+
+
 def test_a_system_that_does_not_say_has_all_its_memory(kernel):
     kernel()
-    assert available_bytes(CPU) == machine_memory()
+    assert available_bytes(CPU) == total_memory()
 
 
 def test_this_machine_has_some_memory():
-    assert 0 < available_bytes(CPU) <= machine_memory()
+    assert 0 < available_bytes(CPU) <= total_memory()
 
 
 def test_free_memory_of_a_gpu_includes_what_torch_holds_unused(monkeypatch):

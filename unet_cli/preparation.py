@@ -29,7 +29,7 @@ from unet_cli.console import Console, counted, duration
 from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
-from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset, machine_memory
+from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
 from unet_cli.data.source import Pair, spread
@@ -43,6 +43,7 @@ from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.plan import describe_plan, describe_resumed, unheld_classes, worth_a_look
 from unet_cli.processes import processes_here
 from unet_cli.runs.plan import planned
+from unet_cli.system.memory import total_memory
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
@@ -294,7 +295,7 @@ def _datasets(
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
     of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
-    share = int(CACHE_SHARE * machine_memory() / processes_here() / (len(split.train) + len(val)))
+    share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
         for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
+from unet_cli.system.memory import total_memory
 
 CACHE_SHARE = 0.25  # of the machine's memory may hold decoded images
 
@@ -86,7 +85,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = labels
         self.numbered = with_numbers and labels.kind == "instances"
         self.cut_by(cutting or Whole())
-        self._cache = _Cache(int(CACHE_SHARE * machine_memory()) if cache_bytes is None else cache_bytes)
+        self._cache = _Cache(int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes)
         self._latest: tuple[int, Held] | None = None  # of a grid's tiles the next is mostly of the same image
 
     def __len__(self) -> int:
@@ -214,14 +213,3 @@ def epoch_order(length: int, seed: int, epoch: int, parts: int = 1) -> tuple[int
     passed, part = divmod(epoch - 1, parts)
     order = tuple(np.random.default_rng((seed, passed + 1)).permutation(length).tolist())
     return order[length * part // parts : length * (part + 1) // parts]
-
-
-def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container that we are in; 8 GiB where the system doesn't say."""
-    try:
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        physical = 8 * 2**30
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.is_file() else "max"
-    return min(physical, int(allowed)) if allowed.isdigit() else physical

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,16 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from unet_cli.config import ModelConfig
-from unet_cli.data.dataset import machine_memory
 from unet_cli.device import Compute, finish, free_memory
 from unet_cli.errors import is_out_of_memory
 from unet_cli.models import Fitted, Network, build_model, parameter_count, weightless
 from unet_cli.processes import processes_here
+from unet_cli.system import memory
 from unet_cli.training.optimizers import make_optimizer
-
-MEMINFO = Path("/proc/meminfo")
-OWN_CGROUP = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")
 
 CPU_SHARE = 0.8  # of the free memory, that a run may plan with
 WEIGHT_COPIES = 5  # the weights, their gradient, Adam's two means, the averaged weights
@@ -44,28 +39,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(0, min([_machine_free(), *_cgroups_free()]))
-
-
-def _machine_free() -> int:
-    """MemAvailable of the kernel; without one, all the memory that the machine has."""
-    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
-    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return sizes[0] * 1024 if sizes else machine_memory()
-
-
-def _cgroups_free() -> Iterable[int]:
-    """What the limits of this process's control group, and of those that it lies in, leave. What the kernel keeps of
-    files that weren't read lately it gives up when memory is wanted."""
-    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else []
-    own = CGROUPS / "".join(line[3:] for line in lines if line.startswith("0::")).strip("/")
-    for folder in {own, *own.parents, CGROUPS}:
-        limit = folder / "memory.max"
-        allowed = limit.read_text().strip() if limit.is_file() else "max"
-        if allowed.isdigit():
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
-            yield int(allowed) - used
+    return memory.free_memory()
 
 
 class _Ledger(TorchDispatchMode):

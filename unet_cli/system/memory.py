@@ -1,0 +1,66 @@
+"""How much memory there is, and how much of it is free: of the machine, of the container, of the batch job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+OWN_CGROUP = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+UNKNOWN = 8 * 2**30  # bytes that a system is taken to have that doesn't say
+
+# Of control groups in version 2 and 1: the files of a limit and of what is used, and of the statistics what the kernel
+# keeps of files that weren't read lately, which it gives up when memory is wanted.
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def total_memory() -> int:
+    """Bytes that all processes here may use together: what the machine has, or the narrowest limit that we are under,
+    of a container or a batch job."""
+    return min([_physical(), *(allowed for allowed, _ in _limits())])
+
+
+def free_memory() -> int:
+    """Bytes of the machine's memory that this process can still have."""
+    return max(0, min([_available(), *(allowed - used for allowed, used in _limits())]))
+
+
+def _physical() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN
+
+
+def _available() -> int:
+    """MemAvailable of the kernel; without one, all the memory that the machine has."""
+    lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return sizes[0] * 1024 if sizes else _physical()
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    """What is allowed, and used, in this process's control groups and in those that they lie in."""
+    for line in OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else ():
+        _, controllers, own = line.split(":", 2)
+        if not controllers:
+            yield from _limits_from(CGROUPS, own, *VERSION_2)
+        elif "memory" in controllers.split(","):
+            yield from _limits_from(CGROUPS / "memory", own, *VERSION_1)
+
+
+def _limits_from(root: Path, own: str, limit: str, used: str, reclaimable: str) -> Iterator[tuple[int, int]]:
+    """Of the group `own` below `root`, and of each above it. Within a container the path may be that of the machine
+    outside, and what is seen at the root is the container's own group."""
+    inner = root / own.strip("/")
+    for folder in (inner, *inner.parents):
+        if (folder / limit).is_file():
+            allowed = (folder / limit).read_text().strip()
+            if allowed.isdigit():
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield int(allowed), int((folder / used).read_text()) - int(statistics.get(reclaimable, 0))
+        if folder == root:
+            return
