@@ -301,3 +301,51 @@ def test_membrane_scores_come_where_they_are_asked_for(unet, truth):
     scores = overall(unet("evaluate", "--pred", truth / "masks", "--data", truth, "--isbi", "--json"))
     assert scores["v_rand"] == pytest.approx(1)
     assert "v_rand" not in overall(unet("evaluate", "--pred", truth / "masks", "--data", truth, "--json"))
+
+
+def few_objects(folder):
+    """Masks that number two objects, too few to be known as numbers by themselves."""
+    for path in (folder / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        numbers = np.where(mask > 0, 1 + (np.arange(mask.shape[1]) > mask.shape[1] // 2), 0)
+        Image.fromarray(numbers.astype(np.uint8)).save(path)
+
+
+def three_values(folder):
+    """Masks of 10, 20 and 30, of which the first is to be ignored."""
+    for path in (folder / "masks").iterdir():
+        mask = np.where(np.array(Image.open(path)) > 0, 30, 20)
+        mask[:3] = 10
+        Image.fromarray(mask.astype(np.uint8)).save(path)
+
+
+def odd_names(folder):
+    """Images and masks in one folder, which only a rule of the user's tells apart."""
+    for kind, letter in (("images", "q"), ("masks", "k")):
+        for path in (folder / kind).iterdir():
+            path.rename(folder / f"{path.stem}{letter}.png")
+        (folder / kind).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "flags"),
+    [
+        (few_objects, ("--classes", "background,cell")),
+        (three_values, ("--classes", "classes.toml")),
+        (odd_names, ("--pair", "{id}q.png={id}k.png")),
+    ],
+)
+def test_images_are_paired_and_masks_read_as_the_weights_were_trained(unet, tmp_path, change, flags):
+    (tmp_path / "classes.toml").write_text("ground = 20\ncell = 30\nignore = 10\n")
+    parts = {}
+    for part, first in (("train", 0), ("other", 6)):
+        parts[part] = write_pairs(tmp_path / part, count=6 + first)
+        for path in [path for path in parts[part].rglob("cell*") if int(path.stem.removeprefix("cell")) < first]:
+            path.unlink()
+        change(parts[part])
+    trained = unet("train", "--data", "train", *flags, *TINY, "--epochs", 1, "--name", "r")
+    assert trained.returncode == 0, trained.stderr
+    (tmp_path / "classes.toml").unlink()
+    found = overall(unet("evaluate", "--weights", "checkpoints/r", "--data", "other", *CPU, "--json"))
+    assert 0 <= found["dice"] <= 1
+    assert len(found) > 10

@@ -240,6 +240,13 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(data, after):
     assert [replace(row, seconds=0) for row in second.progress.rows] == [replace(row, seconds=0) for row in rows]
 
 
+def test_a_run_goes_on_with_the_weight_decay_that_is_asked_for_now(data):
+    run(first := trainer_for(data, weight_decay=0.0))
+    second = trainer_for(data, weight_decay=0.3)
+    second.learner.load_state(first.state()["learner"])
+    assert [group["weight_decay"] for group in second.learner.optimizer.param_groups] == [0.3, 0.0]
+
+
 def test_patience_ends_the_run_when_nothing_improves(data, said):
     trainer = trainer_for(data, epochs=50, patience=3)
     trainer.console, scores = said, iter([0.5, 0.6, 0.6, 0.4, 0.6, 0.9])

@@ -40,10 +40,6 @@ def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
 
 def evaluate(config: EvaluateConfig, console: Console) -> int:
     """Evaluate as told; returns the exit code. Raises UserError before anything is computed, and at a bad file."""
-    from unet_cli.data.layout import find_layout
-
-    layout = find_layout(config.data, config.images, config.masks, config.pair)  # before torch is imported
-
     from unet_cli.evaluation.pages import sizes_of
     from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
@@ -52,7 +48,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
 
     for path in filter(None, (config.csv, config.report)):
         writable_folder(path.parent)
-    case = case_of(config, layout, console)
+    case = case_of(config, console)
     console.say(*case.card.describe(), *(f"  note     {note}" for note in case.notes))
     found = _measured(case.subject, case, config, console)
     table = sampled(found)
@@ -66,7 +62,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     _write_files(found, rows, case, config)
     console.document(
         {
-            "data": str(layout.root),
+            "data": str(case.card.layout.root),
             "images": len(case.pairs),
             "notes": case.notes,
             "classes": list(case.labels.names),

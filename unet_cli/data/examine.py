@@ -12,19 +12,20 @@ from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all
-from unet_cli.data.labels import LabelMap, find_labels, parse_classes
+from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 
 
-def examine(layout: Layout, config: DataConfig, console: Console) -> Card:
+def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
     """Read every pair once, or remember it, and say what the set is.
 
-    Raises UserError that lists every problem at once where nothing is left that a card could be made of.
+    spec: of the classes, in place of what the settings say. Raises UserError that lists every problem at once where
+    nothing is left that a card could be made of.
     """
-    spec = parse_classes(config.classes, config.ignore_index)
+    spec = spec or parse_classes(config.classes, config.ignore_index)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
     try:

@@ -100,6 +100,15 @@ class LabelMap:
     def num_classes(self) -> int:
         return len(self.values)
 
+    @property
+    def spec(self) -> ClassSpec | None:
+        """What a user would say to have masks read in this way; None where that can't be said."""
+        if self.kind == "soft":
+            return None
+        if self.kind == "instances":
+            return ClassSpec(self.names, ignore=self.ignore)
+        return ClassSpec(self.names, self.values, self.kind == "colours", -1 if self.ignore is None else self.ignore)
+
     def encode(self, mask: MaskPixels) -> np.ndarray:
         """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
         if mask.colour and self.kind != "colours":

@@ -16,8 +16,9 @@ from unet_cli.data.card import Card
 from unet_cli.data.examine import examine
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
-from unet_cli.data.layout import Layout
+from unet_cli.data.layout import Layout, find_layout
 from unet_cli.data.pairing import Matching, find_rule
+from unet_cli.data.problems import Problem
 from unet_cli.data.roles import stem, walk
 from unet_cli.data.source import Pair, Source
 from unet_cli.device import choose_compute
@@ -106,10 +107,17 @@ class Case:
     notes: list[str]
 
 
-def case_of(config: EvaluateConfig, layout: Layout, console: Console) -> Case:
+def case_of(config: EvaluateConfig, console: Console) -> Case:
     """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
-    named = _loaded(config.weights) if config.pred is None else config.pred
-    known = None if isinstance(named, Path) else next(iter(named.values())).labels
+    named: Mapping[Path, Checkpoint] | Path
+    if config.pred is not None:
+        named, known = config.pred, None
+        layout = find_layout(config.data, config.images, config.masks, config.pair)
+    else:
+        named = _loaded(config.weights)
+        first = next(iter(named.values()))
+        known, layout = first.labels, _paired_as(first, config)
+        config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
     card, labels, notes = examined(layout, config, known, console)
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
@@ -127,6 +135,18 @@ def case_of(config: EvaluateConfig, layout: Layout, console: Console) -> Case:
     notes += [*_unseen(card, labels, pairs), *describe_unfinished(config.weights), *subject.notes]
     every = [*notes, *(other.notes if other else ())]
     return Case(card, labels, pairs, subject, other, list(dict.fromkeys(every)))
+
+
+def _paired_as(trained: Checkpoint, config: EvaluateConfig) -> Layout:
+    """By the rule that the network was trained with, where the settings give none and it fits here too. Raises
+    UserError."""
+    rule = trained.training.get("pair")
+    if rule and config.images is None and config.masks is None and config.pair is None:
+        try:
+            return find_layout(config.data, pair=rule)
+        except UserError:  # of data that are laid out in another way
+            pass
+    return find_layout(config.data, config.images, config.masks, config.pair)
 
 
 def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
@@ -164,15 +184,36 @@ def examined(
 
     Raises UserError that lists everything that stops the evaluation, at once.
     """
+    try:
+        return _examined(layout, config, labels, console)
+    except UserError:
+        spec = labels.spec if labels and config.classes is None and config.ignore_index is None else None
+        if spec is None or labels is None:
+            raise
+        card = examine(layout, config, console, spec)
+        if _refusals(card):
+            raise
+        return card, replace(card.labels, names=labels.names), []
+
+
+def _examined(
+    layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
+) -> tuple[Card, LabelMap, list[str]]:
+    """As `examined`, by what the masks themselves look like."""
     card = examine(layout, config, console)
     stats = [facts.values for _, facts in card.everything]
     if labels is not None and labels.num_classes == 2 and card.labels.may_be_objects(stats):
         card = examine(layout, replace(config, classes="background,object"), console)
-    replace(card, problems=[one for one in card.problems if one.kind != NOTHING_TO_LEARN]).refuse()
+    replace(card, problems=_refusals(card)).refuse()
     if labels is None:
         return card, card.labels, []
     said = config.classes is not None or config.ignore_index is not None
     return card, *_like(stats, card.labels, labels, f"{layout.root}: the masks", said)
+
+
+def _refusals(card: Card) -> list[Problem]:
+    """What stops an evaluation."""
+    return [one for one in card.refusals if one.kind != NOTHING_TO_LEARN]
 
 
 def judged_by(card: Card) -> list[Pair]:

@@ -114,7 +114,10 @@ class Learner:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; the weights have been loaded already."""
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # as told now
         self.scaler.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
         self.step = state["step"]
