@@ -349,3 +349,39 @@ def test_images_are_paired_and_masks_read_as_the_weights_were_trained(unet, tmp_
     found = overall(unet("evaluate", "--weights", "checkpoints/r", "--data", "other", *CPU, "--json"))
     assert 0 <= found["dice"] <= 1
     assert len(found) > 10
+
+
+def regions(folder, *numbers):
+    """Pairs of four classes, the last of which is in the first image alone; none of them is called background."""
+    for number in numbers:
+        mask = np.repeat(np.arange(40) // 14, 40).reshape(40, 40).astype(np.uint8)
+        mask[:4, :4] = 3 if number == 0 else 1
+        for kind, pixels in (("images", np.clip(80 * mask + number, 0, 255).astype(np.uint8)), ("masks", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+
+
+def test_one_thing_has_one_number_wherever_it_is_shown(unet, tmp_path):
+    regions(tmp_path / "data/train", 0, 1, 2, 3)
+    regions(tmp_path / "data/val", 4, 5)
+    names = ("--classes", "sky,road,tree,sign")
+    done = unet("train", "--data", "data", *names, *TINY, "--epochs", 2, "--name", "r")
+    assert done.returncode == 0, done.stderr
+    assert "none is background" in done.stderr
+    assert "No validation mask holds class sign" in done.stderr
+    assert "sign" not in done.stderr.split("Dice of sky")[1].splitlines()[0]
+    found = json.loads((tmp_path / "checkpoints/r/metrics.json").read_text())["scores"]
+    metrics = json.loads(unet("info", "checkpoints/r", "--json").stdout)["metrics"]
+    assert {name.removeprefix("final_"): metrics[name] for name in metrics if name.startswith("final_")} == found
+    evaluated = result(unet("evaluate", "--weights", "checkpoints/r", "--data", "data/val", *CPU, "--json"))
+    shown = {row["metric"]: row["value"] for row in evaluated["scores"] if row["name"] == "all"}
+    by_class = {row["name"]: row["value"] for row in evaluated["scores"] if row["metric"] == "dice"}
+    for name in ("dice", "set_dice", "pooled_dice", "iou", "mean_iou"):
+        assert shown[name] == pytest.approx(found[name], abs=1e-9)
+    assert by_class["sky"] == pytest.approx(found["dice_sky"], abs=1e-9)
+    assert by_class["sign"] is None
+    assert f"{found['dice']:.3f}" in (tmp_path / "checkpoints/r/report.html").read_text()
+    assert f"{found['dice']:.3f}, set Dice {found['set_dice']:.3f}, mean IoU of all classes" in done.stdout
+    told = unet("evaluate", "--weights", "checkpoints/r", "--data", "data/val", *CPU).stdout
+    assert "sky" in told
+    assert "Mean IoU" in told

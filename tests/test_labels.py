@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from unet_cli.data.imagefile import MaskPixels
-from unet_cli.data.labels import IGNORED, ClassSpec, LabelMap, find_labels, parse_classes, value_stats
+from unet_cli.data.labels import IGNORED, ClassSpec, LabelMap, find_labels, parse_classes, value_stats, with_background
 from unet_cli.data.sample import draw_pair
 from unet_cli.errors import UserError
 
@@ -331,3 +331,29 @@ def test_two_names_for_many_numbers_mean_objects():
     assert labels.kind == "values"
     assert labels.may_be_objects([value_stats(pixels(mask)) for mask in masks])
     assert found(*masks, spec=parse_classes("background,gland")).kind == "instances"
+
+
+@pytest.mark.parametrize(
+    ("names", "pixels", "ignore", "said", "expected"),
+    [
+        (("0", "1", "2"), (50, 30, 20), None, "auto", True),  # without names the largest is background
+        (("0", "1", "2"), (30, 50, 20), None, "auto", False),
+        (("#000000", "#ff0000", "#00ff00"), (30, 50, 20), None, "auto", False),
+        (("Background", "road", "tree"), (30, 50, 20), None, "auto", True),
+        (("_unlabelled_", "road", "tree"), (30, 50, 20), None, "auto", True),
+        (("sky", "road", "tree"), (50, 30, 20), None, "auto", False),  # named otherwise
+        (("sky", "road", "tree"), (30, 50, 20), 255, "auto", True),  # what is left is ignored already
+        (("sky", "road", "tree"), (50, 30, 20), None, "first", True),
+        (("0", "1", "2"), (50, 30, 20), 255, "none", False),
+        (("cell", "wall"), (30, 70), None, "none", True),  # of two, one is always background
+    ],
+)
+def test_whether_the_first_class_is_background(names, pixels, ignore, said, expected):
+    colours = names[0].startswith("#")
+    values = tuple(int(name[1:], 16) for name in names) if colours else tuple(range(len(names)))
+    labels = LabelMap(values, names, "colours" if colours else "values", ignore)
+    found = with_background(labels, np.array(pixels), said)
+    assert found.background is expected
+    assert found.scored_names == names[int(expected) :]
+    assert LabelMap.from_plain(found.plain()) == found
+    assert ("none is background" in found.describe()) is not expected

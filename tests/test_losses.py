@@ -608,3 +608,13 @@ def test_one_head_is_no_different_from_none():
     logits, mask = random_batch(3)
     loss = make("bce+dice", 3)
     assert loss.deep([logits], (1.0,), mask, loss.whole(mask)) == loss(logits, mask)
+
+
+def test_where_no_class_is_background_regions_of_the_first_count_too():
+    logits = torch.zeros(1, 3, 1, 4)
+    logits[0, 0, 0, :] = 50  # the first class everywhere
+    mask = torch.tensor([[[0, 0, 1, 2]]])
+    nothing = 1 - 1 / 2  # of a single pixel that isn't found, with a smooth of 1
+    assert loss_for("dice", 3)(logits, mask).item() == pytest.approx(nothing)
+    first = 1 - (2 * 2 + 1) / (2 + 4 + 1)
+    assert loss_for("dice", 3, first=0)(logits, mask).item() == pytest.approx((first + 2 * nothing) / 3)

@@ -76,3 +76,12 @@ def test_images_of_any_size_count_alike_in_the_set_dice():
 def test_an_image_without_a_pixel_that_counts_is_left_out():
     nothing, half = [[0, 0, 0], [0, 0, 0]], [[2, 0, 0], [1, 1, 1]]
     assert summarize(np.array([half, nothing])) == summarize(np.array([half]))
+
+
+def test_where_no_class_is_background_the_first_counts_too():
+    pred, target = torch.tensor([[[0, 0, 1, 2]]]), torch.tensor([[[0, 1, 1, 2]]])
+    counts = count_pixels(pred, target, 3).numpy()
+    assert summarize(counts)["dice"] == pytest.approx((2 / 3 + 1) / 2)
+    found = summarize(counts, ("sky", "road", "tree"), first=0)
+    assert found["dice"] == found["set_dice"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert found["iou"] == found["mean_iou"]

@@ -118,21 +118,21 @@ def fit_temperature(sample: PixelSample) -> float:
     return math.exp(best.x) if best.fun < loss(0.0) - GAIN else 1.0
 
 
-def reliability(sample: PixelSample, temperature: float = 1.0) -> Reliability:
-    """Of each foreground class, one against the rest: its calibrated probability in bins of width 1/15.
+def reliability(sample: PixelSample, temperature: float = 1.0, first: int = 1) -> Reliability:
+    """Of each class from `first` on, one against the rest: its calibrated probability in bins of width 1/15.
 
     Source: the reliability diagram of Niculescu-Mizil, Caruana, "Predicting Good Probabilities with Supervised
     Learning", ICML 2005, section 4, with 15 bins for their 10.
     """
     probs = calibrated(torch.from_numpy(sample.probs).T, temperature).double().numpy()
-    foreground = probs if len(probs) == 1 else probs[1:]
+    foreground = probs if len(probs) == 1 else probs[first:]
     edges = np.linspace(0, 1, BINS + 1)
     count, confidence, frequency = (np.zeros((len(foreground), BINS), kind) for kind in (np.int64, float, float))
     for index, of_class in enumerate(foreground):
         bins = np.searchsorted(edges[1:-1], of_class)
         count[index] = np.bincount(bins, minlength=BINS)
         confidence[index] = np.bincount(bins, of_class, BINS)
-        frequency[index] = np.bincount(bins, sample.target == index + 1, BINS)
+        frequency[index] = np.bincount(bins, sample.target == index + first, BINS)
     filled = np.where(count > 0, count, np.nan)
     return Reliability(confidence / filled, frequency / filled, count)
 

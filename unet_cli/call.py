@@ -21,6 +21,7 @@ LASTING = (
     "size",
     "mode",
     "normalize",
+    "background",
     "val_fraction",
     "group_by",
     "folds",

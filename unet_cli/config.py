@@ -189,6 +189,10 @@ class DataConfig(Reading):
         None, help="Mask value that counts nowhere; -1: none.  [default: 255 beside small whole numbers]",
         panel="Data", minimum=-1,
     )  # fmt: skip
+    background: Literal["auto", "first", "none"] = setting(
+        "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
+        "auto: where it is called so, or has no name and is the largest.", panel="Data",
+    )  # fmt: skip
     keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
 
     def __post_init__(self) -> None:

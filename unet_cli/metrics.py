@@ -104,25 +104,26 @@ def set_dice(shares: np.ndarray) -> np.ndarray:
     return dice(shares.sum(0))
 
 
-def summarize(counts: np.ndarray, names: Sequence[str] = ()) -> dict[str, float]:
-    """(images, classes, 3) counts, background first, -> the scores of a set, over the classes that its masks hold and
-    the images of which some pixel counts.
+def summarize(counts: np.ndarray, names: Sequence[str] = (), first: int = 1) -> dict[str, float]:
+    """(images, classes, 3) counts -> the scores of a set, over the classes that its masks hold and the images of which
+    some pixel counts.
 
-    dice, iou: mean over images and foreground classes. mean_iou: mean over images and all classes. set_dice: mean over
-    foreground classes; what weights are chosen by. pooled_dice: of the counts summed over the set, mean over foreground
-    classes. dice_NAME: of each class in `names`, mean over images; only where there are several foreground classes.
+    first: of the foreground classes, 0 where none is background. dice, iou: mean over images and foreground classes.
+    mean_iou: mean over images and all classes. set_dice: mean over foreground classes; what weights are chosen by.
+    pooled_dice: of the counts summed over the set, mean over foreground classes. dice_NAME: of each class in `names`,
+    mean over images; only where there are several foreground classes.
     """
     counts_something = counts[..., [0, 2]].sum((1, 2)) > 0
     counts = counts[counts_something] if counts_something.any() else counts
-    held = np.append(True, held_classes(counts[:, 1:]))
+    held = np.append([True] * first, held_classes(counts[:, first:])).astype(bool)
     counts, shares = counts[:, held], area_shares(counts)[:, held]
-    foreground = counts[:, 1:]
+    foreground = counts[:, first:]
     held_names = [name for name, is_held in zip(names, held, strict=False) if is_held] if len(names) > 2 else []
     return {
         "dice": float(dice(foreground).mean()),
         "iou": float(iou(foreground).mean()),
         "mean_iou": float(iou(counts).mean()),
-        "set_dice": float(set_dice(shares[:, 1:]).mean()),
+        "set_dice": float(set_dice(shares[:, first:]).mean()),
         "pooled_dice": float(dice(foreground.sum(0)).mean()),
         **{f"dice_{name}": float(value) for name, value in zip(held_names, dice(counts).mean(0), strict=False)},
     }

@@ -64,8 +64,8 @@ def unheld_classes(card: Card, split: Split) -> list[str]:
     if not split.val:
         return []
     in_train, in_val = (card.contents_of(pairs).sum(0) > 0 for pairs in (split.train, split.val))
-    foreground = list(zip(card.labels.names, in_train, in_val, strict=True))[1:]
-    missing = [name for name, here, there in foreground if here and not there]
+    held = list(zip(card.labels.names, in_train, in_val, strict=True))[card.labels.scored.start :]
+    missing = [name for name, here, there in held if here and not there]
     if not missing:
         return []
     what = f"class {missing[0]}" if len(missing) == 1 else f"classes {', '.join(missing)}"

@@ -65,6 +65,8 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     call.check_lasting()
     with call.world.first_before_others():
         card = examined(config, call.layout, console)
+    if call.saved:
+        card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     split = _split(call, card)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
@@ -92,7 +94,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
     weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
-    loss = loss_for(config.loss, template.model.num_classes, weights_of)
+    loss = loss_for(config.loss, template.model.num_classes, weights_of, card.labels.scored.start)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
     trainer = Trainer(
@@ -317,7 +319,7 @@ def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes:
     start = time.monotonic()
     dataset[0]
     reading = 2 * (time.monotonic() - start) * len(dataset.pairs)
-    pixels = sum(height * width for height, width in sizes) * (dataset.labels.num_classes - 1)
+    pixels = sum(height * width for height, width in sizes) * len(dataset.labels.scored)
     return (reading + MEASURING_SECONDS * pixels) / (config.workers or default_workers())
 
 

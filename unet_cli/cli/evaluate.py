@@ -153,7 +153,7 @@ def _compare(
 
 def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
     """A line a metric, grouped: over all classes with the interval, then each class."""
-    names = labels.names[1:] if labels.num_classes > 2 else ()
+    names = labels.scored_names if labels.num_classes > 2 else ()
     shown = names[:MOST_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
     lines, group = [], ""

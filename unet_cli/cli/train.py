@@ -59,7 +59,8 @@ def _print_folds(folds: Folds, console: Console) -> None:
 
 
 def _dice(scores: dict[str, float]) -> str:
-    """'Dice 0.912, set Dice 0.934'; of a run of an older version just the first."""
-    return ", ".join(
-        f"{label} {scores[name]:.3f}" for name, label in (("dice", "Dice"), ("set_dice", "set Dice")) if name in scores
-    )
+    """'Dice 0.912, set Dice 0.934', and of several classes the mean IoU; of a run of an older version what it has."""
+    shown = {"dice": "Dice", "set_dice": "set Dice"}
+    if any(name.startswith("dice_") for name in scores):
+        shown["mean_iou"] = "mean IoU of all classes"
+    return ", ".join(f"{label} {scores[name]:.3f}" for name, label in shown.items() if name in scores)

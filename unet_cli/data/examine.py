@@ -12,7 +12,7 @@ from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all
-from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes
+from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes, with_background
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source
@@ -35,6 +35,8 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
             raise
         raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
 
+    pixels = labels.count_classes([facts.values for _, facts in known["train"]])[0].sum(0)
+    labels = with_background(labels, pixels, config.background)
     everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
     strange = [*_strange_values(everything, strangers, labels)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,12 @@ class ClassSpec:
     ignore: int | None = None
 
 
+# Names of a first class that is what is left beside the others; in lower case, without what is no letter.
+BACKGROUND_NAMES = {
+    *("background", "bg", "back", "void", "unlabelled", "unlabeled", "other", "others", "none", "nothing", "rest"),
+    *("empty", "unknown", "outside"),
+}
+
 FOUND = ClassSpec()  # the user said nothing
 
 
@@ -87,7 +93,8 @@ class LabelMap:
     of pixels that count nowhere; their index is IGNORED. palette: (r, g, b, r, g, ...) where the masks have one.
     kind: how values are read. 'values': each for itself. 'soft': binary masks with intermediate values at the borders
     (anti-aliased, JPEG); from the middle on, a value is foreground. 'instances': numbers of objects; all but 0 are
-    foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class.
+    foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class. background: whether the
+    first class is background, and not one like the others.
     """
 
     values: tuple[int, ...]
@@ -95,10 +102,20 @@ class LabelMap:
     kind: Literal["values", "soft", "instances", "colours"] = "values"
     ignore: int | None = None
     palette: tuple[int, ...] | None = None
+    background: bool = True
 
     @property
     def num_classes(self) -> int:
         return len(self.values)
+
+    @property
+    def scored(self) -> range:
+        """The classes that count in scores, and in losses of regions: all but the background, where there is one."""
+        return range(int(self.background), self.num_classes)
+
+    @property
+    def scored_names(self) -> tuple[str, ...]:
+        return self.names[self.scored.start :]
 
     @property
     def spec(self) -> ClassSpec | None:
@@ -189,11 +206,11 @@ class LabelMap:
         elif self.kind == "soft":
             rule = f"values from {(self.values[0] + self.values[1]) / 2:g} on are {self.names[1]}"
         elif self.num_classes == 2:
-            rule = f"{self._value(0)} is {self.names[0]}, {self._value(1)} {self.names[1]}"
+            rule = f"{self.spelled(0)} is {self.names[0]}, {self.spelled(1)} {self.names[1]}"
         else:
             rule = self._classes()
         ignored = "" if self.ignore is None else f"; {self.spell(self.ignore)} is ignored"
-        return f"{self.num_classes} classes ({rule}{ignored})"
+        return f"{self.num_classes} classes ({rule}{ignored}{'' if self.background else '; none is background'})"
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be numbers of a few objects: nearly all masks count from 1, not all equally far."""
@@ -221,13 +238,14 @@ class LabelMap:
         known = sorted(index_of)
         return np.array(known), np.array([index_of[value] for value in known], dtype=np.int16)
 
-    def _value(self, index: int) -> str:
+    def spelled(self, index: int) -> str:
+        """The mask value of a class, as its name is where it has no other."""
         return f"#{self.values[index]:06x}" if self.kind == "colours" else str(self.values[index])
 
     def _classes(self) -> str:
         named = [
             value if value == name else f"{name} {value}"
-            for name, value in zip(self.names, map(self._value, range(self.num_classes)), strict=True)
+            for name, value in zip(self.names, map(self.spelled, range(self.num_classes)), strict=True)
         ]
         return ", ".join(named if len(named) <= 12 else [*named[:11], "...", named[-1]])
 
@@ -312,6 +330,20 @@ def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMa
         )
     usual = ["background", "foreground"] if len(values) == 2 else [str(value) for value in values]
     return LabelMap(_storable(tuple(values)), _names(spec, usual), ignore=ignore, palette=fixed)
+
+
+def with_background(labels: LabelMap, pixels: np.ndarray, said: str) -> LabelMap:
+    """Whether the first class is background: as is `said`, first or none; else, of three or more classes without an
+    ignored value, where its name says so, or, without names, it is the largest. pixels: (classes) of the training
+    part."""
+    if labels.num_classes == 2 or said == "first":
+        return labels
+    if said == "none":
+        return replace(labels, background=False)
+    name = "".join(filter(str.isalpha, labels.names[0].lower()))
+    is_named = labels.names[0] != labels.spelled(0)
+    is_background = name in BACKGROUND_NAMES if is_named else bool(pixels[0] == pixels.max())
+    return replace(labels, background=is_background or labels.ignore is not None)
 
 
 def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:

@@ -42,7 +42,7 @@ class Evaluation:
     @cached_property
     def scores(self) -> dict[str, float]:
         """See metrics.summarize."""
-        return summarize(self.counts, self.labels.names)
+        return summarize(self.counts, self.labels.names, self.labels.scored.start)
 
     def calibrated(self) -> Evaluation:
         """The same with the temperature that fits these images, which are to be of a validation part."""
@@ -97,7 +97,7 @@ def evaluate(
     workers = workers or default_workers()
     measured: list[Measured] = []
     levels: np.ndarray | None = None
-    for one in ahead(partial(measure, num_classes=labels.num_classes, wanted=wanted), answers, workers, depth=workers):
+    for one in ahead(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
         if one.levels is not None:
             levels = one.levels if levels is None else levels + one.levels
             one = replace(one, levels=coarse(one.levels))

@@ -103,16 +103,18 @@ class Suspect:
 class Page:
     """All that the page shows.
 
-    facts: label and text of each, as people read them. classes: names, background first. temperatures: of each network;
-    before, after: the reliability without and with them; after is None where there are none. images: that were
-    evaluated, of which the gallery holds some; kind: what they are. confusion: (classes, classes) pixels, [truth,
-    prediction]. notes: what the reader has to know. suspects: None where they were not looked for.
+    facts: label and text of each, as people read them. classes: names. first: of those that are scored, 0 where none is
+    background. temperatures: of each network; before, after: the reliability without and with them; after is None where
+    there are none. images: that were evaluated, of which the gallery holds some; kind: what they are. confusion:
+    (classes, classes) pixels, [truth, prediction]. notes: what the reader has to know. suspects: None where they were
+    not looked for.
     """
 
     title: str
     facts: list[tuple[str, str]]
     command: str
     classes: tuple[str, ...]
+    first: int = 1
     temperatures: tuple[float, ...] = ()
     curves: list[Curve] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)

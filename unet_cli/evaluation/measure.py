@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one image; K classes, C of them foreground.
+    """What was measured of one image; K classes, C of them scored: all but the background.
 
     confusion: (K, K) int64 pixels, [target, pred]. surfaces: (C, 4) Hausdorff distance at 95 %, mean surface distance,
     surface Dice, boundary IoU, NaN where the class is in neither mask. matches: of each foreground class. membranes:
@@ -64,27 +64,29 @@ class Measured:
     doubt: Doubt | None = None
 
 
-def measure(answer: Answer, num_classes: int, wanted: Wanted) -> Measured:
-    """Raises UserError where the image can't be read again to be drawn."""
-    target, pred = answer.target.classes, answer.pred.classes
+def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
+    """classes: that are scored. Raises UserError where the image can't be read again to be drawn."""
+    target, pred, num_classes = answer.target.classes, answer.pred.classes, classes.stop
     matrix = confusion(torch.from_numpy(pred)[None], torch.from_numpy(target)[None], num_classes)
     found = Measured(
         name=answer.pair.name,
         size=(target.shape[0], target.shape[1]),
         confusion=matrix[0].numpy(),
-        surfaces=np.array([_surface(answer, one, wanted.scoring) for one in range(1, num_classes)]),
-        matches=[_matches(answer, one) for one in range(1, num_classes)],
+        surfaces=np.array([_surface(answer, one, wanted.scoring) for one in classes]),
+        matches=[_matches(answer, one) for one in classes],
         membranes=_membranes(answer, num_classes) if wanted.scoring.isbi else None,
         temperature=answer.temperature,
-        panels=_panels(answer, num_classes, wanted) if wanted.panels else None,
+        panels=_panels(answer, classes, wanted) if wanted.panels else None,
     )
     if answer.probs is None:
         return found
-    foreground = answer.probs[-(num_classes - 1) :]
+    foreground = answer.probs[-len(classes) :]
     counted = target != IGNORED
     return replace(
         found,
-        levels=np.stack([count_levels(probs, target == one, counted) for one, probs in enumerate(foreground, start=1)]),
+        levels=np.stack(
+            [count_levels(probs, target == one, counted) for one, probs in zip(classes, foreground, strict=True)]
+        ),
         sweep=_sweep(foreground[0].numpy(), target) if num_classes == 2 else None,
         sample=sample_pixels(answer.probs, target, wanted.pixels),
         doubt=doubt(calibrated(answer.probs, answer.temperature), target) if wanted.doubts else None,
@@ -114,9 +116,9 @@ def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
     return membrane_scores(cells, (target > 0) & (target != IGNORED), answer.ignored)
 
 
-def _panels(answer: Answer, num_classes: int, wanted: Wanted) -> Panels:
+def _panels(answer: Answer, classes: range, wanted: Wanted) -> Panels:
     pixels = read_image(answer.pair.image, wanted.keep_alpha)
-    return draw_panels(pixels, answer.target.classes, answer.pred.classes, num_classes)
+    return draw_panels(pixels, answer.target.classes, answer.pred.classes, classes)
 
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:

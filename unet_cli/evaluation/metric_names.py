@@ -25,6 +25,7 @@ class MetricName:
 METRIC_NAMES = {
     "dice": MetricName("Dice", PER_IMAGE, "twice the shared area over the sum of the true and the predicted area"),
     "iou": MetricName("IoU", PER_IMAGE, "the shared area over the area that either covers"),
+    "mean_iou": MetricName("Mean IoU", PER_IMAGE, "mean of the IoU of all classes, the background too"),
     "precision": MetricName("Precision", PER_IMAGE, "share of the predicted area that is right"),
     "recall": MetricName("Recall", PER_IMAGE, "share of the true area that was found"),
     "accuracy": MetricName("Pixel accuracy", PER_IMAGE, "share of the pixels that are right"),

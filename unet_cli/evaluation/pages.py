@@ -49,6 +49,7 @@ def page_of_run(
         command=_calls(runs[0])[0]["command"],
         curves=[_curve(folder.name, log) for folder, log in zip(runs, logs, strict=True)],
         classes=checkpoints[0].labels.names,
+        first=checkpoints[0].labels.scored.start,
         temperatures=tuple(one.temperature for one in checkpoints),
         suspects=suspects,
         notes=[*notes, NOT_VALIDATED],
@@ -67,7 +68,9 @@ def page_of_evaluation(
 ) -> Page:
     """The page of images on which something was evaluated. rows: its scores."""
     temperatures = tuple({one.temperature for one in found.images})
-    page = Page(title, facts, command, classes=found.labels.names, temperatures=temperatures)
+    page = Page(
+        title, facts, command, classes=found.labels.names, first=found.labels.scored.start, temperatures=temperatures
+    )
     return _with_findings(page, found, rows, "images", *notes)
 
 
@@ -178,14 +181,14 @@ def _gallery(found: Evaluation) -> list[Entry]:
     order = np.argsort(by_dice, kind="stable").tolist()
     worst, rest = order[: MOST_ENTRIES // 2], order[MOST_ENTRIES // 2 :]
     rows = worst + spread(rest, MOST_ENTRIES - len(worst))
-    return [_entry(found.images[row], float(by_dice[row])) for row in rows]
+    return [_entry(found.images[row], float(by_dice[row]), found.labels.scored.start) for row in rows]
 
 
-def _entry(one: Measured, score: float) -> Entry:
+def _entry(one: Measured, score: float, first: int) -> Entry:
     assert one.panels is not None
     matrix = one.confusion / max(1, one.confusion.sum())
-    missed, false = float(matrix[1:, 0].sum()), float(matrix[0, 1:].sum())
-    wrong = float(matrix[1:, 1:].sum() - np.trace(matrix[1:, 1:]))
+    missed, false = float(matrix[first:, :first].sum()), float(matrix[:first, first:].sum())
+    wrong = float(matrix[first:, first:].sum() - np.trace(matrix[first:, first:]))
     return Entry(one.name, score, missed, false, wrong, one.panels)
 
 

@@ -32,29 +32,33 @@ ERROR_COLOURS = {
 BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
 
 
-def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, num_classes: int) -> Panels:
+def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, classes: range) -> Panels:
     """(C, H, W) uint8, uint16 or float32 pixels as in the file; (H, W) uint8 class indices of the truth, with
-    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side.
+    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side. classes: that are scored.
 
     The image is averaged and its contrast stretched; of other than 1 or 3 channels the first three are shown, or the
     first. Masks are taken at the nearest pixel, in the colours that written masks have, white for a single foreground
     class. Of errors none is lost: a pixel of that panel shows the worst of those that it stands for.
     """
     height, width = _size(*target.shape)
-    palette = class_palette(num_classes)
+    num_classes = classes.stop
+    palette, error_colours = class_palette(num_classes), np.array(list(ERROR_COLOURS.values()))
     return Panels(
         image=_jpeg(pixels, height, width),
         mask=_png(_nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
         pred=_png(_nearest(pred, height, width), palette),
-        errors=_png(_highest(error_kinds(target, pred), height, width), np.array(list(ERROR_COLOURS.values()))),
+        errors=_png(_highest(error_kinds(target, pred, classes.start), height, width), error_colours),
     )
 
 
-def error_kinds(target: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 class indices of truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE, ..."""
-    ignored, nothing, right = target == IGNORED, (target | pred) == 0, target == pred
+def error_kinds(target: np.ndarray, pred: np.ndarray, first: int = 1) -> np.ndarray:
+    """(H, W) uint8 class indices of truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE, ...
+
+    first: of the foreground classes, 0 where none is background."""
+    ignored, right = target == IGNORED, target == pred
+    no_truth, no_pred = target < first, pred < first
     kinds = [np.uint8(kind) for kind in (LEFT_OUT, BACKGROUND, RIGHT, FALSE, MISSED)]
-    return np.select([ignored, nothing, right, target == 0, pred == 0], kinds, np.uint8(WRONG))
+    return np.select([ignored, no_truth & no_pred, right, no_truth, no_pred], kinds, np.uint8(WRONG))
 
 
 def class_palette(num_classes: int) -> np.ndarray:

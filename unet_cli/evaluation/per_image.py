@@ -25,10 +25,11 @@ def write_csv(path: Path, found: Evaluation) -> None:
         writer = csv.writer(text)
         writer.writerow(["image", "class", "height", "width", "tp", "fp", "fn", "objects", "found", "false", *table])
         for row, image in enumerate(found.images):
-            for column, name in enumerate(found.labels.names[1:]):
+            for column, name in enumerate(found.labels.scored_names):
+                counts = found.counts[row, found.labels.scored[column]].tolist()
                 true, false, missed = (int(part) for part in image.matches[column].counts[0])
                 writer.writerow([
-                    image.name, name, *image.size, *found.counts[row, column + 1].tolist(), true + missed, true, false,
+                    image.name, name, *image.size, *counts, true + missed, true, false,
                     *(_spelled(values[row, column]) for values in table.values()),
                 ])  # fmt: skip
         text.detach()
@@ -44,7 +45,7 @@ def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
 def image_dice(found: Evaluation) -> np.ndarray:
     """(images) mean Dice over the foreground classes that some mask of the set holds; where a class is in neither mask
     of the image, as --empty says."""
-    foreground = found.counts[:, 1:]
+    foreground = found.counts[:, found.labels.scored.start :]
     return mean_of_classes(dice(foreground[:, held_classes(foreground)], EMPTY[found.scoring.empty]))
 
 

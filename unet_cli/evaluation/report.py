@@ -107,7 +107,7 @@ def template() -> Template:
 def headline(page: Page) -> list[tuple[str, str, str]]:
     """What is read first: label, number and what stands below it."""
     overall = {score.metric: score for score in page.scores if score.name == "all"}
-    shown = [overall[metric] for metric in ("dice", "set_dice", "iou") if metric in overall]
+    shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
     return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")]
 
@@ -116,7 +116,7 @@ def score_tables(page: Page) -> list[ScoreTable]:
     """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last."""
     several = len(page.classes) > 2  # or the class's scores are those of all
     cells = {(score.metric, score.name): _texts(score) for score in page.scores if several or score.name == "all"}
-    columns = list(dict.fromkeys(["all", *page.classes[1:], *(name for _, name in cells)]))
+    columns = list(dict.fromkeys(["all", *page.classes[page.first :], *(name for _, name in cells)]))
     known = [metric for metric in METRIC_NAMES if any(metric == key for key, _ in cells)]
     metrics = list(dict.fromkeys([*known, *(metric for metric, _ in cells)]))
     tables = []
@@ -173,7 +173,7 @@ def calibration_rows(page: Page) -> list[Calibration]:
         return []
     before, after = _errors(page.before), [NONE] * len(page.classes) if page.after is None else _errors(page.after)
     rows = []
-    for index, (name, *errors) in enumerate(zip(page.classes[1:], before, after, strict=False)):
+    for index, (name, *errors) in enumerate(zip(page.classes[page.first :], before, after, strict=False)):
         colour, marker = figures.line_style(index)
         rows.append(Calibration(name, colour, figures.MARKERS[marker], *errors))
     return rows

@@ -51,13 +51,15 @@ def sampled(found: Evaluation) -> Sampled:
     weights = _drawn(len(found.images))
     per_image = {name: _mean(values, weights) for name, values in by_image(found).items()}
     pooled = {f"pooled_{name}": values for name, values in _pooled(found, weights).items()}
-    shares = dice(_weighted(area_shares(found.counts)[:, 1:], weights), EMPTY[found.scoring.empty])
+    shares = dice(
+        _weighted(area_shares(found.counts)[:, found.labels.scored.start :], weights), EMPTY[found.scoring.empty]
+    )
     tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
-        table[:, ~held_classes(found.counts[:, 1:])] = math.nan
+        table[:, ~held_classes(_foreground(found))] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
-    return with_all | _membranes(found, weights)
+    return with_all | _mean_iou(found, weights) | _membranes(found, weights)
 
 
 def scores(table: Sampled, found: Evaluation) -> list[Score]:
@@ -68,7 +70,7 @@ def scores(table: Sampled, found: Evaluation) -> list[Score]:
 def overall(found: Evaluation, metric: str) -> Score:
     """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
     table = _mean(by_image(found)[metric], _drawn(len(found.images)))
-    table[:, ~held_classes(found.counts[:, 1:])] = math.nan
+    table[:, ~held_classes(_foreground(found))] = math.nan
     return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
@@ -86,7 +88,7 @@ def is_sure(difference: Score) -> bool:
 def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     """(images, classes) of each metric of an image, as --empty says where a class is in neither mask; NaN for an image
     of which no pixel counts."""
-    counts, empty, pixels = found.counts[:, 1:], EMPTY[found.scoring.empty], _pixels(found)[:, None]
+    counts, empty, pixels = _foreground(found), EMPTY[found.scoring.empty], _pixels(found)[:, None]
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
     table["accuracy"] = accuracy(counts, pixels)
     surfaces = np.stack([one.surfaces for one in found.images])
@@ -125,7 +127,7 @@ def _drawn(images: int) -> np.ndarray:
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
     """(resamples, classes) of the pixels of all images together."""
-    counts, pixels = _weighted(found.counts[:, 1:], weights), _weighted(_pixels(found)[:, None], weights)
+    counts, pixels = _weighted(_foreground(found), weights), _weighted(_pixels(found)[:, None], weights)
     table = {name: function(counts, EMPTY[found.scoring.empty]) for name, function in FROM_COUNTS.items()}
     return table | {"accuracy": accuracy(counts, pixels)}
 
@@ -160,6 +162,16 @@ def _calibration(found: Evaluation, weights: np.ndarray) -> Sampled:
     return {"calibration_error": error}
 
 
+def _mean_iou(found: Evaluation, weights: np.ndarray) -> Sampled:
+    """Of all classes that masks hold, the background too, mean over images; where there are several besides. Of no
+    class."""
+    if found.labels.num_classes == 2:
+        return {}
+    values = iou(found.counts, EMPTY[found.scoring.empty])[:, held_classes(found.counts)]
+    values = np.where(_pixels(found)[:, None] == 0, math.nan, values)
+    return {"mean_iou": mean_of_classes(_mean(values, weights))[:, None]}
+
+
 def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
     """Of no class."""
     of_images = [one.membranes for one in found.images if one.membranes is not None]
@@ -174,7 +186,7 @@ def _bins(found: Evaluation, calibrate: bool) -> np.ndarray:
     parts = []
     for one, pixels in zip(found.images, _pixels(found), strict=True):
         assert one.sample is not None
-        of_image = reliability(one.sample, one.temperature if calibrate else 1.0)
+        of_image = reliability(one.sample, one.temperature if calibrate else 1.0, found.labels.scored.start)
         count = of_image.count * (pixels / max(1, len(one.sample.target)))
         means = np.nan_to_num(np.stack([of_image.confidence, of_image.frequency]))
         parts.append(np.stack([*(means * count), count]))
@@ -199,6 +211,11 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
 
 
+def _foreground(found: Evaluation) -> np.ndarray:
+    """(images, C, 3) counts of the classes that are scored."""
+    return found.counts[:, found.labels.scored.start :]
+
+
 def _pixels(found: Evaluation) -> np.ndarray:
     """(images) that count."""
     return found.counts[..., [0, 2]].sum((1, 2)).astype(np.float64)
@@ -209,7 +226,7 @@ def _rows(tables: Sampled, found: Evaluation, least: int) -> list[Score]:
     from the mean over all."""
     names = ["all"]
     if found.labels.num_classes > 2:
-        names += [f"{name} " if name == "all" else name for name in found.labels.names[1:]]
+        names += [f"{name} " if name == "all" else name for name in found.labels.scored_names]
     rows = []
     for metric in filter(tables.__contains__, METRIC_NAMES):
         for name, values in zip(names, tables[metric].T, strict=False):

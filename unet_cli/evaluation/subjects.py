@@ -111,14 +111,14 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
     named: Mapping[Path, Checkpoint] | Path
     if config.pred is not None:
-        named, known = config.pred, None
+        named, known, spec = config.pred, None, None
         layout = find_layout(config.data, config.images, config.masks, config.pair)
     else:
         named = _loaded(config.weights)
         first = next(iter(named.values()))
-        known, layout = first.labels, _paired_as(first, config)
+        known, spec, layout = first.labels, spec_of(first), _paired_as(first, config)
         config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
-    card, labels, notes = examined(layout, config, known, console)
+    card, labels, notes = examined(layout, config, known, console, spec)
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
     if config.compare is not None:
@@ -153,7 +153,9 @@ def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
     """A line for classes that none of the masks holds."""
     facts_of = dict(card.everything)
     contents = labels.count_classes([facts_of[pair].values for pair in pairs])[0].sum(0)
-    unseen = [name for name, pixels in zip(labels.names[1:], contents[1:], strict=True) if not pixels]
+    unseen = [
+        name for name, pixels in zip(labels.scored_names, contents[labels.scored.start :], strict=True) if not pixels
+    ]
     if not unseen or not contents.any() or labels.num_classes == 2:
         return []
     return [f"no mask holds {few(unseen)}: left out of the mean over classes"]
@@ -177,23 +179,38 @@ def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelM
 
 
 def examined(
-    layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
+    layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console, spec: ClassSpec | None = None
 ) -> tuple[Card, LabelMap, list[str]]:
     """The card of what is evaluated on, how its masks are read, and what is to be said of that: by the classes of the
-    weights, whose `labels` these are, or by their own.
+    weights, whose `labels` these are, or by their own. spec: see spec_of, for masks whose looks tell other classes.
 
     Raises UserError that lists everything that stops the evaluation, at once.
     """
     try:
         return _examined(layout, config, labels, console)
     except UserError:
-        spec = labels.spec if labels and config.classes is None and config.ignore_index is None else None
-        if spec is None or labels is None:
+        card = _by_spec(layout, config, spec, console)
+        if card is None or labels is None:
             raise
+        return card, replace(card.labels, names=labels.names, background=labels.background), []
+
+
+def spec_of(trained: Checkpoint) -> ClassSpec | None:
+    """The classes as the network was told to read them; None where it was told nothing, so that the masks' own looks
+    decide there and here."""
+    told = trained.training.get("classes") is not None or trained.training.get("ignore_index") is not None
+    return trained.labels.spec if told or trained.labels.kind == "instances" else None
+
+
+def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console: Console) -> Card | None:
+    """By these classes, where the settings give none and nothing stands against it."""
+    if spec is None or config.classes is not None or config.ignore_index is not None:
+        return None
+    try:
         card = examine(layout, config, console, spec)
-        if _refusals(card):
-            raise
-        return card, replace(card.labels, names=labels.names), []
+    except UserError:  # what the masks' own looks gave says more
+        return None
+    return None if _refusals(card) else card
 
 
 def _examined(
@@ -337,7 +354,8 @@ def _like(
     """
     if said and sorted(found.names) == sorted(wanted.names):
         order = [found.names.index(name) for name in wanted.names]
-        return replace(found, names=wanted.names, values=tuple(found.values[place] for place in order)), []
+        values = tuple(found.values[place] for place in order)
+        return replace(found, names=wanted.names, values=values, background=wanted.background), []
     alike = (wanted.kind, found.kind) in (("values", "values"), ("values", "soft"), ("colours", "colours"))
     told_by_value = alike and not said and wanted.ignore not in found.values
     if told_by_value and not wanted.count_classes(stats)[1]:
@@ -352,7 +370,7 @@ def _like(
     note = (
         [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
     )
-    return replace(found, names=wanted.names), note
+    return replace(found, names=wanted.names, background=wanted.background), note
 
 
 def _stats(source: Source) -> tuple[ValueStats, tuple[int, int]] | UserError:

@@ -213,6 +213,7 @@ class Trainer:
             val_dice=scores.get("dice"),
             val_set_dice=scores.get("set_dice"),
             val_iou=scores.get("iou"),
+            val_mean_iou=scores.get("mean_iou"),
             val_foreground=scores.get("foreground"),
             averaged=True,
             is_best=not scores or _score(scores) > self.progress.best,
@@ -301,7 +302,7 @@ class Trainer:
         return {
             "loss": sum(part for _, part in everything) / len(data),
             "foreground": float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum())),
-            **summarize(counts, data.labels.names),
+            **summarize(counts, data.labels.names, data.labels.scored.start),
         }
 
     def network_input(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:

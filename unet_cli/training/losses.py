@@ -59,12 +59,14 @@ class Denominators:
 class Loss:
     """A sum of terms. num_classes: background included. terms: of each its factor and its name in the tables above.
 
-    class_weights: of each class's pixels in pixel and image terms, background first; None: all 1.
+    class_weights: of each class's pixels in pixel and image terms, background first; None: all 1. first: of the classes
+    that region terms count, 0 where none is background.
     """
 
     num_classes: int
     terms: tuple[tuple[float, str], ...]
     class_weights: tuple[float, ...] | None = None
+    first: int = 1
 
     def whole(self, target: Tensor, images: int | None = None) -> Denominators:
         """Of a target (N, *spatial), or of a part of one; images: how many of the N count, all unless given."""
@@ -86,7 +88,9 @@ class Loss:
             elif name in IMAGE_TERMS:
                 loss = IMAGE_TERMS[name](logits, target, weights).sum() / images
             else:
-                loss = REGION_TERMS[name](*self._regions(logits, target)).sum() / (images * (self.num_classes - 1))
+                loss = REGION_TERMS[name](*self._regions(logits, target)).sum() / (
+                    images * (self.num_classes - self.first)
+                )
             total = total + factor * loss
         return total
 
@@ -111,8 +115,8 @@ class Loss:
 
     def _regions(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """probs, truth, known: see region_terms.py."""
-        classes = torch.arange(1, self.num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
-        probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, 1:]
+        classes = torch.arange(self.first, self.num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
+        probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, self.first :]
         return probs, (target[:, None] == classes).float(), (target != IGNORED).float()[:, None]
 
     def _weights(self, target: Tensor) -> Tensor:
@@ -146,13 +150,13 @@ def middles(target: Tensor, spatial: Sequence[int]) -> Tensor:
     return target
 
 
-def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None) -> Loss:
+def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None, first: int = 1) -> Loss:
     """The loss of an expression such as 'bce+dice'; see `parse_loss`, and for the weights `class_weights_for`.
 
     Raises UserError where the expression can't be read.
     """
     assert class_weights is None or len(class_weights) == num_classes
-    return Loss(num_classes, parse_loss(expression), None if class_weights is None else tuple(class_weights))
+    return Loss(num_classes, parse_loss(expression), None if class_weights is None else tuple(class_weights), first)
 
 
 def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] | None:

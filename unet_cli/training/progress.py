@@ -29,6 +29,7 @@ class EpochResult:
     val_dice: float | None = None
     val_set_dice: float | None = None
     val_iou: float | None = None
+    val_mean_iou: float | None = None
     val_foreground: float | None = None
     averaged: bool = False
     is_best: bool = False
@@ -48,6 +49,7 @@ class EpochResult:
             line += "" if self.val_set_dice is None else f", set Dice {self.val_set_dice:.4f}"
             line += " (best)" if self.is_best else ""
         if self.val_classes:
+            line += f", mean IoU of all classes {self.val_mean_iou:.4f}" if self.val_mean_iou is not None else ""
             line += "\n  Dice of " + ", ".join(f"{name} {dice:.3f}" for name, dice in self.val_classes.items())
         return line
 
