@@ -14,6 +14,9 @@ from unet_cli.data.layout import Layout
 from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.processes import World
+from unet_cli.system.schema import Misfit, parsed
+from unet_cli.training.plan import Plan
+from unet_cli.training.progress import Progress
 from unet_cli.training.record import NOT_SETTINGS, independent
 
 # What can't be changed while a run goes on: another would be another run.
@@ -86,6 +89,19 @@ def refuse_changes(changes: Mapping[str, tuple[Any, Any]], lasting: Iterable[str
             )
 
 
+def _check_state(saved: Checkpoint) -> None:
+    """That it holds what a run goes on from; the learner's own state is checked when it is taken. Raises Misfit."""
+    state = saved.resume or {}
+    Progress.from_plain(parsed(dict[str, Any], state.get("progress"), "progress"))
+    if "plan" in state:
+        Plan.from_plain(parsed(dict[str, Any], state["plan"], "plan"))
+    if parsed(float, state.get("seconds"), "seconds") < 0 or parsed(int, state.get("batch_size"), "batch_size") < 1:
+        raise Misfit("seconds or batch_size is below what can be")
+    parsed(str, saved.training.get("precision"), "precision")
+    if not isinstance(state.get("learner"), dict):
+        raise Misfit("learner is missing")
+
+
 def saved_state(folder: Path) -> Checkpoint | None:
     """The last.pth of a run to go on with; None where it was interrupted before anything was saved.
 
@@ -103,6 +119,10 @@ def saved_state(folder: Path) -> Checkpoint | None:
         raise UserError(f"{error}; {otherwise}") from error
     if saved.resume is None:
         raise UserError(f"{path} holds weights alone, and nothing to go on from: {otherwise}")
+    try:
+        _check_state(saved)
+    except Misfit as misfit:
+        raise UserError(f"{path} is damaged, or no last.pth that `unet train` wrote: {misfit}; {otherwise}") from misfit
     if saved.resume["progress"]["rows"] and not best.exists():
         raise UserError(f"{best} is missing: restore it, or begin a new run with --init {path}")
     return saved

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import io
-import math
-import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from unet_cli.config import METRICS, ModelConfig, Preprocessing, plain
+from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain
+from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
 from unet_cli.foreign import recognised
-from unet_cli.models import Network, build_model
+from unet_cli.models import Network, build_model, weightless
+from unet_cli.system.schema import Misfit, parsed
+from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
 LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.training: see Card.image_marks
+BESIDE_SETTINGS = {"device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str]}
+MAX_NAME = 100  # characters
+REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 FORMAT_VERSION = 3  # 1 had fewer settings of networks and of preprocessing, 2 no temperature
 
 
@@ -44,7 +48,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
     data: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | bool] = field(default_factory=dict)
     threshold: float = 0.5
     best_threshold: float | None = None
     temperature: float = 1.0
@@ -87,44 +91,86 @@ def load_checkpoint(path: Path) -> Checkpoint:
     them. Raises UserError."""
     path = find_checkpoint(path)
     try:
-        file = io.BytesIO(path.read_bytes())
+        content = load_tensors(path)
     except OSError as error:
         raise explain(error, path) from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Unreadable as error:
         raise UserError(
             f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
-            "values, which could run code when opened. Give a best.pth or last.pth that `unet train` wrote, or a state "
-            "dict of Pytorch-UNet or segmentation_models_pytorch"
-        ) from error
-    except Exception as error:  # what is no checkpoint may make the unpickler fail in any way
-        raise UserError(
-            f"{path} is not a checkpoint, or is damaged: give a best.pth that `unet train` wrote"
+            f"values, which could run code when opened ({error}). Give a best.pth or last.pth that `unet train` wrote, "
+            "or a state dict of Pytorch-UNet or segmentation_models_pytorch"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return _foreign(content, path)
-    if content["format_version"] > FORMAT_VERSION:
-        raise UserError(f"{path} was written by unet {content['version']}, which is newer than this one: update unet")
-    preprocessing, temperature = content["preprocessing"], content.get("temperature", 1.0)
-    if not 0 < temperature < math.inf:
-        raise UserError(f"{path} is damaged: its temperature is {temperature}")
-    return Checkpoint(
-        model=ModelConfig(**content["model"]),
-        preprocessing=Preprocessing(
-            **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
-        ),
-        labels=LabelMap.from_plain(content["labels"]),
-        weights=content["weights"],
-        training=content["training"],
-        data=content["data"],
-        metrics=content["metrics"],
-        threshold=content["threshold"],
-        best_threshold=content["best_threshold"],
-        temperature=temperature,
-        version=content["version"],
-        resume=content["resume"],
+    try:
+        return _checked(content)
+    except _Newer as error:
+        raise UserError(f"{path} {error}") from error
+    except (Misfit, UserError) as error:
+        raise UserError(f"{path} is damaged, or no checkpoint that `unet train` wrote: {error}") from error
+
+
+class _Newer(UserError):
+    """Written by a version of unet that is yet to come."""
+
+
+def _checked(content: dict[Any, Any]) -> Checkpoint:
+    """The checkpoint, every value of which is what it has to be. Raises UserError, and Misfit."""
+    version = parsed(str, content.get("version"), "version")
+    if not version.isprintable() or len(version) > MAX_NAME:
+        raise Misfit(f"version is {ascii(version[:MAX_NAME])}")
+    if parsed(int, content.get("format_version"), "format_version") > FORMAT_VERSION:
+        raise _Newer(f"was written by unet {version}, which is newer than this one: update unet")
+    parts = {spec.name: content[spec.name] for spec in fields(Checkpoint) if spec.name in content}
+    hints = get_type_hints(Checkpoint, include_extras=True)
+    held = parsed(dict[str, Tensor], parts.pop("weights", None), "weights")
+    resume = parts.pop("resume", None)
+    if resume is not None and not isinstance(resume, dict):
+        raise Misfit(f"resume is a {type(resume).__name__}")
+    if missing := REQUIRED - parts.keys():
+        raise Misfit(f"{min(missing)} is missing")
+    found = Checkpoint(
+        weights=held, resume=resume, **{name: parsed(hints[name], value, name) for name, value in parts.items()}
     )
+    for name, low, high in (("threshold", 0, 1), ("best_threshold", 0, 1), ("temperature", 1e-6, 1e6)):
+        number = getattr(found, name)
+        if number is not None and not low <= number <= high:
+            raise Misfit(f"{name} is {number:g}, and not {low:g} to {high:g}")
+    if found.labels.num_classes != found.model.num_classes:
+        raise Misfit(f"labels has {found.labels.num_classes} classes, and model {found.model.num_classes}")
+    if found.preprocessing.in_channels != found.model.in_channels:
+        raise Misfit(f"preprocessing has {found.preprocessing.in_channels} channels, model {found.model.in_channels}")
+    _check_training(found.training)
+    _check_weights(found.model, held)
+    return found
+
+
+def _check_training(training: dict[str, Any]) -> None:
+    """That settings are of the types that they have as flags, paths being words, and what is kept beside them too.
+    Raises Misfit."""
+    hints = get_type_hints(TrainConfig) | BESIDE_SETTINGS
+    for name, value in training.items():
+        if value is not None and name in hints:
+            parsed(hints[name], value, f"training.{name}")
+
+
+def _check_weights(model: ModelConfig, weights: dict[str, Tensor]) -> None:
+    """That they are the network's, whole, dense and finite. Raises UserError, and Misfit."""
+    try:
+        expected = weightless(model).state_dict()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # sides that no tensor can have
+        raise Misfit(f"there is no such network as {model.describe()}: {error}") from error
+    if expected.keys() != weights.keys():
+        raise Misfit(f"weights are not those of {model.describe()}: {few(sorted(expected.keys() ^ weights.keys()))}")
+    for name, tensor in weights.items():
+        wanted = expected[name]
+        is_alike = tensor.shape == wanted.shape and tensor.is_floating_point() == wanted.is_floating_point()
+        if not is_alike or tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+            raise Misfit(f"{name} is a tensor of {sides(tensor.shape)}, {tensor.dtype}, and not {sides(wanted.shape)}")
+        if any(stride == 0 and side > 1 for stride, side in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise Misfit(f"{name} holds one value many times")
+        if not bool(torch.isfinite(tensor).all()):
+            raise Misfit(f"{name} holds values that are not finite, so every mask would be empty: train again")
 
 
 def _foreign(content: Any, path: Path) -> Checkpoint:

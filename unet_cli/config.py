@@ -18,6 +18,7 @@ from unet_cli.loss_names import LOSS_NAMES, check_loss
 MAX_PASSES = 300  # over the training images, in a run that is told no end
 LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
 WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
+MAX_CLASSES = 255  # an index of 8 bits, of which the last is for ignored pixels
 DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 CPU_TRAIN_BATCH, CPU_PREDICT_BATCH, GPU_PREDICT_BATCH = 4, 1, 8  # images
@@ -110,6 +111,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def within(minimum: float, maximum: float, default: Any = MISSING) -> Any:
+    """A field that is no flag, and its range."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
 def check_extension(flag: str, path: Path | None, extension: str) -> None:
     """So that no image or mask is written over by a slip. Raises UserError."""
     if path is not None and (path.suffix.lower() != extension or path.is_dir()):
@@ -127,7 +133,7 @@ class Checked:
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
         for spec in fields(self):  # type: ignore[arg-type]
-            value, flag = getattr(self, spec.name), flag_of(spec.name)
+            value, flag = getattr(self, spec.name), flag_of(spec.name) if "help" in spec.metadata else spec.name
             low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
             if value is None:
                 continue
@@ -766,13 +772,13 @@ class ModelConfig(Checked):
     """
 
     name: str = "unet"
-    in_channels: int = 3
-    num_classes: int = 2
-    base_channels: int | None = None
-    depth: int | None = None
+    in_channels: int = within(1, 4096, 3)
+    num_classes: int = within(2, MAX_CLASSES, 2)
+    base_channels: int | None = within(1, 4096, None)
+    depth: int | None = within(1, 12, None)
     upsampling: Literal["transposed", "bilinear"] | None = None
     norm: Literal["batch", "group", "instance", "none"] | None = None
-    dropout: float | None = None
+    dropout: float | None = within(0, 1, None)
     deep_supervision: bool | None = None
 
     @property
@@ -817,17 +823,24 @@ class Preprocessing(Checked):
     the channels of one.
     """
 
-    size: int
-    in_channels: int
+    size: int = within(1, 2**16)
+    in_channels: int = within(1, 4096)
     dtype: Dtype
     intensity: Literal["dataset", "image", "percentile"] = "dataset"
     mean: tuple[float, ...]
     std: tuple[float, ...]
     keep_alpha: bool = False
-    files: int = 1
+    files: int = within(1, 4096, 1)
     pages: Literal["images", "channels"] = "images"
     mode: Literal["resize", "tile"] = "resize"
-    scale: float | None = None
+    scale: float | None = within(1e-3, 1e3, None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
+            raise UserError(f"mean is {self.mean}: there has to be a finite number for each channel, as of std")
+        if not all(math.isfinite(std) and std > 0 for std in self.std):
+            raise UserError(f"std is {self.std}: what is divided by has to be above 0")
 
     def describe_size(self) -> str:
         """Of what the network sees."""

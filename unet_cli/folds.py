@@ -7,12 +7,12 @@ nothing but a run that has saved nothing yet.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from unet_cli.call import LASTING, TrainedToItsEnd, refuse_changes
 from unet_cli.config import METRICS, MODEL_SETTINGS, TrainConfig
@@ -25,6 +25,7 @@ from unet_cli.files import alone_in, make_folder, sweep
 from unet_cli.preparation import drawn_split, examined
 from unet_cli.processes import this_process
 from unet_cli.run import Report, told_how_to_go_on, train
+from unet_cli.system.schema import json_of, parsed
 from unet_cli.training.record import (
     changed_settings,
     independent,
@@ -148,10 +149,11 @@ def _report(run: Path) -> Report:
     """What train said of a run that has come to its end; of where it is now. Raises UserError."""
     path = run / METRICS
     try:
-        values = json.loads(path.read_bytes())
-        report = Report(**{spec.name: values[spec.name] for spec in fields(Report) if spec.name in values})
+        values = parsed(dict[str, Any], json_of(path.read_bytes()), "it")
+        names = {spec.name for spec in fields(Report)}
+        report = parsed(Report, {name: value for name, value in values.items() if name in names})
     except OSError as error:
         raise explain(error, path) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not what train wrote at the end of a run: remove it, and go on") from error
     return replace(report, run=str(run), best=str(run / "best.pth"), last=str(run / "last.pth"), page=str(run / REPORT))

@@ -101,7 +101,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         learner, train_data, val_data, config, batch_size, budget, call.world, console, plan=plan, cut=cut
     )
     if call.state:
-        learner.load_state(call.state["learner"])
+        _load_learner(call, learner)
         trainer.go_on_from(Progress.from_plain(call.state["progress"]))
         if trainer.progress.lacks_score:
             assert call.folder is not None
@@ -117,6 +117,25 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         *(describe_resumed(call, trainer, template) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
+
+
+def _load_learner(call: Call, learner: Learner) -> None:
+    """Go on with the optimizer and the averaged weights that were saved. Raises UserError."""
+    try:
+        learner.load_state(call.state["learner"])
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # torch has no one kind
+        assert call.folder is not None
+        raise UserError(
+            f"{call.folder / 'last.pth'} is damaged: its optimizer's state is not that of this network ({error}): "
+            f"restore it, or begin a new run from its best weights with --init {call.folder / 'best.pth'}"
+        ) from error
 
 
 def examined(config: TrainConfig, layout: Layout, console: Console) -> Card:

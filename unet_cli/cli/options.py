@@ -208,14 +208,15 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's values the defaults of this command. An unknown key suggests the nearest known one."""
     if path is None:
         return None
-    import tomllib
     from difflib import get_close_matches
 
+    from unet_cli.system.schema import toml_of
+
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = toml_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise typer.BadParameter(str(explain(error, path))) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML and of its encoding
         raise typer.BadParameter(f"{path} is not TOML: {error}") from error
     known = {parameter.name: parameter for parameter in context.command.params if parameter.name}
     del known["config"]

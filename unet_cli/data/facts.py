@@ -178,21 +178,21 @@ def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
 
 
 def remembered(path: Path) -> dict[str, Any]:
-    """What `remember` wrote; nothing where that is gone, cut off, or of another program."""
+    """What `remember` wrote, to the last byte; nothing where that is gone, cut off, or of another program."""
     try:
-        known = json.loads(path.read_bytes())
+        checksum, content = path.read_bytes().split(b"\n", 1)
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return json.loads(content) if hashlib.sha256(content).hexdigest().encode() == checksum else {}
 
 
 def remember(path: Path, values: dict[str, Any]) -> str | None:
     """Returns why that was not possible."""
     try:
         make_folder(path.parent)
-        content = json.dumps(values)
+        content = json.dumps(values).encode()
         with whole_file(path) as file:
-            file.write(content.encode())
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     except UserError as error:
         return str(error)
     return None

@@ -5,7 +5,6 @@ Values are whole numbers. A colour is the number 0xRRGGBB, so that what holds fo
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unet_cli.config import MAX_CLASSES
+from unet_cli.console import few
 from unet_cli.data.imagefile import MaskPixels
 from unet_cli.errors import UserError, explain
+from unet_cli.system.schema import toml_of
 
+MAX_NAME = 200  # characters of a class's name
 IGNORED = 255  # the class index of pixels that count nowhere: not in losses, metrics or shares
-MAX_CLASSES = 255
 SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
 NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
 TRACE = 0.01  # of a class's pixels; a near colour as rare as that is a slip of the brush
@@ -103,6 +105,23 @@ class LabelMap:
     ignore: int | None = None
     palette: tuple[int, ...] | None = None
     background: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises UserError at what can't be classes."""
+        highest = 0xFFFFFF if self.kind == "colours" else 65535
+        every = [*self.values, *([] if self.ignore is None else [self.ignore])]
+        if not 2 <= len(self.values) <= MAX_CLASSES or len(self.names) != len(self.values):
+            raise UserError(
+                f"there are {len(self.values)} classes with {len(self.names)} names: 2 to {MAX_CLASSES} can be"
+            )
+        if len(set(every)) < len(every) or not all(0 <= value <= highest for value in every):
+            raise UserError(f"the values of the classes are {few(every)}: each has its own, from 0 to {highest:,}")
+        if not all(name.isprintable() and 0 < len(name) <= MAX_NAME for name in self.names):
+            raise UserError(
+                f"classes are called {few(map(ascii, self.names))}: use up to {MAX_NAME} printable characters"
+            )
+        if len(self.palette or ()) > 768 or not all(0 <= part < 256 for part in self.palette or ()):
+            raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
 
     @property
     def num_classes(self) -> int:
@@ -360,10 +379,10 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
             )
         return ClassSpec(names, ignore=ignore)
     try:
-        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+        content = toml_of(Path(text).read_text(encoding="utf-8"))
     except OSError as error:
         raise explain(error, text) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML and of its encoding
         raise UserError(f"{text} is not TOML: {error}") from error
     table = content.pop("classes", {})
     if not isinstance(table, dict):

@@ -15,6 +15,7 @@ import numpy as np
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
+from unet_cli.system.schema import json_of
 
 MOST_DRAWS, LEAST_DRAWS = 400, 100
 DRAWN_GROUPS = 1_000_000  # in all draws together: keeps a split of 20,000 pairs within a second
@@ -238,7 +239,7 @@ def _group_name(match: re.Match[str] | None) -> str:
 def _read_names(path: Path) -> tuple[set[str], set[str]]:
     """The names in train and in val. Raises UserError."""
     try:
-        plain = json.loads(path.read_bytes())
+        plain = json_of(path.read_bytes())
     except OSError as error:
         raise explain(error, path) from error
     except ValueError as error:  # of JSON and of its encoding

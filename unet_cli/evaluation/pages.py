@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,13 @@ from unet_cli.evaluation.per_image import image_dice
 from unet_cli.evaluation.scores import FEW_IMAGES, reliabilities, sampled, scores
 from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
+from unet_cli.system.schema import json_of, parsed
 from unet_cli.training.record import calls_of
 
-COLUMNS = {"epoch", "seconds", "train_loss", "val_loss", "val_dice"}  # of log.csv
+COLUMNS = ("epoch", "seconds", "train_loss", "val_loss", "val_dice")  # of log.csv
+SAID_OF_CALLS = ("command", "device", "unet", "torch")  # in run.json
+SAID_OF_TRAINING = ("loss", "optimizer", "lr", "batch_size", "augment")  # in a checkpoint
+MAX_EPOCH = 10**9
 MOST_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
 NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
@@ -104,12 +108,15 @@ def suspects_of(found: Evaluation) -> list[Suspect]:
 
 
 def _facts(
-    runs: Sequence[Path], checkpoints: Sequence[Checkpoint], logs: Sequence[list[dict[str, str]]]
+    runs: Sequence[Path], checkpoints: Sequence[Checkpoint], logs: Sequence[list[dict[str, float]]]
 ) -> list[tuple[str, str]]:
     """What was trained on what."""
     first, call = checkpoints[0], _calls(runs[0])[-1]
     training, preprocessing = first.training, first.preprocessing
-    seconds = sum(float(log[-1]["seconds"]) for log in logs)
+    for run, one in zip(runs, checkpoints, strict=True):
+        if "epoch" not in one.metrics or any(one.training.get(name) is None for name in SAID_OF_TRAINING):
+            raise UserError(f"{run} holds weights that are no run's of unet train: give the folder of one")
+    seconds = sum(log[-1]["seconds"] for log in logs)
     trained = [
         f"{run.name}: " * (len(runs) > 1)
         + f"{counted(len(log), 'epoch')}, the best {one.metrics['epoch']:.0f}"
@@ -131,7 +138,8 @@ def _facts(
 def _calls(run: Path) -> list[dict[str, Any]]:
     """Raises UserError."""
     calls = calls_of(run)
-    if not calls:
+    said = all(isinstance(call.get(name), str) for call in calls for name in SAID_OF_CALLS)
+    if not calls or not said:
         raise UserError(f"{run / 'run.json'} is missing, or not what unet train wrote: restore it")
     return calls
 
@@ -145,26 +153,31 @@ def _labelled(line: str) -> tuple[str, str]:
 
 
 def _split(run: Path) -> str:
-    parts = json.loads(_bytes(run / "split.json"))
-    return f"{len(parts['train']):,} for training, {len(parts['val']):,} for validation ({parts['how']})"
+    path = run / "split.json"
+    try:
+        parts = parsed(dict[str, Any], json_of(_bytes(path)), "it")
+        train, val = (parsed(list[str], parts.get(name), name) for name in ("train", "val"))
+        how = parsed(str, parts.get("how"), "how")
+    except ValueError as error:
+        raise UserError(f"{path} is not what unet train wrote ({error}): restore it") from error
+    return f"{len(train):,} for training, {len(val):,} for validation ({how})"
 
 
-def _curve(name: str, log: list[dict[str, str]]) -> Curve:
-    def column(key: str) -> list[float]:
-        return [float(row[key] or "nan") for row in log]
-
-    return Curve(name, [int(row["epoch"]) for row in log], column("train_loss"), column("val_loss"), column("val_dice"))
+def _curve(name: str, log: list[dict[str, float]]) -> Curve:
+    columns = ([row[key] for row in log] for key in ("train_loss", "val_loss", "val_dice"))
+    return Curve(name, [int(row["epoch"]) for row in log], *columns)
 
 
-def _log(run: Path) -> list[dict[str, str]]:
+def _log(run: Path) -> list[dict[str, float]]:
     path = run / "log.csv"
     try:
         rows = list(csv.DictReader(_bytes(path).decode().splitlines()))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not what unet train wrote: restore it") from error
-    if not rows or not rows[0].keys() >= COLUMNS:
+        numbers = [{name: float(row[name] or "nan") for name in COLUMNS} for row in rows]
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not what unet train wrote ({error}): restore it") from error
+    if not numbers or not all(0 <= row["epoch"] < MAX_EPOCH and 0 <= row["seconds"] < math.inf for row in numbers):
         raise UserError(f"{path} holds no epoch as unet train writes them: restore it")
-    return rows
+    return numbers
 
 
 def _bytes(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from unet_cli.console import few, sides
 from unet_cli.errors import UserError, explain
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
+from unet_cli.system.tensors import Unreadable, load_tensors
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)
 PATIENCE = 20.0  # seconds without an answer after which a server counts as out of reach
@@ -184,10 +184,10 @@ def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}: {remedy}")
     try:
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except OSError as error:
         raise explain(error, path) from error
-    except Exception as error:  # what is no file of torch's may make the unpickler fail in any way
+    except Unreadable as error:
         raise UserError(f"{path} is damaged, or holds more than tensors and plain values: {remedy}") from error
     if not _is_state_dict(state):
         what = "holds " + few(state) if isinstance(state, dict) and state else f"is a {type(state).__name__}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unet_cli.system.schema import Misfit, parsed
+
+MAX_COUNT = 10**7  # of whatever a plan counts
 FORWARD = 1 / 3  # of a training step's work is its forward pass
 
 
@@ -55,5 +58,10 @@ class Plan:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Plan:
-        """What `plain` gave."""
-        return cls(**values | {"sides": tuple(values["sides"]), "until": tuple(values["until"])})
+        """What `plain` gave. Raises Misfit."""
+        found = parsed(cls, values, "plan")
+        counts = (found.repeats, found.parts, found.validate_every, found.statistics, *found.sides)
+        optional = [count for count in (found.val_images, found.threads) if count is not None]
+        if len(found.sides) != len(found.until) or not all(0 < count < MAX_COUNT for count in (*counts, *optional)):
+            raise Misfit(f"plan is {found}")
+        return found

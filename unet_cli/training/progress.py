@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unet_cli.console import duration
+from unet_cli.system.schema import AnyFloat, Misfit, parsed
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class EpochResult:
     step: int
     seconds: float
     lr: float
-    train_loss: float
-    val_loss: float | None = None
+    train_loss: AnyFloat
+    val_loss: AnyFloat | None = None
     val_dice: float | None = None
     val_set_dice: float | None = None
     val_iou: float | None = None
@@ -74,7 +75,7 @@ class Progress:
     seen: int = 0
     side: int | None = None
     cooling: int | None = None
-    loss_sum: float = 0.0
+    loss_sum: AnyFloat = 0.0
     loss_images: int = 0
     skipped: int = 0
     bad_steps: int = 0
@@ -113,5 +114,8 @@ class Progress:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Progress:
-        """What `plain` gave."""
-        return cls(**values | {"rows": [EpochResult(**row) for row in values["rows"]]})
+        """What `plain` gave. Raises Misfit."""
+        found = parsed(cls, values, "progress")
+        if found.epoch < 1 or min(found.seen, found.skipped, found.bad_steps) < 0 or len(found.rows) != found.epoch - 1:
+            raise Misfit(f"progress is in epoch {found.epoch} after {len(found.rows)} epochs and {found.seen} samples")
+        return found

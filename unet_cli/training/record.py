@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import tomllib
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from unet_cli.data.split import Split, write_split
 from unet_cli.errors import UserError, explain
 from unet_cli.files import make_folder, whole_file, writable_folder
 from unet_cli.processes import elastic_identity
+from unet_cli.system.schema import json_of, parsed, toml_of
 from unet_cli.version import __version__
 
 NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
@@ -163,7 +163,7 @@ def _toml(value: Any) -> str:
 
 
 def _from_toml(text: str) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
+    return {key.replace("-", "_"): value for key, value in toml_of(text).items()}
 
 
 def _is_unicode(text: str) -> bool:
@@ -173,8 +173,7 @@ def _is_unicode(text: str) -> bool:
 def calls_of(folder: Path) -> list[dict[str, Any]]:
     """What run.json holds: each call that has worked on the run."""
     try:
-        content = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError):  # there is none yet, or it's another's
+        content = json_of((folder / "run.json").read_bytes())
+        return parsed(dict[str, list[dict[str, Any]]], content, "it")["calls"]
+    except (OSError, ValueError, KeyError):  # there is none yet, or it's another's
         return []
-    calls = content.get("calls") if isinstance(content, dict) else None
-    return calls if isinstance(calls, list) else []
