@@ -97,6 +97,13 @@ def test_images_with_nan_or_infinity_are_refused(tmp_path, value):
         read_image(source(tmp_path / "a.npy"))
 
 
+@pytest.mark.parametrize("value", [np.finfo(np.float32).min, 1.7e38])
+def test_values_that_stand_for_no_data_are_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.array([[0, value], [1, value]], np.float32))
+    with pytest.raises(UserError, match=r"a.npy holds 2 values like .*e\+38, which stand for no data"):
+        read_image(source(tmp_path / "a.npy"))
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_alpha_is_dropped_with_a_note_or_kept_but_not_blended(tmp_path, palette):
     path = source(tmp_path / "a.png")

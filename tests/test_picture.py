@@ -13,8 +13,9 @@ from unet_cli.config import Inference
 from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import whole_intensities
 from unet_cli.device import Compute
+from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
-from unet_cli.inference.picture import Stretched, Tiled
+from unet_cli.inference.picture import Band, Stretched, Tiled
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import Fitted, Geometry, Network
 
@@ -141,3 +142,11 @@ def test_the_intensities_of_an_image_are_those_that_training_on_crops_takes(monk
     assert torch.equal(found, whole_intensities(IMAGE, own.preprocessing))
     assert found[2] == pytest.approx(IMAGE[:, ::4, ::4].mean(), rel=0.01)
     assert nothing is None
+
+
+def test_rows_without_probabilities_never_become_a_mask():
+    probs = torch.full((1, 2, 2), 0.3)
+    assert torch.equal(Band(0, (2, 2), [probs]).finished(), probs)
+    probs[0, 1, 1] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        Band(0, (2, 2), [probs]).finished()

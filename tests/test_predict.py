@@ -20,6 +20,7 @@ from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config import ModelConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.sample import draw_pair
+from unet_cli.inference.jobs import listed_paths
 from unet_cli.models import build_model
 
 
@@ -53,6 +54,19 @@ def test_file_glob_and_list(unet: Run, trained, images, tmp_path):
     assert sorted(path.name for path in (tmp_path / "list").iterdir()) == ["b.png", "c.png"]
     assert (pixels(tmp_path / "glob" / "b.png") == pixels(tmp_path / "list" / "b.png")).all()
     assert_failed(unet("predict", "--weights", trained, "--input", "-", stdin="a.png\n"), 1, "--output")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a.png\n\nb.png", b"a.png\r\nb.png\r\n", b"\xef\xbb\xbfa.png\nb.png\n", b"a.png\0b.png\0"]
+    + ["a.png\r\nb.png\r\n".encode(encoding) for encoding in ("utf-8-sig", "utf-16")],
+)
+def test_a_list_is_read_as_whatever_program_wrote_it(content):
+    assert [path for path in listed_paths(content) if path.strip()] == ["a.png", "b.png"]
+
+
+def test_paths_of_a_list_are_as_the_system_has_them():
+    assert listed_paths(b"new\nline.png\0b\xff.png") == ["new\nline.png", os.fsdecode(b"b\xff.png")]
 
 
 def test_a_mask_does_not_depend_on_its_neighbours(unet: Run, trained, images, tmp_path):

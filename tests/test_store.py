@@ -1,5 +1,7 @@
 """Rows of an image that wait for the others: in memory and on disk alike, and after a kill."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,18 @@ def test_rows_of_another_prediction_are_not_used(tmp_path):
 def test_a_place_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
     with pytest.raises(UserError, match=r"missing"):
         on_disk(tmp_path / "missing" / "a.part")
+
+
+def test_a_link_or_a_file_of_somebody_else_is_never_written_to(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "link.part").symlink_to(tmp_path / "thesis.txt")
+    (tmp_path / "dangling.part").symlink_to(tmp_path / "nowhere")
+    os.link(tmp_path / "thesis.txt", tmp_path / "hard.part")
+    (tmp_path / "own.part").write_text("mine")
+    os.mkfifo(tmp_path / "pipe.part")
+    for name in ("link", "dangling", "hard", "own", "pipe"):
+        with pytest.raises(UserError, match=f"{name}.part is in the way"):
+            on_disk(tmp_path / f"{name}.part")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "own.part").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()

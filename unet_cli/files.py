@@ -26,7 +26,7 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     number = zlib.crc32(path.name.encode(errors="surrogateescape"))  # the name itself may be as long as names can be
     temporary = path.with_name(f".unet-{HOST}-{number:x}-{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with _fresh_file(temporary) as file:
             yield file
             if durable:
                 file.flush()
@@ -38,6 +38,13 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise explain(error, path) from error
         raise
+
+
+def _fresh_file(path: Path) -> BinaryIO:
+    """Open a file that wasn't there before, so that no link is followed. What is left under this name of ours, by a
+    process with our number that was killed, goes first. Raises OSError."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
 
 
 def sweep(folder: Path) -> None:

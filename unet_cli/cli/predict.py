@@ -36,7 +36,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.device import choose_compute
     from unet_cli.files import writable_folder
     from unet_cli.inference.batch import predict_all
-    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, share_of
+    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, listed_paths, share_of
     from unet_cli.inference.predictor import Predictor
     from unet_cli.pace import Pace
     from unet_cli.processes import wait_for_all
@@ -46,7 +46,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     console.say(*describe_unfinished(config.weights))
     predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
     names = predictor.labels.names
-    listed = sys.stdin if config.input == "-" else ()
+    listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
     everything, folder = find_jobs(
         config, predictor.mode, extras_of(config, len(names), predictor.gates), listed, predictor.preprocessing
     )

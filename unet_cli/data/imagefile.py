@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from unet_cli.console import counted
 from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
 from unet_cli.data.formats.decoded import from_array
 from unet_cli.data.formats.pillow import from_pillow
@@ -47,6 +48,7 @@ __all__ = [
 SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
 TIFF_EXTENSIONS = (".tif", ".tiff")
 
+NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
 ALPHA_DROPPED = "alpha was dropped"
 
 
@@ -281,6 +283,12 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
         numbers = pixels.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise UserError(f"{path} holds NaN or infinite values: replace them, or leave the file out")
+    if (extreme := np.abs(numbers) > NO_DATA).any():
+        value, number = float(numbers[extreme][0]), counted(int(extreme.sum()), "value")
+        raise UserError(
+            f"{path} holds {number} like {value:.3g}, which stand for no data and no image: replace them with a value "
+            "that images have, such as their mean, or leave the file out"
+        )
     return numbers
 
 

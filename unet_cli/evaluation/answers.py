@@ -54,7 +54,7 @@ class _Sample(Task):
     """An image on its way through the network, its pair and its truth."""
 
     def __init__(self, picture: Picture, pair: Pair, target: Mask) -> None:
-        super().__init__(picture)
+        super().__init__(picture, pair.image)
         self.pair, self.target = pair, target
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.ahead import prefetched
+from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.jobs import Outcome
 from unet_cli.inference.picture import Band, Picture, View
@@ -17,10 +18,10 @@ from unet_cli.pace import Pace
 
 
 class Task:
-    """An image that is on its way through the network, and what its user keeps with it."""
+    """An image that is on its way through the network, and what its user keeps with it. source: where it is from."""
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
+    def __init__(self, picture: Picture, source: Source) -> None:
+        self.picture, self.source = picture, source
 
     def views(self) -> Generator[View]:
         """What the networks have to see of it. Raises UserError."""
@@ -71,7 +72,10 @@ def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) ->
         task, band = item
         if isinstance(band, UserError):
             raise band
-        bands.append(band.combined())
+        try:
+            bands.append(band.finished())
+        except UserError as error:
+            raise task.source.named(error) from error
         if band.top + band.size[0] == task.picture.size[0]:
             yield task, torch.cat(bands, dim=1)
             bands = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
@@ -162,7 +163,7 @@ def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Pa
     input, output = config.input, config.output
     path, base = Path(input), None
     if input == "-":
-        images = [Path(line.rstrip("\r\n")) for line in listed if line.strip()]
+        images = [Path(line) for line in listed if line.strip()]
         output = _required(output, "a list of paths")
     elif path.is_dir():
         images, base = list(walk(path)), path
@@ -211,6 +212,15 @@ def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[
             yield from (
                 (Source(paths, page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
             )
+
+
+def listed_paths(content: bytes) -> list[str]:
+    """The paths of a list: one a line, or with NUL between them as `find -print0` writes them; a byte order mark says
+    how they are encoded, else they are as the system has them."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", errors="replace").encode()
+    text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
+    return text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
 
 
 def masks_beside(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from unet_cli.data.preprocess import (
     prepare,
     resize_image,
 )
+from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.tiles import Canvas, lay_tiles, mirrored
 
@@ -56,6 +57,16 @@ class Band:
         assert isinstance(total, Tensor)
         mean = total if len(self.probs) == 1 else total / len(self.probs)
         return mean.clamp_(0, 1)
+
+    def finished(self) -> Tensor:
+        """The same, of rows that are to become a mask. Raises UserError where there are no probabilities."""
+        probs = self.combined()
+        if not bool(torch.isfinite(probs).all()):
+            raise UserError(
+                "the network's answer is not finite, since the values of the image are too far from those of the "
+                "training images: look for no-data values such as -3.4e38 and replace them, or try --precision float32"
+            )
+        return probs
 
 
 class Picture(Protocol):

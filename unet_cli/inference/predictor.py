@@ -95,7 +95,7 @@ class Predictor:
             picture = self.read(Source((Path(image),)))
         else:
             picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
-        rows = [to_classes(band.combined()[: self.planes], self.cut) for band in self.bands(picture)]
+        rows = [to_classes(band.finished()[: self.planes], self.cut) for band in self.bands(picture)]
         return self.labels.decode(np.concatenate(rows))
 
     def calibrated(self, probs: Tensor) -> Tensor:

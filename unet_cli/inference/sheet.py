@@ -33,7 +33,7 @@ class Sheet(Task):
     ) -> None:
         """stopping: nothing is begun any more, and what can pause does. Raises UserError where nothing can be
         written."""
-        super().__init__(picture)
+        super().__init__(picture, job.image)
         self.job = job
         self.can_pause = isinstance(picture, Tiled) and job.mask.suffix == ".tif"
         self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
@@ -71,7 +71,7 @@ class Sheet(Task):
         try:
             known = max(self._first - band.top, 0)
             if known < band.size[0]:
-                self._keep(band.top + known, band.combined()[:, known:])
+                self._keep(band.top + known, band.finished()[:, known:])
             with self._lock:
                 if self._store.done < self.picture.size[0] or self._is_over:
                     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -15,10 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from unet_cli.errors import explain
+from unet_cli.errors import UserError, explain
 from unet_cli.files import lock_alone
 
 RECORD = struct.Struct("<IQQQd")  # CRC-32 of the rest, first row, number of rows, bytes that follow, top probability
+MAGIC = b"unet-rows "
 COMPRESSION = 1  # of zlib: masks shrink to a hundredth at the lowest level
 
 
@@ -80,6 +82,24 @@ class InMemory(Store):
         self._blocks.clear()
 
 
+def open_own(path: Path) -> BinaryIO:
+    """Open a file of ours to go on with, or a new one. A link is never followed, and anything but a plain file of ours
+    is left as it is. Raises OSError, and UserError."""
+    try:
+        return open(path, "x+b")
+    except FileExistsError:
+        in_the_way = UserError(f"{path} is in the way, and no file that unet half wrote: move it away")
+    if path.is_symlink():
+        raise in_the_way
+    file = os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "r+b")
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and file.read(len(MAGIC)) in (MAGIC, b""):
+        file.seek(0)
+        return file
+    file.close()
+    raise in_the_way
+
+
 class OnDisk(Store):
     """See Store. A file that grows by compressed rows; opened again, it holds what a killed process had added.
 
@@ -91,9 +111,9 @@ class OnDisk(Store):
         super().__init__()
         self.path, self._width, self._dtypes = path, width, [np.dtype(dtype) for dtype in dtypes]
         self._places: dict[int, tuple[int, int]] = {}  # in the file, by first row: offset and number of bytes
-        header = (json.dumps(identity, sort_keys=True) + "\n").encode()
+        header = MAGIC + (json.dumps(identity, sort_keys=True) + "\n").encode()
         try:
-            self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  (closed by close)
+            self._file = open_own(path)
             self._begin(header)
         except OSError as error:
             raise explain(error, path) from error
