@@ -89,11 +89,11 @@ def open_own(path: Path) -> BinaryIO:
         return open(path, "x+b")
     except FileExistsError:
         in_the_way = UserError(f"{path} is in the way, and no file that unet half wrote: move it away")
-    if path.is_symlink():
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise in_the_way
     file = os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "r+b")
-    status = os.fstat(file.fileno())
-    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and file.read(len(MAGIC)) in (MAGIC, b""):
+    if MAGIC.startswith(file.read(len(MAGIC))):
         file.seek(0)
         return file
     file.close()
