@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from unet_cli.system.streams import printable
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -27,17 +29,17 @@ class Console:
         from tqdm import tqdm
 
         with tqdm.external_write_mode(file=sys.stderr):
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
+            print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
 
     def result(self, *lines: str) -> None:
         """What the command was called for, in words, on stdout."""
         if not self.json and not self.quiet:
-            print(*lines, sep="\n", flush=True)
+            print(*map(printable, lines), sep="\n", flush=True)
 
     def document(self, value: dict[str, Any]) -> None:
         """What the command was called for, for a program: one line of JSON on stdout."""
         if self.json:
-            print(json.dumps(value, default=str, ensure_ascii=False), flush=True)
+            print(json.dumps(value, default=str), flush=True)
 
     def progress(
         self,

@@ -24,8 +24,11 @@ class UserError(Exception):
     """Something that the user can put right: the message says what, where, and what to do."""
 
 
-class Stopped(Exception):
-    """The user or a batch system asked us to stop, and what was there to save has been saved. hint: what to do next."""
+class Stopped(BaseException):
+    """The user or a batch system asked us to stop, and what was there to save has been saved. hint: what to do next.
+
+    No Exception, so that what catches whatever a broken file may raise lets it pass.
+    """
 
     def __init__(self, signum: int, hint: str = "") -> None:
         super().__init__(f"stopped by signal {signum}")

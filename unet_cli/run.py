@@ -145,11 +145,9 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
             for result in trainer.fit(stop):
                 if kept:
                     _keep(trainer, result, *kept)
-        except UserError:
+        except BaseException as error:  # whatever it is, what was learned is kept
             if kept:
                 kept[0].save_at_last(trainer)
-            raise
-        except RuntimeError as error:
             if not trainer.config.deterministic or "deterministic" not in str(error):
                 raise
             reason = str(error).splitlines()[0]

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from unet_cli.signals import ENDING
+
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # what tells OpenMP how threads wait
 STARTED = time.monotonic()  # of the whole command: --max-time counts from here
 
@@ -47,7 +49,7 @@ def main() -> None:
     try:
         app()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +15,8 @@ import typer
 
 from unet_cli.config import Output, flag_of
 from unet_cli.errors import Stopped, UserError, explain, is_out_of_memory
-from unet_cli.signals import stop_at_once
+from unet_cli.signals import stop_at_once, stop_on
+from unet_cli.system.streams import make_streams_unbreakable, printable, unprinted_result
 
 PANELS = (
     "Files",
@@ -35,7 +35,7 @@ OUT_OF_MEMORY = (
     "the memory is not enough: try --batch-size 1, a smaller --size, and in training also --gradient-checkpointing "
     "or a smaller --width"
 )
-DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT, BROKEN_PIPE = 0, 1, 2, 3, 70, 141
+DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT = 0, 1, 2, 3, 70
 
 
 def command(app: typer.Typer, name: str, *settings: type, example: str) -> Callable[[Callable[..., int]], None]:
@@ -60,18 +60,20 @@ def command(app: typer.Typer, name: str, *settings: type, example: str) -> Calla
 
 def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values: dict[str, Any]) -> int:
     """Call the function; say in one message what went wrong. The only place that turns exceptions into exit codes."""
-    signal.signal(signal.SIGTERM, stop_at_once)
+    make_streams_unbreakable()
+    stop_on(stop_at_once)
     debug = values["debug"]
     try:
         instances = [cls(**{spec.name: _value(values[spec.name]) for spec in fields(cls)}) for cls in settings]
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
     try:
-        return function(*instances)
+        code = function(*instances)
     except BaseException as error:
         if debug:
             _show_traceback()
-        return _explained(error)
+        code = _explained(error)
+    return _complain_of_stdout() if code == DONE and unprinted_result() else code
 
 
 def _value(value: Any) -> Any:
@@ -88,9 +90,6 @@ def _explained(error: BaseException) -> int:
     """One message for the error, and its exit code."""
     if isinstance(error, UserError):
         return _complain(str(error), USER_ERROR)
-    if isinstance(error, BrokenPipeError):  # whoever read our output has left: `unet info FILE | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     if isinstance(error, OSError):
         return _complain(str(explain(error)), USER_ERROR)
     if isinstance(error, KeyboardInterrupt):
@@ -103,8 +102,16 @@ def _explained(error: BaseException) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"unet: {message}", file=sys.stderr)
+    print(f"unet: {printable(message)}", file=sys.stderr)
     return code
+
+
+def _complain_of_stdout() -> int:
+    """The work is done, but what it was called for could not be printed."""
+    failed = unprinted_result()
+    if isinstance(failed, BrokenPipeError):  # whoever read it has left, and knows: `unet info FILE | head -1`
+        return USER_ERROR
+    return _complain(f"the result could not be printed: {failed}", USER_ERROR)
 
 
 def _report_defect() -> int:

@@ -12,6 +12,7 @@ from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config import Output, PredictConfig, flag_of
 from unet_cli.console import Console, counted, duration, speed
+from unet_cli.system.streams import printable
 
 if TYPE_CHECKING:
     from unet_cli.inference.jobs import Outcome
@@ -110,7 +111,7 @@ def _list(failures: list[Outcome]) -> None:
     if failures:
         print(f"unet: {counted(len(failures), 'image')} failed:", file=sys.stderr)
     for outcome in failures:
-        print(f"  {outcome.error}", file=sys.stderr)
+        print(f"  {printable(str(outcome.error))}", file=sys.stderr)
 
 
 def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:

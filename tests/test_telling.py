@@ -1,0 +1,153 @@
+"""Telling never ends the work: logs that can't be written, readers that leave, names that can't be printed, signals.
+
+The faults are real: /dev/full, closed pipes, another encoding, signals to a process of its own.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY, write_pairs
+from test_resume import start, wait_for
+
+from unet_cli.console import Console
+from unet_cli.errors import Stopped
+from unet_cli.run import _fit
+from unet_cli.signals import StopRequest
+from unet_cli.system.streams import Unbreakable, printable
+
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+TRAIN = ("--data", "data", *TINY, "--epochs", 3, "--name", "r")
+
+
+def unet(folder: Path, *arguments: object, environment: dict[str, str] | None = None, **streams: object):
+    command = [sys.executable, "-m", "unet_cli", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | (environment or {}), timeout=300, check=False, **streams
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_pairs(tmp_path / "data", count=6)
+    return tmp_path
+
+
+def is_whole(folder: Path) -> bool:
+    run = folder / "checkpoints/r"
+    return json.loads((run / "metrics.json").read_text())["epochs"] == 3 and (run / "best.pth").exists()
+
+
+def test_a_full_disk_of_the_log_does_not_end_training(data):
+    with open("/dev/full", "w") as full:
+        done = unet(data, "train", *TRAIN, stderr=full, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert "Best weights" in done.stdout
+    assert is_whole(data)
+
+
+def test_a_result_that_can_not_be_printed_is_an_error_when_the_work_is_done(data):
+    with open("/dev/full", "w") as full:
+        done = unet(data, "train", *TRAIN, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "the result could not be printed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert is_whole(data)
+
+
+def test_a_reader_that_leaves_does_not_end_training(data):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unet_cli", "train", *map(str, TRAIN)],
+        cwd=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 1
+    assert is_whole(data)
+
+
+def test_names_that_can_not_be_encoded_are_spelled_out(data, trained):
+    for name in (os.fsdecode(b"zelle\xff.png"), "細胞.png", "red\x1b[31m.png"):
+        os.link(data / "data/images/cell0.png", data / name) if not (data / "in").mkdir(exist_ok=True) else None
+        os.rename(data / name, data / "in" / name)
+    for encoding in ("cp1252", "ascii:strict", "utf-8:strict"):
+        call = ("predict", "--weights", trained, "--input", "in", "--output", encoding.replace(":", "-"), "--overlay")
+        done = unet(data, *call, "--json", capture_output=True, environment={"PYTHONIOENCODING": encoding})
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.decode("ascii").splitlines()]
+        assert len(lines) == 3
+        told = unet(data, *call, capture_output=True, environment={"PYTHONIOENCODING": encoding})
+        assert told.returncode == 0, told.stderr
+        assert b"\x1b[31m" not in told.stderr + told.stdout
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    assert printable("a\x1b[2J\x07b\x9bc\td\ne") == "a\\x1b[2J\\x07b\\x9bc\td\ne"
+
+
+def test_a_closed_stream_takes_what_is_written(tmp_path):
+    file = open(tmp_path / "log", "w")  # noqa: SIM115
+    stream = Unbreakable(file)
+    stream.write("before")
+    assert stream.failed is None
+    file.close()
+    stream.write("after")
+    stream.flush()
+    assert stream.failed is not None
+    stream.writelines(["more"])
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_every_signal_that_ends_a_process_is_obeyed_after_saving(data, name):
+    process = start(data, *TRAIN[:-4], "--epochs", 10_000, "--name", "r", "--save-every", "1h")
+    wait_for(data / "checkpoints/r/last.pth", process)
+    before = (data / "checkpoints/r/last.pth").stat().st_mtime_ns
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + getattr(signal, name)
+    assert "To go on: unet train --resume" in err
+    assert (data / "checkpoints/r/last.pth").stat().st_mtime_ns > before
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(data):
+    command = f"trap '' HUP; exec {sys.executable} -m unet_cli train {' '.join(map(str, TRAIN))}"
+    process = subprocess.Popen(["sh", "-c", command], cwd=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(data / "checkpoints/r/last.pth", process)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert is_whole(data)
+
+
+class Failing:
+    """A trainer in whose third step something breaks that nobody thought of; and what saves it."""
+
+    console, saved = Console(quiet=True), 0
+
+    def fit(self, stop: StopRequest):
+        yield None
+        yield None
+        raise ZeroDivisionError
+
+    def note(self, trainer, result) -> None:
+        pass
+
+    def save_at_last(self, trainer) -> None:
+        self.saved += 1
+
+
+def test_whatever_leaves_the_loop_is_saved_first():
+    failing = Failing()
+    failing.config = type("Config", (), {"deterministic": False})
+    with pytest.raises(ZeroDivisionError):
+        _fit(failing, (failing, failing))
+    assert failing.saved == 1
+
+
+def test_what_catches_any_exception_lets_a_stop_pass():
+    assert not issubclass(Stopped, Exception)

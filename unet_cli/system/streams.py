@@ -1,0 +1,70 @@
+"""stdout and stderr that never end the work: what can't be told is not told, and the work goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: a terminal obeys them
+
+
+def printable(text: str) -> str:
+    """Names and values of other people's files, as a terminal may show them: control characters are spelled out."""
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Unbreakable:
+    """A stream of text whose writes never raise: a full disk, a reader that has left, or a character that can't be
+    encoded. failed: why something was not written, None while nothing went wrong."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.failed: OSError | ValueError | None = None
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError) as error:  # ValueError: the stream has been closed
+            self._give_up(error)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError | ValueError) -> None:
+        """What is still held goes nowhere, so that the interpreter doesn't stumble over it when it ends."""
+        self.failed = self.failed or error
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):  # a stream without a file of its own
+            return
+
+
+def make_streams_unbreakable() -> None:
+    """Of this process, once."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Unbreakable):
+            setattr(sys, name, Unbreakable(stream))
+
+
+def unprinted_result() -> OSError | ValueError | None:
+    """Why something that was to be printed on stdout was not."""
+    return getattr(sys.stdout, "failed", None)
