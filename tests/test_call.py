@@ -1,5 +1,6 @@
 """What a run that is gone on with has to have, and what may be other than it was."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from unet_cli.call import Call, saved_state
-from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import TrainConfig, plain
 from unet_cli.console import Console
 from unet_cli.data.layout import Layout
@@ -20,10 +21,8 @@ from unet_cli.training.record import independent
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
     """A run's folder with both checkpoints and a log."""
-    best = load_checkpoint(trained)
-    save_checkpoint(tmp_path / "best.pth", best)
-    save_checkpoint(tmp_path / "last.pth", replace(best, resume={"progress": {"rows": [1]}, "seconds": 1.0}))
-    (tmp_path / "log.csv").write_text("epoch\n1\n")
+    for name in ("best.pth", "last.pth", "log.csv"):
+        shutil.copy(trained.parent / name, tmp_path)
     return tmp_path
 
 
@@ -34,7 +33,7 @@ def call(saved: Checkpoint | None, **settings) -> Call:
 
 
 def test_a_saved_run_is_found(run):
-    assert saved_state(run).resume["seconds"] == 1.0
+    assert saved_state(run).resume["seconds"] > 0
 
 
 def test_a_run_that_was_killed_before_its_first_save_begins_again(run):
@@ -47,7 +46,9 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(run):
     ("damage", "parts"),
     [
         pytest.param(
-            lambda run: (run / "last.pth").unlink(), "last.pth is missing: restore it, or .*--init", id="gone"
+            lambda run: (run / "last.pth").rename(run / "metrics.json"),
+            "trained to its end, and .*last.pth is missing: restore it, or .*--init",
+            id="gone",
         ),
         pytest.param(
             lambda run: (run / "last.pth").write_bytes(b"no"), "damaged.*restore it, or .*--init", id="damaged"

@@ -209,3 +209,21 @@ def test_two_processes_do_not_train_in_one_folder(data, tmp_path, unet: Run):
     assert_failed(unet("train", "--resume", "checkpoints/run"), 1, "is in use")
     process.terminate()
     process.communicate(timeout=120)
+
+
+def test_a_disk_with_room_for_the_best_weights_alone_leaves_a_way_back(unet, full_disk, tmp_path):
+    write_pairs(tmp_path / "data", count=6)
+    settings = ("--data", "data", *TINY, "--epochs", 2, "--name", "r", "--folds", 2, "--fold", "all")
+    unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "sizes")
+    best, last = ((tmp_path / "checkpoints/sizes" / name).stat().st_size for name in ("best.pth", "last.pth"))
+    done = full_disk((best + last) // 2, "train", *settings)
+    assert done.returncode == 1
+    assert "To go on: unet train --resume checkpoints/r" in done.stderr
+    run = tmp_path / "checkpoints/r/fold1"
+    assert [(run / name).exists() for name in ("best.pth", "last.pth")] == [True, False]
+    before = (run / "best.pth").read_bytes()
+    done = unet("train", "--resume", "checkpoints/r")
+    assert done.returncode == 0, done.stderr
+    assert "begins again, with its best weights, kept as" in done.stderr
+    assert (run / "best-1.pth").read_bytes() == before
+    assert (tmp_path / "checkpoints/r/metrics.json").exists()

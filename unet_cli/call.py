@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config import TrainConfig, flag_of, plain
+from unet_cli.config import METRICS, TrainConfig, flag_of, plain
 from unet_cli.console import Console
 from unet_cli.data.layout import Layout
 from unet_cli.device import Compute
-from unet_cli.errors import UserError
+from unet_cli.errors import UserError, explain
 from unet_cli.processes import World
 from unet_cli.system.schema import Misfit, parsed
 from unet_cli.training.plan import Plan
@@ -102,16 +104,27 @@ def _check_state(saved: Checkpoint) -> None:
         raise Misfit("learner is missing")
 
 
-def saved_state(folder: Path) -> Checkpoint | None:
-    """The last.pth of a run to go on with; None where it was interrupted before anything was saved.
+def set_aside(folder: Path) -> Path | None:
+    """Where a run's last.pth is gone, or there was no room for it: its best weights, under a name at which the run that
+    begins again doesn't write over them; None where there are none. Raises UserError."""
+    if (folder / "last.pth").exists() or not (folder / "best.pth").exists():
+        return None
+    kept = next(path for number in count(1) if not (path := folder / f"best-{number}.pth").exists())
+    try:
+        os.rename(folder / "best.pth", kept)
+    except OSError as error:
+        raise explain(error, kept) from error
+    return kept
 
-    Raises UserError where it is damaged, is no last.pth, or has gone.
-    """
+
+def saved_state(folder: Path) -> Checkpoint | None:
+    """The last.pth of a run to go on with; None where there is none yet. Raises UserError where it is damaged, is no
+    last.pth, or was there when the run came to its end."""
     path, best = folder / "last.pth", folder / "best.pth"
     otherwise = f"restore it, or begin a new run from its best weights with --init {best}"
     if not path.exists():
-        if best.exists() and (folder / "log.csv").exists():
-            raise UserError(f"{path} is missing: {otherwise}")
+        if (folder / METRICS).exists():
+            raise UserError(f"{folder} has been trained to its end, and {path} is missing: {otherwise}")
         return None
     try:
         saved = load_checkpoint(path)

@@ -87,7 +87,7 @@ def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint) -> list
     if call.folder is None:
         return []
     if call.saved is None:
-        return [f"{call.folder} was interrupted before anything was saved: it begins again"]
+        return [f"{call.folder} has no last.pth to go on from: it begins again"]
     said = [
         f"Going on with {call.folder} in epoch {trainer.progress.epoch}, after "
         f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"

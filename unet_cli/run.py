@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unet_cli.call import Call, saved_state
+from unet_cli.call import Call, saved_state, set_aside
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import METRICS, Inference, TrainConfig
 from unet_cli.console import Console, counted
@@ -130,6 +130,10 @@ def _call(
         raise UserError(
             f"{folder}: the processes see different states of the run: put it on a disk that all machines share"
         )
+    kept = world.first(set_aside(folder) if folder and world.is_first else None)
+    if kept is not None:
+        console.say(f"last.pth is missing: the run begins again, with its best weights, kept as {kept}")
+        config = replace(config, init=kept)
     found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
     compute = replace(compute, precision=world.first(found))
     return Call(config, layout, compute, world, console, started, folder, saved)
