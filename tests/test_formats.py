@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unet_cli.data.formats import count_pages, decode, decoded, pillow, tiff
+from unet_cli.data.formats import count_pages, decode, decoded, pillow, tiff, tiff_layout
 from unet_cli.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -676,3 +676,17 @@ def test_an_imagej_stack_that_lost_pages_is_damaged(tmp_path):
     with open(tmp_path / "a.tif", "ab") as file:
         file.write(STACK[1:].tobytes())
     assert_holds(tmp_path / "a.tif", STACK[:, None])
+
+
+def test_the_pages_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        tiff_layout, "_check_directories", lambda file, real=tiff_layout._check_directories: looks.append(real(file))
+    )
+    pages = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8)
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack", compression="zlib")
+    for number in range(30):
+        assert (decode(tmp_path / "stack.tif", number).pixels[0, 0] == pages[number]).all()
+    assert len(looks) == 1
+    tifffile.imwrite(tmp_path / "stack.tif", pages[::-1] + 1, photometric="minisblack", compression="zlib")
+    assert (decode(tmp_path / "stack.tif", 3).pixels[0, 0] == pages[26] + 1).all()  # it is another file now

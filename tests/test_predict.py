@@ -17,11 +17,19 @@ from conftest import Run, assert_failed, json_lines, pixels, run_unet
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import ModelConfig
+from unet_cli.cli.predict import _still_there
+from unet_cli.config import Inference, ModelConfig, PredictConfig
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.roles import walk
 from unet_cli.data.sample import draw_pair
-from unet_cli.inference.jobs import listed_paths
+from unet_cli.data.source import Source
+from unet_cli.device import Compute
+from unet_cli.errors import UserError
+from unet_cli.inference.batch import predict_all
+from unet_cli.inference.jobs import Job, Outcome, listed_paths
+from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
+from unet_cli.pace import Pace
 
 
 def test_a_folder_is_mirrored_with_masks_of_the_original_sizes(unet: Run, trained, images, tmp_path):
@@ -602,3 +610,63 @@ def test_shards_leave_what_the_others_have_written(unet: Run, trained, images, t
         assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "imgs_masks").rglob("*.png")}
     assert names == {f"{stem}{extra}.png" for stem in "abc" for extra in ("", "_overlay")}
+
+
+def test_what_can_not_be_looked_into_never_stops_the_rest(unet: Run, trained, images, tmp_path):
+    (tmp_path / "imgs/loop").symlink_to("loop")
+    (tmp_path / "imgs/self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    done = unet("predict", "--weights", trained, "--input", "imgs", "--output", "out")
+    assert done.returncode == 3, done.stderr
+    assert "3 masks written" in done.stdout
+    assert "self.png" in done.stderr
+    listed = unet("predict", "--weights", trained, "--input", "-", "--output", "list", stdin="pipe.png\nimgs/a.png\n")
+    assert listed.returncode == 3, listed.stderr
+    assert "pipe.png is a pipe or a device and no file" in listed.stderr
+    assert (tmp_path / "list/a.png").exists()
+
+
+def test_a_folder_that_can_not_be_looked_into_is_named_at_the_end(unet: Run, trained, images, tmp_path, monkeypatch):
+    real = os.scandir
+
+    def scandir(folder):
+        if Path(folder).name == "deeper":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    unread = []
+    assert [path.name for path in walk(tmp_path / "imgs", unread)] == ["a.png", "b.png"]
+    assert "Permission denied" in str(unread[0])
+    with pytest.raises(UserError, match="Permission denied"):
+        list(walk(tmp_path / "imgs"))
+
+
+def test_where_the_memory_does_not_suffice_batches_are_halved_and_one_image_fails_alone(trained, images, tmp_path):
+    predictor = Predictor([load_checkpoint(trained)], Compute(torch.device("cpu"), "float32"), Inference(batch_size=4))
+    real, tried = predictor.probabilities, []
+
+    def probabilities(views):
+        tried.append(len(views))
+        if len(views) > 1 or views[0].inputs[0].amax() == 0:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return real(views)
+
+    predictor.probabilities = probabilities
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "imgs/blank.png")
+    names = ("a", "blank", "b", "deeper/c")
+    jobs = [Job(Source((tmp_path / f"imgs/{name}.png",)), tmp_path / f"out/{name}.png") for name in names]
+    config = PredictConfig(weights=(trained,), input="imgs")
+    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, Pace("writing")) if o}
+    assert "needs more memory than there is" in outcomes.pop("blank")
+    assert outcomes == {"a": None, "b": None, "c": None}
+    assert tried[:2] == [4, 2]
+    assert predictor.batch_size == 1
+
+
+def test_masks_that_have_vanished_are_not_called_written(unet: Run, trained, images, tmp_path, monkeypatch):
+    outcome = Outcome(Job(Source((tmp_path / "imgs/a.png",)), tmp_path / "out/a.png"))
+    assert "not there any more" in _still_there(outcome).error
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").touch()
+    assert _still_there(outcome).error is None

@@ -227,3 +227,27 @@ def test_a_disk_with_room_for_the_best_weights_alone_leaves_a_way_back(unet, ful
     assert "begins again, with its best weights, kept as" in done.stderr
     assert (run / "best-1.pth").read_bytes() == before
     assert (tmp_path / "checkpoints/r/metrics.json").exists()
+
+
+def test_images_that_were_added_are_counted_and_the_way_to_train_on_them_is_named(unet, tmp_path):
+    write_pairs(tmp_path / "data", count=6)
+    unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "r")
+    for kind in ("images", "masks"):
+        for number in (1, 2):
+            shutil.copy(tmp_path / f"data/{kind}/cell{number}.png", tmp_path / f"data/{kind}/new{number}.png")
+    done = unet("train", "--resume", "checkpoints/r", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert "2 pairs added since the run began are not used" in done.stderr
+    assert "--init checkpoints/r/best.pth" in done.stderr
+
+
+def test_where_there_is_a_test_part_the_next_command_evaluates_on_it(unet, tmp_path):
+    for part, count in (("train", 5), ("test", 2)):
+        write_pairs(tmp_path / "data" / part, count=count, side=40 if part == "train" else 44)
+    done = unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "r")
+    assert "Next, see how good the masks of the test part are:" in done.stdout
+    command = done.stdout.strip().splitlines()[-1].split()
+    assert command[:2] == ["unet", "evaluate"]
+    evaluated = unet(*command[1:], "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert '"images": 2' in evaluated.stdout

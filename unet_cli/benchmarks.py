@@ -83,7 +83,7 @@ def disk_to_disk(width: int, compute: Compute, images: int) -> dict[str, float]:
 
         config = PredictConfig(weights=(), input=str(paths[0].parent), output=Path(folder) / "masks")
         predictor = Predictor([checkpoint], compute, config)
-        jobs, _ = find_jobs(config, "resize", (), (), checkpoint.preprocessing)
+        jobs, *_ = find_jobs(config, "resize", (), (), checkpoint.preprocessing)
         list(predict_all(predictor, config, jobs[:1], Pace("writing")))
         start = time.perf_counter()
         list(predict_all(predictor, config, jobs[1:], Pace("writing")))

@@ -19,6 +19,8 @@ REMEDIES = {
     errno.ENOENT: "check the path",
 }
 
+TOO_LARGE = "needs more memory than there is: predict it with --mode tile, as a tiled TIFF"
+
 
 class UserError(Exception):
     """Something that the user can put right: the message says what, where, and what to do."""
@@ -57,4 +59,4 @@ def memory_explained() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError("needs more memory than there is: predict it with --mode tile, as a tiled TIFF") from error
+        raise UserError(TOO_LARGE) from error

@@ -82,8 +82,9 @@ def worth_a_look(card: Card) -> list[str]:
     return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
 
 
-def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint) -> list[str]:
-    """Of a run that is gone on with: where, and what is other than it was."""
+def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint, unused: int) -> list[str]:
+    """Of a run that is gone on with: where, and what is other than it was. unused: pairs that the run's split doesn't
+    name."""
     if call.folder is None:
         return []
     if call.saved is None:
@@ -94,5 +95,10 @@ def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint) -> list
     ]
     said += [f"  {flag_of(name)} was {then} and is now {now}" for name, (then, now) in call.changes().items()]
     if call.saved.training.get("data_fingerprint") != template.training["data_fingerprint"]:
-        said.append("The images or masks have changed since: it goes on with them as they are now")
+        said.append("The images or masks have changed since: it goes on with those of its split as they are now")
+    if unused:
+        said.append(
+            f"{counted(unused, 'pair')} added since the run began {'is' if unused == 1 else 'are'} not used: a run "
+            f"keeps its split. To train on all: unet train --data DIR --init {call.folder / 'best.pth'}"
+        )
     return said

@@ -107,6 +107,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
             assert call.folder is not None
             trainer.rescore_best(load_checkpoint(call.folder / "best.pth").weights)
     record = _record(call, trainer, template, split)
+    unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
@@ -114,7 +115,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         *unheld_classes(card, split),
         *worth_a_look(card),
         *describe_plan(trainer, template, why_mode, record.folder),
-        *(describe_resumed(call, trainer, template) if record.is_written() else []),
+        *(describe_resumed(call, trainer, template, unused) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
 

@@ -99,7 +99,7 @@ def train(
             if config.show_augmented:
                 _show_augmented(trainer, config.show_augmented, saver.folder)
             _fit(trainer, (saver, journal))
-            report = _finish(trainer, saver, journal)
+            report = _finish(trainer, saver, journal, layout)
         world.wait()
     return report
 
@@ -190,7 +190,7 @@ def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
     trainer.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")
 
 
-def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
+def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) -> Report:
     """Score the best weights at original size, find the threshold that suits them, and store both."""
     best, val_pairs = saver.folder / "best.pth", trainer.val_data.pairs
     journal.finish(trainer)
@@ -212,7 +212,7 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal) -> Report:
         epochs=trainer.progress.rows[-1].epoch,
         scores=found.scores if found else {},
         best_threshold=checkpoint.best_threshold,
-        next=shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, saver.folder)]),
+        next=_next(trainer, saver.folder, best, layout),
         dice_interval=overall(found, "dice").interval if found else None,
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
@@ -249,6 +249,14 @@ def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
     if not found.counts[:, 1:, :2].any():
         console.say("The best weights predict nothing but background: give the run more time, or look at the masks")
     return found
+
+
+def _next(trainer: Trainer, run: Path, best: Path, layout: Layout) -> str:
+    """The command to run next: how good the weights are on the test part, or, where there is none, what they make of
+    images that are at hand."""
+    if layout.splits.get("test") and trainer.config.data is not None:
+        return shlex.join(["unet", "evaluate", "--weights", str(best), "--data", str(trainer.config.data)])
+    return shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, run)])
 
 
 def _images(trainer: Trainer, run: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
@@ -48,7 +48,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
     names = predictor.labels.names
     listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
-    everything, folder = find_jobs(
+    everything, folder, unread = find_jobs(
         config, predictor.mode, extras_of(config, len(names), predictor.gates), listed, predictor.preprocessing
     )
     writable_folder(folder)
@@ -66,11 +66,13 @@ def predict(config: PredictConfig, console: Console) -> int:
             if outcome is not None:
                 outcomes.append(outcome)
                 console.document(outcome.plain(names))
+    outcomes = [_still_there(outcome) for outcome in outcomes]
     failures = [outcome for outcome in outcomes if outcome.error]
     written = [outcome for outcome in outcomes if not outcome.error]
     _say_what_was_odd(written, predictor, config, console)
     summary = f"{counted(len(written), 'mask')} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
+    summary += f"; {counted(len(unread), 'folder')} could not be looked into" if unread else ""
     if written:
         console.say(f"Took {duration(pace.seconds)}: {speed(len(written), pace.seconds, 'image')}, {pace.describe()}")
     if stop.signum is not None:
@@ -79,8 +81,18 @@ def predict(config: PredictConfig, console: Console) -> int:
         stop.check()
     console.result(summary, *_next_step(config, written))
     _list(failures)
+    for error in unread:
+        print(f"unet: {printable(str(error))}", file=sys.stderr)
     wait_for_all()
-    return SOME_FAILED if failures else DONE
+    return SOME_FAILED if failures or unread else DONE
+
+
+def _still_there(outcome: Outcome) -> Outcome:
+    """A mask that was written and has vanished meanwhile, as where its folder was moved away, was not written."""
+    if outcome.error or outcome.job.mask.exists():
+        return outcome
+    what = "was written and is not there any more: was the folder moved?"
+    return replace(outcome, error=f"{outcome.job.image}: its mask {outcome.job.mask} {what}")
 
 
 def _of(number: int, total: int) -> str:

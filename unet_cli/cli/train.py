@@ -39,7 +39,7 @@ def train_cli(config: TrainConfig, output: Output) -> int:
         "",
         f"Best weights: {report.best} ({score})",
         f"Scores, curves and the worst images: {report.page} (open it in a browser)",
-        "Next, predict masks for a folder of images:",
+        _what_next(report.next),
         f"  {report.next}",
     )
     return DONE
@@ -53,7 +53,7 @@ def _print_folds(folds: Folds, console: Console) -> None:
         *(f"{report.run}: validation {_dice(report.scores)}" for report in folds.folds),
         f"Every image by the network that did not see it: {_dice(folds.scores)} at original size",
         f"Scores, curves and the worst images: {folds.page} (open it in a browser)",
-        "Next, predict masks for a folder of images with all folds together:",
+        _what_next(folds.next, " with all folds together"),
         f"  {folds.next}",
     )
 
@@ -64,3 +64,9 @@ def _dice(scores: dict[str, float]) -> str:
     if any(name.startswith("dice_") for name in scores):
         shown["mean_iou"] = "mean IoU of all classes"
     return ", ".join(f"{label} {scores[name]:.3f}" for name, label in shown.items() if name in scores)
+
+
+def _what_next(command: str, how: str = "") -> str:
+    if command.startswith("unet evaluate"):
+        return f"Next, see how good the masks of the test part are{how}:"
+    return f"Next, predict masks for a folder of images{how}:"

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from unet_cli.console import counted
 from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
-from unet_cli.data.formats.decoded import from_array
+from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, carried_tags, software_of, write_tiff
 from unet_cli.data.source import Source
@@ -176,7 +176,10 @@ def read_mask(source: Source) -> MaskPixels:
     Several files are the objects of one mask: the largest value counts where they overlap.
     Raises UserError where a file can't be read, its values are no whole numbers from 0, or sizes differ.
     """
-    parts = [_mask_pixels(decode(path, source.page), path) for path in source.paths]
+    parts = []
+    for path in source.paths:
+        with explained(path):
+            parts.append(_mask_pixels(decode(path, source.page), path))
     if len(parts) == 1:
         return parts[0]
     for path, part in zip(source.paths, parts, strict=True):
@@ -257,8 +260,9 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:
     """(P, C, H, W) as the rest of the program knows images: colours, few types, no alpha unless it is kept."""
-    pixels = _resolved(decoded).pixels
-    return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
+    with explained(path):
+        pixels = _resolved(decoded).pixels
+        return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:

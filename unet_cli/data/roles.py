@@ -210,16 +210,16 @@ def common_root(images: str | None, masks: str | None) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, unread: list[UserError] | None = None) -> Iterator[Path]:
     """The image files below a folder, in the order in which people count (2 before 10).
 
-    What is hidden or left behind by a system is passed over, and so is a link to a folder that it lies in.
-    Raises UserError.
+    What is hidden or left behind by a system is passed over, and so is a link to a folder that it lies in. unread: to
+    be told of folders within it that can't be looked into. Raises UserError: of these, where nobody is told of them.
     """
-    yield from _walk(folder, ())
+    yield from _walk(folder, (), unread)
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _walk(folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserError] | None) -> Iterator[Path]:
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
@@ -228,14 +228,19 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: natural(entry.name))
     except OSError as error:
-        raise explain(error, folder) from error
+        if unread is None or not above:
+            raise explain(error, folder) from error
+        unread.append(explain(error, folder))
+        return
     for entry in entries:
         name = entry.name
         if name.startswith(".") or name.lower() in LEFT_BEHIND:
             continue
-        if entry.is_dir():
-            yield from _walk(folder / name, (*above, here))
-        elif stem(name) != name and (entry.is_file() or not os.path.exists(entry.path)):  # a dead link is said later
+        if os.path.isdir(entry.path):  # False of a link to itself
+            yield from _walk(folder / name, (*above, here), unread)
+        elif stem(name) != name and (
+            os.path.isfile(entry.path) or not os.path.exists(entry.path)
+        ):  # a dead link is said later
             yield folder / name
 
 

@@ -120,7 +120,11 @@ def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
 
 
 def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
-    return _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels))
+    sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels))
+    if sample.picture.size != sample.target.classes.shape:  # one of them was replaced since both were looked at
+        sizes = [f"{width}x{height}" for height, width in (sample.target.classes.shape, sample.picture.size)]
+        raise UserError(f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: was one replaced?")
+    return sample
 
 
 def _read_both(labels: LabelMap, their_labels: LabelMap, cleaning: Cleaning, both: tuple[Pair, Source]) -> Answer:

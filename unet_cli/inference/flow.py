@@ -10,7 +10,8 @@ from torch import Tensor
 
 from unet_cli.ahead import prefetched
 from unet_cli.data.source import Source
-from unet_cli.errors import UserError
+from unet_cli.device import free_memory
+from unet_cli.errors import TOO_LARGE, UserError, is_out_of_memory
 from unet_cli.inference.jobs import Outcome
 from unet_cli.inference.picture import Band, Picture, View
 from unet_cli.inference.predictor import Predictor
@@ -18,10 +19,11 @@ from unet_cli.pace import Pace
 
 
 class Task:
-    """An image that is on its way through the network, and what its user keeps with it. source: where it is from."""
+    """An image that is on its way through the network, and what its user keeps with it. source: where it is from.
+    given_up: the memory doesn't suffice for it."""
 
     def __init__(self, picture: Picture, source: Source) -> None:
-        self.picture, self.source = picture, source
+        self.picture, self.source, self.given_up = picture, source, False
 
     def views(self) -> Generator[View]:
         """What the networks have to see of it. Raises UserError."""
@@ -53,9 +55,11 @@ def through_network(
                 pace.place = (
                     f"tile {view.number:,} of {task.picture.view_count:,}" if task.picture.view_count > 1 else ""
                 )
-                if len(waiting) == predictor.batch_size:
+                if len(waiting) >= predictor.batch_size:
                     yield from _compute(predictor, waiting, pace)
                     waiting = []
+                if task.given_up:
+                    break
         except UserError as error:
             yield task, error
         finally:
@@ -84,9 +88,26 @@ def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) ->
 def _compute(
     predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: Pace
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
+    """Where the memory doesn't suffice, half of the views at a time, now and from now on."""
+    waiting = [(task, view) for task, view in waiting if not task.given_up]
     if not waiting:
         return
-    with pace.during("the network"):
-        probs = predictor.probabilities([view for _, view in waiting])
-        bands = [(task, task.picture.add(view, part)) for (task, view), part in zip(waiting, probs, strict=True)]
-    yield from ((task, band) for task, band in bands if band is not None)
+    try:
+        with pace.during("the network"):
+            probs = predictor.probabilities([view for _, view in waiting])
+            bands = [(task, task.picture.add(view, part)) for (task, view), part in zip(waiting, probs, strict=True)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        yield from ((task, band) for task, band in bands if band is not None)
+        return
+    free_memory(predictor.compute.device)  # outside the handler, whose traceback holds on to activations
+    task, _ = waiting[0]
+    if half := len(waiting) // 2:
+        predictor.batch_size = half
+        yield from _compute(predictor, waiting[:half], pace)
+        yield from _compute(predictor, waiting[half:], pace)
+    else:
+        task.given_up = True
+        yield task, UserError(TOO_LARGE)

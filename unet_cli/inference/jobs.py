@@ -92,17 +92,19 @@ def failed(job: Job, error: UserError) -> Outcome:
 
 def find_jobs(
     config: PredictConfig, mode: str, extras: tuple[str, ...], listed: Iterable[str], preprocessing: Preprocessing
-) -> tuple[list[Job], Path]:
-    """The images that `config.input` names, with the files to write for each, and the output folder.
+) -> tuple[list[Job], Path, list[UserError]]:
+    """The images that `config.input` names, with the files to write for each, the output folder, and why folders in the
+    input could not be looked into.
 
     The input is a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in
     `listed`. Files are put together, and taken apart into pages, as they were for training. mode: 'resize' or 'tile'.
     Raises UserError where nothing is found, an output folder is needed, two images would write the same file, or one
     would be written over an input or any other file that isn't ours.
     """
-    images, base, output = _files(config, listed)
+    unread: list[UserError] = []
+    images, base, output = _files(config, listed, unread)
     images = list(dict.fromkeys(images))
-    inputs = {image.resolve() for image in images}
+    inputs = {_real(image) for image in images}
     jobs: list[Job] = []
     writers: dict[Path, Source] = {}
     for image, place in _sources(images, preprocessing):
@@ -111,7 +113,7 @@ def find_jobs(
         suffix = config.format or ("tif" if in_tiff else "png")
         job = Job(image, output / f"{place}.{suffix}", extras)
         for path in job.outputs:
-            if path.resolve() in inputs:
+            if _real(path) in inputs:
                 raise UserError(
                     f"what is predicted for {image} would be written over the image {path}: choose another --output"
                 )
@@ -124,7 +126,7 @@ def find_jobs(
                 )
             writers[path] = image
         jobs.append(job)
-    return jobs, output
+    return jobs, output, unread
 
 
 def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
@@ -158,19 +160,22 @@ def is_done(job: Job) -> bool:
     return all(os.path.exists(path) for path in job.outputs)
 
 
-def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Path | None, Path]:
-    """The files of the input, the folder that is mirrored in the output, if any, and the output folder."""
+def _files(
+    config: PredictConfig, listed: Iterable[str], unread: list[UserError]
+) -> tuple[list[Path], Path | None, Path]:
+    """The files of the input, the folder that is mirrored in the output, if any, and the output folder. unread: is told
+    of folders that can't be looked into."""
     input, output = config.input, config.output
     path, base = Path(input), None
     if input == "-":
         images = [Path(line) for line in listed if line.strip()]
         output = _required(output, "a list of paths")
     elif path.is_dir():
-        images, base = list(walk(path)), path
+        images, base = list(walk(path, unread)), path
         output = output or _ours(masks_beside(path))
-        masks = output.resolve()
-        if masks != path.resolve():  # masks of an earlier job in a folder below are not input
-            images = [image for image in images if not image.resolve().is_relative_to(masks)]
+        masks = _real(output)
+        if masks != _real(path):  # masks of an earlier job in a folder below are not input
+            images = [image for image in images if not _real(image).is_relative_to(masks)]
     elif path.is_file():
         images = [path]
         output = output or _ours(masks_beside(path.parent))
@@ -180,10 +185,15 @@ def _files(config: PredictConfig, listed: Iterable[str]) -> tuple[list[Path], Pa
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
     if not images:
-        raise UserError(_nothing(input))
+        raise unread[0] if unread else UserError(_nothing(input))
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():
         raise UserError(f"--output {output} looks like a file: give the folder that masks shall go to")
     return images, base, output
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; a link to itself, to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _nothing(input: str) -> str:

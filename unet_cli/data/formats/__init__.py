@@ -13,7 +13,7 @@ from typing import BinaryIO
 from numpy.lib import format as npy
 
 from unet_cli.data.formats.arrays import count_npy, count_npz, decode_npy, decode_npz
-from unet_cli.data.formats.decoded import Decoded, Outline, check_page, explained, read
+from unet_cli.data.formats.decoded import Decoded, Outline, check_page, opened, read
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
 from unet_cli.data.formats.tiff import count_tiff, decode_tiff
 from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
@@ -46,7 +46,7 @@ def decode_bands(path: Path, page: int | None = None, top: int = 0) -> Iterator[
 
     The file is open until the last band, or until the generator is closed. Raises UserError.
     """
-    with explained(path), open(path, "rb") as file:
+    with opened(path) as file:
         yield from decode_tiff_bands(file, page, top)
 
 

@@ -119,11 +119,21 @@ def content_of(file: BinaryIO) -> bytes:
 
 def read(path: Path, reader: Callable[[BinaryIO, bytes], Value]) -> Value:
     """What `reader` makes of the open file and its first bytes. Raises UserError."""
-    with explained(path), open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(HEAD)
         if not head:
             raise Refused("is empty: replace or remove it")
         return reader(file, head)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, open for reading; see `explained`. What isn't a file with a beginning and an end is not waited for."""
+    with explained(path):
+        if not (os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)):
+            raise Refused("is a pipe or a device and no file: leave it out")
+        with open(path, "rb") as file:
+            yield file
 
 
 @contextmanager

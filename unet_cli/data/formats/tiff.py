@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffFile, TiffPage
 
-from unet_cli.data.formats.decoded import CUT_OFF, HEAD, HUGE_PIXELS, Decoded, alone_if_huge, check_pixels, upright
+from unet_cli.data.formats.decoded import (
+    CUT_OFF,
+    HEAD,
+    HUGE_PIXELS,
+    Decoded,
+    Refused,
+    alone_if_huge,
+    check_pixels,
+    upright,
+)
 from unet_cli.data.formats.pillow import SIZ, from_pillow
 from unet_cli.data.formats.tiff_layout import Layout, Plane, layout_of, open_tiff
 
@@ -116,8 +125,12 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
     bits = keyframe.bitspersample if isinstance(keyframe.bitspersample, int) else 16
     photometric = int(keyframe.photometric)
     if photometric == 3 and bits <= 8 and keyframe.colormap is not None:
+        if np.asarray(keyframe.colormap).dtype.kind not in "iu":
+            raise Refused("has a palette that holds no colours: save it again")
         colours = np.asarray(keyframe.colormap).astype(int)
         colours >>= 8 if colours.max() > 255 else 0  # some writers give 8 bits where the norm says 16
+        if colours.min() < 0 or colours.max() > 255:
+            raise Refused("has a palette that holds no colours: save it again")
         return Decoded(pixels.astype(np.uint8), palette=colours.T.ravel().tolist())
     white_is_zero = photometric == 0 and bits <= 8 and pixels.dtype.kind in "bu"
     if white_is_zero:

@@ -50,7 +50,8 @@ class _Storage(Protocol):
 class _Rows:
     """One row behind the other as they are, each separate sample after the one before."""
 
-    tif: TiffFile
+    file: BinaryIO
+    order: Any  # of bytes
     keyframe: TiffPage
     offset: int
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,10 +71,11 @@ class _Rows:
         sample, top, bottom = part
         _, _, height, width, together = self.keyframe.shaped
         assert self.keyframe.dtype is not None
-        kind = self.keyframe.dtype.newbyteorder(self.tif.byteorder)
+        kind = self.keyframe.dtype.newbyteorder(self.order)
         start = self.offset + (sample * height + top) * width * together * kind.itemsize
         with self.lock:
-            values = self.tif.filehandle.read_array(kind, (bottom - top) * width * together, start)
+            self.file.seek(start)
+            values = np.frombuffer(self.file.read((bottom - top) * width * together * kind.itemsize), kind)
         return _Part(sample, top, 0, values.reshape(bottom - top, width, together))
 
 
@@ -81,7 +83,7 @@ class _Rows:
 class _Segments:
     """Tiles, of which a band is one row, or strips."""
 
-    tif: TiffFile
+    file: BinaryIO
     keyframe: TiffPage
     page: TiffPage | TiffFrame
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,8 +113,8 @@ class _Segments:
 
     def read(self, part: int) -> _Part:
         with self.lock:
-            self.tif.filehandle.seek(self.page.dataoffsets[part])
-            content = self.tif.filehandle.read(self.page.databytecounts[part])
+            self.file.seek(self.page.dataoffsets[part])
+            content = self.file.read(self.page.databytecounts[part])
         if rules_itself(self.keyframe):
             check_part(self.keyframe, content)
         tables = {"jpegtables": self.page.jpegtables} if self.keyframe.compression in JPEG else {}
@@ -126,7 +128,7 @@ def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
     with open_tiff(file) as tif:
         layout = layout_of(tif)
         planes = layout.planes(page)
-        storage = _storage(tif, layout, planes)
+        storage = _storage(file, tif, layout, planes)
         if storage is None or storage.rows >= layout.keyframe.imagelength:
             return None
         check_pixels(storage.rows * layout.keyframe.imagewidth)
@@ -139,13 +141,13 @@ def decode_tiff_bands(file: BinaryIO, page: int | None, top: int) -> Iterator[tu
     """(first row, decoded rows) of a page that has an outline, from the band that holds row `top`."""
     with open_tiff(file) as tif:
         layout = layout_of(tif)
-        storage = _storage(tif, layout, layout.planes(page))
+        storage = _storage(file, tif, layout, layout.planes(page))
         assert storage is not None
         for start, pixels in _bands(storage, layout.keyframe, top):
             yield start, tiff_colours(layout.keyframe, pixels, planes=1)
 
 
-def _storage(tif: TiffFile, layout: Layout, pages: list[list[Plane]]) -> _Storage | None:
+def _storage(file: BinaryIO, tif: TiffFile, layout: Layout, pages: list[list[Plane]]) -> _Storage | None:
     keyframe = layout.keyframe
     if len(pages) > 1 or len(pages[0]) > 1 or layout.depth > 1 or left_to_pillow(keyframe):
         return None
@@ -154,15 +156,15 @@ def _storage(tif: TiffFile, layout: Layout, pages: list[list[Plane]]) -> _Storag
     plane = pages[0][0]
     keyframe = plane.series.keyframe
     if plane.series.dataoffset is not None:
-        return _Rows(tif, keyframe, plane.series.dataoffset + plane.number * keyframe.nbytes)
+        return _Rows(file, tif.byteorder, keyframe, plane.series.dataoffset + plane.number * keyframe.nbytes)
     check_segments(tif, plane)
     page = plane.page
     if keyframe.is_final:
-        return _Rows(tif, keyframe, page.dataoffsets[0])
+        return _Rows(file, tif.byteorder, keyframe, page.dataoffsets[0])
     if keyframe.is_contiguous or keyframe.jpegheader is not None:  # which tifffile decodes in one piece
         return None
     keyframe.init_decode()
-    return _Segments(tif, keyframe, page)
+    return _Segments(file, keyframe, page)
 
 
 def _bands(storage: _Storage, keyframe: TiffPage, top: int) -> Iterator[tuple[int, np.ndarray]]:

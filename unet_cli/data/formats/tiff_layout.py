@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,16 +68,65 @@ class Layout(NamedTuple):
         return self.pages if page is None else [self.pages[page // self.depth]]
 
 
+class _Stack:
+    """A TIFF of many pages that stays open, and its layout once that was asked for: a stack is read page by page, and
+    its directories needn't be for each of them. identity: of the file as it was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.identity = _identity(file)
+        self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
+        try:
+            self.tif = TiffFile(self._file, _multifile=False)
+        except BaseException:
+            self._file.close()
+            raise
+        self.layout: Layout | None = None
+
+    def close(self) -> None:
+        self.tif.close()
+        self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "tif"):
+            self.close()
+
+
+_LATEST = threading.local()  # stack: the last one that this thread has read from
+
+
 @contextmanager
 def open_tiff(file: BinaryIO) -> Iterator[TiffFile]:
-    """The file's directories, which are whole; a page in another file is that file's."""
+    """The file's directories, which are whole; a page in another file is that file's. Not to be nested."""
+    stack: _Stack | None = getattr(_LATEST, "stack", None)
+    if stack is not None and stack.identity == _identity(file):
+        yield stack.tif
+        return
     _check_directories(file)
-    with TiffFile(file, _multifile=False) as tif:
-        yield tif
+    _LATEST.stack = stack = _Stack(file)
+    try:
+        yield stack.tif
+    except BaseException:
+        _LATEST.stack = None
+        raise
+    if len(stack.tif.pages) == 1:
+        _LATEST.stack = None
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def layout_of(tif: TiffFile) -> Layout:
     """Which planes make which page. Pyramid levels, thumbnails and previews are left out."""
+    stack: _Stack | None = getattr(_LATEST, "stack", None)
+    if stack is None or stack.tif is not tif:
+        return _layout_of(tif)
+    stack.layout = stack.layout or _layout_of(tif)
+    return stack.layout
+
+
+def _layout_of(tif: TiffFile) -> Layout:
     size = tif.filehandle.size
     _check_ome(tif)
     series = [one for one in tif.series if not one.keyframe.is_reduced] or list(tif.series[:1])
