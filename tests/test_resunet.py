@@ -97,3 +97,11 @@ def test_the_border_is_felt_as_far_as_the_geometry_says(depth, reach):
     felt = (differences > 1e-12).nonzero().flatten()
     assert felt[felt < 80].max() == reach - 1
     assert 160 - felt[felt >= 80].min() <= reach
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_a_shortcut_subsamples_before_it_convolves_and_is_what_a_stride_gives(side):
+    shortcut = ResidualUnit(4, 8, stride=2).shortcut
+    x = torch.randn(2, 4, side, side)
+    torch.testing.assert_close(shortcut(x), torch.nn.functional.conv2d(x, shortcut.weight, stride=2))
+    assert shortcut.stride == (1, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from unet_cli.models.geometry import Geometry, pooled_reach
 
@@ -98,6 +98,21 @@ def pooled_geometry(depth: int, norm: Norm, pixels: int = 4) -> Geometry:
         stride=bottom,
         reach=None if sees_whole_image(norm) else pooled_reach(depth, pixels),
     )
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution without bias whose stride is taken before it, (N, in, H, W) -> (N, out, ceil(H / stride), ...).
+
+    The result is that of a convolution with this stride, whose backward pass crashes on processors without AVX-512 in
+    torch 2.14 (oneDNN, channels last, 4 to 12 channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+        self.step = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., :: self.step, :: self.step])
 
 
 def keep_variance(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet_cli.models.blocks import Pointwise
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
@@ -29,7 +30,7 @@ class ResidualUnit(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
         )
         same = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+        self.shortcut = nn.Identity() if same else Pointwise(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self.shortcut(x)

@@ -83,6 +83,9 @@ class StdConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) * torch.rsqrt(variance + 1e-5)
+        down, across = self.stride
+        if self.kernel_size == (1, 1):  # see blocks.Pointwise
+            return F.conv2d(x[..., ::down, ::across], weight)
         return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
 
 
