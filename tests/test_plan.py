@@ -1,5 +1,7 @@
 """How a run spends its time: numbers in, a plan out; no clock is asked but in the trial itself."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -128,3 +130,16 @@ def test_the_trial_itself_trains(monkeypatch):
     cost = measured(small, Compute(torch.device("cpu"), "float32"), 64, 2)
     assert cost.seconds > 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "classes", "count"), [(20, 1, 31), (20, 60, 1), (2, 1, 3), (36_000, 1, 1000), (-5, 1, 1)]
+)
+def test_only_as_many_images_are_scored_as_a_tenth_of_the_time_is_enough_for(monkeypatch, seconds, classes, count):
+    """A thousand images of 512x512, each of which takes 63 ms to measure."""
+    monkeypatch.setattr(planning.time, "monotonic", lambda: 100.0)
+    labels = SimpleNamespace(scored=range(classes))
+    card = SimpleNamespace(labels=labels, sizes=lambda pairs: [(512, 512)] * len(pairs))
+    call = SimpleNamespace(config=SimpleNamespace(max_time=seconds, workers=1), started=100.0)
+    found = planning._measurable(call, card, SimpleNamespace(val=range(1000)))
+    assert min(found, 1000) == count

@@ -42,7 +42,7 @@ from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.plan import describe_plan, describe_resumed, unheld_classes, worth_a_look
 from unet_cli.processes import processes_here
-from unet_cli.runs.plan import planned
+from unet_cli.runs.plan import measuring_seconds, planned
 from unet_cli.system.memory import total_memory
 from unet_cli.training.budget import Budget
 from unet_cli.training.learner import Learner
@@ -56,7 +56,7 @@ from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
-MEASURING_SECONDS = 2.4e-7  # of a pixel of an image and its prediction, for each foreground class, on one processor
+MOST_READING = 0.5  # of --max-time, beyond which it is said
 
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
@@ -67,6 +67,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         card = examined(config, call.layout, console)
     if call.saved:
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
+    _say_where_reading_took_long(call)
     split = _split(call, card)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
@@ -118,6 +119,16 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         *(describe_resumed(call, trainer, template, unused) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
+
+
+def _say_where_reading_took_long(call: Call) -> None:
+    """Of the time that --max-time allows: intake is never cut short."""
+    limit, took = call.config.max_time, time.monotonic() - call.started
+    if limit and not call.saved and took > MOST_READING * limit:
+        call.console.say(
+            f"Reading the data has taken {duration(took)} of the {duration(limit)} that --max-time allows, and is "
+            "never cut short: a run on the same data begins at once now, since what was read is remembered"
+        )
 
 
 def _load_learner(call: Call, learner: Learner) -> None:
@@ -339,8 +350,8 @@ def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes:
     start = time.monotonic()
     dataset[0]
     reading = 2 * (time.monotonic() - start) * len(dataset.pairs)
-    pixels = sum(height * width for height, width in sizes) * len(dataset.labels.scored)
-    return (reading + MEASURING_SECONDS * pixels) / (config.workers or default_workers())
+    reading /= config.workers or default_workers()
+    return reading + measuring_seconds(sizes, len(dataset.labels.scored), config.workers)
 
 
 def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:

@@ -232,7 +232,10 @@ def _notes(trainer: Trainer, saver: Saver) -> list[str]:
     scored, kept = len(trainer.val_data.pairs), len(saver.record.split.val)
     if scored == kept:
         return []
-    return [f"Scored on {scored:,} of the {counted(kept, 'validation image')}, since the time was short."]
+    return [
+        f"Scored on {scored:,} of the {counted(kept, 'validation image')}, since the time was short: unet evaluate "
+        "scores all of them."
+    ]
 
 
 def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from unet_cli.ahead import default_workers
 from unet_cli.call import Call
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig, TrainConfig
@@ -43,6 +45,8 @@ TRIAL_SHARE = 1 / 4  # of the size: side of the crops that a trial trains on
 TRAINING_SHARE = 0.85  # of the time that is left, that a plan counts on for training
 VALIDATING = 0.06  # share of the run that may go into validating and its statistics
 FINISHING = 0.02  # and into a single look at the validation part
+MEASURING = 0.1  # and of what is left of the time into measuring its predictions at original size
+PIXEL_SECONDS = 2.4e-7  # of that, for each pixel of an image and each class, on one processor
 EPOCHS = 40  # of a run by the clock
 STATISTICS, MIN_STATISTICS = 32, 8  # training images that statistics are found from
 MIN_VALIDATED = 8
@@ -74,7 +78,23 @@ def planned(
         plan, model = _by_the_clock(call, model, is_free, images, val_images)
     elif compute.device.type == "cpu":
         plan = replace(plan, **growth(model, config.size))
+    if config.max_time and split.val:
+        count = min(plan.val_images or val_images, _measurable(call, card, split))
+        plan = replace(plan, val_images=count if count < val_images else None)
     return _within(plan, config), model
+
+
+def _measurable(call: Call, card: Card, split: Split) -> int:
+    """How many validation images can be measured, at original size, in a tenth of the time that is left."""
+    left = (call.config.max_time or math.inf) - (time.monotonic() - call.started)
+    of_all = measuring_seconds(card.sizes(split.val), len(card.labels.scored), call.config.workers)
+    return max(1, int(MEASURING * left / max(of_all, 1e-9) * len(split.val)))
+
+
+def measuring_seconds(sizes: Iterable[tuple[int, int]], classes: int, workers: int | None) -> float:
+    """How long it takes to measure predictions of these (H, W) at original size, of so many classes."""
+    pixels = sum(height * width for height, width in sizes)
+    return PIXEL_SECONDS * pixels * classes / (workers or default_workers())
 
 
 def _with_width(model: ModelConfig, is_free: bool, width: int | None) -> ModelConfig:
