@@ -44,6 +44,7 @@ class Call:
 
     started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
     saved: its last.pth, None where it didn't come that far. like: another fold's last.pth, whose plan this run shares.
+    again: see weights_to_begin_again.
     """
 
     config: TrainConfig
@@ -55,6 +56,7 @@ class Call:
     folder: Path | None = None
     saved: Checkpoint | None = None
     like: Checkpoint | None = None
+    again: Path | None = None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -104,14 +106,23 @@ def _check_state(saved: Checkpoint) -> None:
         raise Misfit("learner is missing")
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Where a run's last.pth is gone, or there was no room for it: its best weights, under a name at which the run that
-    begins again doesn't write over them; None where there are none. Raises UserError."""
-    if (folder / "last.pth").exists() or not (folder / "best.pth").exists():
+def weights_to_begin_again(folder: Path) -> Path | None:
+    """Where a run's last.pth is gone, or there was no room for it: the best weights that it has left; None where there
+    are none."""
+    if (folder / "last.pth").exists():
         return None
-    kept = next(path for number in count(1) if not (path := folder / f"best-{number}.pth").exists())
+    kept = sorted(folder.glob("best-*.pth"), key=lambda path: path.stat().st_mtime)
+    return folder / "best.pth" if (folder / "best.pth").exists() else kept[-1] if kept else None
+
+
+def set_aside(weights: Path) -> Path:
+    """Give a run's best.pth a name at which the run that begins again doesn't write over it; one that has such a name
+    keeps it. Raises UserError."""
+    if weights.name != "best.pth":
+        return weights
+    kept = next(path for number in count(1) if not (path := weights.with_name(f"best-{number}.pth")).exists())
     try:
-        os.rename(folder / "best.pth", kept)
+        os.rename(weights, kept)
     except OSError as error:
         raise explain(error, kept) from error
     return kept

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.train
 BESIDE_SETTINGS = {"device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str]}
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
-FORMAT_VERSION = 3  # 1 had fewer settings of networks and of preprocessing, 2 no temperature
+# 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background.
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,9 @@ def _check_training(training: dict[str, Any]) -> None:
     Raises Misfit."""
     hints = get_type_hints(TrainConfig) | BESIDE_SETTINGS
     for name, value in training.items():
+        kinds = (hints.get(name), *get_args(hints.get(name)))
+        if isinstance(value, float) and float in kinds:  # any that a flag takes, infinite ones too
+            continue
         if value is not None and name in hints:
             parsed(hints[name], value, f"training.{name}")
 

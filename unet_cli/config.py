@@ -197,7 +197,8 @@ class DataConfig(Reading):
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(
         "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
-        "auto: where it is called so, or has no name and is the largest.", panel="Data",
+        "auto: where it is called so, where a value is ignored, and without a name where it is the largest.",
+        panel="Data",
     )  # fmt: skip
     keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
 

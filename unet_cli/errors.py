@@ -19,7 +19,10 @@ REMEDIES = {
     errno.ENOENT: "check the path",
 }
 
-TOO_LARGE = "needs more memory than there is: predict it with --mode tile, as a tiled TIFF"
+TOO_LARGE = (
+    "needs more memory than there is: use a machine with more, or --mode tile with a network of a smaller --size; a "
+    "large image as a tiled TIFF"
+)
 
 
 class UserError(Exception):

@@ -89,6 +89,12 @@ def held_classes(counts: np.ndarray) -> np.ndarray:
     return held if held.any() else np.ones_like(held)
 
 
+def shown_classes(counts: np.ndarray, first: int) -> np.ndarray:
+    """(images, classes, 3) counts of all classes -> (classes) bool, those that a mean over all of them is of: the
+    background, if `first` is 1, and what `held_classes` says of the others."""
+    return np.append([True] * first, held_classes(counts[:, first:])).astype(bool)
+
+
 def area_shares(counts: np.ndarray) -> np.ndarray:
     """(images, classes, 3) counts of all classes -> as shares of the image's pixels, 0 where none counts."""
     return ratio(counts, counts[..., [0, 2]].sum((1, 2))[:, None, None], 0.0)
@@ -115,7 +121,7 @@ def summarize(counts: np.ndarray, names: Sequence[str] = (), first: int = 1) -> 
     """
     counts_something = counts[..., [0, 2]].sum((1, 2)) > 0
     counts = counts[counts_something] if counts_something.any() else counts
-    held = np.append([True] * first, held_classes(counts[:, first:])).astype(bool)
+    held = shown_classes(counts, first)
     counts, shares = counts[:, held], area_shares(counts)[:, held]
     foreground = counts[:, first:]
     held_names = [name for name, is_held in zip(names, held, strict=False) if is_held] if len(names) > 2 else []

@@ -35,7 +35,7 @@ from unet_cli.data.layout import Layout
 from unet_cli.data.source import Pair, spread
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
-from unet_cli.errors import UserError
+from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
@@ -56,7 +56,9 @@ from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
 MOST_GPU_BATCH = 128
-MOST_READING = 0.5  # of --max-time, beyond which it is said
+MAX_READING = 0.5  # of --max-time, beyond which it is said
+# By which torch refuses a state that is not an optimizer's or a network's.
+LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def prepare(call: Call) -> tuple[Trainer, Saver]:
@@ -72,7 +74,8 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    initial = call.saved or (load_checkpoint(config.init) if config.init else None)
+    begin_with = config.init or call.again
+    initial = call.saved or (load_checkpoint(begin_with) if begin_with else None)
     network = _network(call, card, initial)
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None
@@ -124,7 +127,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
 def _say_where_reading_took_long(call: Call) -> None:
     """Of the time that --max-time allows: intake is never cut short."""
     limit, took = call.config.max_time, time.monotonic() - call.started
-    if limit and not call.saved and took > MOST_READING * limit:
+    if limit and not call.saved and took > MAX_READING * limit:
         call.console.say(
             f"Reading the data has taken {duration(took)} of the {duration(limit)} that --max-time allows, and is "
             "never cut short: a run on the same data begins at once now, since what was read is remembered"
@@ -135,14 +138,9 @@ def _load_learner(call: Call, learner: Learner) -> None:
     """Go on with the optimizer and the averaged weights that were saved. Raises UserError."""
     try:
         learner.load_state(call.state["learner"])
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-    ) as error:  # torch has no one kind
+    except LOADING_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         assert call.folder is not None
         raise UserError(
             f"{call.folder / 'last.pth'} is damaged: its optimizer's state is not that of this network ({error}): "

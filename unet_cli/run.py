@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unet_cli.call import Call, saved_state, set_aside
+from unet_cli.call import Call, saved_state, set_aside, weights_to_begin_again
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import METRICS, Inference, TrainConfig
 from unet_cli.console import Console, counted
@@ -93,6 +93,9 @@ def train(
             return None
         with nullcontext() if is_part else told_how_to_go_on(saver.resume), alone_in(saver.folder):
             sweep(saver.folder)
+            if call.again is not None:
+                kept = set_aside(call.again)
+                console.say(f"last.pth is missing: the run begins again, with its best weights, kept as {kept}")
             (saver.folder / METRICS).unlink(missing_ok=True)  # of a run that goes on
             saver.record.write()
             journal = Journal(saver.folder, config.tensorboard)
@@ -130,13 +133,10 @@ def _call(
         raise UserError(
             f"{folder}: the processes see different states of the run: put it on a disk that all machines share"
         )
-    kept = world.first(set_aside(folder) if folder and world.is_first else None)
-    if kept is not None:
-        console.say(f"last.pth is missing: the run begins again, with its best weights, kept as {kept}")
-        config = replace(config, init=kept)
     found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
     compute = replace(compute, precision=world.first(found))
-    return Call(config, layout, compute, world, console, started, folder, saved)
+    again = world.first(weights_to_begin_again(folder) if folder and world.is_first else None)
+    return Call(config, layout, compute, world, console, started, folder, saved, again=again)
 
 
 def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
@@ -149,9 +149,11 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
             for result in trainer.fit(stop):
                 if kept:
                     _keep(trainer, result, *kept)
+        except Stopped:  # a second time, which doesn't wait for anything
+            raise
         except BaseException as error:  # whatever it is, what was learned is kept
-            if kept:
-                kept[0].save_at_last(trainer)
+            if kept and trainer.is_whole:
+                _save_beside(error, trainer, kept[0])
             if not trainer.config.deterministic or "deterministic" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
@@ -161,6 +163,14 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
         if trainer.world.any(stop.signum is not None):
             trainer.console.say(f"Stopped in epoch {trainer.progress.epoch}, and saved")
             raise Stopped(stop.signum or signal.SIGTERM)
+
+
+def _save_beside(error: BaseException, trainer: Trainer, saver: Saver) -> None:
+    """Save at last, after an error that is told rather than that of saving."""
+    try:
+        saver.save_at_last(trainer)
+    except UserError as unsaved:
+        trainer.console.say(str(unsaved))
 
 
 def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: Journal) -> None:
@@ -249,7 +259,7 @@ def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
             f"Threshold that scores best on the validation part: {threshold:.3g} (set Dice {best:.4f}; at the default "
             f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto takes it"
         )
-    if not found.counts[:, 1:, :2].any():
+    if not found.counts[:, found.labels.scored.start :, :2].any():
         console.say("The best weights predict nothing but background: give the run more time, or look at the masks")
     return found
 

@@ -46,6 +46,8 @@ class StopRequest:
         now = time.monotonic()
         if self.signum is None:
             self.signum, self._noted = signum, now
+        elif signum == self.signum and signum == getattr(signal, "SIGXCPU", None):
+            return  # which the kernel repeats with every second of processor time
         elif now - self._noted > GRACE:
             raise Stopped(signum)
 

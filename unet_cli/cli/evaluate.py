@@ -112,7 +112,7 @@ def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
     total = sizes.found.size + sizes.missed.size
     what = "as the masks number them" if labels.kind == "instances" else "connected areas of the masks"
     lines = [f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})"]
-    true, false, missed = (found.counts[:, 1:, place] for place in range(3))
+    true, false, missed = (found.counts[:, labels.scored.start :, place] for place in range(3))
     alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
     if alone:
         lines.append(

@@ -109,7 +109,9 @@ class LabelMap:
     def __post_init__(self) -> None:
         """Raises UserError at what can't be classes."""
         highest = 0xFFFFFF if self.kind == "colours" else 65535
-        every = [*self.values, *([] if self.ignore is None else [self.ignore])]
+        # Of numbered objects 255 is what masks are written with, and a number like any other in those that are read.
+        ignored = [] if self.ignore is None or self.kind == "instances" else [self.ignore]
+        every = [*self.values, *ignored]
         if not 2 <= len(self.values) <= MAX_CLASSES or len(self.names) != len(self.values):
             raise UserError(
                 f"there are {len(self.values)} classes with {len(self.names)} names: 2 to {MAX_CLASSES} can be"
@@ -120,6 +122,8 @@ class LabelMap:
             raise UserError(
                 f"classes are called {few(map(ascii, self.names))}: use up to {MAX_NAME} printable characters"
             )
+        if len(self.values) == 2 and not self.background:
+            raise UserError("of two classes the first is always background")
         if len(self.palette or ()) > 768 or not all(0 <= part < 256 for part in self.palette or ()):
             raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
 

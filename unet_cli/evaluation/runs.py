@@ -19,7 +19,7 @@ from unet_cli.evaluation.evaluate import Evaluation, evaluate
 from unet_cli.evaluation.findings import Suspect
 from unet_cli.evaluation.pages import page_of_run, suspects_of
 from unet_cli.evaluation.report import write_report
-from unet_cli.evaluation.subjects import Group, Networks, examined
+from unet_cli.evaluation.subjects import Group, Networks, examined, spec_of
 
 REPORT = "report.html"  # in a run's folder
 
@@ -71,9 +71,12 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
         raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
     if data is not None:
         settings |= {"data": data, "images": None, "masks": None}
-    config = DataConfig(**settings | {"workers": hardware.workers})
+    spec = spec_of(checkpoints[0])
+    if spec is not None:  # the file that told the classes may be gone
+        settings |= {"classes": None, "ignore_index": None}
+    config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = find_layout(config.data and Path(config.data), config.images, config.masks, config.pair)
-    card, labels, notes = examined(layout, config, checkpoints[0].labels, console)
+    card, labels, notes = examined(layout, config, checkpoints[0].labels, console, spec)
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]
     splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]

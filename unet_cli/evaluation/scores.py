@@ -27,7 +27,7 @@ from unet_cli.evaluation.instances import bowl_score, object_f1
 from unet_cli.evaluation.membranes import best_over_thresholds
 from unet_cli.evaluation.metric_names import METRIC_NAMES
 from unet_cli.evaluation.ranking import average_precision, roc_auc
-from unet_cli.metrics import accuracy, area_shares, dice, held_classes, iou, precision, ratio, recall
+from unet_cli.metrics import accuracy, area_shares, dice, held_classes, iou, precision, ratio, recall, shown_classes
 
 RESAMPLES = 2000
 MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
@@ -167,7 +167,7 @@ def _mean_iou(found: Evaluation, weights: np.ndarray) -> Sampled:
     class."""
     if found.labels.num_classes == 2:
         return {}
-    values = iou(found.counts, EMPTY[found.scoring.empty])[:, held_classes(found.counts)]
+    values = iou(found.counts, EMPTY[found.scoring.empty])[:, shown_classes(found.counts, found.labels.scored.start)]
     values = np.where(_pixels(found)[:, None] == 0, math.nan, values)
     return {"mean_iou": mean_of_classes(_mean(values, weights))[:, None]}
 

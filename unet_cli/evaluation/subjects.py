@@ -182,17 +182,18 @@ def examined(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console, spec: ClassSpec | None = None
 ) -> tuple[Card, LabelMap, list[str]]:
     """The card of what is evaluated on, how its masks are read, and what is to be said of that: by the classes of the
-    weights, whose `labels` these are, or by their own. spec: see spec_of, for masks whose looks tell other classes.
+    weights, whose `labels` these are, or by their own. spec: see spec_of, which is tried before the masks' looks.
 
     Raises UserError that lists everything that stops the evaluation, at once.
     """
-    try:
-        return _examined(layout, config, labels, console)
-    except UserError:
-        card = _by_spec(layout, config, spec, console)
-        if card is None or labels is None:
-            raise
-        return card, replace(card.labels, names=labels.names, background=labels.background), []
+    card = _by_spec(layout, config, spec, console)
+    if card is not None and labels is not None:
+        found, notes = replace(card.labels, names=labels.names, background=labels.background), list[str]()
+    else:
+        card, found, notes = _by_looks(layout, config, labels, console)
+    if config.background != "auto" and found.num_classes > 2:
+        found = replace(found, background=config.background == "first")
+    return replace(card, labels=replace(card.labels, background=found.background)), found, notes
 
 
 def spec_of(trained: Checkpoint) -> ClassSpec | None:
@@ -203,17 +204,17 @@ def spec_of(trained: Checkpoint) -> ClassSpec | None:
 
 
 def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console: Console) -> Card | None:
-    """By these classes, where the settings give none and nothing stands against it."""
+    """By these classes, where the settings give none and the masks hold no others; else None."""
     if spec is None or config.classes is not None or config.ignore_index is not None:
         return None
     try:
         card = examine(layout, config, console, spec)
-    except UserError:  # what the masks' own looks gave says more
+    except UserError:  # they are not these masks' classes: their looks have to tell
         return None
     return None if _refusals(card) else card
 
 
-def _examined(
+def _by_looks(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
 ) -> tuple[Card, LabelMap, list[str]]:
     """As `examined`, by what the masks themselves look like."""

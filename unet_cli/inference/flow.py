@@ -75,7 +75,7 @@ def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) ->
         assert not isinstance(item, Outcome)
         task, band = item
         if isinstance(band, UserError):
-            raise band
+            raise task.source.named(band) from band
         try:
             bands.append(band.finished())
         except UserError as error:
@@ -88,26 +88,31 @@ def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) ->
 def _compute(
     predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: Pace
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
-    """Where the memory doesn't suffice, half of the views at a time, now and from now on."""
-    waiting = [(task, view) for task, view in waiting if not task.given_up]
-    if not waiting:
-        return
-    try:
+    """Where the memory doesn't suffice, with batches of half as many views, now and from now on."""
+    while waiting := [(task, view) for task, view in waiting if not task.given_up]:
+        part, rest = waiting[: predictor.batch_size], waiting[predictor.batch_size :]
         with pace.during("the network"):
-            probs = predictor.probabilities([view for _, view in waiting])
-            bands = [(task, task.picture.add(view, part)) for (task, view), part in zip(waiting, probs, strict=True)]
+            probs = _within_memory(predictor, [view for _, view in part])
+            if probs is None:
+                bands = []
+            else:
+                bands = [(task, task.picture.add(view, found)) for (task, view), found in zip(part, probs, strict=True)]
+        yield from ((task, band) for task, band in bands if band is not None)
+        if probs is not None:
+            waiting = rest
+        elif predictor.batch_size > 1:
+            predictor.batch_size = -(-predictor.batch_size // 2)
+        else:
+            part[0][0].given_up = True
+            yield part[0][0], UserError(TOO_LARGE)
+
+
+def _within_memory(predictor: Predictor, views: list[View]) -> list[list[Tensor]] | None:
+    """None where the memory doesn't suffice."""
+    try:
+        return predictor.probabilities(views)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    else:
-        yield from ((task, band) for task, band in bands if band is not None)
-        return
     free_memory(predictor.compute.device)  # outside the handler, whose traceback holds on to activations
-    task, _ = waiting[0]
-    if half := len(waiting) // 2:
-        predictor.batch_size = half
-        yield from _compute(predictor, waiting[:half], pace)
-        yield from _compute(predictor, waiting[half:], pace)
-    else:
-        task.given_up = True
-        yield task, UserError(TOO_LARGE)
+    return None

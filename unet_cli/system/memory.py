@@ -57,10 +57,17 @@ def _limits_from(root: Path, own: str, limit: str, used: str, reclaimable: str) 
     outside, and what is seen at the root is the container's own group."""
     inner = root / own.strip("/")
     for folder in (inner, *inner.parents):
-        if (folder / limit).is_file():
-            allowed = (folder / limit).read_text().strip()
-            if allowed.isdigit():
-                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield int(allowed), int((folder / used).read_text()) - int(statistics.get(reclaimable, 0))
+        allowed = _text(folder / limit).strip()
+        if allowed.isdigit():
+            statistics = dict(line.split(None, 1) for line in _text(folder / "memory.stat").splitlines())
+            yield int(allowed), int(_text(folder / used) or 0) - int(statistics.get(reclaimable, 0))
         if folder == root:
             return
+
+
+def _text(path: Path) -> str:
+    """'' where the system doesn't show it."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: a terminal obeys them
+
+PASSING = (errno.ENOSPC, errno.EDQUOT)  # a full disk may have room again later
+PATIENCE = 50  # attempts, a tenth of a second apart
 
 
 def printable(text: str) -> str:
@@ -27,10 +32,7 @@ class Unbreakable:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        try:
-            self._stream.write(text)
-        except (OSError, ValueError) as error:  # ValueError: the stream has been closed
-            self._give_up(error)
+        self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -38,17 +40,26 @@ class Unbreakable:
             self.write(line)
 
     def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            self._give_up(error)
+        self._attempt(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _give_up(self, error: OSError | ValueError) -> None:
+    def _attempt(self, tell: Callable[[], object]) -> None:
+        for _ in range(PATIENCE):
+            try:
+                tell()
+                return
+            except BlockingIOError:  # a slow reader of a pipe that doesn't wait
+                time.sleep(0.1)
+            except (OSError, ValueError) as error:  # ValueError: the stream has been closed
+                self.failed = self.failed or error
+                if getattr(error, "errno", None) not in PASSING:
+                    self._give_up()
+                return
+
+    def _give_up(self) -> None:
         """What is still held goes nowhere, so that the interpreter doesn't stumble over it when it ends."""
-        self.failed = self.failed or error
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from unet_cli.errors import is_out_of_memory
+
 # What such files may call. torch's own reader of weights allows more: some of that turns a few bytes into gigabytes.
 ALLOWED = re.compile(
     r"collections OrderedDict"
@@ -36,9 +38,9 @@ def load_tensors(path: Path) -> Any:
         else:
             _check_old_form(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # a reader of damaged bytes may fail in any way
+        if is_out_of_memory(error):
+            raise
         raise Unreadable(str(error).split("\n")[0]) from error
 
 

@@ -31,12 +31,12 @@ class Average:
         self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self._averaged = [name for name, value in self._state.items() if value.is_floating_point()]
         self._copied = [name for name, value in self._state.items() if not value.is_floating_point()]
-        self._swapped = False
+        self.is_swapped = False
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the network's weights after the step-th update, counted from 1."""
-        assert not self._swapped
+        assert not self.is_swapped
         state = model.state_dict()
         averages, weights = self._lists(self._averaged, state)
         torch._foreach_lerp_(averages, weights, 1 - decay_at(step))
@@ -45,13 +45,13 @@ class Average:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights themselves, no copy, under the names of the network's state_dict."""
-        assert not self._swapped
+        assert not self.is_swapped
         return dict(self._state)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from the averaged weights of a state_dict(). Raises ValueError where the names or shapes differ."""
-        assert not self._swapped
+        assert not self.is_swapped
         shapes = {name: value.shape for name, value in self._state.items()}
         if {name: value.shape for name, value in state.items()} != shapes:
             raise ValueError("these averaged weights are not those of this network")
@@ -73,7 +73,7 @@ class Average:
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        self._swapped = not self._swapped
+        self.is_swapped = not self.is_swapped
         state = model.state_dict()
         for name, average in self._state.items():
             kept = average.clone()

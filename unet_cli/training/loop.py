@@ -64,6 +64,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._steps = 0  # of this process
+        self._whole_step: int | None = None
         self._validated = False
         self._told_of_loader = False
 
@@ -78,6 +79,12 @@ class Trainer:
         if self.plan.is_open:
             return open_progress(self.done, self.progress.cooling)
         return self.budget.progress(self.done)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether weights, optimizer and progress belong together, as everywhere but within a step's end and while
+        averaged weights are judged."""
+        return self._whole_step in (None, self.learner.step) and not self.learner.average.is_swapped
 
     def go_on_from(self, progress: Progress) -> None:
         """Be where a run was interrupted."""
@@ -175,6 +182,7 @@ class Trainer:
             mask = torch.full_like(mask, IGNORED)
         loss = self.learner.learn(image, mask, here, lr)
         progress.seen += len(group)
+        self._whole_step = self.learner.step
         if math.isnan(loss):
             self._count_bad_step(batch, image)
         else:
@@ -301,7 +309,7 @@ class Trainer:
         counts = np.sum([part for part, _ in everything], axis=0)
         return {
             "loss": sum(part for _, part in everything) / len(data),
-            "foreground": float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum())),
+            **({"foreground": _share_of_foreground(counts)} if data.labels.background else {}),
             **summarize(counts, data.labels.names, data.labels.scored.start),
         }
 
@@ -418,6 +426,11 @@ class Trainer:
 def to_classes(logits: Tensor) -> Tensor:
     """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def _share_of_foreground(counts: np.ndarray) -> float:
+    """(images, classes, 3) counts -> of all pixels, those that are predicted to be foreground."""
+    return float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum()))
 
 
 def _score(scores: dict[str, float]) -> float:

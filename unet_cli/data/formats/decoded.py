@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from unet_cli.errors import Stopped, UserError, explain
+from unet_cli.errors import UserError, explain
 
 Value = TypeVar("Value")
 
@@ -141,7 +141,7 @@ def explained(path: Path) -> Iterator[None]:
     """Whatever goes wrong with this file inside of the block is a UserError."""
     try:
         yield
-    except (UserError, Stopped):
+    except UserError:
         raise
     except Exception as error:  # a broken file makes its decoder fail in any way, struct.error and IndexError included
         raise _in_words(path, error) from error
