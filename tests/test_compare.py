@@ -26,7 +26,7 @@ def test_each_network_is_trained_scored_on_the_test_part_and_ranked(unet: Run, d
                 "--width", 4, "--norm", "batch", "--depth", 2)  # fmt: skip
     assert done.returncode == 3, done.stderr
     lines = done.stdout.splitlines()
-    assert columns(lines[1]) == ["network", "width", "parameters", "epochs", "test Dice", "IoU", "ms/image"]
+    assert columns(lines[1]) == ["network", "width", "parameters", "epochs", "test Dice", "set Dice", "IoU", "ms/image"]
     assert lines[3].startswith("unet ")
     assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", columns(lines[3])[4])
     assert "unet-paper failed: --norm doesn't apply to unet-paper" in done.stdout
@@ -63,8 +63,8 @@ def test_the_table_has_a_row_for_each_time_the_shortest_first(unet: Run, data):
                 "--val-fraction", 0.5, "--minutes", "0.03,0.02")  # fmt: skip
     assert done.returncode == 3, done.stderr
     lines = done.stdout.splitlines()
-    assert columns(lines[1]) == ["network", "minutes", "width", "parameters", "epochs", "validation Dice", "IoU",
-                                 "ms/image"]  # fmt: skip
+    assert columns(lines[1]) == ["network", "minutes", "width", "parameters", "epochs", "validation Dice", "set Dice",
+                                 "IoU", "ms/image"]  # fmt: skip
     assert [columns(line)[:2] for line in lines[3:5]] == [["unet", "0.02"], ["unet", "0.03"]]
     assert "95 % interval" in done.stdout
     assert done.stdout.count("unet-paper failed: --norm doesn't apply") == 1

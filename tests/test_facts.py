@@ -9,7 +9,7 @@ from PIL import Image
 from test_card import card_of
 
 from unet_cli.data import facts
-from unet_cli.data.facts import Facts, Memory, read_facts
+from unet_cli.data.facts import Facts, Memory, read_facts, remember, remembered
 from unet_cli.data.layout import find_layout
 
 
@@ -102,14 +102,19 @@ def test_pages_are_pairs_of_their_own_and_layers_one_image(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"key": 3}', "3"])
 def test_a_memory_of_another_shape_is_done_without(data, reads, content):
     card_of(data)
-    known = json.loads(Memory(data, False).path.read_text())
+    path = Memory(data, False).path
+    known = remembered(path)
     wrong = {key: json.loads(content) for key in known}
-    for text in (
-        content,
-        json.dumps(wrong),
-        json.dumps({key: [value[0], [[None, [1]]]] for key, value in known.items()}),
+    for values in (
+        json.loads(content),
+        wrong,
+        {key: [value[0], [[None, [1]]]] for key, value in known.items()},
+        None,
     ):
-        Memory(data, False).path.write_text(text)
+        if values is None:
+            path.write_text(content)
+        else:
+            remember(path, values)
         reads.clear()
         assert len(card_of(data).pairs("train")) == 6
         assert len(reads) == 6

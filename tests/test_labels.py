@@ -357,3 +357,35 @@ def test_whether_the_first_class_is_background(names, pixels, ignore, said, expe
     assert found.scored_names == names[int(expected) :]
     assert LabelMap.from_plain(found.plain()) == found
     assert ("none is background" in found.describe()) is not expected
+
+
+@pytest.mark.parametrize("spec", [ClassSpec(), ClassSpec(ignore=255), ClassSpec(("background", "cell"), ignore=255)])
+def test_numbered_objects_may_have_ignored_pixels(spec):
+    mask = np.zeros((40, 60), np.uint8)
+    for number in range(1, 15):
+        mask[:30, 4 * number : 4 * number + 2] = number
+    mask[39] = 255
+    fewer = np.where(mask < 10, mask, 0)
+    fewer[39] = 255
+    labels = found(mask, fewer, np.where(fewer < 6, fewer, 0), mask, spec=spec)
+    assert labels.kind == "instances"
+    assert labels.ignore == 255
+    assert LabelMap.from_plain(labels.plain()) == labels
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "options", "problem"),
+    [
+        ((0, 0), ("a", "b"), {}, "each has its own"),
+        ((0, 1), ("a",), {}, "2 classes with 1 names"),
+        ((0, 70000), ("a", "b"), {}, "from 0 to 65,535"),
+        ((0, 1), ("a", "\x1b[31m"), {}, "printable"),
+        ((0, 1), ("a", "b"), {"ignore": 1}, "each has its own"),
+        ((0, 1), ("a", "b"), {"palette": (0, 0, 300)}, "palette"),
+        ((0, 1), ("a", "b"), {"background": False}, "always background"),
+        (tuple(range(256)), tuple(map(str, range(256))), {}, "2 to 255 can be"),
+    ],
+)
+def test_what_can_not_be_classes_is_refused(values, names, options, problem):
+    with pytest.raises(UserError, match=problem):
+        LabelMap(values, names, **options)

@@ -247,6 +247,20 @@ def test_a_run_goes_on_with_the_weight_decay_that_is_asked_for_now(data):
     assert [group["weight_decay"] for group in second.learner.optimizer.param_groups] == [0.3, 0.0]
 
 
+def test_what_is_torn_is_known(data, monkeypatch):
+    trainer = trainer_for(data)
+    assert trainer.is_whole
+    steps = trainer.fit(StopRequest())
+    next(steps)
+    assert trainer.is_whole
+    with trainer.learner.average.swapped_in(trainer.learner.model):
+        assert not trainer.is_whole
+    monkeypatch.setattr(type(trainer.learner.average), "update", lambda *_: 1 / 0)  # within the end of a step
+    with pytest.raises(ZeroDivisionError):
+        next(steps)
+    assert not trainer.is_whole
+
+
 def test_patience_ends_the_run_when_nothing_improves(data, said):
     trainer = trainer_for(data, epochs=50, patience=3)
     trainer.console, scores = said, iter([0.5, 0.6, 0.6, 0.4, 0.6, 0.9])

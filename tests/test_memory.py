@@ -94,6 +94,13 @@ def test_limits_of_control_groups_of_version_1_count_too(kernel, tmp_path):
     assert (total_memory(), available_bytes(CPU)) == (2 * GIB, 2 * GIB - GIB // 2)
 
 
+def test_a_limit_counts_where_what_is_used_is_not_shown(kernel, tmp_path):
+    kernel(available=8 * GIB, groups=[("", 2 * GIB, GIB, 0)])
+    for name in ("memory.current", "memory.stat"):
+        (tmp_path / "CGROUPS" / name).unlink()
+    assert (total_memory(), available_bytes(CPU)) == (2 * GIB, 2 * GIB)
+
+
 def test_a_system_that_does_not_say_has_all_its_memory(kernel):
     kernel()
     assert available_bytes(CPU) == total_memory()

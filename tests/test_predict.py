@@ -664,6 +664,45 @@ def test_where_the_memory_does_not_suffice_batches_are_halved_and_one_image_fail
     assert predictor.batch_size == 1
 
 
+def test_a_batch_that_is_filled_up_is_halved_until_a_single_image_fits(trained, images, tmp_path):
+    predictor = Predictor([load_checkpoint(trained)], Compute(torch.device("cpu"), "float32"), Inference(batch_size=8))
+    real, sizes = predictor.probabilities, []
+
+    def probabilities(views):
+        sizes.append(predictor.batch_size)
+        if predictor.batch_size > 2:
+            raise MemoryError
+        return real(views)
+
+    predictor.probabilities = probabilities
+    job = Job(Source((tmp_path / "imgs/a.png",)), tmp_path / "out/a.png")
+    config = PredictConfig(weights=(trained,), input="imgs")
+    assert [o.error for o in predict_all(predictor, config, [job], Pace("writing")) if o] == [None]
+    assert sizes == [8, 4, 2]
+
+
+def test_tiles_that_were_tried_again_count_once(trained, images, tmp_path):
+    config = PredictConfig(weights=(trained,), input="imgs", mode="tile", batch_size=4)
+    image = Image.fromarray(np.tile(pixels(tmp_path / "imgs/a.png"), (3, 3, 1))[:100, :100])
+    image.save(tmp_path / "imgs/large.png")
+    masks = []
+    for name, failures in (("whole", 0), ("again", 3)):
+        predictor = Predictor([load_checkpoint(trained)], Compute(torch.device("cpu"), "float32"), config)
+        real, left = predictor.probabilities, [failures]
+
+        def probabilities(views, real=real, left=left, predictor=predictor):
+            if predictor.batch_size > 1 and left[0]:
+                left[0] -= 1
+                raise MemoryError
+            return real(views)
+
+        predictor.probabilities = probabilities
+        job = Job(Source((tmp_path / "imgs/large.png",)), tmp_path / f"{name}.png", ("probability",))
+        assert [o.error for o in predict_all(predictor, config, [job], Pace("writing")) if o] == [None]
+        masks.append(pixels(tmp_path / f"{name}_probability.png").astype(int))
+    assert np.abs(masks[0] - masks[1]).max() <= 1
+
+
 def test_masks_that_have_vanished_are_not_called_written(unet: Run, trained, images, tmp_path, monkeypatch):
     outcome = Outcome(Job(Source((tmp_path / "imgs/a.png",)), tmp_path / "out/a.png"))
     assert "not there any more" in _still_there(outcome).error

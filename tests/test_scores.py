@@ -3,6 +3,7 @@
 Images are measured as `unet evaluate` measures them; only the answers are made here.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -279,3 +280,21 @@ def test_distances_are_in_the_unit_of_the_spacing():
     assert values(evaluated(BINARY, (truth, pred)))["hd95", "all"] == 4
     scoring = Scoring(spacing=(3.0, 0.5, "um"))
     assert values(evaluated(BINARY, (truth, pred), scoring=scoring))["hd95", "all"] == 2
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize(
+    ("truth", "pred"),
+    [
+        ([[1, 2, 1, 2]], [[0, 2, 1, 2]]),  # no background in the truth, some in the prediction
+        ([[0, 0, 0, 0]], [[0, 0, 0, 1]]),  # nothing but background
+        ([[0, 1, 1, 255]], [[0, 1, 2, 1]]),  # a class that no mask holds
+        ([[255, 255, 255, 255]], [[0, 1, 2, 1]]),  # nothing that counts
+    ],
+)
+def test_scores_of_an_evaluation_are_those_of_training(truth, pred, background):
+    labels = replace(THREE, ignore=255, background=background)
+    found = evaluated(labels, (truth, pred), ([[0, 1, 1, 0]], [[0, 1, 0, 0]]) if truth[0][0] else (truth, pred))
+    got = values(found)
+    for name in ("dice", "iou", "set_dice", "pooled_dice", "mean_iou"):
+        assert got[name, "all"] == pytest.approx(found.scores[name], abs=1e-12), name

@@ -127,12 +127,12 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(data):
 class Failing:
     """A trainer in whose third step something breaks that nobody thought of; and what saves it."""
 
-    console, saved = Console(quiet=True), 0
+    console, saved, is_whole, error = Console(quiet=True), 0, True, ZeroDivisionError()
 
     def fit(self, stop: StopRequest):
         yield None
         yield None
-        raise ZeroDivisionError
+        raise self.error
 
     def note(self, trainer, result) -> None:
         pass
@@ -141,12 +141,44 @@ class Failing:
         self.saved += 1
 
 
-def test_whatever_leaves_the_loop_is_saved_first():
+@pytest.mark.parametrize(
+    ("error", "is_whole", "saved"),
+    [(ZeroDivisionError(), True, 1), (ZeroDivisionError(), False, 0), (Stopped(15), True, 0)],
+)
+def test_whatever_leaves_the_loop_is_saved_first_unless_it_is_torn_or_in_a_hurry(error, is_whole, saved):
     failing = Failing()
     failing.config = type("Config", (), {"deterministic": False})
-    with pytest.raises(ZeroDivisionError):
+    failing.error, failing.is_whole = error, is_whole
+    with pytest.raises(type(error)):
         _fit(failing, (failing, failing))
-    assert failing.saved == 1
+    assert failing.saved == saved
+
+
+def test_a_signal_that_the_kernel_repeats_is_noted_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("unet_cli.signals.time.monotonic", lambda: now[0])
+    with StopRequest() as stop:
+        for _ in range(10):
+            os.kill(os.getpid(), signal.SIGXCPU)
+            now[0] += 1
+        assert stop.signum == signal.SIGXCPU
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_slow_reader_is_waited_for_and_a_full_disk_is_not_given_up(tmp_path):
+    class Slow:
+        said, failures = "", [BlockingIOError(11, "busy"), OSError(28, "No space left on device")]
+
+        def write(self, text: str) -> None:
+            if self.failures:
+                raise self.failures.pop(0)
+            self.said += text
+
+    stream = Unbreakable(Slow())
+    stream.write("lost")  # after the wait the disk is full
+    stream.write("told")
+    assert stream.said == "told"
 
 
 def test_what_catches_any_exception_lets_a_stop_pass():

@@ -95,6 +95,8 @@ def _from_milesial(state: dict[str, Tensor], mask_values: object) -> Foreign:
 
 def _milesial_config(state: dict[str, Tensor]) -> ModelConfig:
     first = _tensor(state, "inc.double_conv.0.weight", 4, MILESIAL)
+    if not _downs(state):
+        raise _unlike(MILESIAL, "down1.maxpool_conv.1.double_conv.0.weight is missing")
     config = ModelConfig(
         name="unet",
         in_channels=first.shape[1],
@@ -104,8 +106,6 @@ def _milesial_config(state: dict[str, Tensor]) -> ModelConfig:
         upsampling="transposed" if "up1.up.weight" in state else "bilinear",
         norm="batch",
     )
-    if not config.depth:
-        raise _unlike(MILESIAL, "down1.maxpool_conv.1.double_conv.0.weight is missing")
     return resolved(config, DEFAULT_SIZE)
 
 

@@ -183,7 +183,8 @@ def remembered(path: Path) -> dict[str, Any]:
         checksum, content = path.read_bytes().split(b"\n", 1)
     except (OSError, ValueError):
         return {}
-    return json.loads(content) if hashlib.sha256(content).hexdigest().encode() == checksum else {}
+    known = json.loads(content) if hashlib.sha256(content).hexdigest().encode() == checksum else {}
+    return known if isinstance(known, dict) else {}
 
 
 def remember(path: Path, values: dict[str, Any]) -> str | None:
