@@ -108,3 +108,28 @@ def test_an_error_of_a_prefetched_source_is_raised_after_its_items():
     assert next(items) == 1
     with pytest.raises(ZeroDivisionError):
         next(items)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_where_no_more_threads_can_be_started_the_work_is_done_all_the_same(monkeypatch, allowed):
+    real, started, done = threading.Thread.start, [], []
+
+    def start(thread):
+        if len(started) >= allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    def work(item):
+        done.append(item)
+        if item == 7:
+            raise KeyError(item)
+        return 2 * item
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert list(ahead(work, range(7), workers=4)) == [0, 2, 4, 6, 8, 10, 12]
+    assert sorted(done) == list(range(7))
+    with pytest.raises(KeyError):
+        list(ahead(work, [1, 7], workers=4))
+    started.clear()
+    assert list(prefetched(iter(range(5)), 2)) == [0, 1, 2, 3, 4]

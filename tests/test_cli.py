@@ -11,8 +11,9 @@ from conftest import Run, assert_failed, json_lines
 import unet_cli.cli
 from unet_cli import __version__
 from unet_cli.cli import options
-from unet_cli.config import Output
-from unet_cli.errors import Stopped, UserError
+from unet_cli.cli.options import _out_of_memory
+from unet_cli.config import CheckConfig, Output, TrainConfig
+from unet_cli.errors import Stopped, UserError, explain
 
 COMMANDS = [name.rstrip("_") for name in unet_cli.cli.COMMANDS]
 
@@ -151,3 +152,15 @@ def test_models_are_printed_with_what_they_cost(unet: Run):
     assert rows["unet-paper"]["least_side"] == 188
     assert rows["unet-paper"]["settings"] == {"--width": 64, "--depth": 4, "--dropout": 0.5}
     assert rows["unet3d"]["multiply_adds"] is None
+
+
+def test_advice_on_short_memory_is_what_the_command_can_do():
+    assert "--gradient-checkpointing" in _out_of_memory((TrainConfig,))
+    advice = _out_of_memory((CheckConfig, Output))
+    assert "--workers" in advice
+    assert "--batch-size" not in advice
+
+
+def test_a_system_without_a_folder_for_temporary_files_is_told_what_to_set():
+    error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+    assert "set TMPDIR" in str(explain(error))

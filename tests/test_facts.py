@@ -1,6 +1,7 @@
 """What is remembered of a data set: as long as its files are the same, and no longer."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +119,18 @@ def test_a_memory_of_another_shape_is_done_without(data, reads, content):
         reads.clear()
         assert len(card_of(data).pairs("train")) == 6
         assert len(reads) == 6
+
+
+def test_a_user_without_a_home_has_nothing_remembered(data, monkeypatch):
+    """As in a container whose user has no entry."""
+    for name in ("UNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    path = Memory(data, False).path
+    assert remembered(path) == {}
+    assert remember(path, {"a": 1})
+    assert len(card_of(data).pairs("train")) == 6

@@ -682,7 +682,7 @@ def test_a_batch_that_is_filled_up_is_halved_until_a_single_image_fits(trained, 
 
 
 def test_tiles_that_were_tried_again_count_once(trained, images, tmp_path):
-    config = PredictConfig(weights=(trained,), input="imgs", mode="tile", batch_size=4)
+    config = PredictConfig(weights=(trained,), input="imgs", mode="tile", batch_size=4, probabilities=True)
     image = Image.fromarray(np.tile(pixels(tmp_path / "imgs/a.png"), (3, 3, 1))[:100, :100])
     image.save(tmp_path / "imgs/large.png")
     masks = []

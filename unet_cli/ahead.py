@@ -46,7 +46,7 @@ def ahead(
     chunks = iter(lambda: list(islice(rest, chunk)), [])
     if "torch" in sys.modules:
         sys.modules["torch"].get_num_threads()  # settles that of this thread, which is to keep its helpers
-    with ThreadPoolExecutor(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
+    with _Workers(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
         try:
             for some in chunks:
                 pending.append(pool.submit(_each, function, some))
@@ -57,6 +57,17 @@ def ahead(
         finally:
             for future in pending:
                 future.cancel()
+
+
+class _Workers(ThreadPoolExecutor):
+    """As many threads as the system lets us start (`ulimit -u`); without any, work is done where it is asked for."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()  # type: ignore[misc]
+        except RuntimeError:  # no further thread; those that there are do the work
+            if not self._threads:
+                self._work_queue.get_nowait().run()
 
 
 def _compute_alone() -> None:
@@ -102,7 +113,11 @@ def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
             put(future)
 
     thread = threading.Thread(target=make, name="prefetched", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the system doesn't let us
+        yield from items
+        return
     try:
         while (entry := made.get()) is not None:
             yield entry.result()

@@ -203,7 +203,10 @@ def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
 def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) -> Report:
     """Score the best weights at original size, find the threshold that suits them, and store both."""
     best, val_pairs = saver.folder / "best.pth", trainer.val_data.pairs
-    journal.finish(trainer)
+    try:
+        journal.finish(trainer)
+    except (UserError, OSError) as error:  # pictures and curves, for which the scores needn't wait
+        trainer.console.say(f"Not written: {error}")
     checkpoint = load_checkpoint(best)
     found = _scored(checkpoint, trainer) if val_pairs else None
     if found is not None:

@@ -31,10 +31,13 @@ PANELS = (
     "Hardware",
     "Messages",
 )  # as help shows
-OUT_OF_MEMORY = (
-    "the memory is not enough: try --batch-size 1, a smaller --size, and in training also --gradient-checkpointing "
-    "or a smaller --width"
-)
+REMEDIES = {  # where the memory is not enough, by the settings that a command has
+    "batch_size": "--batch-size 1",
+    "size": "a smaller --size",
+    "gradient_checkpointing": "--gradient-checkpointing",
+    "width": "a smaller --width",
+    "workers": "fewer --workers",
+}
 DONE, USER_ERROR, USAGE_ERROR, SOME_FAILED, DEFECT = 0, 1, 2, 3, 70
 
 
@@ -72,7 +75,7 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
     except BaseException as error:
         if debug:
             _show_traceback()
-        code = _explained(error)
+        code = _explained(error, settings)
     return _complain_of_stdout() if code == DONE and unprinted_result() else code
 
 
@@ -86,8 +89,8 @@ def _show_traceback() -> None:
     traceback.print_exc()
 
 
-def _explained(error: BaseException) -> int:
-    """One message for the error, and its exit code."""
+def _explained(error: BaseException, settings: tuple[type, ...]) -> int:
+    """One message for the error, and its exit code. settings: of the command."""
     if isinstance(error, UserError):
         return _complain(str(error), USER_ERROR)
     if isinstance(error, OSError):
@@ -97,8 +100,14 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, Stopped):
         return _complain(f"stopped{error.hint}", 128 + error.signum)
     if isinstance(error, Exception):
-        return _complain(OUT_OF_MEMORY, USER_ERROR) if is_out_of_memory(error) else _report_defect()
+        return _complain(_out_of_memory(settings), USER_ERROR) if is_out_of_memory(error) else _report_defect()
     raise error
+
+
+def _out_of_memory(settings: tuple[type, ...]) -> str:
+    known = {spec.name for cls in settings for spec in fields(cls)}
+    remedies = [remedy for name, remedy in REMEDIES.items() if name in known]
+    return f"the memory is not enough: try {', '.join(remedies) or 'a machine with more'}, or end other programs"
 
 
 def _complain(message: str, code: int) -> int:
@@ -120,12 +129,14 @@ def _report_defect() -> int:
     import traceback
 
     trace = traceback.format_exc()
-    with tempfile.NamedTemporaryFile("w", prefix="unet-defect-", suffix=".log", delete=False) as log:
-        log.write(f"{' '.join(sys.argv)}\n{sys.version}\n{trace}")
     last = trace.strip().splitlines()[-1]
-    return _complain(
-        f"this is a defect of unet, not of your data ({last}).\nPlease report it with the log file {log.name}", DEFECT
-    )
+    what = f"this is a defect of unet, not of your data ({last}).\nPlease report it with "
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="unet-defect-", suffix=".log", delete=False) as log:
+            log.write(f"{' '.join(sys.argv)}\n{sys.version}\n{trace}")
+    except OSError:
+        return _complain(f"{what}this:\n{trace}", DEFECT)
+    return _complain(f"{what}the log file {log.name}", DEFECT)
 
 
 def _parameter(settings: type, spec: Any) -> inspect.Parameter:

@@ -204,10 +204,18 @@ def cache_folder() -> Path:
     if os.environ.get("UNET_CACHE"):
         return Path(os.environ["UNET_CACHE"])
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "unet" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA") or _home()) / "unet" / "cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "unet"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet"
+        return _home() / "Library" / "Caches" / "unet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "unet"
+
+
+def _home() -> Path:
+    """A place that nothing can be kept in, where the user has no home, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def _page_of(pair: Pair, page: int) -> Pair:
