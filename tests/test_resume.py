@@ -251,3 +251,30 @@ def test_where_there_is_a_test_part_the_next_command_evaluates_on_it(unet, tmp_p
     evaluated = unet(*command[1:], "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     assert '"images": 2' in evaluated.stdout
+
+
+def test_a_run_of_the_first_format_goes_on(unet, tmp_path):
+    write_pairs(tmp_path / "data", count=6)
+    unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "r")
+    for name in ("best.pth", "last.pth"):
+        path = tmp_path / "checkpoints/r" / name
+        content = torch.load(path, weights_only=True)
+        for part, later in {
+            "model": ("dropout", "deep_supervision"),
+            "preprocessing": ("files", "pages", "scale"),
+            "labels": ("background",),
+        }.items():
+            for key in later:
+                del content[part][key]
+        del content["temperature"]
+        if content["resume"]:
+            del content["resume"]["plan"]
+            for key in ("side", "cooling"):
+                del content["resume"]["progress"][key]
+            for row in content["resume"]["progress"]["rows"]:
+                del row["val_set_dice"], row["val_mean_iou"]
+        torch.save(content | {"format_version": 1}, path)
+    done = unet("train", "--resume", "checkpoints/r", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    best = load_checkpoint(tmp_path / "checkpoints/r")
+    assert best.metrics["final_set_dice"] >= 0

@@ -223,8 +223,8 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
     model = resolved(model, config.size)
-    if initial and initial.model != model:
-        here, there = plain(model), plain(initial.model)
+    if initial and (found := resolved(initial.model, config.size)) != model:  # an older file says less
+        here, there = plain(model), plain(found)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
             raise UserError(
