@@ -15,7 +15,7 @@ from unet_cli.cli.options import _out_of_memory
 from unet_cli.config import CheckConfig, Output, TrainConfig
 from unet_cli.errors import Stopped, UserError, explain
 
-COMMANDS = [name.rstrip("_") for name in unet_cli.cli.COMMANDS]
+COMMANDS = list(unet_cli.cli.COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -25,11 +25,33 @@ def test_every_command_has_help_with_an_example(unet: Run, command):
     assert f"Example: unet {command}" in " ".join(done.stdout.split())
 
 
+def test_the_list_of_commands_says_of_each_what_its_help_begins_with(unet: Run):
+    listed = " ".join(unet("--help").stdout.replace("│", " ").split())
+    for command, line in unet_cli.cli.COMMANDS.items():
+        helped = " ".join(unet(command, "--help").stdout.split())
+        assert line.split(":")[0] in helped
+        assert f"{command} {line}"[:60] in listed
+
+
+def test_a_command_is_built_alone(tmp_path):
+    code = (
+        "import sys\nfrom unet_cli.cli import main\n"
+        "try: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    for arguments, built in ((["--help"], set()), (["predict", "--help"], {"predict"}), (["trian"], set())):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        modules = {
+            name.removeprefix("unet_cli.cli.") for name in done.stderr.split() if name.startswith("unet_cli.cli.")
+        }
+        assert modules & {"predict", "train", "check", "import_"} == built
+    assert "Did you mean" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_imports_neither_torch_nor_numpy(arguments, tmp_path):
     code = (
-        "import sys\nfrom unet_cli.cli import app\n"
-        "try: app(sys.argv[1:])\nexcept SystemExit as stop: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
+        "import sys\nfrom unet_cli.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
     loaded = done.stderr.split()

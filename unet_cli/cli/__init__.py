@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from importlib import import_module
 from typing import Annotated
@@ -43,9 +44,26 @@ def _root(
     pass
 
 
+# Of each command the first line of its help, so that none has to be built for the list of them.
+COMMANDS = {
+    "bench": "Time training steps, predictions and augmentation against the plain way of doing the same.",
+    "check": "Say what a folder of images and masks holds, and list every problem.",
+    "compare": "Train several networks on the same data for the same time, and say which is best there.",
+    "evaluate": "Compare predictions with true masks: every usual score, with 95 % intervals.",
+    "import": "Turn weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint.",
+    "info": "Print what a checkpoint is: network, classes, preprocessing, training data, scores, version.",
+    "models": "Print all networks: parameters, multiply-adds, the smallest input, and the source.",
+    "predict": "Write a mask for every image of a folder.",
+    "report": "Write one HTML file about a run: its scores, curves, calibration, and the images that came out worst.",
+    "sample": "Draw a data set of stained cells, with masks, to try things on.",
+    "train": "Train a network on a folder of images and a folder of masks.",
+}
+
+
 def main() -> None:
     """The `unet` script. Signals during interpreter shutdown are ignored: the work is done."""
     let_threads_sleep()
+    register(asked_for())
     try:
         app()
     finally:
@@ -63,8 +81,22 @@ def let_threads_sleep() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
-COMMANDS = (
-    "bench", "check", "compare", "evaluate", "import_", "info", "models", "predict", "report", "sample", "train",
-)  # fmt: skip
-for _command in COMMANDS:
-    import_module(f"unet_cli.cli.{_command}")  # which registers it
+def asked_for() -> str | None:
+    """The command that was called, or whose options a shell completes; None where there is none yet."""
+    words = os.environ.get("COMP_WORDS", "").split() or sys.argv
+    return next((word for word in words[1:] if not word.startswith("-")), None)
+
+
+def register(asked: str | None) -> None:
+    """Give `app` its commands: of all a name and a line, and the one that is asked for as a whole, since building the
+    options of one takes as long as the rest of --help."""
+    known = {command.name for command in app.registered_commands}
+    for name, line in COMMANDS.items():
+        if name == asked:
+            import_module(f"unet_cli.cli.{'import_' if name == 'import' else name}")
+        elif name not in known:
+            app.command(name, help=line)(_unbuilt)
+
+
+def _unbuilt() -> None:
+    """Stands for a command that was not asked for."""

@@ -14,7 +14,7 @@ from unet_cli.errors import UserError
 
 @command(app, "import", ImportConfig, example="unet import MODEL.pth --output ours.pth --scale 0.5")
 def import_cli(config: ImportConfig, output: Output) -> int:
-    """Turn weights that milesial/Pytorch-UNet or segmentation_models_pytorch trained into a checkpoint."""
+    """Turn weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint."""
     if config.output.exists():
         raise UserError(f"{config.output} exists already: give --output another name, or move the file away")
 

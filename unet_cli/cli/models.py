@@ -14,7 +14,9 @@ COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source
 
 @command(app, "models", example="unet models")
 def models_cli(output: Output) -> int:
-    """Print all networks: parameters, multiply-adds for an image of 512x512, the smallest input, and the source.
+    """Print all networks: parameters, multiply-adds, the smallest input, and the source.
+
+    Multiply-adds are those of an image of 512x512.
 
     For three channels and one foreground class, at the usual settings.
     """
