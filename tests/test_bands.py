@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 from test_formats import SAMPLES
 
+from unet_cli.ahead import prefetched
 from unet_cli.data.formats import decoded, tiff_bands, tiff_layout
 from unet_cli.data.imagefile import ALPHA_DROPPED, open_bands, read_image
 from unet_cli.data.source import Source
@@ -293,3 +294,17 @@ def test_what_is_no_image_is_told_at_once(tmp_path):
     for name, message in (("a.tif", "a.tif is not an image"), ("none.tif", "none.tif: No such file")):
         with pytest.raises(UserError, match=message):
             open_bands(source(tmp_path / name))
+
+
+def test_tiles_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch):
+    looks = []
+    tiff_layout.close_stacks()
+    real = tiff_layout._check_directories
+    monkeypatch.setattr(tiff_layout, "_check_directories", lambda file: looks.append(real(file)))
+    pages = np.random.default_rng(0).integers(0, 255, (5, 700, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pages, tile=(64, 64), photometric="minisblack", compression="zlib")
+    for number in range(5):
+        bands = open_bands(Source((tmp_path / "a.tif",), number))
+        read = prefetched(bands.rows(), 2)  # in a thread of its own
+        assert (np.concatenate([block for _, block in read], axis=1)[0] == pages[number]).all()
+    assert len(looks) == 1

@@ -690,3 +690,15 @@ def test_the_pages_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeyp
     assert len(looks) == 1
     tifffile.imwrite(tmp_path / "stack.tif", pages[::-1] + 1, photometric="minisblack", compression="zlib")
     assert (decode(tmp_path / "stack.tif", 3).pixels[0, 0] == pages[26] + 1).all()  # it is another file now
+
+
+def test_many_stacks_are_not_all_kept_open(tmp_path):
+    pages = np.zeros((3, 8, 8), np.uint8)
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pages + number, photometric="minisblack")
+    for page in range(3):
+        for number in range(20):
+            assert (decode(tmp_path / f"{number}.tif", page).pixels == number).all()
+    assert len(tiff_layout._KEPT) == tiff_layout.MAX_KEPT
+    tiff_layout.close_stacks()
+    assert not tiff_layout._KEPT

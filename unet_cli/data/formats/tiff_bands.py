@@ -16,7 +16,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage
 from unet_cli.ahead import ahead, default_workers
 from unet_cli.data.formats.decoded import Decoded, Outline, check_pixels
 from unet_cli.data.formats.tiff import JPEG, check_part, check_segments, left_to_pillow, rules_itself, tiff_colours
-from unet_cli.data.formats.tiff_layout import Layout, Plane, layout_of, open_tiff
+from unet_cli.data.formats.tiff_layout import Layout, Plane, open_tiff
 
 BAND_ROWS = 256  # at least, where they are not in tiles: fewer cost more to hand on than to decode
 SMALL_PART = 65_536  # pixels: such strips and tiles take less time than their way through a thread
@@ -125,10 +125,10 @@ class _Segments:
 
 def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
     """None where there is nothing to gain, or more to do than decoding: several planes, slices, another orientation."""
-    with open_tiff(file) as tif:
-        layout = layout_of(tif)
+    with open_tiff(file) as stack:
+        layout = stack.layout
         planes = layout.planes(page)
-        storage = _storage(file, tif, layout, planes)
+        storage = _storage(file, stack.tif, layout, planes)
         if storage is None or storage.rows >= layout.keyframe.imagelength:
             return None
         check_pixels(storage.rows * layout.keyframe.imagewidth)
@@ -139,9 +139,9 @@ def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
 
 def decode_tiff_bands(file: BinaryIO, page: int | None, top: int) -> Iterator[tuple[int, Decoded]]:
     """(first row, decoded rows) of a page that has an outline, from the band that holds row `top`."""
-    with open_tiff(file) as tif:
-        layout = layout_of(tif)
-        storage = _storage(file, tif, layout, layout.planes(page))
+    with open_tiff(file) as stack:
+        layout = stack.layout
+        storage = _storage(file, stack.tif, layout, layout.planes(page))
         assert storage is not None
         for start, pixels in _bands(storage, layout.keyframe, top):
             yield start, tiff_colours(layout.keyframe, pixels, planes=1)

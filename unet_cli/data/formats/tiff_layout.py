@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -11,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -68,48 +70,63 @@ class Layout(NamedTuple):
         return self.pages if page is None else [self.pages[page // self.depth]]
 
 
-class _Stack:
-    """A TIFF of many pages that stays open, and its layout once that was asked for: a stack is read page by page, and
-    its directories needn't be for each of them. identity: of the file as it was."""
+class Stack:
+    """A TIFF that is open. identity: of the file as it was."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.identity = _identity(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
-            self.tif = TiffFile(self._file, _multifile=False)
+            self.tif = TiffFile(self._file, _multifile=False)  # a page in another file is that file's
         except BaseException:
             self._file.close()
             raise
-        self.layout: Layout | None = None
+
+    @cached_property
+    def layout(self) -> Layout:
+        return layout_of(self.tif)
 
     def close(self) -> None:
         self.tif.close()
         self._file.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "tif"):
-            self.close()
+
+_LOCK = threading.Lock()
+_KEPT: list[Stack] = []  # the last ones of many pages, which nobody is reading from
+MAX_KEPT = 16
 
 
-_LATEST = threading.local()  # stack: the last one that this thread has read from
+@atexit.register
+def close_stacks() -> None:
+    """Keep none open."""
+    while _KEPT:
+        _KEPT.pop().close()
 
 
 @contextmanager
-def open_tiff(file: BinaryIO) -> Iterator[TiffFile]:
-    """The file's directories, which are whole; a page in another file is that file's. Not to be nested."""
-    stack: _Stack | None = getattr(_LATEST, "stack", None)
-    if stack is not None and stack.identity == _identity(file):
-        yield stack.tif
-        return
-    _check_directories(file)
-    _LATEST.stack = stack = _Stack(file)
+def open_tiff(file: BinaryIO) -> Iterator[Stack]:
+    """The file's directories, which are whole. A stack is read page by page, from any thread: it stays open for the
+    next one, so that its directories are not looked through for each."""
+    identity = _identity(file)
+    with _LOCK:
+        stack = next((one for one in _KEPT if one.identity == identity), None)
+        if stack is not None:
+            _KEPT.remove(stack)
+    if stack is None:
+        _check_directories(file)
+        stack = Stack(file)
     try:
-        yield stack.tif
+        yield stack
     except BaseException:
-        _LATEST.stack = None
+        stack.close()
         raise
-    if len(stack.tif.pages) == 1:
-        _LATEST.stack = None
+    dropped = [stack]
+    if len(stack.tif.pages) > 1:
+        with _LOCK:
+            _KEPT.append(stack)
+            dropped = [_KEPT.pop(0) for _ in range(len(_KEPT) - MAX_KEPT)]
+    for one in dropped:
+        one.close()
 
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:
@@ -119,14 +136,6 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
 
 def layout_of(tif: TiffFile) -> Layout:
     """Which planes make which page. Pyramid levels, thumbnails and previews are left out."""
-    stack: _Stack | None = getattr(_LATEST, "stack", None)
-    if stack is None or stack.tif is not tif:
-        return _layout_of(tif)
-    stack.layout = stack.layout or _layout_of(tif)
-    return stack.layout
-
-
-def _layout_of(tif: TiffFile) -> Layout:
     size = tif.filehandle.size
     _check_ome(tif)
     series = [one for one in tif.series if not one.keyframe.is_reduced] or list(tif.series[:1])

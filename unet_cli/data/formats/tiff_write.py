@@ -13,7 +13,7 @@ from tifffile import TiffFile, TiffPage, TiffWriter
 
 from unet_cli.ahead import default_workers
 from unet_cli.data.formats.decoded import read
-from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES, layout_of, open_tiff
+from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES, open_tiff
 
 SOFTWARE = "unet"
 TILE = 512
@@ -98,8 +98,8 @@ def _software(file: BinaryIO) -> str | None:
 
 
 def _carried(file: BinaryIO, page: int | None) -> Tags:
-    with open_tiff(file) as tif:
-        series, number = plane = layout_of(tif).planes(page)[0][0]
+    with open_tiff(file) as stack:
+        series, number = plane = stack.layout.planes(page)[0][0]
         # one piece may have the directory of its first plane only
         directory = series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
         values = {tag: _plain(directory, tag, kind) for tag, kind in PLACES.items()}
