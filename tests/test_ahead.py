@@ -128,6 +128,8 @@ def test_where_no_more_threads_can_be_started_the_work_is_done_all_the_same(monk
 
     monkeypatch.setattr(threading.Thread, "start", start)
     assert list(ahead(work, range(7), workers=4)) == [0, 2, 4, 6, 8, 10, 12]
+    assert list(ahead(lambda item: list(ahead(work, [item])), range(3))) == [[0], [2], [4]]
+    del done[7:]
     assert sorted(done) == list(range(7))
     with pytest.raises(KeyError):
         list(ahead(work, [1, 7], workers=4))

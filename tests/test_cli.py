@@ -33,6 +33,21 @@ def test_the_list_of_commands_says_of_each_what_its_help_begins_with(unet: Run):
         assert f"{command} {line}"[:60] in listed
 
 
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("bash", {"COMP_WORDS": "unet train --wid", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "unet train --wid"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "unet train --wid", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_shells_complete_the_options_of_a_command(tmp_path, shell, line):
+    environment = os.environ | {"_UNET_COMPLETE": f"complete_{shell}"} | line
+    code = "import sys\nsys.argv = ['unet']\nfrom unet_cli.cli import app, main\napp.info.name = 'unet'\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "--width" in done.stdout, done.stderr
+
+
 def test_a_command_is_built_alone(tmp_path):
     code = (
         "import sys\nfrom unet_cli.cli import main\n"

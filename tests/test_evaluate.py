@@ -385,3 +385,40 @@ def test_one_thing_has_one_number_wherever_it_is_shown(unet, tmp_path):
     told = unet("evaluate", "--weights", "checkpoints/r", "--data", "data/val", *CPU).stdout
     assert "sky" in told
     assert "Mean IoU" in told
+
+
+def write_masks(folder, *masks):
+    """Pairs of 40 x 40 of which these are the masks."""
+    for number, mask in enumerate(masks):
+        for kind, pixels in (("images", (mask * 3 + number).astype(np.uint8)), ("masks", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+
+
+def with_square(value, beside=0):
+    mask = np.full((40, 40), beside, np.uint8)
+    mask[10:20, 10:30] = value
+    return mask
+
+
+def test_two_of_several_classes_without_background_are_evaluated(unet, tmp_path):
+    regions(tmp_path / "data", 0, 1, 2, 3)
+    assert unet("train", "--data", "data", "--background", "none", *TINY, "--epochs", 1, "--name", "r").returncode == 0
+    write_masks(tmp_path / "other", with_square(1), with_square(1))
+    done = unet("evaluate", "--weights", "checkpoints/r", "--data", "other", *CPU, "--json")
+    assert {row["name"] for row in result(done)["scores"]} >= {"all", "0", "1"}
+
+
+@pytest.mark.parametrize("flags", [(), ("--skip-bad",)])
+def test_masks_of_other_values_are_not_taken_for_empty_ones(unet, tmp_path, flags):
+    zero = np.zeros((40, 40), np.uint8)
+    ignored = with_square(1)
+    ignored[0] = 255
+    write_masks(tmp_path / "data", ignored, with_square(1), ignored, with_square(1), ignored)
+    called = ("--ignore-index", 255, "--classes", "ground,cell")
+    assert unet("train", "--data", "data", *called, *TINY, "--epochs", 1, "--name", "r").returncode == 0
+    for name, value in (("of255", 255), ("of7", 7)):
+        write_masks(tmp_path / name, with_square(value), zero + 0, with_square(value), zero + 0)
+        done = unet("evaluate", "--weights", "checkpoints/r", "--data", name, *flags, *CPU, "--json")
+        assert result(done)["images"] == 4
+        assert any("in the order of their values" in note for note in result(done)["notes"])

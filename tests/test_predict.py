@@ -27,6 +27,7 @@ from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import Job, Outcome, listed_paths
+from unet_cli.inference.picture import Tiled
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
 from unet_cli.pace import Pace
@@ -679,6 +680,25 @@ def test_a_batch_that_is_filled_up_is_halved_until_a_single_image_fits(trained, 
     config = PredictConfig(weights=(trained,), input="imgs")
     assert [o.error for o in predict_all(predictor, config, [job], Pace("writing")) if o] == [None]
     assert sizes == [8, 4, 2]
+
+
+def test_an_image_for_whose_tiles_there_is_no_room_fails_alone(trained, images, tmp_path, monkeypatch):
+    config = PredictConfig(weights=(trained,), input="imgs", mode="tile")
+    real = Tiled.add
+
+    def add(self, view, probs):
+        if self.size[0] > 90:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return real(self, view, probs)
+
+    monkeypatch.setattr(Tiled, "add", add)
+    Image.fromarray(np.zeros((100, 40, 3), np.uint8)).save(tmp_path / "imgs/tall.png")
+    predictor = Predictor([load_checkpoint(trained)], Compute(torch.device("cpu"), "float32"), config)
+    jobs = [Job(Source((tmp_path / f"imgs/{name}.png",)), tmp_path / f"out/{name}.png") for name in ("tall", "a")]
+    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, Pace("writing")) if o}
+    assert "needs more memory" in outcomes["tall"]
+    assert outcomes["a"] is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
 def test_tiles_that_were_tried_again_count_once(trained, images, tmp_path):

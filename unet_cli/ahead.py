@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -46,10 +47,13 @@ def ahead(
     chunks = iter(lambda: list(islice(rest, chunk)), [])
     if "torch" in sys.modules:
         sys.modules["torch"].get_num_threads()  # settles that of this thread, which is to keep its helpers
-    with _Workers(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
+        if not _begins(pool):
+            yield from map(function, rest)
+            return
         try:
             for some in chunks:
-                pending.append(pool.submit(_each, function, some))
+                pending.append(_submitted(pool, partial(_each, function, some)))
                 if len(pending) > depth:
                     yield from pending.popleft().result()
             while pending:
@@ -59,15 +63,32 @@ def ahead(
                 future.cancel()
 
 
-class _Workers(ThreadPoolExecutor):
-    """As many threads as the system lets us start (`ulimit -u`); without any, work is done where it is asked for."""
+def _begins(pool: ThreadPoolExecutor) -> bool:
+    """Whether the system lets us start a thread (`ulimit -u`)."""
+    try:
+        pool.submit(int)
+    except RuntimeError:
+        return False
+    return True
 
-    def _adjust_thread_count(self) -> None:
-        try:
-            super()._adjust_thread_count()  # type: ignore[misc]
-        except RuntimeError:  # no further thread; those that there are do the work
-            if not self._threads:
-                self._work_queue.get_nowait().run()
+
+def _submitted(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result]:
+    """As the pool's own `submit`, but where the system allows no further thread those that there are do the work."""
+    future = Future[Result]()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # raised again where it is due
+                future.set_exception(error)
+
+    try:
+        pool.submit(run)
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+    return future
 
 
 def _compute_alone() -> None:

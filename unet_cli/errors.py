@@ -44,7 +44,7 @@ def explain(error: OSError, path: Path | str | None = None) -> UserError:
     """Say in words what the operating system refused: which path, why, and what to do."""
     where = path or error.filename or "a file"
     reason = error.strerror or str(error)
-    if "temporary directory" in str(error):
+    if reason.startswith("No usable temporary directory"):
         return UserError("there is no folder for temporary files: set TMPDIR to one that can be written to")
     remedy = REMEDIES.get(error.errno or 0)
     return UserError(f"{where}: {reason}" + (f": {remedy}" if remedy else ""))

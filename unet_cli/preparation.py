@@ -74,7 +74,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         waits = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    begin_with = config.init or call.again
+    begin_with = call.again or config.init
     initial = call.saved or (load_checkpoint(begin_with) if begin_with else None)
     network = _network(call, card, initial)
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
@@ -224,16 +224,16 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
     model = resolved(model, config.size)
     if initial and (found := resolved(initial.model, config.size)) != model:  # an older file says less
+        begun_with = f"--resume {call.folder}" if call.saved or call.again else f"--init {config.init}"
         here, there = plain(model), plain(found)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
             raise UserError(
-                f"--init {config.init} holds a network {initial.model.name}, and --model is {model.name}: give --model "
+                f"{begun_with} holds a network {initial.model.name}, and --model is {model.name}: give --model "
                 f"{initial.model.name}"
             )
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
-        what = f"--resume {call.folder}" if call.saved else f"--init {config.init}"
-        raise UserError(f"{what} holds another network: {', '.join(differences)}")
+        raise UserError(f"{begun_with} holds another network: {', '.join(differences)}")
     return model, asked["base_channels"] is None
 
 

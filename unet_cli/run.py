@@ -169,8 +169,8 @@ def _save_beside(error: BaseException, trainer: Trainer, saver: Saver) -> None:
     """Save at last, after an error that is told rather than that of saving."""
     try:
         saver.save_at_last(trainer)
-    except UserError as unsaved:
-        trainer.console.say(str(unsaved))
+    except Exception as unsaved:  # whatever it is, the first error says more
+        trainer.console.say(f"Not saved: {unsaved}")
 
 
 def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: Journal) -> None:

@@ -83,7 +83,9 @@ def let_threads_sleep() -> None:
 
 def asked_for() -> str | None:
     """The command that was called, or whose options a shell completes; None where there is none yet."""
-    words = os.environ.get("COMP_WORDS", "").split() or sys.argv
+    # bash tells the line in the one, the other shells in the other.
+    completed = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    words = completed.split() if "_UNET_COMPLETE" in os.environ else sys.argv
     return next((word for word in words[1:] if not word.startswith("-")), None)
 
 

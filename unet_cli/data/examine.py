@@ -18,6 +18,8 @@ from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 
+STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
+
 
 def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
     """Read every pair once, or remember it, and say what the set is.
@@ -150,7 +152,7 @@ def _strange_values(
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
         soft = ", as soft edges and JPEG make them: save masks as PNG, without smoothing" if len(counts) > 100 else ""
         yield Problem(
-            "no class", f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
+            STRANGE_VALUES, f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
             f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
             "out with --skip-bad", tuple(pairs), refuses=True,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, describe_unfinis
 from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, Inference
 from unet_cli.console import Console, counted, few
 from unet_cli.data.card import Card
-from unet_cli.data.examine import examine
+from unet_cli.data.examine import STRANGE_VALUES, examine
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.layout import Layout, find_layout
@@ -193,7 +193,9 @@ def examined(
         card, found, notes = _by_looks(layout, config, labels, console)
     if config.background != "auto" and found.num_classes > 2:
         found = replace(found, background=config.background == "first")
-    return replace(card, labels=replace(card.labels, background=found.background)), found, notes
+    if card.labels.num_classes > 2:  # of two, one is always background
+        card = replace(card, labels=replace(card.labels, background=found.background))
+    return card, found, notes
 
 
 def spec_of(trained: Checkpoint) -> ClassSpec | None:
@@ -211,7 +213,10 @@ def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console
         card = examine(layout, config, console, spec)
     except UserError:  # they are not these masks' classes: their looks have to tell
         return None
-    return None if _refusals(card) else card
+    # 255 that is ignored there may be all the foreground here; and what is left out may be all but the empty masks.
+    only_ignored = card.labels.ignore is not None and not card.contents[:, 1:].any()
+    is_other = any(one.kind == STRANGE_VALUES for one in card.left_out)
+    return None if _refusals(card) or only_ignored or is_other else card
 
 
 def _by_looks(

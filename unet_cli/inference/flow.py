@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,6 +32,7 @@ class Task:
 
 
 SomeTask = TypeVar("SomeTask", bound=Task)
+Result = TypeVar("Result")
 
 
 def through_network(
@@ -92,25 +94,39 @@ def _compute(
     while waiting := [(task, view) for task, view in waiting if not task.given_up]:
         part, rest = waiting[: predictor.batch_size], waiting[predictor.batch_size :]
         with pace.during("the network"):
-            probs = _within_memory(predictor, [view for _, view in part])
-            if probs is None:
-                bands = []
-            else:
-                bands = [(task, task.picture.add(view, found)) for (task, view), found in zip(part, probs, strict=True)]
-        yield from ((task, band) for task, band in bands if band is not None)
+            probs = _within_memory(predictor, partial(predictor.probabilities, [view for _, view in part]))
         if probs is not None:
             waiting = rest
+            for (task, view), found in zip(part, probs, strict=True):
+                yield from _added(predictor, task, view, found)
         elif predictor.batch_size > 1:
             predictor.batch_size = -(-predictor.batch_size // 2)
         else:
-            part[0][0].given_up = True
-            yield part[0][0], UserError(TOO_LARGE)
+            yield _given_up(part[0][0])
 
 
-def _within_memory(predictor: Predictor, views: list[View]) -> list[list[Tensor]] | None:
+def _added(
+    predictor: Predictor, task: SomeTask, view: View, probs: list[Tensor]
+) -> Iterator[tuple[SomeTask, Band | UserError]]:
+    """The rows that are finished by what the networks made of a view, if any. That can't be tried a second time."""
+    if task.given_up:
+        return
+    bands = _within_memory(predictor, lambda: [task.picture.add(view, probs)])
+    if bands is None:
+        yield _given_up(task)
+    else:
+        yield from ((task, band) for band in bands if band is not None)
+
+
+def _given_up(task: SomeTask) -> tuple[SomeTask, UserError]:
+    task.given_up = True
+    return task, UserError(TOO_LARGE)
+
+
+def _within_memory(predictor: Predictor, compute: Callable[[], Result]) -> Result | None:
     """None where the memory doesn't suffice."""
     try:
-        return predictor.probabilities(views)
+        return compute()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

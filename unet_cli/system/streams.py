@@ -6,14 +6,13 @@ import errno
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: a terminal obeys them
 
 PASSING = (errno.ENOSPC, errno.EDQUOT)  # a full disk may have room again later
-PATIENCE = 50  # attempts, a tenth of a second apart
 
 
 def printable(text: str) -> str:
@@ -30,6 +29,9 @@ class Unbreakable:
         self.failed: OSError | ValueError | None = None
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+        with suppress(AttributeError, OSError, ValueError):  # a stream without a file of its own, or Windows
+            if not os.get_blocking(stream.fileno()):  # or what a slow reader leaves no room for would be lost
+                os.set_blocking(stream.fileno(), True)
 
     def write(self, text: str) -> int:
         self._attempt(lambda: self._stream.write(text))
@@ -46,26 +48,19 @@ class Unbreakable:
         return getattr(self._stream, name)
 
     def _attempt(self, tell: Callable[[], object]) -> None:
-        for _ in range(PATIENCE):
-            try:
-                tell()
-                return
-            except BlockingIOError:  # a slow reader of a pipe that doesn't wait
-                time.sleep(0.1)
-            except (OSError, ValueError) as error:  # ValueError: the stream has been closed
-                self.failed = self.failed or error
-                if getattr(error, "errno", None) not in PASSING:
-                    self._give_up()
-                return
+        try:
+            tell()
+        except (OSError, ValueError) as error:  # ValueError: the stream has been closed
+            self.failed = self.failed or error
+            if getattr(error, "errno", None) not in PASSING:
+                self._give_up()
 
     def _give_up(self) -> None:
         """What is still held goes nowhere, so that the interpreter doesn't stumble over it when it ends."""
-        try:
+        with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
-        except (OSError, ValueError):  # a stream without a file of its own
-            return
 
 
 def make_streams_unbreakable() -> None:

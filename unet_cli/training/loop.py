@@ -64,7 +64,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._steps = 0  # of this process
-        self._whole_step: int | None = None
+        self._whole_step = 0
         self._validated = False
         self._told_of_loader = False
 
@@ -84,7 +84,7 @@ class Trainer:
     def is_whole(self) -> bool:
         """Whether weights, optimizer and progress belong together, as everywhere but within a step's end and while
         averaged weights are judged."""
-        return self._whole_step in (None, self.learner.step) and not self.learner.average.is_swapped
+        return self._whole_step == self.learner.step and not self.learner.average.is_swapped
 
     def go_on_from(self, progress: Progress) -> None:
         """Be where a run was interrupted."""
@@ -110,7 +110,7 @@ class Trainer:
         that is asked for ends it after the step at hand. Raises UserError where training has diverged, or a file can't
         be read any more; what is saved then is what was good before.
         """
-        progress = self.progress
+        progress, self._whole_step = self.progress, self.learner.step
         if progress.began is None:
             progress.began = time.monotonic() - self.budget.start
         self.budget.begin = self.budget.start + progress.began
