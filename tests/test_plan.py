@@ -133,13 +133,16 @@ def test_the_trial_itself_trains(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "classes", "count"), [(20, 1, 31), (20, 60, 1), (2, 1, 3), (36_000, 1, 1000), (-5, 1, 1)]
+    ("seconds", "taken", "classes", "count"),
+    [(20, 0, 1, 31), (20, 0, 60, 1), (2, 0, 1, 3), (36_000, 0, 1, 1000), (20, 10, 1, 15), (20, 50, 1, 3)],
 )
-def test_only_as_many_images_are_scored_as_a_tenth_of_the_time_is_enough_for(monkeypatch, seconds, classes, count):
+def test_only_as_many_images_are_scored_as_a_tenth_of_the_time_is_enough_for(
+    monkeypatch, seconds, taken, classes, count
+):
     """A thousand images of 512x512, each of which takes 63 ms to measure."""
     monkeypatch.setattr(planning.time, "monotonic", lambda: 100.0)
     labels = SimpleNamespace(scored=range(classes))
     card = SimpleNamespace(labels=labels, sizes=lambda pairs: [(512, 512)] * len(pairs))
-    call = SimpleNamespace(config=SimpleNamespace(max_time=seconds, workers=1), started=100.0)
+    call = SimpleNamespace(config=SimpleNamespace(max_time=seconds, workers=1), started=100.0 - taken)
     found = planning._measurable(call, card, SimpleNamespace(val=range(1000)))
     assert min(found, 1000) == count
