@@ -20,7 +20,7 @@ from unet_cli.run import _fit
 from unet_cli.signals import ENDING, StopRequest
 from unet_cli.system.streams import Unbreakable, printable
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and the signals of Linux")
 TRAIN = ("--data", "data", *TINY, "--epochs", 3, "--name", "r")
 
 
@@ -89,11 +89,10 @@ def test_control_characters_do_not_reach_the_terminal():
 
 
 def test_a_closed_stream_takes_what_is_written(tmp_path):
-    file = open(tmp_path / "log", "w")  # noqa: SIM115
-    stream = Unbreakable(file)
-    stream.write("before")
-    assert stream.failed is None
-    file.close()
+    with open(tmp_path / "log", "w") as file:
+        stream = Unbreakable(file)
+        stream.write("before")
+        assert stream.failed is None
     stream.write("after")
     stream.flush()
     assert stream.failed is not None

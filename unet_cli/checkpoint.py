@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain
+from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain, types_of
 from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError, explain
@@ -123,16 +123,12 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     if parsed(int, content.get("format_version"), "format_version") > FORMAT_VERSION:
         raise _Newer(f"was written by unet {version}, which is newer than this one: update unet")
     parts = {spec.name: content[spec.name] for spec in fields(Checkpoint) if spec.name in content}
-    hints = get_type_hints(Checkpoint, include_extras=True)
-    held = parsed(dict[str, Tensor], parts.pop("weights", None), "weights")
     resume = parts.pop("resume", None)
     if resume is not None and not isinstance(resume, dict):
         raise Misfit(f"resume is a {type(resume).__name__}")
     if missing := REQUIRED - parts.keys():
         raise Misfit(f"{min(missing)} is missing")
-    found = Checkpoint(
-        weights=held, resume=resume, **{name: parsed(hints[name], value, name) for name, value in parts.items()}
-    )
+    found = replace(parsed(Checkpoint, parts), resume=resume)
     for name, low, high in (("threshold", 0, 1), ("best_threshold", 0, 1), ("temperature", 1e-6, 1e6)):
         number = getattr(found, name)
         if number is not None and not low <= number <= high:
@@ -142,14 +138,14 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     if found.preprocessing.in_channels != found.model.in_channels:
         raise Misfit(f"preprocessing has {found.preprocessing.in_channels} channels, model {found.model.in_channels}")
     _check_training(found.training)
-    _check_weights(found.model, held)
+    _check_weights(found.model, found.weights)
     return found
 
 
 def _check_training(training: dict[str, Any]) -> None:
     """That settings are of the types that they have as flags, paths being words, and what is kept beside them too.
     Raises Misfit."""
-    hints = get_type_hints(TrainConfig) | BESIDE_SETTINGS
+    hints = types_of(TrainConfig) | BESIDE_SETTINGS
     for name, value in training.items():
         kinds = (hints.get(name), *get_args(hints.get(name)))
         if isinstance(value, float) and float in kinds:  # any that a flag takes, infinite ones too

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -127,11 +128,18 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+@cache
+def types_of(settings: type) -> dict[str, Any]:
+    """Of all fields at once: evaluating the annotations takes as long for one."""
+    return get_type_hints(settings)
+
+
 class Checked:
     """Settings that check their own ranges and choices."""
 
     def __post_init__(self) -> None:
-        types = get_type_hints(type(self))
+        kind: type = type(self)
+        types = types_of(kind)
         for spec in fields(self):  # type: ignore[arg-type]
             value, flag = getattr(self, spec.name), flag_of(spec.name) if "help" in spec.metadata else spec.name
             low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")

@@ -95,9 +95,14 @@ def shown_classes(counts: np.ndarray, first: int) -> np.ndarray:
     return np.append([True] * first, held_classes(counts[:, first:])).astype(bool)
 
 
+def counted_pixels(counts: np.ndarray) -> np.ndarray:
+    """(images, classes, 3) counts of all classes -> (images) pixels that count."""
+    return counts[..., [0, 2]].sum((1, 2))
+
+
 def area_shares(counts: np.ndarray) -> np.ndarray:
     """(images, classes, 3) counts of all classes -> as shares of the image's pixels, 0 where none counts."""
-    return ratio(counts, counts[..., [0, 2]].sum((1, 2))[:, None, None], 0.0)
+    return ratio(counts, counted_pixels(counts)[:, None, None], 0.0)
 
 
 def set_dice(shares: np.ndarray) -> np.ndarray:
@@ -119,7 +124,7 @@ def summarize(counts: np.ndarray, names: Sequence[str] = (), first: int = 1) -> 
     pooled_dice: of the counts summed over the set, mean over foreground classes. dice_NAME: of each class in `names`,
     mean over images; only where there are several foreground classes.
     """
-    counts_something = counts[..., [0, 2]].sum((1, 2)) > 0
+    counts_something = counted_pixels(counts) > 0
     counts = counts[counts_something] if counts_something.any() else counts
     held = shown_classes(counts, first)
     counts, shares = counts[:, held], area_shares(counts)[:, held]

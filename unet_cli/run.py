@@ -153,7 +153,7 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
             raise
         except BaseException as error:  # whatever it is, what was learned is kept
             if kept and trainer.is_whole:
-                _save_beside(error, trainer, kept[0])
+                _save_beside(trainer, kept[0])
             if not trainer.config.deterministic or "deterministic" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
@@ -165,7 +165,7 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
             raise Stopped(stop.signum or signal.SIGTERM)
 
 
-def _save_beside(error: BaseException, trainer: Trainer, saver: Saver) -> None:
+def _save_beside(trainer: Trainer, saver: Saver) -> None:
     """Save at last, after an error that is told rather than that of saving."""
     try:
         saver.save_at_last(trainer)
@@ -262,7 +262,7 @@ def _scored(checkpoint: Checkpoint, trainer: Trainer) -> Evaluation:
             f"Threshold that scores best on the validation part: {threshold:.3g} (set Dice {best:.4f}; at the default "
             f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto takes it"
         )
-    if not found.counts[:, found.labels.scored.start :, :2].any():
+    if not found.foreground[..., :2].any():
         console.say("The best weights predict nothing but background: give the run more time, or look at the masks")
     return found
 

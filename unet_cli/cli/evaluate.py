@@ -32,10 +32,8 @@ WORST = 5  # images that are named
 def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
     """Compare predictions with true masks: every usual score, with 95 % intervals.
 
-    Over the images, and over all pixels together.
-
-    Images that the weights were trained on are left out. --pred evaluates masks that any tool made, --compare tests two
-    networks against each other on the same images.
+    Scores are over the images, and over all pixels together. Images that the weights were trained on are left out.
+    --pred evaluates masks that any tool made, --compare tests two networks against each other on the same images.
     """
     return evaluate(config, Console(output.json, output.quiet))
 
@@ -114,7 +112,7 @@ def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
     total = sizes.found.size + sizes.missed.size
     what = "as the masks number them" if labels.kind == "instances" else "connected areas of the masks"
     lines = [f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})"]
-    true, false, missed = (found.counts[:, labels.scored.start :, place] for place in range(3))
+    true, false, missed = (found.foreground[..., place] for place in range(3))
     alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
     if alone:
         lines.append(

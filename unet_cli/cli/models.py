@@ -16,9 +16,7 @@ COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source
 def models_cli(output: Output) -> int:
     """Print all networks: parameters, multiply-adds, the smallest input, and the source.
 
-    Multiply-adds are those of an image of 512x512.
-
-    For three channels and one foreground class, at the usual settings.
+    For three channels and one foreground class, at the usual settings; multiply-adds are of an image of 512x512.
     """
     from unet_cli.models import MODELS
 

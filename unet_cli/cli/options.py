@@ -7,14 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from functools import cache
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from unet_cli.config import Output, flag_of
+from unet_cli.config import Output, flag_of, types_of
 from unet_cli.errors import Stopped, UserError, explain, is_out_of_memory
 from unet_cli.signals import stop_at_once, stop_on
 from unet_cli.system.streams import make_streams_unbreakable, printable, unprinted_result
@@ -142,7 +141,7 @@ def _report_defect() -> int:
 
 def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     metadata = spec.metadata
-    kind = _hints(settings)[spec.name]
+    kind = types_of(settings)[spec.name]
     extra: dict[str, Any] = {}
     if get_origin(kind) is tuple and not metadata["parse"]:  # given several times
         kind = GenericAlias(list, get_args(kind)[:1])
@@ -167,12 +166,6 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     return inspect.Parameter(
         spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
     )
-
-
-@cache
-def _hints(settings: type) -> dict[str, Any]:
-    """Of all fields at once: evaluating them takes as long for one."""
-    return get_type_hints(settings)
 
 
 def _shown_default(spec: Any) -> bool | str:

@@ -37,10 +37,10 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
             raise
         raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
 
-    pixels = labels.count_classes([facts.values for _, facts in known["train"]])[0].sum(0)
-    labels = with_background(labels, pixels, config.background)
     everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
+    is_train = np.array([split == "train" for split, part in known.items() for _ in part])
+    labels = with_background(labels, contents[is_train].sum(0), config.background)
     strange = [*_strange_values(everything, strangers, labels)]
     problems += strange
     known = _without(known, strange)

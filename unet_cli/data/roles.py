@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -236,12 +236,18 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserErr
         name = entry.name
         if name.startswith(".") or name.lower() in LEFT_BEHIND:
             continue
-        if os.path.isdir(entry.path):  # False of a link to itself
+        if _is(entry.is_dir):
             yield from _walk(folder / name, (*above, here), unread)
-        elif stem(name) != name and (
-            os.path.isfile(entry.path) or not os.path.exists(entry.path)
-        ):  # a dead link is said later
+        elif stem(name) != name and (_is(entry.is_file) or not os.path.exists(entry.path)):  # a dead link is said later
             yield folder / name
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """What an entry of a folder is, as the listing itself mostly says; a link to itself is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

@@ -18,7 +18,7 @@ from unet_cli.evaluation.answers import Answer, of_network
 from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
 from unet_cli.evaluation.ranking import coarse
 from unet_cli.inference.predictor import Predictor
-from unet_cli.metrics import counts_of, set_dice, summarize
+from unet_cli.metrics import counted_pixels, counts_of, ratio, set_dice, summarize
 
 SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
 LEAST_SAMPLED = 256  # of an image
@@ -38,6 +38,11 @@ class Evaluation:
     def counts(self) -> np.ndarray:
         """(images, K, 3) TP, FP, FN of each class."""
         return counts_of(np.stack([one.confusion for one in self.images]))
+
+    @property
+    def foreground(self) -> np.ndarray:
+        """(images, C, 3) counts of the classes that are scored."""
+        return self.counts[:, self.labels.scored.start :]
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -69,8 +74,8 @@ class Evaluation:
         sweeps = [one.sweep for one in self.images if one.sweep is not None]
         if not sweeps:
             return None
-        pixels = np.maximum(1, self.counts[..., [0, 2]].sum((1, 2)))[:, None, None]
-        by_threshold = set_dice(np.stack(sweeps) / pixels)
+        pixels = counted_pixels(self.counts)[:, None, None]
+        by_threshold = set_dice(ratio(np.stack(sweeps), pixels, 0.0))
         best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
         middle = best[len(best) // 2]
         threshold = calibrated_number(float(THRESHOLDS[middle]), self.temperature)

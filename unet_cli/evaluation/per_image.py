@@ -45,8 +45,8 @@ def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
 def image_dice(found: Evaluation) -> np.ndarray:
     """(images) mean Dice over the foreground classes that some mask of the set holds; where a class is in neither mask
     of the image, as --empty says."""
-    foreground = found.counts[:, found.labels.scored.start :]
-    return mean_of_classes(dice(foreground[:, held_classes(foreground)], EMPTY[found.scoring.empty]))
+    held = held_classes(found.foreground)
+    return mean_of_classes(dice(found.foreground[:, held], EMPTY[found.scoring.empty]))
 
 
 def _spelled(value: float) -> str:

@@ -27,7 +27,18 @@ from unet_cli.evaluation.instances import bowl_score, object_f1
 from unet_cli.evaluation.membranes import best_over_thresholds
 from unet_cli.evaluation.metric_names import METRIC_NAMES
 from unet_cli.evaluation.ranking import average_precision, roc_auc
-from unet_cli.metrics import accuracy, area_shares, dice, held_classes, iou, precision, ratio, recall, shown_classes
+from unet_cli.metrics import (
+    accuracy,
+    area_shares,
+    counted_pixels,
+    dice,
+    held_classes,
+    iou,
+    precision,
+    ratio,
+    recall,
+    shown_classes,
+)
 
 RESAMPLES = 2000
 MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
@@ -56,7 +67,7 @@ def sampled(found: Evaluation) -> Sampled:
     )
     tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
-        table[:, ~held_classes(_foreground(found))] = math.nan
+        table[:, ~held_classes(found.foreground)] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
     return with_all | _mean_iou(found, weights) | _membranes(found, weights)
@@ -70,7 +81,7 @@ def scores(table: Sampled, found: Evaluation) -> list[Score]:
 def overall(found: Evaluation, metric: str) -> Score:
     """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
     table = _mean(by_image(found)[metric], _drawn(len(found.images)))
-    table[:, ~held_classes(_foreground(found))] = math.nan
+    table[:, ~held_classes(found.foreground)] = math.nan
     return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
@@ -88,7 +99,7 @@ def is_sure(difference: Score) -> bool:
 def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     """(images, classes) of each metric of an image, as --empty says where a class is in neither mask; NaN for an image
     of which no pixel counts."""
-    counts, empty, pixels = _foreground(found), EMPTY[found.scoring.empty], _pixels(found)[:, None]
+    counts, empty, pixels = found.foreground, EMPTY[found.scoring.empty], _pixels(found)[:, None]
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
     table["accuracy"] = accuracy(counts, pixels)
     surfaces = np.stack([one.surfaces for one in found.images])
@@ -127,7 +138,7 @@ def _drawn(images: int) -> np.ndarray:
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
     """(resamples, classes) of the pixels of all images together."""
-    counts, pixels = _weighted(_foreground(found), weights), _weighted(_pixels(found)[:, None], weights)
+    counts, pixels = _weighted(found.foreground, weights), _weighted(_pixels(found)[:, None], weights)
     table = {name: function(counts, EMPTY[found.scoring.empty]) for name, function in FROM_COUNTS.items()}
     return table | {"accuracy": accuracy(counts, pixels)}
 
@@ -211,14 +222,9 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
 
 
-def _foreground(found: Evaluation) -> np.ndarray:
-    """(images, C, 3) counts of the classes that are scored."""
-    return found.counts[:, found.labels.scored.start :]
-
-
 def _pixels(found: Evaluation) -> np.ndarray:
     """(images) that count."""
-    return found.counts[..., [0, 2]].sum((1, 2)).astype(np.float64)
+    return counted_pixels(found.counts).astype(np.float64)
 
 
 def _rows(tables: Sampled, found: Evaluation, least: int) -> list[Score]:

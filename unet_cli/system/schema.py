@@ -9,9 +9,10 @@ import json
 import math
 import tomllib
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 MAX_ITEMS = 2_000_000  # of all lists and tables of a value together
 MAX_DEPTH = 12  # of lists in lists
@@ -31,7 +32,7 @@ def parsed(kind: type[T], value: object, where: str = "") -> T:
 
     A field that is missing has its default. where: the value's place, for the message. Raises Misfit.
     """
-    return _parsed(kind, value, where)  # type: ignore[no-any-return]
+    return cast("T", _parsed(kind, value, where))
 
 
 def plain(value: object, where: str = "") -> Any:
@@ -107,13 +108,19 @@ def _first_that_fits(kinds: tuple[Any, ...], value: object, where: str) -> Any:
 
 def _record(kind: Any, value: object, where: str) -> Any:
     table = _table((str, object), value, where)
-    hints, specs = get_type_hints(kind, include_extras=True), {spec.name: spec for spec in fields(kind)}
+    hints, specs = _hints(kind), {spec.name: spec for spec in fields(kind)}
     if unknown := table.keys() - specs.keys():
         raise Misfit(f"{where} has {_shown(min(unknown))}, which is not known")
     for name, spec in specs.items():
         if name not in table and spec.default is MISSING and spec.default_factory is MISSING:
             raise Misfit(f"{_below(where, name)} is missing")
     return kind(**{name: _parsed(hints[name], one, _below(where, name)) for name, one in table.items()})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Of all fields; looked up once, since a run has a record for each epoch."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def _sequence(kind: Any, inner: tuple[Any, ...], value: object, where: str) -> Any:
