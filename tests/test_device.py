@@ -40,19 +40,6 @@ def test_the_speed_of_bf16_is_measured():
     assert device.bf16_speedup(size=64, rounds=2) > 0
 
 
-@pytest.mark.parametrize(("seconds", "wanted"), [((1.0, 2.0), True), ((2.0, 1.0), False)])
-def test_the_faster_memory_layout_is_taken(seconds, wanted):
-    asked = []
-
-    def trial(compute: Compute) -> float:
-        asked.append(compute.channels_last)
-        return seconds[not compute.channels_last] + (10 if len(asked) <= 2 else 0)  # the first round warms up
-
-    found, best = device.faster_layout(Compute(torch.device("cpu"), "float32"), trial)
-    assert (found.channels_last, best) == (wanted, 1.0)
-    assert asked == [True, False] * 3
-
-
 @pytest.mark.parametrize(("capability", "channels_last"), [("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
 def test_without_a_trial_the_processor_decides_on_the_layout(monkeypatch, capability, channels_last):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)

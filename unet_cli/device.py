@@ -7,9 +7,9 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -93,16 +93,6 @@ def cpu_likes_channels_last() -> bool:
     planes: 32 channels at 512x512 45 and 52; 64 at 256 48 and 72; 128 at 128 68 and 132; 256 at 64 97 and 156.
     """
     return torch.backends.cpu.get_cpu_capability() != "AVX2"
-
-
-def faster_layout(compute: Compute, seconds: Callable[[Compute], float], rounds: int = 2) -> tuple[Compute, float]:
-    """With the memory layout that takes less time, and that time: the best of a few rounds of each in turn, after a
-    first one that isn't counted. seconds: of a trial."""
-    both = [replace(compute, channels_last=wanted) for wanted in (compute.channels_last, not compute.channels_last)]
-    times = [[seconds(one) for one in both] for _ in range(rounds + 1)][1:]
-    best = [min(column) for column in zip(*times, strict=True)]
-    fastest = min(range(2), key=best.__getitem__)
-    return both[fastest], best[fastest]
 
 
 def be_deterministic() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ from unet_cli.console import duration
 from unet_cli.data.card import Card
 from unet_cli.data.split import Split
 from unet_cli.data.stretching import Mode
-from unet_cli.device import Compute, faster_layout, keep_freed_memory, same_threads
+from unet_cli.device import Compute, keep_freed_memory, same_threads
 from unet_cli.models import usual_width, weightless
 from unet_cli.models.cost import multiply_adds
 from unet_cli.models.trainable import is_trainable
@@ -46,6 +46,8 @@ MIN_STEPS = 2400
 MIN_WIDTH = 8
 NARROW = 8  # work of a multiply-add grows by this over the width: narrow layers wait for memory
 TRIAL_SHARE = 1 / 4  # of the size: side of the crops that a trial trains on
+TRIAL_SECONDS, TRIAL_ROUNDS = 2.0, 3  # a slow machine has the least time to spend on trying
+WORTHWHILE = 0.9  # of the usual way's time: another way of computing has to be faster than noise
 
 TRAINING_SHARE = 0.85  # of the time that is left, that a plan counts on for training
 VALIDATING = 0.06  # share of the run that may go into validating and its statistics
@@ -57,6 +59,8 @@ STATISTICS, MIN_STATISTICS = 32, 8  # training images that statistics are found 
 MIN_VALIDATED = 8
 MIN_VALIDATIONS = 2  # of a run, whatever they cost: one on the way, so that a run that is killed leaves something
 OTHERS = 0.7  # load of a processor from which on others are taken to be computing too
+
+Way = TypeVar("Way")
 
 
 def planned(
@@ -178,19 +182,39 @@ def work(model: ModelConfig, side: int) -> float:
 
 
 def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -> Cost:
-    """Train a fresh network on noise for a few steps, in either memory layout, and where others are computing with
-    fewer threads too. Takes a second or two."""
+    """Train a fresh network on noise for some two seconds, in either memory layout, and where others are computing with
+    fewer threads too."""
     keep_freed_memory(compute)
-    side = smallest_side(model, size)
-    compute, seconds = faster_layout(compute, lambda one: step_seconds(model, one, side, batch_size), rounds=1)
-    threads = None
+    side, threads = smallest_side(model, size), torch.get_num_threads()
+    other_layout = replace(compute, channels_last=not compute.channels_last)
+    ways = [(layout, count) for layout in (compute, other_layout) for count in (threads, *_fewer_threads(threads))]
+
+    def seconds(way: tuple[Compute, int]) -> float:
+        layout, count = way
+        torch.set_num_threads(count)
+        return step_seconds(model, layout, side, batch_size)
+
     with same_threads():
-        for fewer in _fewer_threads(torch.get_num_threads()):
-            torch.set_num_threads(fewer)
-            found = min(step_seconds(model, compute, side, batch_size) for _ in range(2))
-            if found < 0.9 * seconds:
-                threads, seconds = fewer, found
-    return Cost(compute, seconds / batch_size / work(model, side), threads)
+        (compute, chosen), step = quickest(ways, seconds)
+    return Cost(compute, step / batch_size / work(model, side), None if chosen == threads else chosen)
+
+
+def quickest(ways: Sequence[Way], seconds: Callable[[Way], float]) -> tuple[Way, float]:
+    """The way that takes the least time, and that time. ways: the likeliest first, which has to be beaten by a tenth.
+    seconds: of a trial.
+
+    Each is tried three times in turn, of which the first is a warm-up, but nothing is begun after TRIAL_SECONDS.
+    """
+    end = time.monotonic() + TRIAL_SECONDS
+    times: dict[Way, list[float]] = {}
+    for way in [*ways] * TRIAL_ROUNDS:
+        if times and time.monotonic() >= end:
+            break
+        times.setdefault(way, []).append(seconds(way))
+    best = {way: min(tries[1:] or tries) for way, tries in times.items()}
+    fastest = min(best, key=best.__getitem__)
+    chosen = fastest if best[fastest] < WORTHWHILE * best[ways[0]] else ways[0]
+    return chosen, best[chosen]
 
 
 def _fewer_threads(threads: int) -> list[int]:
