@@ -22,9 +22,9 @@ from unet_cli.data.split import Split, read_split, write_split
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.runs import REPORT, report_run
 from unet_cli.files import alone_in, make_folder, sweep
-from unet_cli.runs.prepare import drawn_split, examined
 from unet_cli.processes import this_process
 from unet_cli.run import Report, told_how_to_go_on, train
+from unet_cli.runs.prepare import drawn_split, examined
 from unet_cli.system.schema import json_of, parsed
 from unet_cli.training.record import (
     changed_settings,

@@ -21,7 +21,7 @@ def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder:
     learner, world = trainer.learner, trainer.world
     plan = trainer.plan
     usual = "" if config.width or config.init else f" ({plan.reason or f'the usual width on a {learner.compute.kind}'})"
-    limits = [counted(budget.epochs, "epoch")] if budget.epochs and not plan.is_open else []
+    limits = [counted(int(budget.epochs), "epoch")] if budget.epochs and not plan.is_open else []
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
     limits += [f"or until {counted(config.patience, 'epoch')} bring nothing"] if config.patience else []
     ends = "until learning has stopped" if plan.is_open else f"for {', '.join(limits)}"

@@ -33,8 +33,8 @@ from unet_cli.evaluation.runs import REPORT
 from unet_cli.evaluation.scores import overall
 from unet_cli.files import alone_in, sweep, writable_folder
 from unet_cli.inference.predictor import Predictor
-from unet_cli.runs.prepare import prepare
 from unet_cli.processes import World, restarts, together
+from unet_cli.runs.prepare import prepare
 from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal, tensorboard_writer
 from unet_cli.training.loop import Trainer

@@ -50,7 +50,8 @@ def check(config: CheckConfig, console: Console) -> int:
     cost = stretch_cost(card, DEFAULT_SIZE, config, console)
     mode, why = mode_for("auto", cost)
     console.document(card.plain() | {"stretching": asdict(cost) | {"mode": mode}})
-    console.result(*card.describe(), f"  mode     {why or cost.describe()}", *cost.details(), *card.details())
+    doubt = " (close to the limit: a run that is long enough tries both)" if cost.is_close else ""
+    console.result(*card.describe(), f"  mode     {why or cost.describe()}{doubt}", *cost.details(), *card.details())
     if card.refusals:
         console.result(f"{counted(len(card.refusals), 'problem')} in the way of training:", *listed(card.refusals))
     if odd:

@@ -40,6 +40,7 @@ MAX_MASKS = 200  # of a data set that are measured
 POOR = 0.97
 POOR_OF_HALVED = 0.985  # where half of the images have twice the size, and lose more than the masks tell
 POOR_OF_LARGE = 0.9  # where half of the masks hold objects that no tile sees the whole of; a judgement
+CLOSE = 0.02  # to the limit: in the table the figures of three sets, one of which is better stretched
 FORMAT = 1  # of what is remembered, to be raised when it is found or written down in another way
 
 
@@ -83,6 +84,11 @@ class StretchCost:
         if 2 * self.with_large >= self.measured:
             return POOR_OF_LARGE
         return POOR_OF_HALVED if 2 * self.halved >= self.pairs else POOR
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the figure is so near the limit that it says little about what a network learns."""
+        return bool(self.classes) and abs(self.worst.median - self.limit) < CLOSE
 
     @property
     def is_poor(self) -> bool:

@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 
-from unet_cli.ahead import default_workers
 from unet_cli.call import Call, TrainedToItsEnd
-from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, load_checkpoint
+from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import (
-    CPU_TRAIN_BATCH,
-    GPU_PREDICT_BATCH,
-    LRS,
-    MAX_PASSES,
     METRICS,
     MODEL_SETTINGS,
     ModelConfig,
-    Preprocessing,
     TrainConfig,
     plain,
 )
 from unet_cli.console import Console, counted, duration
-from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.card import Card
-from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
-from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
-from unet_cli.data.source import Pair, spread
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
-from unet_cli.data.stretching import Mode, mode_for, stretch_cost
+from unet_cli.data.stretching import Mode
 from unet_cli.errors import UserError, is_out_of_memory
-from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
-from unet_cli.models.trainable import check_trainable, only_whole
+from unet_cli.models.trainable import check_trainable
 from unet_cli.plan import describe_plan, describe_resumed, unheld_classes, worth_a_look
-from unet_cli.processes import processes_here
-from unet_cli.runs.plan import measuring_seconds, planned
-from unet_cli.system.memory import total_memory
-from unet_cli.training.budget import Budget
+from unet_cli.runs.build import build_trainer, class_shares, template_of
+from unet_cli.runs.modes import chosen_mode
+from unet_cli.runs.plan import planned
 from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
-from unet_cli.training.losses import class_weights_for, loss_for
-from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
-from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
 from unet_cli.training.record import Record, independent, new_run_folder
 from unet_cli.training.saving import Saver
 
-MOST_GPU_BATCH = 128
 MAX_READING = 0.5  # of --max-time, beyond which it is said
 # By which torch refuses a state that is not an optimizer's or a network's.
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
@@ -83,29 +64,18 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     call = replace(call, compute=replace(call.compute, channels_last=plan.channels_last))
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
-    template = _template(call, card, split, mode, network_config)
+    template = template_of(call, card, split, mode, network_config)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
     if initial:
         model.load_state_dict(initial.weights)
     else:
-        model.start_at(_shares(card, split.train))
+        model.start_at(class_shares(card, split.train))
         if config.encoder_weights:
             _load_encoder(call, model, config.encoder_weights)
-    context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
-    train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
-    batch_size = _batch_size(call, template, model, train_data, val_data)
-    budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
-    weights_of = class_weights_for(config.class_weights, _shares(card, split.train))
-    loss = loss_for(config.loss, template.model.num_classes, weights_of, card.labels.scored.start)
-    factor = MODELS[config.model].lr_factor
-    learner = Learner(model, loss, config, call.compute, call.world, console, batch_size, context, factor)
-    trainer = Trainer(
-        learner, train_data, val_data, config, batch_size, budget, call.world, console, plan=plan, cut=cut
-    )
+    trainer = build_trainer(call, card, split, template, plan, model)
     if call.state:
-        _load_learner(call, learner)
+        _load_learner(call, trainer.learner)
         trainer.go_on_from(Progress.from_plain(call.state["progress"]))
         if trainer.progress.lacks_score:
             assert call.folder is not None
@@ -194,20 +164,9 @@ def _decided(
 
     Raises UserError where the network can't learn from such samples: before anything is tried on it.
     """
-    mode, why_mode = _mode(call, card)
+    mode, why_mode = chosen_mode(call, card, split, model, is_free)
     check_trainable(model, call.config.size, mode)
     return mode, why_mode, *planned(call, card, split, mode, model, is_free)
-
-
-def _mode(call: Call, card: Card) -> tuple[Mode, str]:
-    """As the run that is gone on with has it, or as `mode_for` finds it; and why. Raises UserError."""
-    config = call.config
-    if call.saved:
-        return call.saved.preprocessing.mode, ""
-    if config.mode == "tile":
-        return "tile", ""
-    whole_only = config.model if only_whole(config.model) else ""
-    return mode_for(config.mode, stretch_cost(card, config.size, config, call.console), whole_only)
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
@@ -237,30 +196,6 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     return model, asked["base_channels"] is None
 
 
-def _template(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
-    """The checkpoint of this run, still without weights.
-
-    Raises UserError where a run to go on with was prepared for other images.
-    """
-    config = call.config
-    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
-    if call.saved:
-        preprocessing = _same_images(call.saved, preprocessing, card)
-    return Checkpoint(
-        model=model,
-        preprocessing=preprocessing,
-        labels=card.labels,
-        weights={},
-        training={
-            "device_kind": call.compute.kind,
-            "data_fingerprint": card.fingerprint(),
-            LEARNED: card.image_marks(split.train),
-            VALIDATED: card.image_marks(split.val),
-        },
-        data=card.describe(),
-    )
-
-
 def _load_encoder(call: Call, model: Network, weights: str) -> None:
     """The first process fetches what isn't on this machine yet. Raises UserError where the weights can't be had."""
     if not isinstance(model, EncoderUNet):
@@ -270,129 +205,6 @@ def _load_encoder(call: Call, model: Network, weights: str) -> None:
         )
     with call.world.first_before_others():
         model.load_encoder(encoder_state(model.name, weights))
-
-
-def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:
-    """The run's own preprocessing, whose statistics may differ where images have changed. Raises UserError where the
-    network would see something else."""
-    then = saved.preprocessing
-    for name in ("dtype", "keep_alpha", "files", "pages"):
-        if getattr(then, name) != getattr(now, name):
-            raise UserError(
-                f"--resume: the run was trained on images of {name} {getattr(then, name)}, and now it is "
-                f"{getattr(now, name)}: put the images back, or begin a new run"
-            )
-    if (saved.labels.names, saved.labels.values) != (card.labels.names, card.labels.values):
-        raise UserError(
-            f"--resume: the run was trained on other classes, {saved.labels.describe()}, and now they are "
-            f"{card.labels.describe()}: put the masks back, or begin a new run"
-        )
-    return then
-
-
-def _cutting(
-    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int
-) -> Callable[[int], Crops]:
-    """A function from a side to the training samples of that side, with the surroundings that a warp brings in.
-
-    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
-    """
-    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
-    stretched = size if template.preprocessing.mode == "resize" else None
-
-    def cut(side: int) -> Crops:
-        seen = side + 2 * context
-        has_surroundings = side != stretched and strength is not None and strength.interpolates
-        patch = patch_side_of(seen) if has_surroundings else seen
-        return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
-
-    return cut
-
-
-def _datasets(
-    config: TrainConfig,
-    card: Card,
-    split: Split,
-    template: Checkpoint,
-    context: int,
-    plan: Plan,
-    cut: Callable[[int], Crops],
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training part, and what is looked at of the validation part. They share the memory for decoded images by
-    their numbers.
-
-    context: pixels around a tile that come with it.
-    """
-    size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
-    val = spread(split.val, plan.val_images or len(split.val))
-    of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
-    share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
-    train_data, val_data = (
-        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
-        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))
-    )
-    return train_data, val_data
-
-
-def _shares(card: Card, train: list[Pair]) -> list[float]:
-    """The share of each class in the pixels of the training part."""
-    counts = card.contents_of(train).sum(0)
-    return (counts / max(1, counts.sum())).tolist()
-
-
-def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, int]]) -> float:
-    """How long it takes to read the whole part from disk, once for the network and once for the page, as the first
-    sample tells, and to measure it. sizes: of its images."""
-    if not len(dataset):
-        return 0.0
-    start = time.monotonic()
-    dataset[0]
-    reading = 2 * (time.monotonic() - start) * len(dataset.pairs)
-    reading /= config.workers or default_workers()
-    return reading + measuring_seconds(sizes, len(dataset.labels.scored), config.workers)
-
-
-def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
-    """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
-    config, compute, world = call.config, call.compute, call.world
-    most = max(1, -(-len(data[0]) // world.count))
-    if config.batch_size or call.state:
-        return min(config.batch_size or call.state["batch_size"], most)
-    usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), most)
-    if config.deterministic or compute.device.type == "mps":
-        return usual
-    size = template.preprocessing.size
-    shape = (template.model.in_channels, size, size)
-    if compute.device.type == "cpu":
-        reserved = sum(part.bytes_to_keep() for part in data)
-        found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
-        if found < usual:
-            call.console.say(f"Memory is short: batches of {found} instead of {usual}")
-        return found
-    call.console.say("Trying which batch size is the fastest")
-    name = config.optimizer
-    optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
-    throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
-    return world.lowest(fastest_batch_size(throughput, min(MOST_GPU_BATCH, most)))
-
-
-def _budget(
-    call: Call,
-    train_data: SegmentationDataset,
-    val_data: SegmentationDataset,
-    batch_size: int,
-    sizes: Sequence[tuple[int, int]],
-    plan: Plan,
-) -> Budget:
-    """sizes: (H, W) of the validation images."""
-    config, start = call.config, call.started - call.state.get("seconds", 0.0)
-    return Budget(
-        epochs=config.epochs or (None if config.max_time else math.ceil(plan.epochs(MAX_PASSES))),
-        steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
-        start=start,
-        end=start + config.max_time if config.max_time else None,
-        measuring_seconds=_measuring_seconds(val_data, config, sizes),
-    )
 
 
 def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) -> Record:

@@ -19,7 +19,7 @@ class Budget:
     long it takes to read the validation part from disk and to measure its predictions at original size.
     """
 
-    epochs: int | None
+    epochs: float | None
     steps_per_epoch: int
     start: float
     end: float | None

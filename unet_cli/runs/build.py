@@ -1,0 +1,199 @@
+"""A trainer out of plain values: the checkpoint that a run fills, its plan, and its network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from unet_cli.ahead import default_workers
+from unet_cli.call import Call
+from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
+from unet_cli.config import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH, LRS, MAX_PASSES, ModelConfig, Preprocessing, TrainConfig
+from unet_cli.data.augment import AUGMENTATIONS
+from unet_cli.data.card import Card
+from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
+from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
+from unet_cli.data.source import Pair, spread
+from unet_cli.data.split import Split
+from unet_cli.data.stretching import Mode
+from unet_cli.errors import UserError
+from unet_cli.loss_names import parse_loss
+from unet_cli.models import MODELS, Network
+from unet_cli.processes import processes_here
+from unet_cli.runs.plan import measuring_seconds
+from unet_cli.system.memory import total_memory
+from unet_cli.training.budget import Budget
+from unet_cli.training.learner import Learner
+from unet_cli.training.loop import Trainer
+from unet_cli.training.losses import class_weights_for, loss_for
+from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
+from unet_cli.training.optimizers import make_optimizer
+from unet_cli.training.plan import Plan
+
+MOST_GPU_BATCH = 128
+
+
+def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
+    """The checkpoint of this run, still without weights.
+
+    Raises UserError where a run to go on with was prepared for other images.
+    """
+    config = call.config
+    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
+    if call.saved:
+        preprocessing = _same_images(call.saved, preprocessing, card)
+    return Checkpoint(
+        model=model,
+        preprocessing=preprocessing,
+        labels=card.labels,
+        weights={},
+        training={
+            "device_kind": call.compute.kind,
+            "data_fingerprint": card.fingerprint(),
+            LEARNED: card.image_marks(split.train),
+            VALIDATED: card.image_marks(split.val),
+        },
+        data=card.describe(),
+    )
+
+
+def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:
+    """The run's own preprocessing, whose statistics may differ where images have changed. Raises UserError where the
+    network would see something else."""
+    then = saved.preprocessing
+    for name in ("dtype", "keep_alpha", "files", "pages"):
+        if getattr(then, name) != getattr(now, name):
+            raise UserError(
+                f"--resume: the run was trained on images of {name} {getattr(then, name)}, and now it is "
+                f"{getattr(now, name)}: put the images back, or begin a new run"
+            )
+    if (saved.labels.names, saved.labels.values) != (card.labels.names, card.labels.values):
+        raise UserError(
+            f"--resume: the run was trained on other classes, {saved.labels.describe()}, and now they are "
+            f"{card.labels.describe()}: put the masks back, or begin a new run"
+        )
+    return then
+
+
+def build_trainer(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Trainer:
+    """What trains `model` by `plan` on samples that are prepared as the template says."""
+    config = call.config
+    context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
+    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
+    train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
+    batch_size = _batch_size(call, template, model, train_data, val_data)
+    budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
+    weights_of = class_weights_for(config.class_weights, class_shares(card, split.train))
+    loss = loss_for(config.loss, template.model.num_classes, weights_of, card.labels.scored.start)
+    factor = MODELS[config.model].lr_factor
+    learner = Learner(model, loss, config, call.compute, call.world, call.console, batch_size, context, factor)
+    return Trainer(
+        learner, train_data, val_data, config, batch_size, budget, call.world, call.console, plan=plan, cut=cut
+    )
+
+
+def _cutting(
+    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int
+) -> Callable[[int], Crops]:
+    """A function from a side to the training samples of that side, with the surroundings that a warp brings in.
+
+    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
+    """
+    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
+    stretched = size if template.preprocessing.mode == "resize" else None
+
+    def cut(side: int) -> Crops:
+        seen = side + 2 * context
+        has_surroundings = side != stretched and strength is not None and strength.interpolates
+        patch = patch_side_of(seen) if has_surroundings else seen
+        return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
+
+    return cut
+
+
+def _datasets(
+    config: TrainConfig,
+    card: Card,
+    split: Split,
+    template: Checkpoint,
+    context: int,
+    plan: Plan,
+    cut: Callable[[int], Crops],
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training part, and what is looked at of the validation part. They share the memory for decoded images by
+    their numbers.
+
+    context: pixels around a tile that come with it.
+    """
+    size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
+    val = spread(split.val, plan.val_images or len(split.val))
+    of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
+    share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
+    train_data, val_data = (
+        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
+        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))
+    )
+    return train_data, val_data
+
+
+def class_shares(card: Card, train: list[Pair]) -> list[float]:
+    """The share of each class in the pixels of the training part."""
+    counts = card.contents_of(train).sum(0)
+    return (counts / max(1, counts.sum())).tolist()
+
+
+def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, int]]) -> float:
+    """How long it takes to read the whole part from disk, once for the network and once for the page, as the first
+    sample tells, and to measure it. sizes: of its images."""
+    if not len(dataset):
+        return 0.0
+    start = time.monotonic()
+    dataset[0]
+    reading = 2 * (time.monotonic() - start) * len(dataset.pairs)
+    reading /= config.workers or default_workers()
+    return reading + measuring_seconds(sizes, len(dataset.labels.scored), config.workers)
+
+
+def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
+    """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
+    config, compute, world = call.config, call.compute, call.world
+    most = max(1, -(-len(data[0]) // world.count))
+    if config.batch_size or call.state:
+        return min(config.batch_size or call.state["batch_size"], most)
+    usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), most)
+    if config.deterministic or compute.device.type == "mps":
+        return usual
+    size = template.preprocessing.size
+    shape = (template.model.in_channels, size, size)
+    if compute.device.type == "cpu":
+        reserved = sum(part.bytes_to_keep() for part in data)
+        found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
+        if found < usual:
+            call.console.say(f"Memory is short: batches of {found} instead of {usual}")
+        return found
+    call.console.say("Trying which batch size is the fastest")
+    name = config.optimizer
+    optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
+    throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
+    return world.lowest(fastest_batch_size(throughput, min(MOST_GPU_BATCH, most)))
+
+
+def _budget(
+    call: Call,
+    train_data: SegmentationDataset,
+    val_data: SegmentationDataset,
+    batch_size: int,
+    sizes: Sequence[tuple[int, int]],
+    plan: Plan,
+) -> Budget:
+    """sizes: (H, W) of the validation images."""
+    config, start = call.config, call.started - call.state.get("seconds", 0.0)
+    return Budget(
+        epochs=config.epochs or (None if config.max_time else math.ceil(plan.epochs(MAX_PASSES))),
+        steps_per_epoch=-(-len(train_data) // (batch_size * call.world.count)),
+        start=start,
+        end=start + config.max_time if config.max_time else None,
+        measuring_seconds=_measuring_seconds(val_data, config, sizes),
+    )
