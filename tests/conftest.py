@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ TINY = [
     "--precision",
     "float32",
 ]
+
+drawn = cache(draw_pair)  # which takes a tenth of a second, and hundreds of tests want the same few
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -117,7 +120,7 @@ def write_pairs(folder: Path, count: int = 6, side: int = 40, mask_suffix: str =
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for index in range(count):
-        image, mask = draw_pair(seed=1, index=index)
+        image, mask = drawn(seed=1, index=index)
         top, left = (
             int(place[0]) for place in np.nonzero(mask[: -2 * side, : -2 * side])
         )  # where the first cell begins
@@ -157,7 +160,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "imgs"
     (folder / "deeper").mkdir(parents=True)
     for name, side in (("a", 30), ("b", 45), ("deeper/c", 70)):
-        Image.fromarray(draw_pair(seed=2, index=side)[0][:side, : side + 9]).save(folder / f"{name}.png")
+        Image.fromarray(drawn(seed=2, index=side)[0][:side, : side + 9]).save(folder / f"{name}.png")
     return folder
 
 

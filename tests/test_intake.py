@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import TINY, assert_failed, json_lines
+from conftest import TINY, assert_failed, drawn, json_lines
 from conftest import pixels as pixels_of
 from PIL import Image
 
@@ -22,7 +22,6 @@ from unet_cli.console import Console
 from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import find_layout
-from unet_cli.data.sample import draw_pair
 
 COUNT, SIDE = 5, 48
 
@@ -31,7 +30,7 @@ def cells() -> list[tuple[np.ndarray, np.ndarray]]:
     """Gray (SIDE, SIDE) uint8 images and bool masks."""
     result = []
     for index in range(COUNT):
-        image, mask = draw_pair(seed=3, index=index)
+        image, mask = drawn(seed=3, index=index)
         top, left = (int(place[0]) for place in np.nonzero(mask[:-SIDE, :-SIDE]))
         image, mask = image[top : top + SIDE, left : left + SIDE, 1], mask[top : top + SIDE, left : left + SIDE]
         result.append((image, mask > 0))
@@ -226,7 +225,7 @@ def test_classes_with_an_ignored_value_and_names(unet, tmp_path):
 
 def test_mixed_sizes_from_100_to_640(unet, tmp_path):
     for index, side in enumerate((100, 640, 333, 512, 204)):
-        image, mask = draw_pair(seed=4, index=index)
+        image, mask = drawn(seed=4, index=index)
         size = (side, 640 - side // 2)
         save(tmp_path / f"data/images/{index}.png", np.asarray(Image.fromarray(image).resize(size)))
         resized = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
