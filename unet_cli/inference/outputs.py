@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_cli.config import PredictConfig
+from unet_cli.data.colours import colours_of
 from unet_cli.data.imagefile import carried_tags, joined, read_image, write_png, write_rows
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
@@ -50,7 +51,7 @@ class Outputs:
             blocks = [pred]
             if config.overlay:
                 pixels = read_image(job.image, self.keep_alpha)
-                write_png(job.beside("overlay"), outlined(pixels, pred, self.labels.num_classes))
+                write_png(job.beside("overlay"), outlined(pixels, pred, colours_of(self.labels)))
             if config.numbers_objects:
                 self._write_file(job.beside("instances"), [number_objects(pred, config)])
         for plane, extra in enumerate(self.maps, 1):
