@@ -84,7 +84,7 @@ def contact_sheet(tiles: Iterable[Tile], colours: Colours, columns: int = 6, sid
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
     """The picture, and below it, on strips of paper as wide as it is, a swatch and a text for each entry."""
-    text_size = min(max(11, picture.width // 60), 40)
+    text_size = min(max(11, picture.width // 100), 32)
     font, height = ImageFont.load_default(size=text_size), round(1.6 * text_size)
     room = picture.width - 2 * FRAME
     texts = [shortened(text, font, max(0, room - 2 * text_size)) for text, _ in entries]
