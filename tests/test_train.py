@@ -391,6 +391,8 @@ def test_everything_is_drawn_in_the_colours_of_the_masks_with_a_legend(unet: Run
         assert colour == (0, 0, 0) or (picture[:256, 260:516] == colour).all(-1).any()
     assert min(held(run / "augmented.png")) > 50
     page = (run / "report.html").read_text()
+    parts = [page.index(part) for part in ("worst of", 'alt="prediction of', "<svg", 'class="headline"', "<details>")]
+    assert parts == sorted(parts)
     assert all(f"rgb{colour}" in page for colour in colours)
     errors = page[page.index("In the panel of errors") :].split("</ul>")[0]
     assert not any(f"rgb{colour}" in errors for colour in colours)

@@ -108,7 +108,7 @@ def headline(page: Page) -> list[tuple[str, str, str]]:
     overall = {score.metric: score for score in page.scores if score.name == "all"}
     shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
-    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")]
+    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")] if page.images else scores
 
 
 def score_tables(page: Page) -> list[ScoreTable]:
