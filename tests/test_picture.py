@@ -1,6 +1,7 @@
 """Pictures through networks that hand on what they see: whatever their geometry, every pixel has to come back in its
 place."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from unet_cli.data.preprocess import whole_intensities
 from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
-from unet_cli.inference.picture import Band, Stretched, Tiled
+from unet_cli.inference.picture import Band, Stack, Stretched, Tiled
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import Fitted, Geometry, Network
 
@@ -150,3 +151,32 @@ def test_rows_without_probabilities_never_become_a_mask():
     probs[0, 1, 1] = torch.nan
     with pytest.raises(UserError, match="not finite"):
         Band(0, (2, 2), [probs]).finished()
+
+
+@pytest.mark.parametrize("top", [0, 40, 99, 100, 257])
+def test_pages_of_a_stack_lie_one_below_the_other_and_few_are_held(top):
+    predictor = predictor_of([PLAIN], [32], mode="tile", overlap=0.5)
+    pages = [np.roll(IMAGE, 11 * page, axis=2) for page in range(20)]
+    opened = weakref.WeakSet()
+    most = 0
+
+    def read(page: int) -> Tiled:
+        picture = predictor._look_at(pages[page], (f"note {page}",))
+        opened.add(picture)
+        return picture
+
+    stack = Stack(read, 20, workers=1, ahead_of=1)
+    assert (stack.size, stack.views_are) == ((2000, 130), "tile")
+    found = np.full(stack.size, np.nan, np.float32)
+    numbers = []
+    for view in stack.views(top):
+        numbers.append(view.number)
+        band = stack.add(view, predictor.probabilities([view])[0])
+        most = max(most, len(opened))
+        if band:
+            assert band.top // 100 == (band.top + band.size[0] - 1) // 100  # within a page
+            found[band.top : band.top + band.size[0]] = band.combined()[0]
+    assert np.allclose(found[top:], np.concatenate([expected(page) for page in pages])[top:], atol=1e-5)
+    assert numbers == list(range(numbers[0], stack.view_count + 1))
+    assert most <= 5
+    assert stack.notes == {f"note {page}" for page in range(top // 100, 20)}

@@ -26,7 +26,7 @@ from unet_cli.data.source import Source
 from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.inference.batch import predict_all
-from unet_cli.inference.jobs import Job, Outcome, listed_paths
+from unet_cli.inference.jobs import MAX_CLASS_BYTES, Job, Outcome, file_names, listed_paths
 from unet_cli.inference.picture import Tiled
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
@@ -231,10 +231,49 @@ def test_classes_are_written_with_the_training_masks_values_and_visible_colours(
     mask = Image.open(tmp_path / "imgs_masks" / "a.png")
     assert mask.mode == "P"
     assert set(np.unique(np.asarray(mask))) <= {0, 1, 10}
-    maps = [pixels(tmp_path / "imgs_masks" / f"a_probability_{index}.png").astype(int) for index in range(3)]
+    maps = [pixels(tmp_path / "imgs_masks" / f"a_probability_{name}.png").astype(int) for name in ("0", "1", "10")]
     assert (np.abs(sum(maps) - 65535) <= 3).all()
     winners = np.array([0, 1, 10])[np.argmax(maps, axis=0)]
     assert (winners == np.asarray(mask)).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["background", "Cell wall", "nucleus"], ["background", "Cell-wall", "nucleus"]),
+        (["#000000", "#00ff00", "a/b\\c:d*?"], ["000000", "00ff00", "a-b-c-d"]),
+        (["leaf", "Leaf", "stem"], ["leaf-0", "Leaf-1", "stem"]),
+        (["a b", "a/b", "a-b-1"], ["a-b-0", "a-b-1-1", "a-b-1"]),
+        (["..", "///", "ok"], ["0", "1", "ok"]),
+        (["Zellkörper", "細胞", "u\u0308ber"], ["Zellkörper", "細胞", "über"]),
+    ],
+)
+def test_names_of_classes_are_safe_and_different_in_file_names(classes, expected):
+    assert file_names(classes) == expected
+
+
+def test_long_names_of_classes_fit_into_file_names_and_stay_different():
+    names = file_names(["細" * 200, "細" * 200 + "x", "a" * 200])
+    assert len(set(names)) == 3
+    assert all(len(name.encode()) <= MAX_CLASS_BYTES + 2 for name in names)
+
+
+def test_probability_files_are_named_by_class_and_removed_with_their_masks(unet: Run, three_classes, images, tmp_path):
+    checkpoint = load_checkpoint(three_classes)
+    for name, labels in (("first", ("soil", "crop_probability", "weed / other")), ("second", ("soil", "x", "y"))):
+        labels = replace(checkpoint.labels, names=labels)
+        save_checkpoint(tmp_path / f"{name}.pth", replace(checkpoint, labels=labels))
+    call = ["--input", "imgs/a.png", "--output", "out", "--probabilities"]
+    done = unet("predict", "--weights", "first.pth", *call)
+    assert done.returncode == 0, done.stderr
+    names = [f"a_probability_{name}.png" for name in ("crop_probability", "soil", "weed-other")]
+    assert sorted(contents(tmp_path / "out")) == ["a.png", *names]
+    done = unet("predict", "--weights", "second.pth", *call)  # with other classes: those are not of this mask
+    assert done.returncode == 0, done.stderr
+    assert sorted(contents(tmp_path / "out")) == [
+        "a.png",
+        *(f"a_probability_{name}.png" for name in ("soil", "x", "y")),
+    ]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -516,11 +555,105 @@ def test_stacks_as_tiff_and_a_tiff_that_is_stretched(unet: Run, trained, tmp_pat
     for name in ("scan.tif", "stack.tif"):
         done = unet("predict", "--weights", trained, "--input", name, "--output", "out", "--format", "tif")
         assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scan.tif", "stack_1.tif", "stack_2.tif"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scan.tif", "stack.tif"]
     with tifffile.TiffFile(tmp_path / "out" / "scan.tif") as tif:
         assert tif.pages.first.tags[282].value == (4000, 1)
     again = unet("predict", "--weights", trained, "--input", "scan.tif", "--output", "out", "--format", "tif")
     assert again.returncode == 0, again.stderr  # ours may be written over
+
+
+def draw_stack(path: Path, pages: int = 5, height: int = 60, width: int = 70, **options) -> np.ndarray:
+    """A TIFF of several different pages, each with a name of its own."""
+    image = np.tile(draw_pair(seed=3, index=5)[0], (1 + height // 200, 1 + width // 200, 1))
+    stack = np.stack([np.roll(image, 17 * page, axis=0)[:height, :width] for page in range(pages)])
+    with tifffile.TiffWriter(path) as file:
+        for number, page in enumerate(stack):
+            name = [(285, 2, 0, f"section {number}", True)]
+            file.write(page, photometric="rgb", contiguous=False, extratags=name, metadata=None, **options)
+    return stack
+
+
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_the_masks_of_a_stack_are_a_stack_with_the_same_pages_as_files_of_their_own(unet: Run, trained, tmp_path, mode):
+    draw_stack(tmp_path / "stack.tif", 12)
+    flags = ["--input", "stack.tif", "--mode", mode, "--probabilities", "--instances", "--overlay", "--json"]
+    pages = unet("predict", "--weights", trained, *flags, "--output", "pages", "--format", "png")
+    assert pages.returncode == 0, pages.stderr
+    done = unet("predict", "--weights", trained, *flags, "--output", "out", "--format", "tif")
+    assert done.returncode == 0, done.stderr
+    overlays = [f"stack_{number:02d}_overlay.png" for number in range(1, 13)]
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == sorted(["stack.tif", "stack_instances.tif", "stack_probability.tif", *overlays])
+    for extra in ("", "_instances", "_probability"):
+        with tifffile.TiffFile(tmp_path / "out" / f"stack{extra}.tif") as tif:
+            assert len(tif.pages) == 12
+            for number, page in enumerate(tif.pages):
+                alone = pixels(tmp_path / "pages" / f"stack_{number + 1:02d}{extra}.png")
+                assert (page.asarray() == alone).all()
+                assert page.asarray().dtype == alone.dtype
+                assert page.tags[285].value == f"section {number}"
+    for name in overlays:
+        assert (pixels(tmp_path / "out" / name) == pixels(tmp_path / "pages" / name)).all()
+    (row,) = json_lines(done.stdout)
+    assert (row["output"], row["pages"], row["size"]) == ("out/stack.tif", 12, [70, 60])
+    shares = [one["classes"]["foreground"] for one in json_lines(pages.stdout)]
+    assert row["classes"]["foreground"] == pytest.approx(np.mean(shares), abs=1e-5)
+    assert len({*shares}) > 3
+
+
+def test_a_stack_of_masks_is_skipped_shared_and_written_again_as_one(unet: Run, trained, tmp_path):
+    (tmp_path / "a").mkdir()
+    draw_stack(tmp_path / "a" / "stack.tif")
+    call = ["predict", "--weights", trained, "--input", "a", "--output", "out", "--format", "tif"]
+    assert unet(*call, "--shard", "2/2").returncode == 0
+    assert not list((tmp_path / "out").iterdir())
+    assert unet(*call, "--shard", "1/2").returncode == 0
+    first = contents(tmp_path / "out")
+    done = unet(*call, "--skip-existing", "--overlay")  # the overlays are missing
+    assert done.returncode == 0, done.stderr
+    assert len(contents(tmp_path / "out")) == 6
+    done = unet(*call, "--skip-existing")
+    assert "1 there already" in done.stdout
+    assert unet(*call).returncode == 0  # without --overlay: those of the former call would not be of these masks
+    assert contents(tmp_path / "out") == first
+
+
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_a_stack_with_a_page_that_cannot_be_read_is_named_and_leaves_nothing(unet: Run, trained, tmp_path, mode):
+    draw_stack(tmp_path / "stack.tif", 4, compression="zlib")
+    with tifffile.TiffFile(tmp_path / "stack.tif") as tif:
+        place = tif.pages[2].dataoffsets[0]
+    whole = (tmp_path / "stack.tif").read_bytes()
+    (tmp_path / "stack.tif").write_bytes(whole[:place] + b"\0" * 50 + whole[place + 50 :])
+    call = ["predict", "--weights", trained, "--input", "stack.tif", "--output", "out", "--mode", mode]
+    (tmp_path / "out").mkdir()
+    tifffile.imwrite(tmp_path / "out" / "stack.tif", np.ones((2, 60, 70), np.uint8), software="unet")  # an older one
+    assert_failed(unet(*call, "--format", "tif"), 3, "stack.tif", "is damaged", "--format png")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert_failed(unet(*call, "--format", "png"), 3, "1 image failed")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize("mode", ["resize", "tile"])
+def test_a_stack_continues_where_it_was_killed_to_the_same_bytes(trained, tmp_path, mode):
+    draw_stack(tmp_path / "stack.tif", 30, 130, 130)
+    flags = ["predict", "--weights", str(trained), "--input", "stack.tif", "--format", "tif", "--probabilities"]
+    flags += ["--mode", mode]
+    assert run_unet(*flags, "--output", "unbroken", cwd=tmp_path).returncode == 0
+    part = tmp_path / "broken" / ".stack.tif.part"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unet_cli", *flags, "--output", "broken"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 60_000):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert part.exists()
+    assert not (tmp_path / "broken" / "stack.tif").exists()
+    done = run_unet(*flags, "--output", "broken", "--json", "--skip-existing", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows of a stopped call were used" in done.stdout
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
 
 
 def test_objects_are_numbered_filled_and_removed(unet: Run, trained, images, tmp_path):

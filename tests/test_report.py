@@ -17,13 +17,15 @@ import pytest
 from PIL import Image
 
 from unet_cli.calibration import Reliability
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.colours import ERROR_COLOURS, IGNORED_COLOUR, Colours, colours_of
+from unet_cli.data.labels import CLASS_COLOURS, IGNORED, LabelMap
 from unet_cli.data.sample import draw_pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.figures import draw_losses, draw_reliability, draw_sizes, size_edges
 from unet_cli.evaluation.findings import Curve, Entry, Page, Panels, Score, Sizes, Suspect
 from unet_cli.evaluation.metric_names import METRIC_NAMES, metric_name
-from unet_cli.evaluation.panels import ERROR_COLOURS, IGNORED_COLOUR, PANEL, draw_panels
+from unet_cli.evaluation.pages import strip_rows
+from unet_cli.evaluation.panels import PANEL, draw_panels
 from unet_cli.evaluation.report import confusion_shares, percent, render, score_tables, write_report
 
 NAN = float("nan")
@@ -34,6 +36,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Picks each order of the gallery, always after that by name, and writes what is then seen into the page.
 DRIVER = """
 <script>
+document.querySelectorAll("details").forEach(one => { one.open = true });
 const seen = {}, select = document.getElementById("sort");
 for (const option of select.options) {
   for (const value of ["name 1", option.value]) {
@@ -52,6 +55,14 @@ document.body.append(found);
 </script>
 """
 WATCHER = "<script>window.errors = []; window.onerror = message => { errors.push(message) }; alert = onerror</script>"
+
+
+def colours(*names: str) -> Colours:
+    """Of classes whose masks hold 0, 1, 2, ... and no colours."""
+    return colours_of(LabelMap(tuple(range(len(names))), names))
+
+
+TWO, THREE = colours("0", "1"), colours("0", "1", "2")
 
 
 class Parsed(HTMLParser):
@@ -77,7 +88,7 @@ class Parsed(HTMLParser):
 def panels() -> Panels:
     image, mask = draw_pair(seed=0, index=0)
     target = (mask[:64, :64] > 0).astype(np.uint8)
-    return draw_panels(np.moveaxis(image[:64, :64], -1, 0), target, np.roll(target, 2, 1), range(1, 2))
+    return draw_panels(np.moveaxis(image[:64, :64], -1, 0), target, np.roll(target, 2, 1), TWO)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +120,8 @@ def make_page(panels: Panels, classes: tuple[str, ...] = ("background", "cell", 
         title="cells & debris",
         facts=[("data", "320 images")],
         command="unet train --data 'a \"b\"'",
+        colours=colours(*classes),
+        strip=[("worst of 3", entries[2]), ("median", entries[0])],
         curves=[Curve("fold1", [1, 2], [1.0, 0.5], [NAN, 0.6], [NAN, 0.8])],
         scores=[Score(metric, name, 0.84149, 0.8125, 0.871) for metric in METRIC_NAMES for name in names],
         units="px",
@@ -119,7 +132,6 @@ def make_page(panels: Panels, classes: tuple[str, ...] = ("background", "cell", 
         after=reliability(len(classes) - 1),
         temperatures=(1.5,),
         confusion=np.arange(len(classes) ** 2).reshape(len(classes), -1),
-        classes=classes,
         notes=["one mask is empty"],
         suspects=[Suspect("b.png", 0.03, 1234, *classes[:2], panels)],
     )
@@ -173,7 +185,7 @@ def test_everything_is_inside_the_file(plain: str):
             assert (attributes.get(key) or "#").startswith("#")
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", plain)
     assert "@import" not in plain
-    assert parsed.count("img") == 4 * 4
+    assert parsed.count("img") == 4 * 4 + 2 * 3
     assert parsed.count("svg") == 5
 
 
@@ -191,13 +203,15 @@ def test_the_gallery_begins_with_the_worst_even_without_a_script(plain: str):
 def bare(panels: Panels) -> Page:
     """A page that has a title and facts."""
     page, none = make_page(panels, ("background", "cell")), np.zeros(0, np.int64)
-    page = replace(page, curves=[], scores=[], entries=[], sizes=Sizes(none, none, none), before=None, after=None)
+    page = replace(
+        page, curves=[], scores=[], strip=[], entries=[], sizes=Sizes(none, none, none), before=None, after=None
+    )
     return replace(page, notes=[], suspects=None, command="")
 
 
 def test_what_is_not_there_has_no_section(panels: Panels, plain: str):
-    assert Parsed(plain).count("h2") == 8
-    assert Parsed(render(bare(panels))).count("h2") == 1  # how it was made
+    assert Parsed(plain).count("h2") == 10
+    assert Parsed(render(bare(panels))).count("h2") == 2  # a summary, and how it was made
     assert "None stands out." in render(replace(bare(panels), suspects=[]))
 
 
@@ -208,7 +222,7 @@ def test_scores_stand_in_groups_with_unit_interval_and_words(panels: Panels):
         Score("dice", "all", 0.84149, 0.8125, 0.871),
         Score("dice", "debris", NAN, NAN, NAN),
     ]
-    page = replace(bare(panels), classes=("background", "cell", "debris"), confusion=np.eye(3), scores=scores)
+    page = replace(bare(panels), colours=colours("background", "cell", "debris"), confusion=np.eye(3), scores=scores)
     page = replace(page, units="µm")
     first, second, third = score_tables(page)
     assert (first.title, first.columns) == (METRIC_NAMES["dice"].group, ["all", "debris"])
@@ -219,6 +233,66 @@ def test_scores_stand_in_groups_with_unit_interval_and_words(panels: Panels):
     text = Parsed(render(page)).text
     assert "Hausdorff distance, 95 %, µm" in text
     assert METRIC_NAMES["dice"].meaning in text
+
+
+def test_pictures_come_first_then_curves_then_the_headline_and_the_rest_is_folded(plain: str):
+    order = ["The worst and the median images", "worst of 3:", "median:", "<h2>Training</h2>", "<h2>Scores</h2>"]
+    order += ['class="headline"', "<details open>", "Training masks to look at again", "<details>\n", "All scores"]
+    places = [plain.index(part, plain.index("<body>")) for part in order]
+    assert places == sorted(places)
+    before_folds = plain[plain.index("<body>") : plain.index("<details")]
+    assert "<table" not in before_folds
+    assert Parsed(before_folds).count("img") == 2 * 3  # image, mask, prediction
+    assert Parsed(plain).count("details") == 7
+
+
+def test_what_is_folded_is_printed(plain: str):
+    assert 'addEventListener("beforeprint"' in plain
+
+
+def test_the_score_table_of_many_classes_is_wrapped_and_scrolls(panels: Panels):
+    names = tuple(f"class {index}" for index in range(20))
+    scores = [Score("dice", name, 0.5, 0.4, 0.6) for name in ("all", *names[1:])]
+    page = replace(bare(panels), colours=colours(*names), confusion=np.eye(20), scores=scores)
+    tables = score_tables(page)
+    assert [len(table.columns) for table in tables] == [7, 7, 6]
+    assert sum((table.columns for table in tables), []) == ["all", *names[1:]]
+    assert all(len(row.cells) == len(table.columns) for table in tables for row in table.rows)
+    html = render(page)
+    assert html.count('<div class="wide"') == html.count("<table")
+    assert re.search(r"\.wide \{[^}]*overflow-x: auto", html)
+
+
+def test_the_page_has_the_colours_of_the_masks(panels: Panels):
+    painted = colours_of(LabelMap((0, 0x00FF00, 0x56B4E9), ("background", "leaf", "sky"), "colours"))
+    html = render(replace(make_page(panels), colours=painted))
+    legend = html[html.index("Mask and prediction:") :].split("</ul>")[0]
+    assert re.findall(r"rgb(\([\d, ]+\))", legend) == ["(0, 0, 0)", "(0, 255, 0)", "(86, 180, 233)"]
+    assert painted.errors["false"] != (86, 180, 233)
+    assert f"rgb{painted.errors['false']}" in html
+    target = np.array([[0, 1, 2]], np.uint8)
+    drawn = draw_panels(np.zeros((1, 1, 3), np.uint8), target, target, painted)
+    assert shown_colours(drawn.mask)[0].tolist() == [[0, 0, 0], [0, 255, 0], [86, 180, 233]]
+    assert shown_colours(drawn.errors)[0].tolist() == [
+        list(painted.errors[kind]) for kind in ("background", "right", "right")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "worst", "median"),
+    [
+        ([0.5], [0], []),
+        ([0.9, 0.1], [1], [0]),
+        ([0.9, 0.1, 0.5], [1], [2]),
+        ([NAN, 0.9, 0.1, 0.5], [2], [3]),
+        ([NAN, NAN], [0], [1]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.0], [10, 0, 1], [3, 4, 5]),
+    ],
+)
+def test_the_strip_has_the_worst_and_the_middle(scores: list[float], worst: list[int], median: list[int]):
+    found = strip_rows(np.array(scores))
+    assert [row for what, row in found if "worst" in what] == worst
+    assert [row for what, row in found if what == "median"] == median
 
 
 def test_a_single_class_has_one_column(panels: Panels):
@@ -237,7 +311,7 @@ def test_confusion_is_of_each_class_of_the_truth(panels: Panels):
     confusion = np.array([[9, 1, 0], [0, 0, 0], [2, 2, 4]])
     expected = [[0.9, 0.1, 0], [NAN, NAN, NAN], [0.25, 0.25, 0.5]]
     np.testing.assert_array_equal(confusion_shares(confusion), expected)
-    parsed = Parsed(render(replace(bare(panels), classes=("a", "b", "c"), confusion=confusion)))
+    parsed = Parsed(render(replace(bare(panels), colours=colours("a", "b", "c"), confusion=confusion)))
     assert [tag for tag, attributes in parsed.tags if attributes.get("class") == "hit"] == ["td"] * 3
     assert "90.0" in parsed.text
 
@@ -267,19 +341,19 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, panels: Panels):
 def test_errors_have_a_colour_each():
     target = np.array([[0, 0, 1, 1, 1, IGNORED, IGNORED]], np.uint8)
     pred = np.array([[0, 2, 0, 1, 2, 0, 1]], np.uint8)
-    drawn = draw_panels(np.zeros((1, 1, 7), np.uint8), target, pred, range(1, 3))
+    drawn = draw_panels(np.zeros((1, 1, 7), np.uint8), target, pred, THREE)
     kinds = ["background", "false", "missed", "right", "wrong class", "ignored", "ignored"]
-    assert [tuple(colour) for colour in shown_colours(drawn.errors)[0]] == [ERROR_COLOURS[kind] for kind in kinds]
+    assert [tuple(colour) for colour in shown_colours(drawn.errors)[0]] == [THREE.errors[kind] for kind in kinds]
 
 
 def test_masks_have_the_colours_of_written_masks_and_one_class_is_white():
     target, pred = np.array([[0, 1, 2, IGNORED]], np.uint8), np.array([[2, 1, 0, 0]], np.uint8)
-    several = draw_panels(np.zeros((1, 1, 4), np.uint8), target, pred, range(1, 3))
+    several = draw_panels(np.zeros((1, 1, 4), np.uint8), target, pred, THREE)
     assert [tuple(colour) for colour in shown_colours(several.mask)[0]] == [*CLASS_COLOURS[:3], IGNORED_COLOUR]
     assert [tuple(colour) for colour in shown_colours(several.pred)[0]] == [
         CLASS_COLOURS[place] for place in (2, 1, 0, 0)
     ]
-    one = draw_panels(np.zeros((1, 1, 4), np.uint8), np.minimum(target, 1), np.minimum(pred, 1), range(1, 2))
+    one = draw_panels(np.zeros((1, 1, 4), np.uint8), np.minimum(target, 1), np.minimum(pred, 1), TWO)
     assert [tuple(colour) for colour in shown_colours(one.pred)[0]] == [(255,) * 3, (255,) * 3, (0,) * 3, (0,) * 3]
 
 
@@ -288,7 +362,7 @@ def test_any_number_of_classes_has_colours(classes: int):
     target = np.arange(256, dtype=np.uint8)[None] % classes
     target[0, -1] = IGNORED
     drawn = shown_colours(
-        draw_panels(np.zeros((1, 1, 256), np.uint8), target, target % classes, range(1, classes)).mask
+        draw_panels(np.zeros((1, 1, 256), np.uint8), target, target % classes, colours(*map(str, range(classes)))).mask
     )
     assert tuple(drawn[0, -1]) == IGNORED_COLOUR
     assert (drawn[0, 1:classes].max(-1) > 0).all()
@@ -299,7 +373,7 @@ def test_a_single_wrong_pixel_of_a_large_image_is_seen():
     for pixel, cell in (((0, 0), [0, 0]), ((699, 1500), [148, 319]), ((333, 777), [71, 165])):
         pred = target.copy()
         pred[pixel] = 0
-        errors = shown_colours(draw_panels(np.zeros((1, 700, 1501), np.uint8), target, pred, range(1, 2)).errors)
+        errors = shown_colours(draw_panels(np.zeros((1, 700, 1501), np.uint8), target, pred, TWO).errors)
         assert errors.shape == (149, PANEL, 3)
         assert np.argwhere((errors == ERROR_COLOURS["missed"]).all(-1)).tolist() == [cell]
 
@@ -310,7 +384,7 @@ def test_images_of_any_depth_are_stretched_and_shrunk(dtype: type, channels: int
     pixels = np.zeros((channels, 400, 640), dtype)
     pixels[:, :200] = 30
     target = np.zeros((400, 640), np.uint8)
-    image = Image.open(BytesIO(draw_panels(pixels, target, target, range(1, 2)).image))
+    image = Image.open(BytesIO(draw_panels(pixels, target, target, TWO).image))
     assert (image.format, image.size) == ("JPEG", (PANEL, 200))
     assert np.abs(np.asarray(image)[:98].astype(int) - 255).max() <= 4
     assert np.asarray(image)[102:].max() <= 4
@@ -330,7 +404,7 @@ def test_sizes_are_parted_by_threes_and_tens():
 
 def test_figures_take_the_colour_of_the_text_around_them():
     curves = [Curve("a", [1, 2, 3], [1.0, NAN, 0.5], [0.9, 0.8, 0.7], [0.1, 0.2, 0.3])] * 2
-    for svg in (draw_losses(curves), draw_sizes(Sizes(np.array([4]), np.zeros(0), np.zeros(0)))):
+    for svg in (draw_losses(curves), draw_sizes(Sizes(np.array([4]), np.zeros(0), np.zeros(0)), ERROR_COLOURS)):
         assert svg.startswith("<svg viewBox=")
         assert "currentColor" in svg
         assert "#000000" not in svg

@@ -36,7 +36,9 @@ def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path)
     assert all(0 <= float(row["val_dice"]) <= 1 for row in rows)
     names = [f"epoch_{epoch:04d}.png" for epoch in [*range(1, 11), 12]]
     assert sorted(path.name for path in (run / "pictures").iterdir()) == names
-    assert pixels(run / "pictures" / "epoch_0012.png").shape == (256, 3 * 256 + 8, 3)
+    picture = pixels(run / "pictures" / "epoch_0012.png")
+    assert picture.shape[1] == 3 * 256 + 8
+    assert 256 < picture.shape[0] < 300  # a row, and the legend
     assert pixels(run / "curves.png").std() > 0
 
     best, last = load_checkpoint(run / "best.pth"), load_checkpoint(run / "last.pth")
@@ -325,6 +327,80 @@ def test_other_networks_train_go_on_and_predict(unet: Run, data, model, others, 
     assert "Going on with checkpoints/run in epoch 2" in done.stderr
     done = unet("predict", "--weights", "checkpoints/run", "--input", "data/images", "--output", "masks")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("validation", "settings"),
+    [
+        (0.15, ["--model", "unet-paper", "--width", 2, "--mode", "tile", "--augment", "none"]),
+        (0, ["--model", "unet-paper", "--width", 2, "--mode", "tile", "--augment", "paper"]),
+        (0.15, ["--model", "unet-paper", "--width", 2, "--mode", "resize"]),
+        (0, ["--width", 4, "--depth", 2, "--mode", "tile"]),
+    ],
+)
+def test_pictures_show_the_same_pixels_of_image_mask_and_prediction(unet: Run, tmp_path, validation, settings):
+    """Also where an unpadded network needs more of the image around them. Images are bright where their mask is."""
+    data = write_pairs(tmp_path / "data", count=6, side=80)
+    for path in (data / "masks").iterdir():
+        mask = np.zeros((80, 80), np.uint8)
+        mask[13:47, 21:66] = 255
+        Image.fromarray(mask).save(path)
+        Image.fromarray(mask // 2 + 20).save(data / "images" / path.name)
+    common = ["--size", 64, "--batch-size", 2, "--device", "cpu", "--epochs", 1, "--name", "run"]
+    done = unet("train", "--data", "data", *settings, *common, "--val-fraction", validation)
+    assert done.returncode == 0, done.stderr
+    picture = pixels(tmp_path / "checkpoints" / "run" / "pictures" / "epoch_0001.png").astype(int)
+    rows = [picture[top : top + 256] for top in range(0, len(picture) - 256, 260)]
+    shown = [row for row in rows if row[:, 260:516].max() == 255]  # further tiles of one image may have no foreground
+    assert len(shown) >= (1 if validation else 4)
+    for row in shown:
+        image, mask = row[:, :256, 0], row[:, 260:516, 0]
+        counted = np.abs(mask - 128) > 20  # what lies in two tiles of an image counts in the first
+        assert counted.mean() > 0.2
+        assert (np.abs(image - mask) > 60)[counted].mean() < 0.02
+
+
+@pytest.fixture
+def painted(tmp_path: Path) -> Path:
+    """Pairs whose masks are painted: two classes, green and the blue that usually marks what is false."""
+    data = write_pairs(tmp_path / "data", count=6, side=64)
+    for path in (data / "masks").iterdir():
+        inside = pixels(path) > 0
+        mask = np.zeros((*inside.shape, 3), np.uint8)
+        mask[inside] = 0, 200, 0
+        mask[:20][inside[:20]] = 86, 180, 233
+        mask[:8, :8] = 86, 180, 233
+        Image.fromarray(mask).save(path)
+    return data
+
+
+def test_everything_is_drawn_in_the_colours_of_the_masks_with_a_legend(unet: Run, painted, tmp_path):
+    colours = [(0, 200, 0), (86, 180, 233)]
+
+    def held(path: Path) -> list[int]:
+        return [int((pixels(path)[..., :3] == colour).all(-1).sum()) for colour in colours]
+
+    assert unet("check", "--data", "data", "--pictures", "look").returncode == 0
+    assert min(held(tmp_path / "look" / "contact_sheet.png")) > 100
+    done = unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "run", "--show-augmented", 4)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "checkpoints" / "run"
+    picture = pixels(run / "pictures" / "epoch_0001.png")
+    for colour in [(0, 0, 0), *colours]:
+        assert (picture[256:] == colour).all(-1).sum() > 50  # in the legend
+        assert colour == (0, 0, 0) or (picture[:256, 260:516] == colour).all(-1).any()
+    assert min(held(run / "augmented.png")) > 50
+    page = (run / "report.html").read_text()
+    parts = [page.index(part) for part in ("worst of", 'alt="prediction of', "<svg", 'class="headline"', "<details>")]
+    assert parts == sorted(parts)
+    assert all(f"rgb{colour}" in page for colour in colours)
+    errors = page[page.index("In the panel of errors") :].split("</ul>")[0]
+    assert not any(f"rgb{colour}" in errors for colour in colours)
+    done = unet("predict", "--weights", run, "--input", "data/images/cell0.png", "--output", "out", "--overlay")
+    assert done.returncode == 0, done.stderr
+    overlay = pixels(tmp_path / "out" / "cell0_overlay.png")
+    assert overlay.shape[1] == 64
+    assert all((overlay[64:] == colour).all(-1).sum() > 30 for colour in colours)
 
 
 def test_an_encoder_begins_with_the_weights_of_a_file(unet: Run, data, tmp_path):

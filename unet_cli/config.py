@@ -567,8 +567,8 @@ class PredictConfig(Inference, Cleaning):
         metavar="DIR",
     )
     format: Literal["png", "tif"] | None = setting(
-        None, help="File type of the masks; tif keeps a TIFF's resolution and place on earth.  [default: png, tif for "
-        "a TIFF in tiles]", panel="Files",
+        None, help="File type of the masks; tif keeps a TIFF's resolution and place on earth, and a stack's pages in "
+        "one file.  [default: png, tif for a TIFF in tiles]", panel="Files",
     )  # fmt: skip
     skip_existing: bool = setting(
         False,
@@ -581,8 +581,9 @@ class PredictConfig(Inference, Cleaning):
     )  # fmt: skip
     overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
     probabilities: bool = setting(
-        False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; one file a class.", panel="Masks"
-    )
+        False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; of several classes "
+        "NAME_probability_CLASS for each.", panel="Masks",
+    )  # fmt: skip
     instances: bool = setting(
         False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
     )

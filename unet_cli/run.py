@@ -19,6 +19,7 @@ from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import METRICS, Inference, TrainConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.augment import AUGMENTATIONS
+from unet_cli.data.colours import colours_of
 from unet_cli.data.dataset import epoch_order
 from unet_cli.data.imagefile import write_png
 from unet_cli.data.layout import Layout
@@ -196,7 +197,7 @@ def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
             image, mask = trainer.network_input(batch, epoch)
             pictures += zip(middle(image, mask.shape[-1]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
-    write_png(folder / "augmented.png", augmented_sheet(image, mask, data.labels.num_classes))
+    write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels)))
     trainer.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")
 
 

@@ -64,6 +64,7 @@ def check(config: CheckConfig, console: Console) -> int:
 
 def _draw(card: Card, config: CheckConfig) -> str:
     """The contact sheet: pairs with problems first, then others, evenly spread."""
+    from unet_cli.data.colours import colours_of
     from unet_cli.data.imagefile import read_image, read_mask
     from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
     from unet_cli.data.source import spread
@@ -85,7 +86,7 @@ def _draw(card: Card, config: CheckConfig) -> str:
         )
         for pair in (*alarming, *calm)
     )
-    return str(write_contact_sheet(config.pictures, tiles))
+    return str(write_contact_sheet(config.pictures, tiles, colours_of(card.labels)))
 
 
 def _next_step(card: Card, config: CheckConfig) -> list[str]:

@@ -49,7 +49,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     names = predictor.labels.names
     listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
     everything, folder, unread = find_jobs(
-        config, predictor.mode, extras_of(config, len(names), predictor.gates), listed, predictor.preprocessing
+        config, predictor.mode, extras_of(config, names, predictor.gates), listed, predictor.preprocessing
     )
     writable_folder(folder)
     share = share_of(everything, config.shard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from unet_cli.console import counted
 from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
-from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, carried_tags, software_of, write_tiff
+from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, carried_tags, software_of, write_stack
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.files import whole_file
@@ -41,6 +41,7 @@ __all__ = [
     "stretched",
     "to_rgb",
     "write_mask",
+    "write_pages",
     "write_png",
     "write_rows",
 ]
@@ -207,16 +208,30 @@ def write_rows(
     path: Path, blocks: Iterable[np.ndarray], height: int, palette: list[int] | None = None, tags: Tags = ()
 ) -> None:
     """As `write_mask`, from blocks of rows, from top to bottom: to a TIFF one after the other, to a PNG at once."""
-    rows = (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
     if path.suffix.lower() in TIFF_EXTENSIONS:
-        first = next(rows)
-        with whole_file(path) as file:
-            write_tiff(file, chain([first], rows), (height, *first.shape[1:]), first.dtype, palette, tags)
+        write_pages(path, [blocks], height, palette, [tags])
         return
-    image = Image.fromarray(joined(rows))
+    image = Image.fromarray(joined(_of_palette(blocks, palette)))
     if palette is not None:
         image.putpalette(palette)
     write_png(path, image)
+
+
+def write_pages(
+    path: Path, pages: Iterable[Iterable[np.ndarray]], height: int, palette: list[int] | None, tags: Sequence[Tags]
+) -> None:
+    """Write a TIFF of as many pages as there are tags, from the blocks of rows of each, which are used up before the
+    next page is asked for. Raises UserError."""
+    upcoming = (_of_palette(blocks, palette) for blocks in pages)
+    rows = next(upcoming)
+    first = next(rows)
+    with whole_file(path) as file:
+        everything = chain([chain([first], rows)], upcoming)
+        write_stack(file, everything, (height, *first.shape[1:]), first.dtype, palette, tags)
+
+
+def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iterator[np.ndarray]:
+    return (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
 
 
 def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from unet_cli.data.colours import Colour, Colours
 from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.labels import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder
 
-OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
 IGNORED_GRAY = 110
 CUT = 0.5  # percent of the pixels that may be blown out at either end
 
@@ -24,6 +24,7 @@ MOST_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on
 MOST_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
 GAP = 12  # pixels between the tiles of a sheet
 FRAME = 4
+OUTLINE_SHARE = 800  # an outline on a whole image is a pixel wide for each so many of its shorter side
 PAPER, INK, ALARM, BACKING = (248, 248, 248), (30, 30, 30), (220, 0, 0), (226, 226, 226)
 
 
@@ -40,29 +41,28 @@ class Tile:
     alarm: bool = False
 
 
-def outlined(pixels: np.ndarray, indices: np.ndarray, num_classes: int | None = None) -> Image.Image:
+def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours) -> Image.Image:
     """(C, H, W) uint8, uint16 or float32 pixels and (H, W) uint8 class indices -> RGB with the borders of all objects
-    drawn inside them, and what is ignored hatched.
+    drawn inside them, closed where the image ends, and what is ignored hatched. Of several classes a legend stands
+    below the H rows of the image.
 
-    One foreground class is drawn in magenta, more in the colours that written masks have. num_classes: background
-    included; by default as many as `indices` hold, so that a set of several classes has to say how many there are.
     Of other than 1 or 3 channels the first three are shown, or the first.
     """
     shown = visible(pixels)
     colour = shown if shown.dtype == np.uint8 else stretched(_finite(shown), CUT)
-    return _drawn(colour, indices, 1, _highest(indices) if num_classes is None else num_classes - 1)
+    picture = _drawn(colour, indices, max(1, round(min(indices.shape) / OUTLINE_SHARE)), colours)
+    legend = colours.line_legend()
+    return with_legend(picture, legend) if len(legend) > 1 else picture
 
 
-def contact_sheet(
-    tiles: Iterable[Tile], columns: int = 6, side: int = 240, num_classes: int | None = None
-) -> Image.Image:
-    """RGB: a row of `columns` tiles after the other, each scaled to fit a square of `side` pixels, its title below.
+def contact_sheet(tiles: Iterable[Tile], colours: Colours, columns: int = 6, side: int = 240) -> Image.Image:
+    """RGB: a row of `columns` tiles after the other, each scaled to fit a square of `side` pixels, its title below; and
+    a legend of the classes.
 
     Contrast is stretched for each image, so that dark ones are seen too. Tiles may come one by one from files: of each,
-    only what is shown is kept. num_classes: background included, as for `outlined`; by default as many as are shown.
+    only what is shown is kept.
     """
     shown = [_scaled(tile, side) for tile in tiles]
-    highest = max((_highest(tile.indices) for tile in shown), default=0) if num_classes is None else num_classes - 1
     text_size = max(11, side // 17)
     font, caption = ImageFont.load_default(size=text_size), round(1.5 * text_size)
     columns = min(columns, max(len(shown), 1))
@@ -75,22 +75,47 @@ def contact_sheet(
         if tile.alarm:
             draw.rectangle((left - FRAME, top - FRAME, left + side + FRAME - 1, top + side + FRAME - 1), fill=ALARM)
         draw.rectangle((left, top, left + side - 1, top + side - 1), fill=BACKING)
-        picture = _drawn(tile.pixels, tile.indices, _border_width(tile.indices), highest)
+        picture = _drawn(tile.pixels, tile.indices, _border_width(tile.indices), colours)
         sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
         title = shortened(tile.title, font, side)
         draw.text((left, top + side + FRAME), title, fill=ALARM if tile.alarm else INK, font=font)
-    return sheet
+    return with_legend(sheet, colours.line_legend()) if shown else sheet
 
 
-def augmented_sheet(image: Tensor, mask: Tensor, num_classes: int) -> Image.Image:
+def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+    """The picture, and below it, on strips of paper as wide as it is, a swatch and a text for each entry."""
+    text_size = min(max(11, picture.width // 100), 32)
+    font, height = ImageFont.load_default(size=text_size), round(1.6 * text_size)
+    room = picture.width - 2 * FRAME
+    texts = [shortened(text, font, max(0, room - 2 * text_size)) for text, _ in entries]
+    places, left, row = [], 0, 0
+    for text in texts:
+        width = round(1.5 * text_size + font.getlength(text))
+        if left and left + width > room:
+            left, row = 0, row + 1
+        places.append((FRAME + left, picture.height + row * height))
+        left += width + text_size
+    whole = Image.new("RGB", (picture.width, picture.height + (row + 1) * height + FRAME), PAPER)
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    for (left, top), text, (_, colour) in zip(places, texts, entries, strict=True):
+        box = (left, top + height // 2 - text_size // 2, left + text_size, top + height // 2 + text_size // 2)
+        draw.rectangle(box, fill=colour, outline=INK)
+        draw.text((left + round(1.5 * text_size), top + height // 2), text, fill=INK, font=font, anchor="lm")
+    return whole
+
+
+def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Image:
     """A contact sheet of samples as the network sees them: image (N, C, S, S) normalised float, mask (N, S, S) class
-    indices of `num_classes` classes, background included, ignored pixels IGNORED."""
+    indices, ignored pixels IGNORED."""
     pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
     tiles = [Tile(str(number), *sample) for number, sample in enumerate(zip(pixels, indices, strict=True), start=1)]
-    return contact_sheet(tiles, num_classes=num_classes)
+    return contact_sheet(tiles, colours)
 
 
-def write_contact_sheet(folder: Path, tiles: Iterable[Tile], columns: int = 6, side: int = 240) -> Path:
+def write_contact_sheet(
+    folder: Path, tiles: Iterable[Tile], colours: Colours, columns: int = 6, side: int = 240
+) -> Path:
     """Write folder/contact_sheet.png, the folder being created where it isn't there.
 
     Raises UserError, also where there is such a file that isn't ours.
@@ -98,7 +123,7 @@ def write_contact_sheet(folder: Path, tiles: Iterable[Tile], columns: int = 6, s
     path = make_folder(folder) / "contact_sheet.png"
     if path.exists() and not is_ours(path):
         raise UserError(f"{path} is there already and was not written by unet: choose another folder")
-    write_png(path, contact_sheet(tiles, columns, side))
+    write_png(path, contact_sheet(tiles, colours, columns, side))
     return path
 
 
@@ -112,13 +137,13 @@ def shortened(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     return short
 
 
-def _drawn(pixels: np.ndarray, indices: np.ndarray, width: int, highest: int) -> Image.Image:
-    """Borders, `width` pixels wide, on (1 or 3, H, W) uint8. highest: class index in the whole set."""
+def _drawn(pixels: np.ndarray, indices: np.ndarray, width: int, colours: Colours) -> Image.Image:
+    """Borders, `width` pixels wide, on (1 or 3, H, W) uint8."""
     canvas = to_rgb(pixels)
     diagonal = np.add.outer(*(np.arange(length) for length in indices.shape)) % (4 * width)
     canvas[(indices == IGNORED) & (diagonal < width)] = IGNORED_GRAY
     border = _border(indices, width)
-    canvas[border] = _colours(highest)[indices[border]]
+    canvas[border] = colours.line_palette()[indices[border]]
     return Image.fromarray(canvas)
 
 
@@ -128,11 +153,14 @@ def visible(pixels: np.ndarray) -> np.ndarray:
 
 
 def _border(indices: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: pixels of foreground, at most `width` pixels from one of another class."""
+    """(H, W) bool: pixels of foreground, at most `width` pixels from one of another class or from the image's end, so
+    that a mask that is all foreground shows, and every outline is closed."""
     mask, size = Image.fromarray(indices), 2 * width + 1
     lowest = np.asarray(mask.filter(ImageFilter.MinFilter(size)))
     highest = np.asarray(mask.filter(ImageFilter.MaxFilter(size)))
-    return (lowest != highest) & _is_foreground(indices)
+    border = lowest != highest
+    border[:width] = border[-width:] = border[:, :width] = border[:, -width:] = True
+    return border & _is_foreground(indices)
 
 
 def _is_foreground(indices: np.ndarray) -> np.ndarray:
@@ -145,14 +173,6 @@ def _border_width(indices: np.ndarray) -> int:
     hidden = np.bincount(indices[_border(indices, 2)], minlength=256)
     shares = hidden[held > 0] / held[held > 0]
     return 1 if shares.size and shares.mean() > MOST_HIDDEN else 2
-
-
-def _colours(highest: int) -> np.ndarray:
-    """(256, 3) uint8: the colour of each class index. They repeat where there are more classes, but for black."""
-    if highest <= 1:
-        return np.full((256, 3), OUTLINE, np.uint8)
-    foreground = np.array(CLASS_COLOURS[1:], np.uint8)
-    return foreground[np.arange(-1, 255) % len(foreground)]
 
 
 def _scaled(tile: Tile, side: int) -> Tile:
@@ -176,7 +196,3 @@ def _finite(pixels: np.ndarray) -> np.ndarray:
     """What is not a number, or infinite, becomes the lowest number that there is."""
     finite = np.isfinite(pixels)
     return np.where(finite, pixels, pixels[finite].min() if finite.any() else 0)
-
-
-def _highest(indices: np.ndarray) -> int:
-    return int(indices.max(where=indices != IGNORED, initial=0))

@@ -12,6 +12,7 @@ from unet_cli.ahead import ahead, default_workers
 from unet_cli.calibration import PixelSample, calibrated_number, fit_temperature
 from unet_cli.config import Cleaning, Scoring
 from unet_cli.console import Console
+from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
 from unet_cli.evaluation.answers import Answer, of_network
@@ -98,7 +99,7 @@ def evaluate(
     keep_alpha. doubts: about their masks. Raises UserError where an answer can't be had.
     """
     pixels = max(LEAST_SAMPLED, SAMPLED_PIXELS // len(names))
-    wanted = Wanted(scoring, pixels, panels, keep_alpha, doubts)
+    wanted = Wanted(scoring, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
     workers = workers or default_workers()
     measured: list[Measured] = []
     levels: np.ndarray | None = None

@@ -6,15 +6,15 @@ No text in them comes from a user: names of classes stand beside a figure, where
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet_cli.calibration import Reliability
+from unet_cli.data.colours import Colour
 from unet_cli.evaluation.findings import Curve, Sizes
-from unet_cli.evaluation.panels import ERROR_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,8 +62,8 @@ def draw_dice(curves: Sequence[Curve]) -> str:
     return _drawn("dice", draw)
 
 
-def draw_sizes(sizes: Sizes) -> str:
-    """SVG: how many objects were found, missed and false, by area."""
+def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
+    """SVG: how many objects were found, missed and false, by area. colours: of right pixels and of errors."""
     from matplotlib.ticker import MaxNLocator
 
     edges = size_edges(int(max(part.max(initial=1) for part in (sizes.found, sizes.missed, sizes.false))))
@@ -71,9 +71,9 @@ def draw_sizes(sizes: Sizes) -> str:
 
     def draw(axes: Axes) -> None:
         places = np.arange(len(edges) - 1)
-        axes.bar(places + 0.28, found, 0.4, color=_hex("right"), label="found")
-        axes.bar(places + 0.28, missed, 0.4, bottom=found, color=_hex("missed"), label="missed")
-        axes.bar(places + 0.72, false, 0.4, color=_hex("false"), label="false")
+        axes.bar(places + 0.28, found, 0.4, color=_hex(colours["right"]), label="found")
+        axes.bar(places + 0.28, missed, 0.4, bottom=found, color=_hex(colours["missed"]), label="missed")
+        axes.bar(places + 0.72, false, 0.4, color=_hex(colours["false"]), label="false")
         every = 1 + len(edges) // 10  # or labels would touch
         axes.set_xticks(np.arange(len(edges))[::every], [_short(edge) for edge in edges[::every]])
         axes.set(xlabel="area in pixels", ylabel="objects")
@@ -156,8 +156,8 @@ def _lines(axes: Axes, curves: Sequence[Curve], values: Sequence[list[float]], c
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _hex(kind: str) -> str:
-    return "#" + bytes(ERROR_COLOURS[kind]).hex()
+def _hex(colour: Colour) -> str:
+    return "#" + bytes(colour).hex()
 
 
 def _short(number: int) -> str:

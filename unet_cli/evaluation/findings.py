@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unet_cli.calibration import Reliability
+from unet_cli.data.colours import Colours
 
 
 @dataclass(frozen=True)
@@ -103,24 +104,24 @@ class Suspect:
 class Page:
     """All that the page shows.
 
-    facts: label and text of each, as people read them. classes: names. first: of those that are scored, 0 where none is
-    background. temperatures: of each network; before, after: the reliability without and with them; after is None where
-    there are none. images: that were evaluated, of which the gallery holds some; kind: what they are. confusion:
-    (classes, classes) pixels, [truth, prediction]. notes: what the reader has to know. suspects: None where they were
-    not looked for.
+    facts: label and text of each, as people read them. colours: of the classes, with their names. temperatures: of each
+    network; before, after: the reliability without and with them; after is None where there are none. images: that were
+    evaluated, of which the gallery holds some; kind: what they are. strip: a few of them to begin with, and what each
+    is among all. confusion: (classes, classes) pixels, [truth, prediction]. notes: what the reader has to know.
+    suspects: None where they were not looked for.
     """
 
     title: str
     facts: list[tuple[str, str]]
     command: str
-    classes: tuple[str, ...]
-    first: int = 1
+    colours: Colours
     temperatures: tuple[float, ...] = ()
     curves: list[Curve] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     units: str = "px"
     images: int = 0
     kind: str = "images"
+    strip: list[tuple[str, Entry]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     sizes: Sizes = NO_SIZES
     before: Reliability | None = None
@@ -128,3 +129,12 @@ class Page:
     confusion: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     suspects: list[Suspect] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.colours.names
+
+    @property
+    def first(self) -> int:
+        """Of the classes that are scored: 0 where none is background."""
+        return int(self.colours.background)

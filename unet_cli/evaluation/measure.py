@@ -9,6 +9,7 @@ import torch
 
 from unet_cli.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.config import Scoring
+from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import IGNORED
 from unet_cli.evaluation.answers import Answer
@@ -28,13 +29,13 @@ THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 class Wanted:
     """What is measured beside what always is.
 
-    pixels: most of an image that calibration is judged by. panels: whether it is drawn, and keep_alpha: how it is read
-    for that. doubts: whether its mask is doubted.
+    pixels: most of an image that calibration is judged by. colours: that it is drawn in, None where it isn't, and
+    keep_alpha: how it is read for that. doubts: whether its mask is doubted.
     """
 
     scoring: Scoring
     pixels: int
-    panels: bool = False
+    colours: Colours | None = None
     keep_alpha: bool = False
     doubts: bool = False
 
@@ -76,7 +77,7 @@ def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
         matches=[_matches(answer, one) for one in classes],
         membranes=_membranes(answer, num_classes) if wanted.scoring.isbi else None,
         temperature=answer.temperature,
-        panels=_panels(answer, classes, wanted) if wanted.panels else None,
+        panels=_panels(answer, wanted.colours, wanted.keep_alpha) if wanted.colours else None,
     )
     if answer.probs is None:
         return found
@@ -116,9 +117,9 @@ def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
     return membrane_scores(cells, (target > 0) & (target != IGNORED), answer.ignored)
 
 
-def _panels(answer: Answer, classes: range, wanted: Wanted) -> Panels:
-    pixels = read_image(answer.pair.image, wanted.keep_alpha)
-    return draw_panels(pixels, answer.target.classes, answer.pred.classes, classes)
+def _panels(answer: Answer, colours: Colours, keep_alpha: bool) -> Panels:
+    pixels = read_image(answer.pair.image, keep_alpha)
+    return draw_panels(pixels, answer.target.classes, answer.pred.classes, colours)
 
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:

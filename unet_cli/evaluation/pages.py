@@ -13,6 +13,7 @@ import numpy as np
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.console import counted, duration
+from unet_cli.data.colours import colours_of
 from unet_cli.data.source import spread
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
@@ -30,6 +31,8 @@ SAID_OF_CALLS = ("command", "device", "unet", "torch")  # in run.json
 SAID_OF_TRAINING = ("loss", "optimizer", "lr", "batch_size", "augment")  # in a checkpoint
 MAX_EPOCH = 10**9
 MOST_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
+PLACES = ("", "2nd ", "3rd ")
+MOST_IN_STRIP = len(PLACES)  # of the worst, and as many of the median ones
 NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
 OUT_OF_FOLD = "Every image was predicted by the network that did not see it in training."
@@ -52,8 +55,7 @@ def page_of_run(
         facts=_facts(runs, checkpoints, logs),
         command=_calls(runs[0])[0]["command"],
         curves=[_curve(folder.name, log) for folder, log in zip(runs, logs, strict=True)],
-        classes=checkpoints[0].labels.names,
-        first=checkpoints[0].labels.scored.start,
+        colours=colours_of(checkpoints[0].labels),
         temperatures=tuple(one.temperature for one in checkpoints),
         suspects=suspects,
         notes=[*notes, NOT_VALIDATED],
@@ -72,9 +74,7 @@ def page_of_evaluation(
 ) -> Page:
     """The page of images on which something was evaluated. rows: its scores."""
     temperatures = tuple({one.temperature for one in found.images})
-    page = Page(
-        title, facts, command, classes=found.labels.names, first=found.labels.scored.start, temperatures=temperatures
-    )
+    page = Page(title, facts, command, colours_of(found.labels), temperatures=temperatures)
     return _with_findings(page, found, rows, "images", *notes)
 
 
@@ -86,6 +86,8 @@ def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, 
         units=found.scoring.unit,
         images=len(found.images),
         kind=kind,
+        colours=colours_of(found.labels),
+        strip=_strip(found),
         entries=_gallery(found),
         sizes=sizes_of(found.images),
         before=before,
@@ -186,6 +188,24 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise explain(error, path) from error
+
+
+def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
+    """The images that the page begins with, by their number, and what each is among all: the worst, and those in the
+    middle of the order, at most a third of all each. Images without a score only where there are no others."""
+    order = np.argsort(scores, kind="stable")
+    order = order[: np.isfinite(scores).sum() or len(order)]
+    count = min(MOST_IN_STRIP, max(1, len(order) // 3))
+    first = max(count, (len(order) - count) // 2)
+    worst = [
+        (f"{place}worst of {len(order):,}", row) for place, row in zip(PLACES, order[:count].tolist(), strict=False)
+    ]
+    return [*worst, *(("median", row) for row in order[first : first + count].tolist())]
+
+
+def _strip(found: Evaluation) -> list[tuple[str, Entry]]:
+    by_dice, first = image_dice(found), found.labels.scored.start
+    return [(what, _entry(found.images[row], float(by_dice[row]), first)) for what, row in strip_rows(by_dice)]
 
 
 def _gallery(found: Evaluation) -> list[Entry]:

@@ -9,45 +9,35 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unet_cli.data.colours import ERROR_COLOURS, Colours
 from unet_cli.data.imagefile import to_rgb
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED
+from unet_cli.data.labels import IGNORED
 from unet_cli.data.pictures import small
 from unet_cli.evaluation.findings import Panels
 
 PANEL = 320  # pixels of the longer side
 JPEG_QUALITY = 80
 
-IGNORED_COLOUR = (128, 128, 128)
-
-# What a pixel of the errors is, and its colour; where a pixel of the panel stands for several, the last of them is
-# shown. Orange, blue and purple of Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind people.
-ERROR_COLOURS = {
-    "background": (18, 18, 18),
-    "ignored": (58, 58, 66),
-    "right": (122, 122, 122),
-    "false": (86, 180, 233),
-    "missed": (230, 159, 0),
-    "wrong class": (204, 121, 167),
-}
 BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
 
 
-def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, classes: range) -> Panels:
+def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colours: Colours) -> Panels:
     """(C, H, W) uint8, uint16 or float32 pixels as in the file; (H, W) uint8 class indices of the truth, with
-    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side. classes: that are scored.
+    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side.
 
     The image is averaged and its contrast stretched; of other than 1 or 3 channels the first three are shown, or the
-    first. Masks are taken at the nearest pixel, in the colours that written masks have, white for a single foreground
-    class. Of errors none is lost: a pixel of that panel shows the worst of those that it stands for.
+    first. Masks are taken at the nearest pixel. Of errors none is lost: a pixel of that panel shows the worst of those
+    that it stands for.
     """
     height, width = _size(*target.shape)
-    num_classes = classes.stop
-    palette, error_colours = class_palette(num_classes), np.array(list(ERROR_COLOURS.values()))
+    num_classes = len(colours.names)
+    palette = colours.area_palette()[: num_classes + 1]  # the last is that of ignored pixels
+    kinds = error_kinds(target, pred, int(colours.background))
     return Panels(
         image=_jpeg(pixels, height, width),
         mask=_png(_nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
         pred=_png(_nearest(pred, height, width), palette),
-        errors=_png(_highest(error_kinds(target, pred, classes.start), height, width), error_colours),
+        errors=_png(_highest(kinds, height, width), np.array([colours.errors[kind] for kind in ERROR_COLOURS])),
     )
 
 
@@ -59,13 +49,6 @@ def error_kinds(target: np.ndarray, pred: np.ndarray, first: int = 1) -> np.ndar
     no_truth, no_pred = target < first, pred < first
     kinds = [np.uint8(kind) for kind in (LEFT_OUT, BACKGROUND, RIGHT, FALSE, MISSED)]
     return np.select([ignored, no_truth & no_pred, right, no_truth, no_pred], kinds, np.uint8(WRONG))
-
-
-def class_palette(num_classes: int) -> np.ndarray:
-    """(num_classes + 1, 3): the colour of each class in the panels, then that of ignored pixels."""
-    foreground = np.array([(255, 255, 255)] if num_classes == 2 else CLASS_COLOURS[1:])
-    colours = foreground[np.arange(num_classes - 1) % len(foreground)]
-    return np.concatenate([[CLASS_COLOURS[0]], colours, [IGNORED_COLOUR]])
 
 
 def _size(height: int, width: int) -> tuple[int, int]:

@@ -17,13 +17,13 @@ from unet_cli.calibration import Reliability, calibration_error
 from unet_cli.evaluation import figures
 from unet_cli.evaluation.findings import Curve, Entry, Page, Score
 from unet_cli.evaluation.metric_names import METRIC_NAMES, MetricName, metric_name
-from unet_cli.evaluation.panels import ERROR_COLOURS, class_palette
 from unet_cli.files import whole_file
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 NONE = "–"  # where there is no number
+MAX_COLUMNS = 7  # of a table of scores; further classes stand in another one below it
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ def render(page: Page) -> str:
         headline=headline(page),
         tables=score_tables(page),
         entries=worst_first(page.entries),
-        class_colours=[tuple(colour) for colour in class_palette(len(page.classes)).tolist()],
         curves=draw_curves(page.curves),
         sizes=draw_sizes(page),
         reliability=draw_reliability(page),
@@ -100,7 +99,7 @@ def template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"base64": lambda data: b64encode(data).decode(), "percent": percent, "drawing": Markup}
-    environment.globals |= {"error_colours": ERROR_COLOURS, "number": number, "is_nan": math.isnan}
+    environment.globals |= {"number": number, "is_nan": math.isnan}
     return environment.get_template("report.html")
 
 
@@ -109,11 +108,12 @@ def headline(page: Page) -> list[tuple[str, str, str]]:
     overall = {score.metric: score for score in page.scores if score.name == "all"}
     shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
-    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")]
+    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")] if page.images else scores
 
 
 def score_tables(page: Page) -> list[ScoreTable]:
-    """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last."""
+    """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last. Of many classes a table has a
+    few, and the next ones stand in another table of the same title."""
     several = len(page.classes) > 2  # or the class's scores are those of all
     cells = {(score.metric, score.name): _texts(score) for score in page.scores if several or score.name == "all"}
     columns = list(dict.fromkeys(["all", *page.classes[page.first :], *(name for _, name in cells)]))
@@ -123,7 +123,9 @@ def score_tables(page: Page) -> list[ScoreTable]:
     for group, members in groupby(metrics, key=lambda metric: metric_name(metric).group):
         rows = list(members)
         held = [name for name in columns if any((metric, name) in cells for metric in rows)]
-        tables.append(ScoreTable(group, held, [_score_row(metric, held, cells, page.units) for metric in rows]))
+        for start in range(0, len(held), MAX_COLUMNS):
+            part = held[start : start + MAX_COLUMNS]
+            tables.append(ScoreTable(group, part, [_score_row(metric, part, cells, page.units) for metric in rows]))
     return tables
 
 
@@ -149,7 +151,7 @@ def draw_sizes(page: Page) -> list[Drawing]:
     if not (sizes.found.size or sizes.missed.size or sizes.false.size):
         return []
     caption = f"{sizes.found.size:,} objects found, {sizes.missed.size:,} missed, {sizes.false.size:,} false, by area"
-    return [Drawing(figures.draw_sizes(sizes), caption)]
+    return [Drawing(figures.draw_sizes(sizes, page.colours.errors), caption)]
 
 
 def draw_reliability(page: Page) -> list[Drawing]:

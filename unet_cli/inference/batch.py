@@ -10,7 +10,7 @@ from unet_cli.config import PredictConfig
 from unet_cli.errors import UserError, memory_explained
 from unet_cli.inference.flow import through_network
 from unet_cli.inference.jobs import Job, Outcome, failed
-from unet_cli.inference.picture import Band
+from unet_cli.inference.picture import Band, Picture, Stack
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.sheet import Sheet
 from unet_cli.pace import Pace
@@ -31,7 +31,7 @@ def predict_all(
     where the time goes. stopping: where it says so, no further image is begun, and one that the next call can go on
     with is left.
     """
-    in_flight = 1 if predictor.mode == "tile" else None  # large images, and large rows of them
+    in_flight = _in_flight(predictor)
     opened = ahead(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
     finished = through_network(predictor, opened, pace)
     return ahead(_write, finished, config.workers, in_flight)
@@ -48,10 +48,21 @@ def _open(predictor: Predictor, config: PredictConfig, stopping: Callable[[], bo
     """Read the image, or for tiles what its header says."""
     try:
         with memory_explained():
-            sheet = Sheet(predictor, config, job, predictor.read(job.image), stopping)
+            sheet = Sheet(predictor, config, job, _picture(predictor, config, job), stopping)
             return sheet.finish() if sheet.is_complete else sheet
     except UserError as error:
         return failed(job, error)
+
+
+def _picture(predictor: Predictor, config: PredictConfig, job: Job) -> Picture:
+    def read(page: int) -> Picture:
+        return predictor.read(job.page(page))
+
+    return Stack(read, job.pages, config.workers, _in_flight(predictor)) if job.pages > 1 else read(0)
+
+
+def _in_flight(predictor: Predictor) -> int | None:
+    return 1 if predictor.mode == "tile" else None  # large images, and large rows of them
 
 
 def _write(item: tuple[Sheet, Band | UserError] | Outcome) -> Outcome | None:

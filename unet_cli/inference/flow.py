@@ -54,9 +54,8 @@ def through_network(
         try:
             for view in pace.waiting("reading", views):
                 waiting.append((task, view))
-                pace.place = (
-                    f"tile {view.number:,} of {task.picture.view_count:,}" if task.picture.view_count > 1 else ""
-                )
+                several = task.picture.view_count > 1
+                pace.place = f"{task.picture.views_are} {view.number:,} of {task.picture.view_count:,}" * several
                 if len(waiting) >= predictor.batch_size:
                     yield from _compute(predictor, waiting, pace)
                     waiting = []

@@ -6,8 +6,10 @@ import codecs
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +25,52 @@ from unet_cli.files import sweep
 from unet_cli.processes import this_process
 
 OVERLAY = "overlay.png"  # whatever the mask's type
-EXTRA_NAME = re.compile(
-    r"(?P<stem>.+)_((?P<overlay>overlay\.png)|(instances|probability(_\d+)?|attention_\d+)(?P<suffix>\.png|\.tif))"
-)
+EXTRA_NAME = re.compile(r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif)")
+MAX_CLASS_BYTES = 60  # of a class's name in a file's, which file systems limit to 255
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>."""
+    """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>.
+
+    pages: of a stack whose masks go to one TIFF, page by page as those of the image; the image is then the whole stack.
+    """
 
     image: Source
     mask: Path
     extras: tuple[str, ...] = ()
+    pages: int = 1
 
     @property
     def outputs(self) -> list[Path]:
         """Every file that is to be written."""
-        return [self.mask, *(self.beside(extra) for extra in self.extras)]
+        files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
+        overlays = [self.overlay(page) for page in range(self.pages)] if "overlay" in self.extras else []
+        return [self.mask, *overlays, *files]
 
     def beside(self, extra: str) -> Path:
-        """The file for an extra: of the mask's type, but an overlay is always a PNG."""
-        return self.mask.with_name(f"{self.mask.stem}_{extra}{'.png' if extra == 'overlay' else self.mask.suffix}")
+        """The file for an extra, of the mask's type."""
+        return self.mask.with_name(f"{self.mask.stem}_{extra}{self.mask.suffix}")
+
+    def overlay(self, page: int) -> Path:
+        """The file for an overlay, always a PNG: of each page of a stack."""
+        stem = self.mask.stem if self.pages == 1 else paged(self.mask.stem, page, self.pages)
+        return self.mask.with_name(f"{stem}_{OVERLAY}")
+
+    def page(self, page: int) -> Source:
+        """Where a page of a stack is to be read, counted from 0; of any other image it itself."""
+        return self.image if self.pages == 1 else replace(self.image, page=page)
+
+
+def paged(name: str, page: int, pages: int) -> str:
+    """The name of a page of a stack, counted from 0: stack_01 of 20."""
+    return f"{name}_{page + 1:0{len(str(pages))}d}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: its size and the share of each class in its mask, or the error.
+    """What became of one image or stack: its size, or that of its pages, and the share of each class in its mask, or
+    the error.
 
     note: a conversion that was made. top_probability: of the foreground pixel that was surest before calibration, its
     calibrated probability.
@@ -71,6 +93,7 @@ class Outcome:
             "input": str(self.job.image),
             "output": str(self.job.mask),
             "size": [self.width, self.height],
+            **({"pages": self.job.pages} if self.job.pages > 1 else {}),
             "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
             "highest_probability": round(self.top_probability, 6),
             "note": self.note,
@@ -107,11 +130,14 @@ def find_jobs(
     inputs = {_real(image) for image in images}
     jobs: list[Job] = []
     writers: dict[Path, Source] = {}
-    for image, place in _sources(images, preprocessing):
-        place = place.relative_to(base) if base else Path(place.name)
+
+    def suffix(image: Source) -> str:
         in_tiff = mode == "tile" and image.path.suffix.lower() in TIFF_EXTENSIONS
-        suffix = config.format or ("tif" if in_tiff else "png")
-        job = Job(image, output / f"{place}.{suffix}", extras)
+        return config.format or ("tif" if in_tiff else "png")
+
+    for image, place, pages in _sources(images, preprocessing, suffix):
+        place = place.relative_to(base) if base else Path(place.name)
+        job = Job(image, output / f"{place}.{suffix(image)}", extras, pages)
         for path in job.outputs:
             if _real(path) in inputs:
                 raise UserError(
@@ -142,17 +168,30 @@ def clear(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
     where it is stopped; extras that belong to them, asked for or not; and what was half written. Raises UserError."""
     outputs = {path for job in jobs for path in job.outputs}
     stems = {(job.mask.with_suffix(""), suffix) for job in jobs for suffix in (job.mask.suffix, OVERLAY)}
+    stems |= {
+        (job.mask.with_name(paged(job.mask.stem, page, job.pages)), OVERLAY)
+        for job in jobs
+        for page in (range(job.pages) if job.pages > 1 else ())
+    }
     masks = {job.mask for job in everything}
     for folder in {stem.parent for stem, _ in stems}:
         sweep(folder)
         for path in folder.iterdir() if folder.is_dir() else ():
-            found = EXTRA_NAME.fullmatch(path.name)
-            belongs = found and (folder / found["stem"], found["overlay"] or found["suffix"]) in stems
+            belongs = any((folder / stem, suffix) in stems for stem, suffix in _extra_of(path.name))
             if path in outputs or (belongs and path not in masks and is_ours(path)):
                 try:
                     path.unlink()
                 except OSError as error:
                     raise explain(error, path) from error
+
+
+def _extra_of(name: str) -> Iterator[tuple[str, str]]:
+    """The stem of a mask that a file may be an extra of, and what the mask's file has to end with, or OVERLAY; several
+    where names of images or classes look like extras themselves."""
+    for place in (found.start() for found in re.finditer("_", name)):
+        found = EXTRA_NAME.fullmatch(name, place + 1)
+        if found:
+            yield name[:place], found["overlay"] or found["suffix"]
 
 
 def is_done(job: Job) -> bool:
@@ -207,21 +246,23 @@ def _nothing(input: str) -> str:
     )
 
 
-def _sources(files: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[Source, Path]]:
-    """Each image that the files hold, and what to call it: its path without extension."""
+def _sources(
+    files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
+) -> Iterator[tuple[Source, Path, int]]:
+    """Each image that the files hold, what to call it, its path without extension, and how many pages it has: a stack
+    is one image where its masks have a suffix by which they go to one file, else each page is."""
     merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
     for place, paths in merged:
         try:
             pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
         except UserError:  # reading it will tell why, and the others go on
             pages = 1
-        if pages == 1:
-            yield Source(paths), place
+        whole = Source(paths)
+        if pages == 1 or suffix(whole) == "tif":
+            yield whole, place, pages
         else:
-            digits = len(str(pages))
-            yield from (
-                (Source(paths, page), place.with_name(f"{place.name}_{page + 1:0{digits}d}")) for page in range(pages)
-            )
+            for page in range(pages):
+                yield replace(whole, page=page), place.with_name(paged(place.name, page, pages)), 1
 
 
 def listed_paths(content: bytes) -> list[str]:
@@ -247,13 +288,33 @@ def _ours(folder: Path) -> Path:
     return folder
 
 
-def extras_of(config: PredictConfig, num_classes: int, gates: int) -> tuple[str, ...]:
-    """What is written beside each mask: an overlay, a probability map (of each class, where there are several), a map
-    of each attention gate, and numbered objects."""
-    maps = ("probability",) if num_classes == 2 else tuple(f"probability_{index}" for index in range(num_classes))
+def extras_of(config: PredictConfig, classes: Sequence[str], gates: int) -> tuple[str, ...]:
+    """What is written beside each mask: an overlay, a probability map (of each class by its name, where there are
+    several), a map of each attention gate, and numbered objects."""
+    maps = ("probability",) if len(classes) == 2 else tuple(f"probability_{name}" for name in file_names(classes))
     attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
     extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
     return extras + ("instances",) * config.numbers_objects
+
+
+def file_names(classes: Sequence[str]) -> list[str]:
+    """Names of classes as parts of file names on any system: letters, digits, '_' and '-', at most MAX_CLASS_BYTES long
+    and none twice, not even in another case. A name that would come again gets the number of its class, from 0 on."""
+    names = [_safe(name, MAX_CLASS_BYTES) for name in classes]
+    seen = Counter(name.casefold() for name in names)
+    for index, name in enumerate(names):
+        if not name or seen[name.casefold()] > 1:
+            number = f"{name}-{index}".lstrip("-")
+            while number.casefold() in seen:
+                number = f"{number}-{index}"
+            seen[number.casefold()] += 1
+            names[index] = number
+    return names
+
+
+def _safe(name: str, most: int) -> str:
+    kept = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")
+    return kept.encode()[:most].decode(errors="ignore")
 
 
 def _required(output: Path | None, what: str) -> Path:

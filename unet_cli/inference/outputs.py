@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unet_cli.config import PredictConfig
-from unet_cli.data.imagefile import carried_tags, joined, read_image, write_png, write_rows
+from unet_cli.data.colours import colours_of
+from unet_cli.data.imagefile import carried_tags, joined, read_image, write_pages, write_png, write_rows
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
 from unet_cli.files import make_folder
@@ -22,7 +24,7 @@ ROWS_AT_ONCE = 256  # that are looked up: numpy takes 8 bytes a pixel for it
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is to be written for an image of `size` (H, W)."""
+    """What is to be written for an image of `size` (H, W), or a stack whose pages have that size."""
 
     job: Job
     size: tuple[int, int]
@@ -36,28 +38,47 @@ class Outputs:
         return [extra for extra in self.job.extras if extra.startswith(("probability", "attention"))]
 
     def write(self, store: Store) -> tuple[float, ...]:
-        """Write the files, the mask last: class indices are the store's plane 0, the maps those after it.
-        The share of each class. Raises UserError.
+        """Write the files, the mask last: class indices are the store's plane 0, the maps those after it, the pages of
+        a stack one below the other. The share of each class. Raises UserError.
 
-        A mask goes from the store to a TIFF block by block; for anything else all of it is in memory.
+        A mask goes from the store to a TIFF block by block; for anything else all of it, or of its page, is in memory.
         """
         job, config = self.job, self.config
         make_folder(job.mask.parent)
-        blocks: Iterable[np.ndarray] = store.rows(0)
-        if config.changes_masks or config.numbers_objects or config.overlay:
-            pred = joined(blocks)
-            pred = clean(pred, config) if config.changes_masks else pred
-            blocks = [pred]
-            if config.overlay:
-                pixels = read_image(job.image, self.keep_alpha)
-                write_png(job.beside("overlay"), outlined(pixels, pred, self.labels.num_classes))
-            if config.numbers_objects:
-                self._write_file(job.beside("instances"), [number_objects(pred, config)])
+        masks = partial(self._masks, store)
+        if job.pages == 1 and (config.changes_masks or config.numbers_objects or config.overlay):
+            whole = [[joined(blocks)] for blocks in masks()]
+            masks = partial(iter, whole)  # cleaned once for all files
+        if config.overlay:
+            for page, blocks in enumerate(masks()):
+                pixels = read_image(job.page(page), self.keep_alpha)
+                write_png(job.overlay(page), outlined(pixels, joined(blocks), colours_of(self.labels)))
+        if config.numbers_objects:
+            numbers = ([number_objects(joined(blocks), config)] for blocks in masks())
+            self._write_file(job.beside("instances"), numbers)
         for plane, extra in enumerate(self.maps, 1):
-            self._write_file(job.beside(extra), store.rows(plane))
+            self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         counts = np.zeros(self.labels.num_classes, np.int64)
-        self._write_file(job.mask, self._decoded(blocks, counts), self.labels.written_palette)
+        decoded = (self._decoded(blocks, counts) for blocks in masks())
+        self._write_file(job.mask, decoded, self.labels.written_palette)
         return tuple((counts / counts.sum()).tolist())
+
+    def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
+        """The class indices of each page in blocks, cleaned as was asked for."""
+        for blocks in self._pages(store.rows(0)):
+            yield [clean(joined(blocks), self.config)] if self.config.changes_masks else blocks
+
+    def _pages(self, blocks: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
+        """Blocks of rows, none of which goes beyond its page -> those of each page, to be used up before the next."""
+        for _ in range(self.job.pages):
+            yield self._page(blocks)
+
+    def _page(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        left = self.size[0]
+        while left:
+            block = next(blocks)
+            left -= len(block)
+            yield block
 
     def _decoded(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> Iterator[np.ndarray]:
         """Class indices -> the user's values; each class is counted."""
@@ -67,6 +88,10 @@ class Outputs:
                 counts += np.bincount(rows.ravel(), minlength=len(counts))
                 yield self.labels.decode(rows)
 
-    def _write_file(self, path: Path, blocks: Iterable[np.ndarray], palette: list[int] | None = None) -> None:
-        tags = carried_tags(self.job.image.path, self.job.image.page) if path.suffix == ".tif" else ()
-        write_rows(path, blocks, self.size[0], palette, tags)
+    def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
+        if path.suffix != ".tif":
+            (blocks,) = pages
+            write_rows(path, blocks, self.size[0], palette)
+            return
+        sources = [self.job.page(page) for page in range(self.job.pages)]
+        write_pages(path, pages, self.size[0], palette, [carried_tags(source.path, source.page) for source in sources])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unet_cli.ahead import ahead
 from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import (
     CONVERTED_TO_GRAY,
@@ -29,14 +30,15 @@ from unet_cli.tiles import Canvas, lay_tiles, mirrored
 @dataclass(frozen=True)
 class View:
     """What the networks see at once: for each member its prepared input (C, S, S), and the intensities of the image
-    that it is from where these aren't to be found from the input itself. row, column: of a tile, and its number from
-    1 on."""
+    that it is from where these aren't to be found from the input itself. row, column: of a tile. number: of the view,
+    from 1 on. page: of a stack, from 0 on."""
 
     inputs: list[Tensor]
     intensities: list[Tensor | None]
     row: int = 0
     column: int = 0
     number: int = 1
+    page: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ class Band:
 
 
 class Picture(Protocol):
-    """An image, and how it goes through the networks. size: (H, W). notes: what was converted."""
+    """An image, and how it goes through the networks. size: (H, W). notes: what was converted. view_count: how many
+    views there are in all; views_are: what one of several is called."""
 
     size: tuple[int, int]
     notes: set[str]
     view_count: int
+    views_are: str
 
     def views(self, top: int = 0) -> Generator[View]:
         """What the networks have to see for the rows from `top` on, in order. Raises UserError."""
@@ -89,6 +93,8 @@ class Stretched:
 
     See Picture. Raises UserError where the image doesn't suit the network.
     """
+
+    views_are = "image"
 
     def __init__(self, members: Sequence[Member], pixels: np.ndarray, notes: Iterable[str] = ()) -> None:
         """pixels: (C, H, W)."""
@@ -111,6 +117,8 @@ class Tiled:
     It holds the rows of the image that a row of tiles needs, and the probabilities of these. With several networks
     their tiles lie alike: the largest of their sizes rules. See Picture.
     """
+
+    views_are = "tile"
 
     def __init__(self, members: Sequence[Member], bands: Bands, overlap: float) -> None:
         self.size = (bands.height, bands.width)
@@ -185,6 +193,53 @@ class Tiled:
         step = measured_step(self._bands.channels, *self.size)
         sample = np.concatenate([block[:, -top % step :: step, ::step] for top, block in self._bands.rows()], axis=1)
         return [measured_intensities(sample, member.preprocessing) for member in self._members]
+
+
+class Stack:
+    """The pages of a stack as one image, one below the other: rows of the nth are those from n * H on.
+
+    Some pages are opened ahead; each is let go with its last row, so that memory doesn't depend on their number. See
+    Picture. Raises UserError where the first page can't be had.
+    """
+
+    def __init__(self, read: Callable[[int], Picture], pages: int, workers: int | None, ahead_of: int | None) -> None:
+        """read: opens a page, counted from 0. ahead_of: how many are opened ahead; two for each worker unless given."""
+        self._read, self._pages, self._workers, self._ahead_of = read, pages, workers, ahead_of
+        first = read(0)
+        self._height, self._width = first.size
+        self.size = (pages * self._height, self._width)
+        self.notes: set[str] = set()
+        self.view_count = pages * first.view_count
+        self.views_are = "page" if first.view_count == 1 else first.views_are
+        self._opened: dict[int, Picture] = {}
+
+    def views(self, top: int = 0) -> Generator[View]:
+        first = top // self._height
+        pages = ahead(self._open, range(first, self._pages), self._workers, self._ahead_of)
+        try:
+            for page, picture in enumerate(pages, first):
+                self._opened[page] = picture
+                for view in picture.views(max(top - page * self._height, 0)):
+                    yield replace(view, page=page, number=view.number + page * picture.view_count)
+        except UserError as error:
+            raise UserError(
+                f"{error}; the stack has no mask, those of its other pages come with --format png"
+            ) from error
+
+    def add(self, view: View, probs: list[Tensor]) -> Band | None:
+        picture = self._opened[view.page]
+        band = picture.add(view, probs)
+        if band is None:
+            return None
+        if band.top + band.size[0] == self._height:
+            del self._opened[view.page]
+            self.notes |= picture.notes
+        return replace(band, top=band.top + view.page * self._height)
+
+    def _open(self, page: int) -> Picture:
+        picture = self._read(page)
+        assert picture.size == (self._height, self._width), "readers refuse stacks of several sizes"
+        return picture
 
 
 def tile_side(members: Sequence[Member]) -> tuple[int, int]:

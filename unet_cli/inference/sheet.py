@@ -15,7 +15,7 @@ from unet_cli.files import make_folder
 from unet_cli.inference.flow import Task
 from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.outputs import Outputs
-from unet_cli.inference.picture import Band, Picture, Tiled, View
+from unet_cli.inference.picture import Band, Picture, Stack, Tiled, View
 from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.inference.store import InMemory, OnDisk, Store
 from unet_cli.version import __version__
@@ -24,8 +24,8 @@ from unet_cli.version import __version__
 class Sheet(Task):
     """A picture, and the rows of its mask that are finished; with the last of them its files are written.
 
-    can_pause: the mask goes to a TIFF in tiles and may be huge, so its rows are kept in a hidden file beside it, from
-    which the same call goes on.
+    can_pause: the mask goes to a TIFF and may be huge, since the image is predicted in tiles or is a stack; so its rows
+    are kept in a hidden file beside it, from which the same call goes on.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class Sheet(Task):
         written."""
         super().__init__(picture, job.image)
         self.job = job
-        self.can_pause = isinstance(picture, Tiled) and job.mask.suffix == ".tif"
+        self.can_pause = isinstance(picture, (Tiled, Stack)) and job.mask.suffix == ".tif"
         self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
-        self._outputs = Outputs(job, picture.size, config, predictor.labels, predictor.preprocessing.keep_alpha)
+        self._page_size = picture.size[0] // job.pages, picture.size[1]
+        self._outputs = Outputs(job, self._page_size, config, predictor.labels, predictor.preprocessing.keep_alpha)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
         self._is_over = False
@@ -98,7 +99,7 @@ class Sheet(Task):
             self._store.close()
             return failed(self.job, error)
         self._store.remove()
-        height, width = self.picture.size
+        height, width = self._page_size
         return Outcome(
             job=self.job,
             note="; ".join(sorted(self.picture.notes)) or None,
@@ -130,6 +131,7 @@ class Sheet(Task):
         identity = {
             "version": __version__,
             "image": str(self.job.image),
+            "size": self.picture.size,
             "files": [[status.st_size, status.st_mtime_ns] for status in files],
             "planes": [str(dtype) for dtype in dtypes],
             "predictor": predictor.identity,

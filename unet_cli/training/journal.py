@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unet_cli.data.colours import colours_of
 from unet_cli.data.cutting import Whole
 from unet_cli.data.dataset import SegmentationDataset
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED
-from unet_cli.data.pictures import visible
+from unet_cli.data.labels import IGNORED
+from unet_cli.data.objects import CLASSES
+from unet_cli.data.pictures import visible, with_legend
+from unet_cli.data.warp import middle
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
 from unet_cli.training.loop import Trainer, to_classes
@@ -148,34 +152,37 @@ def is_round(number: int) -> bool:
 
 @torch.inference_mode()
 def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
-    """Image, mask and the averaged weights' prediction of the first few samples, a row each."""
+    """Image, mask and the averaged weights' prediction of a few samples, a row each, and a legend below: of the
+    first of each image, and where there are few images of the next ones.
+
+    A row's panels show the same pixels: those that the network answers for, without the context that it needs beside
+    them.
+    """
     rows = []
-    learner = trainer.learner
-    for index in range(min(PICTURED, len(dataset))):
+    learner, side, colours = trainer.learner, dataset.side, colours_of(dataset.labels)
+    palette = colours.area_palette()
+    _, firsts = np.unique(dataset.image_numbers, return_index=True)
+    order = [*firsts.tolist(), *(index for index in range(len(dataset)) if index not in firsts)]
+    for index in order[:PICTURED]:
         (batch,) = dataset.batches([index], 1, workers=1)
         image, mask = trainer.to_device(batch)
         with learner.average.swapped_in(learner.model):
-            pred = to_classes(learner.logits(image))[0].cpu()
+            pred = to_classes(learner.logits(middle(image, side + 2 * learner.context)))[0].cpu()
+        shown = middle(batch.image[0], side)
+        target = middle(mask[0], side).cpu().numpy().astype(np.int32) % CLASSES  # it may number its objects
+        if (target == IGNORED).any():
+            colours = replace(colours, ignored=True)
         panels = [
-            Image.fromarray(to_rgb(stretched(visible(batch.image[0].numpy()), cut=1))),
-            _coloured(mask[0].cpu().numpy(), dataset.labels.num_classes),
-            _coloured(pred.numpy(), dataset.labels.num_classes),
+            Image.fromarray(to_rgb(stretched(visible(shown.numpy()), cut=1))),
+            Image.fromarray(palette[target]),
+            Image.fromarray(palette[pred.numpy()]),
         ]
         rows.append([panel.resize((PANEL, PANEL), Image.Resampling.BILINEAR) for panel in panels])
     sheet = Image.new("RGB", (3 * (PANEL + GAP) - GAP, len(rows) * (PANEL + GAP) - GAP), "white")
     for y, row in enumerate(rows):
         for x, panel in enumerate(row):
             sheet.paste(panel, (x * (PANEL + GAP), y * (PANEL + GAP)))
-    return sheet
-
-
-def _coloured(mask: np.ndarray, num_classes: int) -> Image.Image:
-    """(H, W) class indices -> RGB; white on black for one foreground class, gray where ignored."""
-    colours = np.resize(np.array(CLASS_COLOURS, dtype=np.uint8), (256, 3))
-    if num_classes == 2:
-        colours[1] = 255
-    colours[IGNORED] = 128
-    return Image.fromarray(colours[mask])
+    return with_legend(sheet, colours.area_legend())
 
 
 def _number(value: float | None) -> float:

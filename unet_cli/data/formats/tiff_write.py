@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -53,28 +53,42 @@ def write_tiff(
     little more is held than fills a row of tiles. shape: (H, W) or (H, W, 3). palette: r, g, b, r, g, b ... of 0 to
     255, for uint8 indices. tags: see `carried_tags`. Raises OSError.
     """
+    write_stack(file, [rows], shape, dtype, palette, [tags])
+
+
+def write_stack(
+    file: BinaryIO,
+    pages: Iterable[Iterable[np.ndarray]],
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    palette: list[int] | None,
+    tags: Sequence[Tags],
+) -> None:
+    """As `write_tiff`, a page after the other, all of one shape and type. pages: the rows of each, used up before the
+    next ones are asked for. tags: of each page. Raises OSError."""
     kind = np.dtype(dtype)
-    count = math.ceil(shape[0] / TILE) * math.ceil(shape[1] / TILE)
+    count = len(tags) * math.ceil(shape[0] / TILE) * math.ceil(shape[1] / TILE)
     tile_bytes = TILE * TILE * kind.itemsize * math.prod(shape[2:])
-    known = {tag: value for tag, _, _, value in tags}
     with TiffWriter(file, bigtiff=count * tile_bytes > CLASSIC_BYTES, byteorder="<") as writer:
-        writer.write(
-            _tiles(rows, shape),
-            shape=shape,
-            dtype=kind,
-            tile=(TILE, TILE),
-            compression="adobe_deflate",
-            photometric="rgb" if len(shape) == 3 else "minisblack" if palette is None else "palette",
-            planarconfig="contig" if len(shape) == 3 else None,
-            colormap=None if palette is None else _colormap(palette),
-            resolution=(known[X_RESOLUTION], known[Y_RESOLUTION]) if X_RESOLUTION in known else None,
-            resolutionunit=known[RESOLUTION_UNIT][0] if RESOLUTION_UNIT in known else None,
-            extratags=[(*tag, True) for tag in tags if tag[0] not in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)],
-            software=SOFTWARE,
-            metadata=None,
-            maxworkers=default_workers(),
-            buffersize=TILES_AHEAD,
-        )
+        for rows, own in zip(pages, tags, strict=True):
+            known = {tag: value for tag, _, _, value in own}
+            writer.write(
+                _tiles(rows, shape),
+                shape=shape,
+                dtype=kind,
+                tile=(TILE, TILE),
+                compression="adobe_deflate",
+                photometric="rgb" if len(shape) == 3 else "minisblack" if palette is None else "palette",
+                planarconfig="contig" if len(shape) == 3 else None,
+                colormap=None if palette is None else _colormap(palette),
+                resolution=(known[X_RESOLUTION], known[Y_RESOLUTION]) if X_RESOLUTION in known else None,
+                resolutionunit=known[RESOLUTION_UNIT][0] if RESOLUTION_UNIT in known else None,
+                extratags=[(*tag, True) for tag in own if tag[0] not in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)],
+                software=SOFTWARE,
+                metadata=None,
+                maxworkers=default_workers(),
+                buffersize=TILES_AHEAD,
+            )
 
 
 def carried_tags(path: Path, page: int | None) -> Tags:
