@@ -21,17 +21,19 @@ from unet_cli.config import (
     METRICS,
     MODEL_SETTINGS,
     ModelConfig,
+    Orientation,
     Preprocessing,
     TrainConfig,
     plain,
 )
 from unet_cli.console import Console, counted, duration
-from unet_cli.data.augment import AUGMENTATIONS
+from unet_cli.data.augment import augmentation_of
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
+from unet_cli.data.orientation import way_up
 from unet_cli.data.source import Pair, spread
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
@@ -79,11 +81,11 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     network = _network(call, card, initial)
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None
-    mode, why_mode, plan, network_config = decided
+    (mode, orientation), reasons, plan, network_config = decided
     call = replace(call, compute=replace(call.compute, channels_last=plan.channels_last))
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
-    template = _template(call, card, split, mode, network_config)
+    template = _template(call, card, split, mode, orientation, network_config)
     torch.manual_seed(config.seed)
     model = build_model(template.model, config.gradient_checkpointing)
     if initial:
@@ -118,7 +120,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *unheld_classes(card, split),
         *worth_a_look(card),
-        *describe_plan(trainer, template, why_mode, record.folder),
+        *describe_plan(trainer, template, reasons, record.folder),
         *(describe_resumed(call, trainer, template, unused) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
@@ -189,14 +191,17 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
 
 def _decided(
     call: Call, card: Card, split: Split, model: ModelConfig, is_free: bool
-) -> tuple[Mode, str, Plan, ModelConfig]:
-    """The mode and why, the plan, and the network with the width that it gives. is_free: see `planned`.
+) -> tuple[tuple[Mode, Orientation], list[str], Plan, ModelConfig]:
+    """The mode and the orientation, why they are so, the plan, and the network with the width that it gives. is_free:
+    see `planned`.
 
     Raises UserError where the network can't learn from such samples: before anything is tried on it.
     """
     mode, why_mode = _mode(call, card)
     check_trainable(model, call.config.size, mode)
-    return mode, why_mode, *planned(call, card, split, mode, model, is_free)
+    orientation, why_orientation = _orientation(call, card)
+    reasons = [reason for reason in (why_mode, why_orientation) if reason]
+    return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
 
 
 def _mode(call: Call, card: Card) -> tuple[Mode, str]:
@@ -208,6 +213,18 @@ def _mode(call: Call, card: Card) -> tuple[Mode, str]:
         return "tile", ""
     whole_only = config.model if only_whole(config.model) else ""
     return mode_for(config.mode, stretch_cost(card, config.size, config, call.console), whole_only)
+
+
+def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
+    """As the flag says, as the run that is gone on with or the first of all folds has it, or as is measured; and why.
+    Runs of versions that did not ask had images of any orientation."""
+    if call.config.orientation != "auto":
+        return call.config.orientation, ""
+    begun = call.saved or call.like
+    if begun:
+        return begun.preprocessing.orientation, ""
+    found = way_up(card.known["train"])
+    return found.orientation, found.describe()
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
@@ -237,7 +254,9 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     return model, asked["base_channels"] is None
 
 
-def _template(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
+def _template(
+    call: Call, card: Card, split: Split, mode: Mode, orientation: Orientation, model: ModelConfig
+) -> Checkpoint:
     """The checkpoint of this run, still without weights.
 
     Raises UserError where a run to go on with was prepared for other images.
@@ -246,6 +265,7 @@ def _template(call: Call, card: Card, split: Split, mode: Mode, model: ModelConf
     preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
+    preprocessing = replace(preprocessing, orientation=orientation)
     return Checkpoint(
         model=model,
         preprocessing=preprocessing,
@@ -297,7 +317,8 @@ def _cutting(
 
     sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
     """
-    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
+    size = template.preprocessing.size
+    strength = augmentation_of(config.augment, template.preprocessing.orientation)
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:
@@ -414,6 +435,7 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) ->
         batch_size=trainer.batch_size,
         precision=call.compute.precision,
         mode=template.preprocessing.mode,
+        orientation=template.preprocessing.orientation,
         lr=trainer.learner.lr,
         weight_decay=trainer.learner.weight_decay,
         epochs=config.epochs,
