@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment
+from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment, augmentation_of
 from unet_cli.data.warp import Warp, middle, rotation, warped
 
 FULL = AUGMENTATIONS["full"]
@@ -50,6 +50,35 @@ def test_mask_follows_image_through_every_warp():
     near_border = moved_image[:, 0].abs() < 1.0
     assert ((moved_image[:, 0] > 0).long() == moved)[~near_border].all()
     assert (moved != mask).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_images_of_any_orientation_are_changed_as_the_table_says(name):
+    assert augmentation_of(name, "any") == AUGMENTATIONS[name]
+
+
+def test_upright_images_are_mirrored_and_neither_turned_nor_upside_down():
+    image, mask = noise(40)
+    moved, moved_mask = augment(image, mask, Augmentation(upright=True), keys(40))
+    is_mirrored = [torch.equal(after, before.flip(-1)) for before, after in zip(image, moved, strict=True)]
+    is_same = [torch.equal(after, before) for before, after in zip(image, moved, strict=True)]
+    assert sum(is_mirrored) + sum(is_same) == 40
+    assert 10 < sum(is_mirrored) < 30
+    assert torch.equal(moved_mask, (moved[:, 0] > 0).long())
+
+
+def test_upright_images_are_changed_as_others_are_but_for_the_quarter_turn():
+    upright, others = (augmentation_of("full", orientation) for orientation in ("upright", "any"))
+    image, mask = places(60)
+    changed, _ = augment(image, mask, replace(upright, chance=0.0), keys(60))
+    turned, _ = augment(image, mask, replace(others, chance=0.0), keys(60))
+    assert not torch.equal(changed, turned)
+    for one, other in zip(changed, turned, strict=True):
+        assert any(torch.equal(torch.rot90(one, turns, (-2, -1)), other) for turns in range(4))
+    image, mask = disc(60)  # small rotations stay
+    assert upright.rotation == others.rotation > 0
+    changed, _ = augment(image, mask, replace(upright, chance=1.0), keys(60))
+    assert not any(torch.equal(one, before) for one, before in zip(changed, image, strict=True))
 
 
 @pytest.mark.parametrize("side", [9, 10])

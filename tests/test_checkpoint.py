@@ -51,6 +51,18 @@ def test_files_from_before_there_was_a_temperature_have_one_that_changes_nothing
     assert load_checkpoint(tmp_path / "old.pth").temperature == 1
 
 
+def test_images_of_files_from_before_there_was_an_orientation_have_any(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "best.pth", checkpoint)
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    preprocessing = content["preprocessing"]
+    del preprocessing["orientation"]
+    torch.save(content | {"format_version": 4}, tmp_path / "old.pth")
+    assert load_checkpoint(tmp_path / "old.pth").preprocessing.orientation == "any"
+    torch.save(content | {"preprocessing": preprocessing | {"orientation": "auto"}}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="preprocessing.orientation is 'auto', and none of upright, any"):
+        load_checkpoint(tmp_path / "odd.pth")
+
+
 def test_info_tells_the_temperature_where_there_is_one(unet: Run, checkpoint, tmp_path):
     save_checkpoint(tmp_path / "fitted.pth", checkpoint)
     save_checkpoint(tmp_path / "plain.pth", replace(checkpoint, temperature=1.0))

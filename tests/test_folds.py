@@ -20,10 +20,12 @@ from unet_cli.checkpoint import find_checkpoints, load_checkpoint
 from unet_cli.config import TrainConfig
 from unet_cli.console import Console
 from unet_cli.data.layout import find_layout
+from unet_cli.data.orientation import MIN_PAIRS, WayUp
 from unet_cli.data.split import Split
 from unet_cli.errors import Stopped, UserError
 from unet_cli.files import alone_in
 from unet_cli.folds import Folds, is_for_all_folds, train_folds
+from unet_cli.runs import prepare
 
 SETTINGS = {
     "size": 32, "width": 4, "depth": 2, "batch_size": 2, "device": "cpu", "precision": "float32", "epochs": 1,
@@ -100,6 +102,16 @@ def test_all_folds_predict_together(finished):
     whole = finished[0] / "checkpoints" / "data-1"
     assert find_checkpoints([whole]) == [whole / "fold1" / "best.pth", whole / "fold2" / "best.pth"]
     assert len(unet_cli.load(whole, device="cpu").members) == 2
+
+
+def test_all_folds_take_images_to_have_the_way_up_that_the_first_found(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "data")
+    measured = iter([WayUp(MIN_PAIRS, 1.0, 1.0)])  # once
+    monkeypatch.setattr(prepare, "way_up", lambda train: next(measured))
+    cross_validate(tmp_path)
+    for fold in ("fold1", "fold2"):
+        best = load_checkpoint(tmp_path / "checkpoints" / "data-1" / fold / "best.pth")
+        assert best.preprocessing.orientation == "upright"
 
 
 def test_together_every_image_is_judged_by_the_network_that_did_not_see_it(finished):

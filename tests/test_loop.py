@@ -144,6 +144,19 @@ def batch_of(trainer: Trainer):
     return batch
 
 
+def test_upright_images_are_seen_as_they_are_or_mirrored(data):
+    trainer = trainer_for(data, augment="light")
+    trainer.train_data.preprocessing = replace(trainer.train_data.preprocessing, orientation="upright")
+    batch = batch_of(trainer)
+    seen = []
+    for epoch in range(1, 9):
+        _, masks = trainer.network_input(batch, epoch)
+        for mask, seen_mask in zip(batch.mask, masks, strict=True):
+            (way,) = [way for way, one in enumerate((mask, mask.flip(-1))) if torch.equal(one, seen_mask)]
+            seen.append(way)
+    assert set(seen) == {0, 1}
+
+
 def test_a_loss_that_is_not_finite_changes_nothing(data):
     trainer = trainer_for(data)
     before, averaged = weights_of(trainer), trainer.learner.state()["average"]["head.weight"].clone()

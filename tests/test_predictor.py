@@ -102,6 +102,20 @@ def test_flips_average_over_the_eight_symmetries_so_that_the_answer_turns_with_t
     assert np.allclose(probs, mean, atol=1e-4)
 
 
+def test_flips_of_upright_images_average_over_the_mirror_image_alone(trained):
+    first = load_checkpoint(trained)
+    upright = replace(first, preprocessing=replace(first.preprocessing, orientation="upright"))
+    square = NOISE[:, :32, :32]
+    plain = predictor_of(trained)
+    itself, mirrored = probabilities(plain, square), probabilities(plain, square[:, :, ::-1].copy()).flip(-1)
+    probs = probabilities(Predictor([upright], CPU, Inference(flips=True)), square)
+    assert torch.allclose(probs, (itself + mirrored) / 2, atol=1e-6)
+    # Of several networks each sees what it knows.
+    both = probabilities(Predictor([upright, first], CPU, Inference(flips=True)), square)
+    other = probabilities(predictor_of(trained, flips=True), square)
+    assert torch.allclose(both, (probs + other) / 2, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["resize", "tile"])
 def test_networks_of_different_sizes_are_averaged(trained, mode):
     first = load_checkpoint(trained)

@@ -30,6 +30,7 @@ FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
 
 Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
 Precision = Literal["float32", "bf16", "float16"]  # that networks compute in
+Orientation = Literal["upright", "any"]  # of images that have a way up, and of others
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -338,6 +339,11 @@ class TrainConfig(DataConfig, Batches):
         "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
         "noise and blur; paper: light and the elastic deformation of the U-Net paper.", panel="Training",
     )  # fmt: skip
+    orientation: Literal["auto", "upright", "any"] = setting(
+        "auto", help="Whether images have a way up, as streets, X-rays and faces do: upright leaves vertical flips and "
+        "quarter turns out of --augment, and of --flips in prediction; auto: where the training pairs can be told from "
+        "upside-down and turned copies of themselves.", panel="Training",
+    )  # fmt: skip
     seed: int = setting(
         0,
         help="Decides split, order, initial weights and augmentation.",
@@ -531,8 +537,9 @@ class Inference(Batches):
         panel="Network", minimum=1, metavar="HEAD",
     )  # fmt: skip
     flips: bool = setting(
-        False, help="Average over the image, its flips and quarter turns: 8 times the time.", panel="Network"
-    )
+        False, help="Average over the image, its flips and quarter turns, 8 times the time; of upright images over the "
+        "mirror image alone, twice the time.", panel="Network",
+    )  # fmt: skip
     attention_maps: bool = setting(
         False, help="Also write NAME_attention_1 (finest) and so on, 16-bit: how much each gate of an attention U-Net "
         "lets through.", panel="Masks",
@@ -830,7 +837,8 @@ class Preprocessing(Checked):
     the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
     and std are in units of the files' values. keep_alpha: whether an alpha channel is one of the in_channels. files:
     how many files hold the channels of an image. pages: whether each page of a file is an image, or all its pages are
-    the channels of one.
+    the channels of one. orientation: 'upright' where images have a way up, so that the network knows none that are
+    upside down or turned.
     """
 
     size: int = within(1, 2**16)
@@ -844,6 +852,7 @@ class Preprocessing(Checked):
     pages: Literal["images", "channels"] = "images"
     mode: Literal["resize", "tile"] = "resize"
     scale: float | None = within(1e-3, 1e3, None)
+    orientation: Orientation = "any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -857,6 +866,9 @@ class Preprocessing(Checked):
         if self.scale is not None and self.mode == "resize":
             return f"{self.scale:g} times the image's size"
         return f"{self.size}x{self.size}"
+
+    def describe_orientation(self) -> str:
+        return "upright" if self.orientation == "upright" else "any way up"
 
     def describe_intensity(self) -> str:
         if self.intensity == "image":

@@ -15,8 +15,8 @@ from unet_cli.models import parameter_count
 from unet_cli.training.loop import Trainer
 
 
-def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder: Path) -> list[str]:
-    """What the run will do, in words. why_mode: see stretching.mode_for."""
+def describe_plan(trainer: Trainer, template: Checkpoint, reasons: list[str], folder: Path) -> list[str]:
+    """What the run will do, in words. reasons: sentences on what the data set decided."""
     config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
     learner, world = trainer.learner, trainer.world
     plan = trainer.plan
@@ -27,10 +27,10 @@ def describe_plan(trainer: Trainer, template: Checkpoint, why_mode: str, folder:
     ends = "until learning has stopped" if plan.is_open else f"for {', '.join(limits)}"
     processes = f", {world.count} processes" if world.count > 1 else ""
     return [
-        *([why_mode] if why_mode else []),
+        *reasons,
         f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
         f"{_describe_samples(trainer)}, {preprocessing.describe_intensity()}; batches of "
-        f"{trainer.batch_size * world.count}; augmentation {config.augment}",
+        f"{trainer.batch_size * world.count}; augmentation {config.augment}, {preprocessing.describe_orientation()}",
         f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {trainer.schedule}",
         f"Computing on {learner.compute.describe()}{processes}",
         f"Training {ends}{_describe_validation(trainer)}, into {folder}",

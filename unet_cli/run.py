@@ -18,7 +18,6 @@ from unet_cli.call import Call, saved_state, set_aside, weights_to_begin_again
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import METRICS, Inference, TrainConfig
 from unet_cli.console import Console, counted
-from unet_cli.data.augment import AUGMENTATIONS
 from unet_cli.data.colours import colours_of
 from unet_cli.data.dataset import epoch_order
 from unet_cli.data.imagefile import write_png
@@ -188,7 +187,7 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
 
 def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
     """augmented.png: samples as the network will see them, when augmentation has come to its full strength."""
-    data, strength = trainer.train_data, AUGMENTATIONS[trainer.config.augment]
+    data, strength = trainer.train_data, trainer.strength
     first = max(1, math.ceil(trainer.plan.epochs(strength.ramp))) if strength else 1
     pictures: list[tuple[Tensor, Tensor]] = []
     for epoch in range(first, first - (-count // len(data))):

@@ -39,6 +39,7 @@ def check(config: CheckConfig, console: Console) -> int:
     from unet_cli.data.card import MOST_ODD
     from unet_cli.data.examine import examine
     from unet_cli.data.layout import find_layout
+    from unet_cli.data.orientation import way_up
     from unet_cli.data.problems import listed
     from unet_cli.data.stretching import mode_for, stretch_cost
 
@@ -49,9 +50,19 @@ def check(config: CheckConfig, console: Console) -> int:
     odd = [problem for problem in card.problems if not problem.refuses]
     cost = stretch_cost(card, DEFAULT_SIZE, config, console)
     mode, why = mode_for("auto", cost)
-    console.document(card.plain() | {"stretching": asdict(cost) | {"mode": mode}})
     doubt = " (close to the limit: a run that is long enough tries both)" if cost.is_close else ""
-    console.result(*card.describe(), f"  mode     {why or cost.describe()}{doubt}", *cost.details(), *card.details())
+    up = way_up(card.known["train"])
+    console.document(
+        card.plain()
+        | {"stretching": asdict(cost) | {"mode": mode}, "way_up": asdict(up) | {"orientation": up.orientation}}
+    )
+    console.result(
+        *card.describe(),
+        f"  mode     {why or cost.describe()}{doubt}",
+        f"  way up   {up.describe()}",
+        *cost.details(),
+        *card.details(),
+    )
     if card.refusals:
         console.result(f"{counted(len(card.refusals), 'problem')} in the way of training:", *listed(card.refusals))
     if odd:

@@ -43,7 +43,7 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"threshold      {checkpoint.threshold:g}{best}",
         *([f"temperature    {checkpoint.temperature:.4g}"] if checkpoint.temperature != 1 else []),
         f"preprocessing  {counted(preprocessing.in_channels, 'channel')}, {preprocessing.describe_size()}, "
-        f"{preprocessing.dtype}, {preprocessing.describe_intensity()}",
+        f"{preprocessing.dtype}, {preprocessing.describe_orientation()}, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
         *(
             f"{'scores' if not index else '':15}{name} {value:.6g}"

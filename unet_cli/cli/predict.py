@@ -115,7 +115,9 @@ def _plan(predictor: Predictor) -> str:
     side = tile_side(predictor.members)[0] if predictor.mode == "tile" else 0
     way = f"in tiles of {side}x{side}" if side else f"at {first.preprocessing.describe_size()}"
     threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
-    return f"{network} {way}{threshold}; {predictor.compute.describe()}"
+    turns = any(len(member.turns) > 1 for member in predictor.members)
+    flips = f", averaged over {'flips and quarter turns' if turns else 'the mirror image'}"
+    return f"{network} {way}{flips * predictor.settings.flips}{threshold}; {predictor.compute.describe()}"
 
 
 def _list(failures: list[Outcome]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unet_cli.config import Orientation
 from unet_cli.data.warp import Warp, rotation, warped
 
 
@@ -17,7 +18,8 @@ from unet_cli.data.warp import Warp, rotation, warped
 class Augmentation:
     """How strong each change may be, and how often the ones that have a `chance` are made.
 
-    flips: mirror and quarter turns, always drawn. scale: largest factor of zoom, in either direction. rotation: degrees
+    flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns the one of
+    left and right alone is made. scale: largest factor of zoom, in either direction. rotation: degrees
     beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
     share of the image's side; elastic_pixels: likewise, but in pixels and of a grid of 3x3. brightness: in standard
     deviations of the data set's intensity. contrast, gamma: largest factor, in either direction. noise: largest
@@ -27,6 +29,7 @@ class Augmentation:
     """
 
     flips: bool = True
+    upright: bool = False
     scale: float = 1.0
     rotation: float = 0.0
     shear: float = 0.0
@@ -68,6 +71,13 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
     "paper": Augmentation(brightness=0.1, contrast=1.1, elastic_pixels=10, chance=1.0),
 }
 
+
+def augmentation_of(name: str, orientation: Orientation) -> Augmentation | None:
+    """By its name in the table, for images of that orientation."""
+    strength = AUGMENTATIONS[name]
+    return strength and replace(strength, upright=orientation == "upright")
+
+
 ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter Ronneberger et al. 2015, section 3.1
 BLUR_RADIUS = 3  # pixels
 
@@ -93,6 +103,7 @@ def augment(
 
 def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
     turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
+    turns *= not strength.upright  # but drawn, so that all else is the same as of images without a way up
     linear = _draw_linear(strength, draw)
     elastic = None
     points, share = (

@@ -129,7 +129,8 @@ def _facts(
         ("Network", first.model.describe()),
         *(_labelled(line) for line in first.data),
         ("Split", "; ".join(_split(run) for run in runs)),
-        ("Seen at", f"{preprocessing.describe_size()}, {preprocessing.describe_intensity()}"),
+        ("Seen at", f"{preprocessing.describe_size()}, {preprocessing.describe_orientation()}, "
+         f"{preprocessing.describe_intensity()}"),
         ("Learning", f"{training['loss']}; {training['optimizer']} at {training['lr']:g}, batches of "
          f"{training['batch_size']}, augmentation {training['augment']}"),
         ("Trained", f"{'; '.join(trained)}; in {duration(seconds)}"),

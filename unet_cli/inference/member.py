@@ -32,6 +32,11 @@ class Member:
     model: nn.Module
     gates: int = 0
 
+    @property
+    def turns(self) -> range:
+        """Numbers of quarter turns, of the image and of its mirror image, in which the network knows images."""
+        return range(1 if self.preprocessing.orientation == "upright" else 4)
+
     def input_side(self, output: int) -> int:
         """What it has to see for an output of at least that side: the margin before it, and at the end what is left."""
         return self.geometry.side(output + 2 * self.geometry.margin)

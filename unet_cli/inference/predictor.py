@@ -23,7 +23,7 @@ from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
 from unet_cli.device import DTYPES, Compute, compiling, keep_freed_memory
 from unet_cli.errors import UserError
-from unet_cli.inference.member import make_member
+from unet_cli.inference.member import Member, make_member
 from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
 
 
@@ -147,15 +147,16 @@ class Predictor:
             given = [intensities for view in filled if (intensities := view.intensities[number]) is not None]
             image = image.to(self.compute.device, non_blocking=True)
             image = normalize(image, member.preprocessing, torch.stack(given) if given else None)
-            by_member.append(self._through(member.model, image)[: len(views)].cpu())
+            by_member.append(self._through(member, image)[: len(views)].cpu())
         return [list(probs) for probs in zip(*by_member, strict=True)]
 
-    def _through(self, model: nn.Module, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), where asked for averaged over flips and turns."""
+    def _through(self, member: Member, image: Tensor) -> Tensor:
+        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), where asked for averaged over the flips and turns that
+        the network knows."""
         image = image.to(DTYPES[self.compute.precision])
         if not self.settings.flips:
-            return self._probabilities(model, image)
-        seen = [self._turned(model, image, turns, flip) for turns in range(4) for flip in (False, True)]
+            return self._probabilities(member.model, image)
+        seen = [self._turned(member.model, image, turns, flip) for turns in member.turns for flip in (False, True)]
         return torch.stack(seen).mean(0)
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from unet_cli.ahead import default_workers
 from unet_cli.call import Call
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH, LRS, MAX_PASSES, ModelConfig, Preprocessing, TrainConfig
-from unet_cli.data.augment import AUGMENTATIONS
+from unet_cli.data.augment import augmentation_of
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
@@ -36,7 +37,7 @@ MOST_GPU_BATCH = 128
 
 
 def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
-    """The checkpoint of this run, still without weights.
+    """The checkpoint of this run, still without weights. The call's orientation is decided.
 
     Raises UserError where a run to go on with was prepared for other images.
     """
@@ -44,6 +45,8 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
+    assert config.orientation != "auto"
+    preprocessing = replace(preprocessing, orientation=config.orientation)
     return Checkpoint(
         model=model,
         preprocessing=preprocessing,
@@ -101,7 +104,8 @@ def _cutting(
 
     sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
     """
-    size, strength = template.preprocessing.size, AUGMENTATIONS[config.augment]
+    size = template.preprocessing.size
+    strength = augmentation_of(config.augment, template.preprocessing.orientation)
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:

@@ -13,6 +13,7 @@ from unet_cli.config import (
     METRICS,
     MODEL_SETTINGS,
     ModelConfig,
+    Orientation,
     TrainConfig,
     plain,
 )
@@ -20,6 +21,7 @@ from unet_cli.console import Console, counted, duration
 from unet_cli.data.card import Card
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
+from unet_cli.data.orientation import way_up
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.stretching import Mode
 from unet_cli.errors import UserError, is_out_of_memory
@@ -60,8 +62,9 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     network = _network(call, card, initial)
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None
-    mode, why_mode, plan, network_config = decided
-    call = replace(call, compute=replace(call.compute, channels_last=plan.channels_last))
+    (mode, orientation), reasons, plan, network_config = decided
+    config = replace(config, orientation=orientation)
+    call = replace(call, config=config, compute=replace(call.compute, channels_last=plan.channels_last))
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     template = template_of(call, card, split, mode, network_config)
@@ -88,7 +91,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *unheld_classes(card, split),
         *worth_a_look(card),
-        *describe_plan(trainer, template, why_mode, record.folder),
+        *describe_plan(trainer, template, reasons, record.folder),
         *(describe_resumed(call, trainer, template, unused) if record.is_written() else []),
     )
     return trainer, Saver(record, template, config.save_every)
@@ -159,14 +162,30 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
 
 def _decided(
     call: Call, card: Card, split: Split, model: ModelConfig, is_free: bool
-) -> tuple[Mode, str, Plan, ModelConfig]:
-    """The mode and why, the plan, and the network with the width that it gives. is_free: see `planned`.
+) -> tuple[tuple[Mode, Orientation], list[str], Plan, ModelConfig]:
+    """The mode and the orientation, why they are so, the plan, and the network with the width that it gives. is_free:
+    see `planned`.
 
     Raises UserError where the network can't learn from such samples: before anything is tried on it.
     """
+    orientation, why_orientation = _orientation(call, card)
+    call = replace(call, config=replace(call.config, orientation=orientation))
     mode, why_mode = chosen_mode(call, card, split, model, is_free)
     check_trainable(model, call.config.size, mode)
-    return mode, why_mode, *planned(call, card, split, mode, model, is_free)
+    reasons = [reason for reason in (why_mode, why_orientation) if reason]
+    return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
+
+
+def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
+    """As the flag says, as the run that is gone on with or the first of all folds has it, or as is measured; and why.
+    Runs of versions that did not ask had images of any orientation."""
+    if call.config.orientation != "auto":
+        return call.config.orientation, ""
+    begun = call.saved or call.like
+    if begun:
+        return begun.preprocessing.orientation, ""
+    found = way_up(card.known["train"])
+    return found.orientation, found.describe()
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unet_cli.config import TrainConfig
 from unet_cli.console import Console, counted, duration
-from unet_cli.data.augment import AUGMENTATIONS, augment
+from unet_cli.data.augment import Augmentation, augment, augmentation_of
 from unet_cli.data.cutting import Cutting
 from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
@@ -79,6 +79,11 @@ class Trainer:
         if self.plan.is_open:
             return open_progress(self.done, self.progress.cooling)
         return self.budget.progress(self.done)
+
+    @property
+    def strength(self) -> Augmentation | None:
+        """Of the augmentation, when it has come to its full one."""
+        return augmentation_of(self.config.augment, self.train_data.preprocessing.orientation)
 
     @property
     def is_whole(self) -> bool:
@@ -317,7 +322,7 @@ class Trainer:
         """A batch as the network sees it in training: normalised and augmented (N, C, S, S) with the context of the
         learner beside it, and (N, S, S)."""
         image, mask = self.to_device(batch)
-        size, strength = self.train_data.side, AUGMENTATIONS[self.config.augment]
+        size, strength = self.train_data.side, self.strength
         seen = size + 2 * self.learner.context
         if strength is None:
             return middle(image, seen), self._classes(middle(mask, size))
