@@ -25,7 +25,7 @@ from unet_cli.data.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.warp import middle
 from unet_cli.device import Compute, be_deterministic, choose_compute, same_threads
-from unet_cli.errors import Stopped, UserError
+from unet_cli.errors import Stopped, UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
 from unet_cli.evaluation.pages import page_of_run
 from unet_cli.evaluation.report import write_report
@@ -181,7 +181,7 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
     try:
         journal.add(trainer)
     except UserError as error:
-        trainer.console.say(f"Not written: {error}. Training goes on")
+        trainer.console.say(_not_written(error, ". Training goes on"))
     trainer.console.say(result.describe())
 
 
@@ -206,7 +206,7 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) ->
     try:
         journal.finish(trainer)
     except (UserError, OSError) as error:  # pictures and curves, for which the scores needn't wait
-        trainer.console.say(f"Not written: {error}")
+        trainer.console.say(_not_written(error))
     checkpoint = load_checkpoint(best)
     found = _scored(checkpoint, trainer) if val_pairs else None
     if found is not None:
@@ -235,9 +235,13 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) ->
             saver.folder / REPORT,
             page_of_run(saver.folder, [saver.folder], [checkpoint], found, notes=_notes(trainer, saver)),
         )
-    except UserError as error:  # all that matters has been saved
-        trainer.console.say(f"Not written: {error}")
+    except (UserError, OSError) as error:  # all that matters has been saved
+        trainer.console.say(_not_written(error, f". unet report {shlex.quote(str(saver.folder))} writes the page"))
     return report
+
+
+def _not_written(error: UserError | OSError, what_then: str = "") -> str:
+    return f"Not written: {explain(error) if isinstance(error, OSError) else error}{what_then}"
 
 
 def _notes(trainer: Trainer, saver: Saver) -> list[str]:
