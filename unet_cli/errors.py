@@ -38,8 +38,11 @@ class Stopped(BaseException):
     """
 
     def __init__(self, signum: int, hint: str = "") -> None:
-        super().__init__(f"stopped by signal {signum}")
+        super().__init__(signum, hint)
         self.signum, self.hint = signum, hint
+
+    def __str__(self) -> str:
+        return f"stopped by signal {self.signum}"
 
 
 def explain(error: OSError, path: Path | str | None = None) -> UserError:
