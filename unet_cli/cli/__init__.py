@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -74,7 +74,7 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def show_help(name: str) -> None:
+def show_help(name: str) -> NoReturn:
     """Of a command, without parsing: typer reads the one word --help by importing pydantic, for as long as the rest."""
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
@@ -82,6 +82,7 @@ def show_help(name: str) -> None:
     context = typer.Context(group.commands[name], info_name=name, parent=parent)
     if text := context.get_help():  # with rich it has been printed
         print(text)
+    sys.exit()
 
 
 def let_threads_sleep() -> None:
