@@ -66,12 +66,20 @@ def test_a_command_is_built_alone(tmp_path):
 def test_help_imports_neither_torch_nor_numpy(arguments, tmp_path):
     code = (
         "import sys\nfrom unet_cli.cli import main\n"
-        "try: main()\nexcept SystemExit as stop: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
+        "try: main()\nfinally: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
     loaded = done.stderr.split()
     assert loaded[0] == "LOADED"
     assert not {"torch", "numpy", "PIL", "matplotlib", "torchvision", "tqdm"} & set(loaded)
+    assert "pydantic" not in loaded or "train" not in arguments  # as long again as all the rest
+
+
+def test_help_is_the_same_in_either_spelling_and_beside_other_options(unet: Run):
+    said = unet("train", "--help").stdout.split()
+    assert said == unet("train", "-h").stdout.split()
+    parsed = unet("train", "--quiet", "-h").stdout.split()  # which names the program as it was called
+    assert said[said.index("[OPTIONS]") :] == parsed[parsed.index("[OPTIONS]") :]
 
 
 @pytest.mark.parametrize(

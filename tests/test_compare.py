@@ -1,9 +1,16 @@
 """`unet compare`: every network on the same data, and the failure of one stops no other."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from conftest import TINY, Run, assert_failed, json_lines, write_pairs
+from test_resume import wait_for
 
 from unet_cli.compare import chosen
 from unet_cli.errors import UserError
@@ -123,3 +130,52 @@ def test_what_is_of_one_network_is_refused(unet: Run, data):
     done = unet("compare", "--data", "data", *TINY, "--model", "attention")
     assert done.returncode == 2
     assert "name several with --models" in done.stderr
+
+
+def trainer_of(process: subprocess.Popen[str]) -> int:
+    """The number of the process in which a network is trained, once there is one."""
+    for _ in range(3000):
+        for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text():
+                return int(one)
+        time.sleep(0.02)
+    raise AssertionError("nothing is trained")
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "unet_cli", "compare", "--data", "data", *TINY, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes below /proc")
+
+
+@needs_proc
+def test_a_network_that_dies_is_a_row_and_the_others_are_trained(data, tmp_path):
+    process = start(tmp_path, "--models", "unet,resunet", "--epochs", 1)
+    assert process.stderr is not None
+    while "== unet" not in process.stderr.readline():
+        pass
+    os.kill(trainer_of(process), signal.SIGSEGV)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 3, err
+    lines = out.splitlines()
+    assert columns(lines[3])[0] == "resunet"
+    assert "unet failed: its process died with signal SIGSEGV" in lines
+    assert "--weights checkpoints/data-1/resunet/best.pth" in lines[-1]
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_that_is_stopped_lets_the_network_be_saved(data, tmp_path, number):
+    process = start(tmp_path, "--models", "unet", "--epochs", 100_000, "--save-every", "1h")
+    last = tmp_path / "checkpoints/data-1/unet/last.pth"
+    wait_for(last, process)
+    before, trainer = last.stat().st_mtime_ns, trainer_of(process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert "To go on: unet train --resume checkpoints/data-1/unet" in err
+    assert "Traceback" not in err
+    assert last.stat().st_mtime_ns > before
+    assert not Path(f"/proc/{trainer}").exists()

@@ -2,4 +2,5 @@
 
 from unet_cli.cli import main
 
-main()
+if __name__ == "__main__":  # a process that a command starts reads this file too
+    main()

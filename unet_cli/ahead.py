@@ -17,13 +17,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def usable_processors() -> int:
+    """How many this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """As many threads as this process may use processors, 8 at most: decoders release the interpreter lock."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        allowed = os.cpu_count() or 1
-    return min(8, allowed)
+    return min(8, usable_processors())
 
 
 def ahead(

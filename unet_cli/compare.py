@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,6 +28,7 @@ from unet_cli.models.trainable import check_trainable
 from unet_cli.processes import this_process
 from unet_cli.run import train
 from unet_cli.runs.plan import affordable
+from unet_cli.system.child import Died, in_child
 from unet_cli.training.memory import trial
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.record import new_run_folder
@@ -63,13 +65,21 @@ class Result:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The plain U-Net, by whose step the others' widths are chosen. speed: images a second in training."""
+
+    width: int | None
+    speed: float
+
+
 def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     """Train each network for the time, each of the times or the epochs of the settings, one after the other, and score
     its best weights. What can't be trained comes first.
 
     Without --width, a network that has one gets that with which a training step takes about as long as that of the
-    plain U-Net at the width that `train` would give it. One that fails doesn't stop the others. Raises UserError before
-    anything is trained, and Stopped.
+    plain U-Net at the width that `train` would give it. Each is trained in a process of its own, so that one that
+    fails, or dies, doesn't stop the others. Raises UserError before anything is trained, and Stopped.
     """
     if this_process() != (1, 1):
         raise UserError("compare trains in one process: start it without torchrun")
@@ -78,26 +88,30 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     trainable = [name for name in names if name not in refused]
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     pairs = _test_pairs(config, layout, console)
-    compute = choose_compute(config.device, config.precision)
+    times = config.minutes or (None,)
+    chooses_width = config.width is None and len(names) > 1
+    references = in_child(_references, config, times if chooses_width and trainable else ())
     folder = new_run_folder(config.output, config.name, layout.root)
     for name, reason in refused.items():
         console.say("", f"{name} failed: {reason}")
         yield Result(name, error=reason)
-    paces: dict[float | None, _Pace] = {}
-    for minutes, name in product(config.minutes or (None,), trainable):
+    for minutes, name in product(times, trainable):
         console.say("", f"== {name}" + (f" for {duration(60 * minutes)}" if minutes else ""))
+        settings = _settings(config, name, minutes, folder)
         try:
-            width = config.width
-            if width is None and len(names) > 1:
-                seconds = config.max_time if minutes is None else 60 * minutes
-                if minutes not in paces:
-                    paces[minutes] = _Pace(config, compute, _reference_width(config, compute, seconds))
-                width = paces[minutes].width(name)
-            row = _one(_settings(config, name, minutes, width, folder), layout, pairs, compute, console)
+            row = in_child(_one, settings, references.get(minutes), layout, pairs, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
-            row = Result(name, error=str(error))
+            row = Result(name, error=_with_way_on(error, settings))
         yield replace(row, minutes=minutes)
+
+
+def _with_way_on(error: UserError, config: TrainConfig) -> str:
+    """What went wrong, and of a run whose process has died how it may be gone on with."""
+    run = config.output / str(config.name)
+    if isinstance(error, Died) and (run / "last.pth").exists():
+        return f"{error}. To go on with it alone: {shlex.join(['unet', 'train', '--resume', str(run)])}"
+    return str(error)
 
 
 def chosen(names: str) -> list[str]:
@@ -145,12 +159,10 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     return [pair for split in held.splits for pair in card.pairs(split)]
 
 
-def _settings(
-    config: CompareConfig, network: str, minutes: float | None, width: int | None, folder: Path
-) -> TrainConfig:
+def _settings(config: CompareConfig, network: str, minutes: float | None, folder: Path) -> TrainConfig:
     """Of one training, whose run lies in the folder."""
     settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
-    settings |= {"model": network, "name": network, "output": folder, "width": width}
+    settings |= {"model": network, "name": network, "output": folder}
     if minutes is not None:
         settings["max_time"] = 60 * minutes
     if len(config.minutes or ()) > 1:
@@ -158,9 +170,14 @@ def _settings(
     return TrainConfig(**settings)
 
 
-def _one(config: TrainConfig, layout: Layout, pairs: Sequence[Pair], compute: Compute, console: Console) -> Result:
-    """Train, and score on the pairs; without any, the scores are those of the validation part. Raises UserError, and
-    Stopped."""
+def _one(
+    config: TrainConfig, reference: Reference | None, layout: Layout, pairs: Sequence[Pair], console: Console
+) -> Result:
+    """Train, and score on the pairs; without any, the scores are those of the validation part. reference: see
+    `_width_like`; None where the width is given. Raises UserError, and Stopped."""
+    compute = choose_compute(config.device, config.precision)
+    if reference is not None:
+        config = replace(config, width=_width_like(reference, config, compute))
     report = train(config, layout, console, time.monotonic())
     assert report is not None
     checkpoint = load_checkpoint(Path(report.best))
@@ -211,48 +228,43 @@ def _reference_width(config: TrainConfig, compute: Compute, seconds: float | Non
     return affordable(model, True, compute, config, seconds)[0].base_channels
 
 
-class _Pace:
-    """Finds widths by timing training steps. reference: the width of the plain U-Net."""
+def _references(config: CompareConfig, times: Sequence[float | None]) -> dict[float | None, Reference]:
+    """Of the plain U-Net in a training of each of the times. Raises UserError, also where there is no such device."""
+    compute, found = choose_compute(config.device, config.precision), {}
+    for minutes in times:
+        width = _reference_width(config, compute, config.max_time if minutes is None else 60 * minutes)
+        found[minutes] = Reference(width, _speed(ModelConfig(name=REFERENCE, base_channels=width), config, compute))
+    return found
 
-    def __init__(self, config: TrainConfig, compute: Compute, reference: int | None) -> None:
-        self._config, self._compute, self._reference = config, compute, reference
-        self._wanted = self._speed(ModelConfig(name=REFERENCE, base_channels=reference))
-        self._found: dict[str, int | None] = {}
 
-    def width(self, name: str) -> int | None:
-        """That with which a step of the network takes about as long as one of the reference; None where it has none.
-        The same whenever it is asked for, though no two timings are."""
-        if name not in self._found:
-            self._found[name] = self._find(name)
-        return self._found[name]
+def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> int | None:
+    """That with which a step of the network takes about as long as one of the reference; None where it has none."""
+    if config.model == REFERENCE:
+        return reference.width
+    width = usual_width(config.model, compute.kind)
+    if width is None:
+        return None
+    speeds: dict[int, float] = {}
+    while len(speeds) < TRIALS and width not in speeds:
+        asked = config.network_settings | {"base_channels": width}
+        speeds[width] = _speed(ModelConfig(name=config.model, **asked), config, compute)
+        better = width * (speeds[width] / reference.speed) ** (1 / EXPONENT)
+        width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
+    return min(speeds, key=lambda tried: abs(speeds[tried] / reference.speed - 1))
 
-    def _find(self, name: str) -> int | None:
-        if name == REFERENCE:
-            return self._reference
-        width = usual_width(name, self._compute.kind)
-        if width is None:
-            return None
-        speeds: dict[int, float] = {}
-        while len(speeds) < TRIALS and width not in speeds:
-            asked = self._config.network_settings | {"base_channels": width}
-            speeds[width] = self._speed(ModelConfig(name=name, **asked))
-            better = width * (speeds[width] / self._wanted) ** (1 / EXPONENT)
-            width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
-        return min(speeds, key=lambda tried: abs(speeds[tried] / self._wanted - 1))
 
-    def _speed(self, asked: ModelConfig) -> float:
-        """Images a second in training."""
-        config = self._config
-        model = resolved(asked, config.size)
-        torch.manual_seed(config.seed)
-        optimizer = partial(
-            make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=self._compute.device
+def _speed(asked: ModelConfig, config: TrainConfig, compute: Compute) -> float:
+    """Images a second in training."""
+    model = resolved(asked, config.size)
+    torch.manual_seed(config.seed)
+    optimizer = partial(
+        make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=compute.device
+    )
+    shape = (model.in_channels, config.size, config.size)
+    network = build_model(model).to(compute.device)
+    speed = trial(network, compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
+    if speed is None:
+        raise UserError(
+            f"the memory doesn't suffice to try {model.name}: give a smaller --batch-size, --size or --width"
         )
-        shape = (model.in_channels, config.size, config.size)
-        network = build_model(model).to(self._compute.device)
-        speed = trial(network, self._compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
-        if speed is None:
-            raise UserError(
-                f"the memory doesn't suffice to try {model.name}: give a smaller --batch-size, --size or --width"
-            )
-        return speed
+    return speed

@@ -24,6 +24,8 @@ TOO_LARGE = (
     "large image as a tiled TIFF"
 )
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
+
 
 class UserError(Exception):
     """Something that the user can put right: the message says what, where, and what to do."""
@@ -36,24 +38,27 @@ class Stopped(BaseException):
     """
 
     def __init__(self, signum: int, hint: str = "") -> None:
-        super().__init__(f"stopped by signal {signum}")
+        super().__init__(signum, hint)
         self.signum, self.hint = signum, hint
+
+    def __str__(self) -> str:
+        return f"stopped by signal {self.signum}"
 
 
 def explain(error: OSError, path: Path | str | None = None) -> UserError:
     """Say in words what the operating system refused: which path, why, and what to do."""
     where = path or error.filename or "a file"
     reason = error.strerror or str(error)
-    if reason.startswith("No usable temporary directory"):
+    if "temporary directory" in reason:  # Python's words, or Matplotlib's, which keeps what it knows of fonts there
         return UserError("there is no folder for temporary files: set TMPDIR to one that can be written to")
     remedy = REMEDIES.get(error.errno or 0)
     return UserError(f"{where}: {reason}" + (f": {remedy}" if remedy else ""))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's error, a GPU's, or the one of torch's allocator for the processor."""
+    """Python's error, a GPU's, the one of torch's allocator for the processor, or a library's that can't be loaded."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY)
 
 
 @contextmanager

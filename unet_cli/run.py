@@ -25,7 +25,7 @@ from unet_cli.data.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.warp import middle
 from unet_cli.device import Compute, be_deterministic, choose_compute, same_threads
-from unet_cli.errors import Stopped, UserError
+from unet_cli.errors import Stopped, UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
 from unet_cli.evaluation.pages import page_of_run
 from unet_cli.evaluation.report import write_report
@@ -38,7 +38,7 @@ from unet_cli.runs.prepare import prepare
 from unet_cli.signals import StopRequest
 from unet_cli.training.journal import Journal, tensorboard_writer
 from unet_cli.training.loop import Trainer
-from unet_cli.training.progress import EpochResult
+from unet_cli.training.progress import EpochResult, Telling
 from unet_cli.training.record import elastic_run, write_json
 from unet_cli.training.saving import Saver
 
@@ -144,11 +144,12 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
 
     Raises Stopped, and UserError, after saving.
     """
+    telling = Telling(trainer.console)
     with StopRequest() as stop:
         try:
             for result in trainer.fit(stop):
                 if kept:
-                    _keep(trainer, result, *kept)
+                    _keep(trainer, result, *kept, telling)
         except Stopped:  # a second time, which doesn't wait for anything
             raise
         except BaseException as error:  # whatever it is, what was learned is kept
@@ -158,6 +159,7 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
                 raise
             reason = str(error).splitlines()[0]
             raise UserError(f"--deterministic: {reason} Leave it out, or use --device cpu") from error
+        telling.tell()
         if kept:
             kept[0].save_at_last(trainer)
         if trainer.world.any(stop.signum is not None):
@@ -173,7 +175,7 @@ def _save_beside(trainer: Trainer, saver: Saver) -> None:
         trainer.console.say(f"Not saved: {unsaved}")
 
 
-def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: Journal) -> None:
+def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: Journal, telling: Telling) -> None:
     """Save and log what there is after a step or an epoch; where the disk refuses, say so and go on."""
     saver.note(trainer, result)
     if result is None:
@@ -181,8 +183,8 @@ def _keep(trainer: Trainer, result: EpochResult | None, saver: Saver, journal: J
     try:
         journal.add(trainer)
     except UserError as error:
-        trainer.console.say(f"Not written: {error}. Training goes on")
-    trainer.console.say(result.describe())
+        trainer.console.say(_not_written(error, ". Training goes on"))
+    telling.add(result)
 
 
 def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
@@ -202,12 +204,15 @@ def _show_augmented(trainer: Trainer, count: int, folder: Path) -> None:
 
 def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) -> Report:
     """Score the best weights at original size, find the threshold that suits them, and store both."""
-    best, val_pairs = saver.folder / "best.pth", trainer.val_data.pairs
+    best, val_pairs, console = saver.folder / "best.pth", trainer.val_data.pairs, trainer.console
+    console.say("Training has come to its end: drawing curves and pictures")
     try:
         journal.finish(trainer)
     except (UserError, OSError) as error:  # pictures and curves, for which the scores needn't wait
-        trainer.console.say(f"Not written: {error}")
+        console.say(_not_written(error))
     checkpoint = load_checkpoint(best)
+    if val_pairs:
+        console.say(f"Scoring the best weights on {counted(len(val_pairs), 'validation image')} at original size")
     found = _scored(checkpoint, trainer) if val_pairs else None
     if found is not None:
         checkpoint = replace(
@@ -230,14 +235,19 @@ def _finish(trainer: Trainer, saver: Saver, journal: Journal, layout: Layout) ->
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     write_json(saver.folder / METRICS, asdict(report) | of_best)
+    console.say(f"Writing {saver.folder / REPORT}")
     try:
         write_report(
             saver.folder / REPORT,
             page_of_run(saver.folder, [saver.folder], [checkpoint], found, notes=_notes(trainer, saver)),
         )
-    except UserError as error:  # all that matters has been saved
-        trainer.console.say(f"Not written: {error}")
+    except (UserError, OSError) as error:  # all that matters has been saved
+        console.say(_not_written(error, f". unet report {shlex.quote(str(saver.folder))} writes the page"))
     return report
+
+
+def _not_written(error: UserError | OSError, what_then: str = "") -> str:
+    return f"Not written: {explain(error) if isinstance(error, OSError) else error}{what_then}"
 
 
 def _notes(trainer: Trainer, saver: Saver) -> list[str]:

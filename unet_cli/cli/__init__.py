@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -65,10 +65,24 @@ def main() -> None:
     let_threads_sleep()
     register(asked_for())
     try:
-        app()
+        if sys.argv[2:] in (["--help"], ["-h"]) and sys.argv[1] in COMMANDS:
+            show_help(sys.argv[1])
+        else:
+            app()
     finally:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
+
+
+def show_help(name: str) -> NoReturn:
+    """Of a command, without parsing: typer reads the one word --help by importing pydantic, for as long as the rest."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    parent = typer.Context(group, info_name="unet", **group.context_settings)
+    context = typer.Context(group.commands[name], info_name=name, parent=parent)
+    if text := context.get_help():  # with rich it has been printed
+        print(text)
+    sys.exit()
 
 
 def let_threads_sleep() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -65,11 +66,13 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
     """Call the function; say in one message what went wrong. The only place that turns exceptions into exit codes."""
     make_streams_unbreakable()
     stop_on(stop_at_once)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns of a home that can't be written to
     debug = values["debug"]
     try:
         instances = [cls(**{spec.name: _value(values[spec.name]) for spec in fields(cls)}) for cls in settings]
     except UserError as error:
         return _complain(str(error), USAGE_ERROR)
+    _fit_threads(values)
     try:
         code = function(*instances)
     except BaseException as error:
@@ -77,6 +80,19 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
             _show_traceback()
         code = _explained(error, settings)
     return _complain_of_stdout() if code == DONE and unprinted_result() else code
+
+
+def _fit_threads(values: dict[str, Any]) -> None:
+    """Where the system allows few threads, use few, and say so."""
+    if "workers" not in values:  # a command that doesn't compute
+        return
+    from unet_cli.system.threads import compute_alone_where_limited  # not on the way to --help
+
+    if compute_alone_where_limited(values["workers"]) and not values["quiet"]:
+        print(
+            "Computing in one thread: no more can be started here (ulimit -u, or the container's limit of processes)",
+            file=sys.stderr,
+        )
 
 
 def _value(value: Any) -> Any:

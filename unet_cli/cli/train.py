@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import STARTED, app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, TrainConfig
-from unet_cli.console import Console
+from unet_cli.console import Console, counted
 
 if TYPE_CHECKING:
     from unet_cli.folds import Folds
@@ -22,11 +22,13 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     layout = find_layout(
         config.data, config.images, config.masks, config.pair
     )  # before torch is imported: a wrong path is told at once
+    console = Console(output.json, output.quiet)
+    pairs = counted(sum(map(len, layout.splits.values())), "pair")
+    console.say(f"Reading {layout.root}, {pairs}")
 
     from unet_cli.folds import is_for_all_folds, train_folds
     from unet_cli.run import train
 
-    console = Console(output.json, output.quiet)
     if is_for_all_folds(config):
         _print_folds(train_folds(config, layout, console, STARTED), console)
         return DONE

@@ -127,7 +127,7 @@ def read_all(
     next(fresh, None)  # lets the progress bar close
     trouble = memory.write() if new else None
     if trouble:
-        console.say(f"What was read could not be remembered for the next time: {trouble} (UNET_CACHE names it)")
+        console.say(f"What was read is not remembered for the next time: {trouble} (UNET_CACHE names the folder)")
 
 
 class Memory:
@@ -189,6 +189,8 @@ def remembered(path: Path) -> dict[str, Any]:
 
 def remember(path: Path, values: dict[str, Any]) -> str | None:
     """Returns why that was not possible."""
+    if path.is_relative_to(os.devnull):
+        return "this user has no home folder"
     try:
         make_folder(path.parent)
         content = json.dumps(values).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from unet_cli.models import Fitted, Network
 
@@ -13,6 +12,8 @@ def multiply_adds(network: Network, in_channels: int, spatial: tuple[int, ...]) 
 
     Those of convolutions, matrix products and attention. network: weightless; nothing is computed.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # takes longer than counting does
+
     fitted = Fitted(network).eval()
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         fitted(torch.empty(1, in_channels, *spatial))

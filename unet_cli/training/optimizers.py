@@ -1,4 +1,4 @@
-"""What follows the gradient: a table of optimizers."""
+"""A table of optimizers."""
 
 from __future__ import annotations
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unet_cli.console import duration
+from unet_cli.console import Console, duration
 from unet_cli.system.schema import AnyFloat, Misfit, parsed
+
+SECONDS_BETWEEN_EPOCHS = 3.0  # that are told
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,33 @@ class EpochResult:
         row = asdict(self)
         classes = row.pop("val_classes")
         return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
+
+
+class Telling:
+    """Lines about epochs: the first and the last; between them the latest every few seconds, and the best since."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._told = console, -math.inf
+        self._untold: list[EpochResult] = []
+        self._explained = False
+
+    def add(self, row: EpochResult) -> None:
+        """Of an epoch that has ended; again where it was judged afterwards."""
+        self._untold = [one for one in self._untold if one.epoch != row.epoch] + [row]
+        if time.monotonic() - self._told >= SECONDS_BETWEEN_EPOCHS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Say where the run is, unless that has been said."""
+        if not self._untold:
+            return
+        *passed, latest = self._untold
+        best = [] if latest.is_best else [row for row in passed if row.is_best][-1:]
+        if passed and not self._explained:
+            self._console.say("Epochs are short: a line every few seconds; log.csv has a row for each")
+            self._explained = True
+        self._console.say(*(row.describe() for row in (*best, latest)))
+        self._told, self._untold = time.monotonic(), []
 
 
 @dataclass

@@ -1,0 +1,110 @@
+"""Work in a process of its own, which may die without taking this one along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from unet_cli.errors import Stopped, UserError, is_out_of_memory
+from unet_cli.signals import ENDING, stop_at_once, stop_on
+from unet_cli.system.streams import make_streams_unbreakable
+
+Result = TypeVar("Result")
+
+
+class Died(UserError):
+    """The process ended without a word."""
+
+
+def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
+    """`work(*arguments)` in a process of its own, which begins with nothing of this one's memory or GPU, and gives back
+    all of its own. A signal that ends this process is passed on, and what the work does about it is waited for.
+
+    work: a function of a module; it, the arguments and the result have to be picklable. Raises what is a UserError
+    there, Stopped, and Died; of any other exception a UserError too, after showing its traceback on stderr.
+    """
+    spawning = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would inherit a GPU's and OpenMP's state, and not its threads
+    receiving, sending = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=_work, args=(sending, work, arguments), name="unet")
+    with _blocked_signals():  # until the child is ready for them, what it inherits
+        process.start()
+    sending.close()
+    try:
+        try:
+            outcome = _received(receiving)
+        except (KeyboardInterrupt, Stopped) as stop:
+            signum = stop.signum if isinstance(stop, Stopped) else signal.SIGINT
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signum)
+            outcome = _received(receiving) or Stopped(signum)
+        process.join()
+    finally:
+        process.kill()  # where a second signal didn't let it end
+        process.join()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    if outcome is None:
+        raise Died(_how_it_ended(process.exitcode or 0))
+    (result,) = outcome
+    return result  # type: ignore[no-any-return]
+
+
+def _received(receiving: Connection) -> Any:
+    """What the child has sent: a tuple with its result, or an exception; None where it has died."""
+    try:
+        return receiving.recv()
+    except EOFError:
+        return None
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    name = signal.Signals(-code).name
+    likely = ", as where the memory is not enough: try a smaller --batch-size" if name == "SIGKILL" else ""
+    return f"its process died with signal {name}{likely}"
+
+
+def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """In the child."""
+    make_streams_unbreakable()
+    outcome: Any
+    try:
+        stop_on(stop_at_once)
+        _unblock_signals()
+        outcome = (work(*arguments),)
+    except (UserError, Stopped) as error:
+        outcome = error
+    except KeyboardInterrupt:
+        outcome = Stopped(signal.SIGINT)
+    except Exception as error:  # whatever it is, the others go on
+        if not is_out_of_memory(error):
+            traceback.print_exc()
+        reason = "the memory is not enough" if is_out_of_memory(error) else "this is a defect of unet, please report it"
+        outcome = UserError(f"{reason} ({type(error).__name__}: {error})")
+    sending.send(outcome)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unblock_signals() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
