@@ -133,13 +133,18 @@ def test_what_is_of_one_network_is_refused(unet: Run, data):
 
 
 def trainer_of(process: subprocess.Popen[str]) -> int:
-    """The number of the process in which a network is trained, once there is one."""
+    """The number of the process in which a network is trained, once there is one: forked from a child."""
     for _ in range(3000):
-        for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text():
-                return int(one)
+        for child in children_of(process.pid):
+            if "forkserver" in Path(f"/proc/{child}/cmdline").read_text():
+                for one in children_of(child):
+                    return one
         time.sleep(0.02)
     raise AssertionError("nothing is trained")
+
+
+def children_of(number: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:

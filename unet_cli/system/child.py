@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 from unet_cli.errors import Stopped, UserError, is_out_of_memory
@@ -29,11 +30,9 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     work: a function of a module; it, the arguments and the result have to be picklable. Raises what is a UserError
     there, Stopped, and Died; of any other exception a UserError too, after showing its traceback on stderr.
     """
-    spawning = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would inherit a GPU's and OpenMP's state, and not its threads
-    receiving, sending = spawning.Pipe(duplex=False)
-    process = spawning.Process(target=_work, args=(sending, work, arguments), name="unet")
+    context = _context(work.__module__)
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sending, work, arguments), name="unet")  # type: ignore[attr-defined]
     with _blocked_signals():  # until the child is ready for them, what it inherits
         process.start()
     sending.close()
@@ -55,6 +54,17 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
         raise Died(_how_it_ended(process.exitcode or 0))
     (result,) = outcome
     return result  # type: ignore[no-any-return]
+
+
+def _context(module: str) -> BaseContext:
+    """How processes are started: forked from one that has imported `module` and done nothing else, so that each of many
+    need not import torch again. A fork of this process would inherit a GPU's and OpenMP's state, and not its threads.
+    On Windows each begins anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _received(receiving: Connection) -> Any:
