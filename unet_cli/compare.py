@@ -18,13 +18,14 @@ from unet_cli.console import Console, duration
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout, find_layout
 from unet_cli.data.source import Pair, Source
+from unet_cli.data.stretching import Mode, mode_for, stretch_cost
 from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.evaluation.scores import overall
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
-from unet_cli.models.trainable import check_trainable
+from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.processes import this_process
 from unet_cli.run import train
 from unet_cli.runs.plan import affordable
@@ -88,16 +89,21 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     trainable = [name for name in names if name not in refused]
     layout = find_layout(config.data, config.images, config.masks, config.pair)
     pairs = _test_pairs(config, layout, console)
+    mode = _mode(config, layout, console)
     times = config.minutes or (None,)
     chooses_width = config.width is None and len(names) > 1
-    references = in_child(_references, config, times if chooses_width and trainable else ())
+    try:
+        references = in_child(_references, config, times if chooses_width and trainable else ())
+    except Died as error:
+        references = {}
+        console.say(f"Timing the plain U-Net failed ({error}): each network has the width that `train` would give it")
     folder = new_run_folder(config.output, config.name, layout.root)
     for name, reason in refused.items():
         console.say("", f"{name} failed: {reason}")
         yield Result(name, error=reason)
     for minutes, name in product(times, trainable):
         console.say("", f"== {name}" + (f" for {duration(60 * minutes)}" if minutes else ""))
-        settings = _settings(config, name, minutes, folder)
+        settings = _settings(config, name, minutes, folder, mode)
         try:
             row = in_child(_one, settings, references.get(minutes), layout, pairs, console)
         except UserError as error:
@@ -159,10 +165,21 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     return [pair for split in held.splits for pair in card.pairs(split)]
 
 
-def _settings(config: CompareConfig, network: str, minutes: float | None, folder: Path) -> TrainConfig:
-    """Of one training, whose run lies in the folder."""
+def _mode(config: CompareConfig, layout: Layout, console: Console) -> Mode:
+    """Of all networks, as the masks alone have it: each might choose another."""
+    if config.mode != "auto":
+        return config.mode
+    card = examine(layout, config, console)
+    card.refuse()
+    return mode_for("auto", stretch_cost(card, config.size, config, console))[0]
+
+
+def _settings(config: CompareConfig, network: str, minutes: float | None, folder: Path, mode: Mode) -> TrainConfig:
+    """Of one training, whose run lies in the folder. mode: of all networks that can be trained on crops."""
     settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
     settings |= {"model": network, "name": network, "output": folder}
+    if config.mode == "auto":
+        settings["mode"] = "resize" if only_whole(network) else mode
     if minutes is not None:
         settings["max_time"] = 60 * minutes
     if len(config.minutes or ()) > 1:

@@ -132,10 +132,16 @@ def finish(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what torch holds unused of the device's memory."""
+    """Give back what torch holds unused of the device's memory, and the allocator of the machine's."""
     gc.collect()
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
+    if is_glibc():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def keep_freed_memory(compute: Compute) -> None:
@@ -145,7 +151,7 @@ def keep_freed_memory(compute: Compute) -> None:
     and unmapped again, which took a third of a training step. One arena, since the backward pass has a thread of its
     own. Elsewhere than on Linux with glibc nothing is done.
     """
-    if compute.device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+    if compute.device.type != "cpu" or not is_glibc():
         return
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8

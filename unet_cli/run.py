@@ -153,6 +153,7 @@ def _fit(trainer: Trainer, kept: tuple[Saver, Journal] | None) -> None:
         except Stopped:  # a second time, which doesn't wait for anything
             raise
         except BaseException as error:  # whatever it is, what was learned is kept
+            telling.tell()
             if kept and trainer.is_whole:
                 _save_beside(trainer, kept[0])
             if not trainer.config.deterministic or "deterministic" not in str(error):

@@ -9,6 +9,7 @@ from unet_cli.cli import STARTED, app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, TrainConfig
 from unet_cli.console import Console, counted
+from unet_cli.processes import this_process
 
 if TYPE_CHECKING:
     from unet_cli.folds import Folds
@@ -19,10 +20,9 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
     from unet_cli.data.layout import find_layout
 
-    layout = find_layout(
-        config.data, config.images, config.masks, config.pair
-    )  # before torch is imported: a wrong path is told at once
-    console = Console(output.json, output.quiet)
+    # Before torch is imported: a wrong path is told at once.
+    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    console = Console(output.json, output.quiet or this_process()[0] > 1)
     pairs = counted(sum(map(len, layout.splits.values())), "pair")
     console.say(f"Reading {layout.root}, {pairs}")
 

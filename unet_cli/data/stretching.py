@@ -40,7 +40,10 @@ MAX_MASKS = 200  # of a data set that are measured
 POOR = 0.97
 POOR_OF_HALVED = 0.985  # where half of the images have twice the size, and lose more than the masks tell
 POOR_OF_LARGE = 0.9  # where half of the masks hold objects that no tile sees the whole of; a judgement
-CLOSE = 0.02  # to the limit: in the table the figures of three sets, one of which is better stretched
+CLOSE = (
+    2.0  # factor between what is lost and the limit of it, within which a figure says little: as of all in the table
+)
+# but the last, of which one is better stretched
 FORMAT = 1  # of what is remembered, to be raised when it is found or written down in another way
 
 
@@ -88,7 +91,10 @@ class StretchCost:
     @property
     def is_close(self) -> bool:
         """Whether the figure is so near the limit that it says little about what a network learns."""
-        return bool(self.classes) and abs(self.worst.median - self.limit) < CLOSE
+        if not self.classes:
+            return False
+        lost, most = 1 - self.worst.median, 1 - self.limit
+        return most / CLOSE < lost < most * CLOSE
 
     @property
     def is_poor(self) -> bool:

@@ -86,7 +86,6 @@ def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, 
         units=found.scoring.unit,
         images=len(found.images),
         kind=kind,
-        colours=colours_of(found.labels),
         strip=_strip(found),
         entries=_gallery(found),
         sizes=sizes_of(found.images),
@@ -192,8 +191,9 @@ def _bytes(path: Path) -> bytes:
 
 
 def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
-    """The images that the page begins with, by their number, and what each is among all: the worst, and those in the
-    middle of the order, at most a third of all each. Images without a score only where there are no others."""
+    """The images that the page begins with, by their number, and what each is among all: the worst, and of three or
+    more those in the middle of the order, at most a third of all each. Images without a score only where there are no
+    others."""
     order = np.argsort(scores, kind="stable")
     order = order[: np.isfinite(scores).sum() or len(order)]
     count = min(MOST_IN_STRIP, max(1, len(order) // 3))
@@ -201,7 +201,8 @@ def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
     worst = [
         (f"{place}worst of {len(order):,}", row) for place, row in zip(PLACES, order[:count].tolist(), strict=False)
     ]
-    return [*worst, *(("median", row) for row in order[first : first + count].tolist())]
+    median = order[first : first + count].tolist() if len(order) > 2 else []
+    return [*worst, *(("median", row) for row in median)]
 
 
 def _strip(found: Evaluation) -> list[tuple[str, Entry]]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -181,9 +182,10 @@ def work(model: ModelConfig, side: int) -> float:
     return forward / FORWARD * (1 + NARROW / (model.base_channels or usual_width(model.name, "GPU") or 64))
 
 
+@cache
 def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -> Cost:
     """Train a fresh network on noise for some two seconds, in either memory layout, and where others are computing with
-    fewer threads too."""
+    fewer threads too. What was measured once holds for the command."""
     keep_freed_memory(compute)
     side, threads = smallest_side(model, size), torch.get_num_threads()
     other_layout = replace(compute, channels_last=not compute.channels_last)
@@ -211,7 +213,9 @@ def quickest(ways: Sequence[Way], seconds: Callable[[Way], float]) -> tuple[Way,
         if times and time.monotonic() >= end:
             break
         times.setdefault(way, []).append(seconds(way))
-    best = {way: min(tries[1:] or tries) for way, tries in times.items()}
+    best = {way: min(tries[1:]) for way, tries in times.items() if len(tries) > 1}
+    if ways[0] not in best:
+        return ways[0], min(times[ways[0]])
     fastest = min(best, key=best.__getitem__)
     chosen = fastest if best[fastest] < WORTHWHILE * best[ways[0]] else ways[0]
     return chosen, best[chosen]

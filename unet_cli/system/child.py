@@ -5,11 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from unet_cli.errors import Stopped, UserError, is_out_of_memory
@@ -20,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class Died(UserError):
-    """The process ended without a word."""
+    """The process ended without a result, for a reason that is not the user's."""
 
 
 def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
@@ -28,32 +31,42 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     all of its own. A signal that ends this process is passed on, and what the work does about it is waited for.
 
     work: a function of a module; it, the arguments and the result have to be picklable. Raises what is a UserError
-    there, Stopped, and Died; of any other exception a UserError too, after showing its traceback on stderr.
+    there, Stopped, and Died, of any other exception after showing its traceback on stderr.
     """
     context = _context(work.__module__)
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sending, work, arguments), name="unet")  # type: ignore[attr-defined]
-    with _blocked_signals():  # until the child is ready for them, what it inherits
-        process.start()
-    sending.close()
     try:
         try:
+            with _blocked_signals():  # until the child is ready for them, what it inherits
+                process.start()
+            sending.close()
             outcome = _received(receiving)
         except (KeyboardInterrupt, Stopped) as stop:
-            signum = stop.signum if isinstance(stop, Stopped) else signal.SIGINT
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signum)
-            outcome = _received(receiving) or Stopped(signum)
+            outcome = _stopped(process, receiving, stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
         process.join()
     finally:
-        process.kill()  # where a second signal didn't let it end
-        process.join()
+        if process.pid is not None:
+            process.kill()  # where a second signal didn't let it end
+            process.join()
     if isinstance(outcome, BaseException):
         raise outcome
     if outcome is None:
         raise Died(_how_it_ended(process.exitcode or 0))
     (result,) = outcome
     return result  # type: ignore[no-any-return]
+
+
+def _stopped(process: BaseProcess, receiving: Connection, signum: int) -> Stopped:
+    """Pass the signal on, wait for what the work does about it, and be stopped, whatever it answers."""
+    if process.pid is None:
+        return Stopped(signum)
+    if os.name != "nt" and process.is_alive():  # on Windows the console tells all of its processes
+        os.kill(process.pid, signum)
+    answer = _received(receiving)
+    if isinstance(answer, Stopped):
+        return answer
+    return Stopped(signum, f". {answer}" if isinstance(answer, UserError) else "")
 
 
 def _context(module: str) -> BaseContext:
@@ -86,6 +99,7 @@ def _how_it_ended(code: int) -> str:
 def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """In the child."""
     make_streams_unbreakable()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     outcome: Any
     try:
         stop_on(stop_at_once)
@@ -99,8 +113,16 @@ def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, .
         if not is_out_of_memory(error):
             traceback.print_exc()
         reason = "the memory is not enough" if is_out_of_memory(error) else "this is a defect of unet, please report it"
-        outcome = UserError(f"{reason} ({type(error).__name__}: {error})")
+        outcome = Died(f"{reason} ({type(error).__name__}: {error})")
     sending.send(outcome)
+
+
+def _leave_with_parent() -> None:
+    """Stop where the process that began this one is gone, and with it whoever wants the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -108,6 +130,7 @@ def _blocked_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # which would unblock some of them when it is started with the first child
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

@@ -162,7 +162,8 @@ def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
     learner, side, colours = trainer.learner, dataset.side, colours_of(dataset.labels)
     palette = colours.area_palette()
     _, firsts = np.unique(dataset.image_numbers, return_index=True)
-    order = [*firsts.tolist(), *(index for index in range(len(dataset)) if index not in firsts)]
+    of_images = dict.fromkeys(firsts.tolist())
+    order = [*of_images, *(index for index in range(len(dataset)) if index not in of_images)]
     for index in order[:PICTURED]:
         (batch,) = dataset.batches([index], 1, workers=1)
         image, mask = trainer.to_device(batch)
