@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 @command(app, "train", TrainConfig, example="unet train --data data/ --max-time 3m")
 def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
-    from unet_cli.data.layout import find_layout
+    from unet_cli.data.layout import layout_of
 
-    layout = find_layout(
-        config.data, config.images, config.masks, config.pair
-    )  # before torch is imported: a wrong path is told at once
+    layout = layout_of(config)  # before torch is imported: a wrong path is told at once
 
     from unet_cli.folds import is_for_all_folds, train_folds
     from unet_cli.run import train

@@ -57,12 +57,15 @@ class MaskPixels:
     """A mask as its file has it.
 
     values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB.
+    indices. colour: the values are colours, 0xRRGGBB. is_blank: there is no file, and all is background, whatever its
+    value. overlap: pixels that the files of several classes claim; there the last of these counts.
     """
 
     values: np.ndarray
     palette: list[int] | None = None
     colour: bool = False
+    is_blank: bool = False
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,27 @@ def image_pixels(
 def read_mask(source: Source) -> MaskPixels:
     """A mask's pages. Palettes give indices, colours are packed unless they are gray, alpha is dropped.
 
-    Several files are the objects of one mask: the largest value counts where they overlap.
+    Several files are the objects of one mask: the largest value counts where they overlap; or a class each, whose
+    values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest.
     Raises UserError where a file can't be read, its values are no whole numbers from 0, or sizes differ.
     """
+    if source.is_blank:
+        pixels = decode(source.path, source.page).pixels
+        return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+    mask = _joined_mask(source)
+    if source.size is None or mask.values.shape[1:] == source.size:
+        return mask
+    rows, columns = (np.arange(to) * of // to for to, of in zip(source.size, mask.values.shape[1:], strict=True))
+    return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+
+
+def _joined_mask(source: Source) -> MaskPixels:
+    """Of one file, or of several."""
     parts = []
     for path in source.paths:
         with explained(path):
             parts.append(_mask_pixels(decode(path, source.page), path))
-    if len(parts) == 1:
+    if len(parts) == 1 and not source.classes:
         return parts[0]
     for path, part in zip(source.paths, parts, strict=True):
         if part.values.shape != parts[0].values.shape:
@@ -188,11 +204,24 @@ def read_mask(source: Source) -> MaskPixels:
                 f"{path} is {_describe(part.values)} but {source.path} is {_describe(parts[0].values)}: "
                 "files of one mask must be of one size"
             )
+    if source.classes:
+        return _classes_joined(parts, source.classes)
     colour = any(part.colour for part in parts)
     # among coloured objects a gray one is a colour too
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
     same_palette = all(part.palette == parts[0].palette for part in parts)
     return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
+
+
+def _classes_joined(parts: list[MaskPixels], classes: tuple[int, ...]) -> MaskPixels:
+    """A binary mask for each class -> the indices of the classes, 0 where none is."""
+    values = np.zeros(parts[0].values.shape, np.uint8)
+    overlap = 0
+    for part, index in zip(parts, classes, strict=True):
+        of_class = part.values >= (128 if part.values.dtype == np.uint8 and part.values.max() == 255 else 1)
+        overlap += int(np.count_nonzero(values[of_class]))
+        values[of_class] = index
+    return MaskPixels(values, overlap=overlap)
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
