@@ -14,6 +14,7 @@ import numpy as np
 from unet_cli.config import Dtype, Preprocessing, least_std
 from unet_cli.console import counted
 from unet_cli.data.facts import Facts, Known, flat
+from unet_cli.data.imagefile import REMEDIES
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, listed
@@ -244,7 +245,8 @@ class Card:
         facts = [facts for _, facts in self.everything]
         notes = list(self.layout.notes)
         notes += [
-            f"{note} in {counted(count, 'image')}" for note, count in Counter(n for f in facts for n in f.notes).items()
+            f"{note} in {counted(count, 'image')}" + (f" ({REMEDIES[note]})" if note in REMEDIES else "")
+            for note, count in Counter(n for f in facts for n in f.notes).items()
         ]
         gray = sum(one.channels < 3 for one in facts)
         if self.in_channels < 3 and any(one.stored >= 3 and one.channels < one.stored for one in facts):

@@ -49,7 +49,17 @@ SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of ev
 TIFF_EXTENSIONS = (".tif", ".tiff")
 
 NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
+# What was done to an image, and what can be done about it in a data set.
 ALPHA_DROPPED = "alpha was dropped"
+HIDDEN_COLOURS = "colours hidden under transparent pixels show"
+TURNED = "turned upright as the EXIF orientation says"
+TURNED_IN_PLACE = "turned upright, to the same size, as the EXIF orientation says"
+REMEDIES = {
+    ALPHA_DROPPED: "the last band; --keep-alpha keeps it",
+    HIDDEN_COLOURS: "--keep-alpha tells the network which these are",
+    TURNED_IN_PLACE: "if the masks were drawn on the pixels as stored, they don't fit: take the orientation out of "
+    "copies of the images, with exiftool -Orientation= -o stored/ IMAGES, and give these",
+}
 
 
 @dataclass(frozen=True)
@@ -104,10 +114,10 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     Raises UserError where a file can't be read, holds NaN or infinite values, or doesn't fit the others.
     """
     parts = []
-    dropped = False
+    notes: dict[str, None] = {}
     for path in source.paths:
         decoded = decode(path, source.page)
-        dropped |= decoded.alpha and not keep_alpha
+        notes |= dict.fromkeys(_conversions(decoded, keep_alpha))
         parts.append(_image_pixels(decoded, path, keep_alpha))
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
@@ -115,7 +125,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 "channels of one image must be alike"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return _our_own(joined), (ALPHA_DROPPED,) if dropped else ()
+    return _our_own(joined), tuple(notes)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
@@ -285,6 +295,21 @@ def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
+
+
+def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
+    """What is said of how an image was read."""
+    notes = []
+    if decoded.alpha and not keep_alpha:
+        notes.append(ALPHA_DROPPED)
+        hidden = decoded.pixels[:, -1] == 0
+        colours = decoded.pixels[:, :-1].swapaxes(0, 1)[:, hidden]
+        if colours.size and (colours != colours[:, :1]).any():
+            notes.append(HIDDEN_COLOURS)
+    if decoded.orientation in range(2, 9):
+        height, width = decoded.pixels.shape[-2:]
+        notes.append(TURNED_IN_PLACE if decoded.orientation < 5 or height == width else TURNED)
+    return notes
 
 
 def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:

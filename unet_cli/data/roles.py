@@ -34,7 +34,9 @@ from unet_cli.errors import UserError, explain
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
 
 
-PHOTO_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"})  # they seldom keep every value
+PHOTO_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif", ".hif"}
+)  # they seldom keep every value
 INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from unet_cli.config import PredictConfig, Preprocessing
 from unet_cli.console import counted
-from unet_cli.data.formats import count_pages
+from unet_cli.data.formats import SLIDE_EXTENSIONS, count_pages
 from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
 from unet_cli.data.layout import merge_channels
 from unet_cli.data.roles import walk
@@ -109,7 +109,7 @@ def find_jobs(
     writers: dict[Path, Source] = {}
     for image, place in _sources(images, preprocessing):
         place = place.relative_to(base) if base else Path(place.name)
-        in_tiff = mode == "tile" and image.path.suffix.lower() in TIFF_EXTENSIONS
+        in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
         suffix = config.format or ("tif" if in_tiff else "png")
         job = Job(image, output / f"{place}.{suffix}", extras)
         for path in job.outputs:
