@@ -32,7 +32,7 @@ from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.examine import examine
 from unet_cli.data.layout import Layout
-from unet_cli.data.source import Pair, spread
+from unet_cli.data.source import MASKS_BESIDE, Pair, spread
 from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
 from unet_cli.errors import UserError, is_out_of_memory
@@ -256,6 +256,7 @@ def _template(call: Call, card: Card, split: Split, mode: Mode, model: ModelConf
             "data_fingerprint": card.fingerprint(),
             LEARNED: card.image_marks(split.train),
             VALIDATED: card.image_marks(split.val),
+            MASKS_BESIDE: list(card.layout.beside),
         },
         data=card.describe(),
     )

@@ -7,31 +7,24 @@ name. Then the names of a split's images are paired with those of its masks (see
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from unet_cli.config import DataConfig
 from unet_cli.console import counted
+from unet_cli.data.advice import choose, no_layout
 from unet_cli.data.formats import lacking_packages
-from unet_cli.data.pairing import (
-    Rule,
-    SeveralRules,
-    apply_rule,
-    as_option,
-    find_rule,
-    parse_pair,
-    templates,
-)
-from unet_cli.data.passed_over import annotation_lines, describe
+from unet_cli.data.pairing import SeveralRules, apply_rule, find_rule, parse_pair
+from unet_cli.data.passed_over import describe
+from unet_cli.data.path_rules import masks_beside, option_for, rules_beside, with_extensions
 from unet_cli.data.roles import (
     File,
     assign_roles,
     common_root,
-    known_extensions,
     located,
     meaning,
     natural,
@@ -49,10 +42,9 @@ from unet_cli.data.several import (
     with_parts,
     without_mask,
 )
-from unet_cli.data.source import Pair, Source
+from unet_cli.data.source import MASKS_BESIDE, Pair, Source
 from unet_cli.errors import UserError
 
-MAX_CHOICES = 8  # rules that are shown where several fit
 MAX_SETS = 20  # folders that are tried as data sets of their own
 
 
@@ -64,8 +56,7 @@ class Layout:
     left: a message for each file without a partner; it is for the caller to refuse them or leave them out. unmasked:
     how many of these are images without a mask.
     files_per_image: more than 1 where each channel has a file of its own. classes: names of those whose masks are files
-    of their own, without the background. beside: how the names of masks follow from those of the images in the same
-    folders, written as for --pair; None where they lie elsewhere.
+    of their own, without the background. beside: see path_rules.rules_beside.
     """
 
     root: Path
@@ -76,7 +67,7 @@ class Layout:
     unmasked: int = 0
     files_per_image: int = 1
     classes: tuple[str, ...] = ()
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 def layout_of(config: DataConfig) -> Layout:
@@ -132,7 +123,7 @@ def _by_looks(
     try:
         found = {split: _paired(*side) for split, side in sides.items()}
     except SeveralRules as error:
-        raise UserError(_choose(root, error, *_side_of(sides, error), inside)) from error
+        raise UserError(choose(root, error, *_side_of(sides, error), inside)) from error
     if masks is not None and images is not None and _look_swapped(images, masks):
         notes.append(f"are images and masks swapped? --images is {images} and --masks {masks}")
     return found, notes
@@ -171,7 +162,7 @@ def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missin
         0 if takes_missing else len(unmasked),
         counts["train"],
         classes,
-        _beside(found["train"].pairs),
+        rules_beside(found["train"].pairs),
     )
 
 
@@ -215,7 +206,7 @@ def _sides(
             )
             used |= {file.path for file in splits[split]}
         elif split == "train" or splits[split]:
-            raise UserError(_no_layout(_split_folder(root, splits[split], split), root, others))
+            raise UserError(no_layout(_split_folder(root, splits[split], split), root, others))
     return sides, notes + _not_used(file for file in files if file.path not in used)
 
 
@@ -283,8 +274,7 @@ def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
 def _by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[str, Paired], list[str]]:
     """The pairs of each split, and notes, by the user's rule; case and leading zeros are overlooked if that pairs
     more."""
-    rule = parse_pair(text)
-    rule = replace(rule, image=_with_extension(rule.image), mask=_with_extension(rule.mask))
+    rule = with_extensions(parse_pair(text))
     by_path = {file.path.relative_to(root).as_posix(): file for file in located(root, inside)}
     names = list(by_path)
     matching = apply_rule(rule, names, names)
@@ -345,48 +335,9 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _with_extension(template: str) -> str:
-    """One without an extension fits them all."""
-    return template if template.endswith(".{}") or stem(template) != template else template + ".{}"
-
-
 def _not_used(files: Iterable[File]) -> list[str]:
     folders = Counter(file.path.parent for file in files)
     return [f"{folder} is not used: {counted(count, 'image file')}" for folder, count in folders.items()]
-
-
-def _no_layout(folder: Path, root: Path, others: Sequence[Path]) -> str:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    found = annotation_lines([path for path in others if path.is_relative_to(folder)])
-    if not found:
-        for entry in entries:
-            if entry.is_dir() and meaning(entry.name)[0] and next(walk(entry), None) is None:
-                inside = describe(path for path in others if path.is_relative_to(entry))
-                return "\n".join([f"{entry} holds no images: put {known_extensions()} files there", *inside])
-    content = [entry.name + "/" * entry.is_dir() for entry in entries]
-    shown = "nothing" if not content else ", ".join(content[:8]) + (", ..." if len(content) > 8 else "")
-    lines = [f"{folder} has no images folder beside a masks folder; it holds {shown}."]
-    lines += describe(path for path in others if path.is_relative_to(folder))
-    lines += _sets_above(root) + [
-        f"Put the images into {folder / 'images'} and the masks, under the same names, into {folder / 'masks'}; "
-        "give such a pair in train, val and test folders; or say where they are with --images and --masks."
-    ]
-    return "\n".join(lines)
-
-
-def _sets_above(root: Path) -> list[str]:
-    """Where the folder is that of the images alone: the one above, with that of the masks."""
-    path = Path(os.path.abspath(root))
-    for folder in (path, path.parent):
-        try:
-            with os.scandir(folder.parent) as listing:
-                names = sorted(entry.name for entry in listing if entry.is_dir() and entry.name != folder.name)
-        except OSError:
-            return []
-        beside = [name for name in names if meaning(name)[0] == "masks" and meaning(name)[2]]
-        if beside and meaning(folder.name)[2] and meaning(folder.name)[0] != "masks":
-            return [f"{folder.parent} holds {beside[0]} beside {folder.name}: did you mean --data {folder.parent}?"]
-    return []
 
 
 def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
@@ -404,25 +355,6 @@ def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
     return [f"By itself this is a data set: --data {folder}" for folder in sets]
 
 
-def _choose(root: Path, error: SeveralRules, images: list[File], masks: list[File], inside: Sequence[Path]) -> str:
-    """Each rule as an option that can be pasted, with an example."""
-    by_image, by_mask = ({file.name: file.path for file in side} for side in (images, masks))
-    lines = []
-    for rule, pairs in error.choices[:MAX_CHOICES]:
-        image, mask = pairs[0]
-        option = option_for(root, [(by_image[a], by_mask[b]) for a, b in pairs], inside)
-        lines.append(f"  {option or rule.describe()}: {image} with {mask}")
-    count = len(error.choices[0][1])
-    return "\n".join(
-        [f"{root}: {_number(len(error.choices))} rules pair {count} names each, with different partners:", *lines]
-        + ["Say which: give one of these, or the folder as --masks FOLDER"]
-    )
-
-
-def _number(count: int) -> str:
-    return {2: "two", 3: "three", 4: "four"}.get(count, str(count))
-
-
 def _side_of(sides: dict[str, tuple[list[File], list[File]]], error: SeveralRules) -> tuple[list[File], list[File]]:
     """The images and masks that several rules fit."""
     image, mask = error.choices[0][1][0]
@@ -432,16 +364,28 @@ def _side_of(sides: dict[str, tuple[list[File], list[File]]], error: SeveralRule
     raise AssertionError("the names are those of a split")
 
 
-def option_for(root: Path, pairs: Sequence[tuple[Path, Path]], inside: Iterable[Path]) -> str | None:
-    """The --pair that makes just these pairs of files of those inside."""
-    wanted = {(image.relative_to(root).as_posix(), mask.relative_to(root).as_posix()) for image, mask in pairs}
-    names = [path.relative_to(root).as_posix() for path in inside]
-    for rule in _rules_for(sorted(wanted)):
-        full = replace(rule, image=_with_extension(rule.image), mask=_with_extension(rule.mask))
+def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) -> set[Path]:
+    """Which of these files below the root are masks: in folders that words or --masks say are, beside their images by
+    a rule that was found in training, or by the --pair that it was told. training: of a checkpoint.
+
+    Nothing where nothing else is there: whoever gives nothing but masks means them.
+    """
+    named = Path(training.get("masks") or "").name.casefold()
+    found = {
+        file.path
+        for file in located(root, paths)
+        if file.role == "masks" or (named and named in map(str.casefold, file.path.relative_to(root).parts[:-1]))
+    }
+    found |= masks_beside(training.get(MASKS_BESIDE) or (), paths)
+    if training.get("pair"):
         with suppress(UserError):
-            if set(apply_rule(full, names, names).pairs) == wanted:
-                return as_option(rule)
-    return None
+            by_hand, _ = _by_hand(root, training["pair"], paths)
+            found |= {path for one in by_hand.values() for pair in one.pairs for path in pair.mask.paths}
+    return found if len(found) < len(paths) else set()
+
+
+def _look_swapped(images: str, masks: str) -> bool:
+    return meaning(Path(images).name)[0] == "masks" and meaning(Path(masks).name)[0] == "images"
 
 
 def one_class_options(layout: Layout) -> list[str]:
@@ -457,32 +401,3 @@ def one_class_options(layout: Layout) -> list[str]:
         ]
         options.append(option_for(layout.root, pairs, inside))
     return [option for option in options if option]
-
-
-def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
-    """Rules that may make these pairs of paths: without extensions, or where these tell them apart, with them."""
-    examples = dict.fromkeys((pairs[0], pairs[-1]))
-    rules = [Rule(*both) for image, mask in examples for both in templates(stem(image), stem(mask))]
-    yield from rules
-    image, mask = pairs[0]
-    ends = [Path(image).suffix, Path(mask).suffix]
-    yield from (replace(rule, image=rule.image + ends[0], mask=rule.mask + ends[1]) for rule in rules)
-
-
-def _beside(pairs: Sequence[Pair]) -> str | None:
-    """See Layout: a rule for the names of files in one folder, where all masks lie beside their images."""
-    files = [(pair.image.path, path) for pair in pairs for path in pair.mask.paths if not pair.mask.is_blank]
-    if not files or any(image.parent != mask.parent for image, mask in files[:100]):
-        return None
-    wanted = [(image.name, mask.name) for image, mask in files]
-    for rule in _rules_for([wanted[0], wanted[-1]]):
-        full = replace(rule, image=_with_extension(rule.image), mask=_with_extension(rule.mask))
-        names = [name for pair in (wanted[0], wanted[-1]) for name in pair]
-        with suppress(UserError):
-            if {wanted[0], wanted[-1]} <= set(apply_rule(full, names, names).pairs):
-                return as_option(rule).removeprefix("--pair ").strip("'")
-    return None
-
-
-def _look_swapped(images: str, masks: str) -> bool:
-    return meaning(Path(images).name)[0] == "masks" and meaning(Path(masks).name)[0] == "images"

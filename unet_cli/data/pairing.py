@@ -170,9 +170,9 @@ def parse_pair(text: str) -> Rule:
     return rule
 
 
-def as_option(rule: Rule) -> str:
+def as_text(rule: Rule) -> str:
     """As it is written for --pair."""
-    return f"--pair '{rule.image.replace('{}', '*')}={rule.mask.replace('{}', '*')}'"
+    return f"{rule.image.replace('{}', '*')}={rule.mask.replace('{}', '*')}"
 
 
 def split_mixed(stems: Sequence[str]) -> tuple[list[str], list[str]]:

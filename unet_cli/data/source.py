@@ -11,6 +11,8 @@ from unet_cli.errors import UserError
 
 Item = TypeVar("Item")
 
+MASKS_BESIDE = "masks_beside"  # of what a checkpoint knows of its training: see path_rules.rules_beside
+
 
 @dataclass(frozen=True)
 class Source:
