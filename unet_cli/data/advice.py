@@ -26,11 +26,24 @@ def no_layout(folder: Path, root: Path, others: Sequence[Path]) -> str:
     shown = "nothing" if not content else ", ".join(content[:8]) + (", ..." if len(content) > 8 else "")
     lines = [f"{folder} has no images folder beside a masks folder; it holds {shown}."]
     lines += describe(path for path in others if path.is_relative_to(folder))
-    lines += _sets_above(root) + [
+    if above := _sets_above(root):
+        return "\n".join([*lines, *above])
+    lines.append(
         f"Put the images into {folder / 'images'} and the masks, under the same names, into {folder / 'masks'}; "
         "give such a pair in train, val and test folders; or say where they are with --images and --masks."
-    ]
+    )
     return "\n".join(lines)
+
+
+def types_choice(root: Path, twins: Sequence[tuple[Path, Path]]) -> str:
+    """Of files that differ in their type alone, neither of them a photograph's: which are the masks?"""
+    (first, second), count = twins[0], len(twins)
+    ends = [path.suffix for path in (first, second)]
+    return "\n".join(
+        [f"{root} holds {ends[0]} and {ends[1]} files of the same names ({count}): which are the images?"]
+        + [f"  --pair '{{id}}{image}={{id}}{mask}'" for image, mask in (ends, ends[::-1])]
+        + ["Say which: give one of these, or folders of their own"]
+    )
 
 
 def _sets_above(root: Path) -> list[str]:
@@ -51,11 +64,12 @@ def _sets_above(root: Path) -> list[str]:
 def choose(root: Path, error: SeveralRules, images: list[File], masks: list[File], inside: Sequence[Path]) -> str:
     """Each rule as an option that can be pasted, with an example."""
     by_image, by_mask = ({file.name: file.path for file in side} for side in (images, masks))
-    lines = []
+    by_option = {}
     for rule, pairs in error.choices[:MAX_CHOICES]:
         image, mask = pairs[0]
         option = option_for(root, [(by_image[a], by_mask[b]) for a, b in pairs], inside)
-        lines.append(f"  {option or rule.describe()}: {image} with {mask}")
+        by_option[option or rule.describe()] = f"{image} with {mask}"
+    lines = [f"  {option}: {example}" for option, example in sorted(by_option.items())]
     count = len(error.choices[0][1])
     return "\n".join(
         [f"{root}: {_number(len(error.choices))} rules pair {count} names each, with different partners:", *lines]

@@ -16,7 +16,7 @@ from typing import Any
 
 from unet_cli.config import DataConfig
 from unet_cli.console import counted
-from unet_cli.data.advice import choose, no_layout
+from unet_cli.data.advice import choose, no_layout, types_choice
 from unet_cli.data.formats import lacking_packages
 from unet_cli.data.pairing import SeveralRules, apply_rule, find_rule, parse_pair
 from unet_cli.data.passed_over import describe
@@ -29,6 +29,7 @@ from unet_cli.data.roles import (
     meaning,
     natural,
     stem,
+    twins_of,
     walk,
     without_companions,
 )
@@ -206,6 +207,8 @@ def _sides(
             )
             used |= {file.path for file in splits[split]}
         elif split == "train" or splits[split]:
+            if twins := twins_of(splits[split]):
+                raise UserError(types_choice(root, twins))
             raise UserError(no_layout(_split_folder(root, splits[split], split), root, others))
     return sides, notes + _not_used(file for file in files if file.path not in used)
 
@@ -245,17 +248,25 @@ def _paired(images: list[File], masks: list[File]) -> Paired:
     try:
         matching = find_rule(list(image_files), list(mask_files))
     except UserError:
-        if several := _several(image_files, mask_files) or _by_whole_names(images, masks):
+        if several := _several(image_files, mask_files, images, masks):
             return several
         raise
     several = None
     if not matching.complete:
-        several = _several(image_files, mask_files) or _by_whole_names(images, masks)
+        several = _several(image_files, mask_files, images, masks)
     return several or result(matching, alone(image_files), alone(mask_files))
 
 
-def _several(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
-    return with_channels(images, masks) or with_objects(images, masks) or with_parts(images, masks)
+def _several(
+    by_image: dict[str, Path], by_mask: dict[str, Path], images: list[File], masks: list[File]
+) -> Paired | None:
+    """What else the names may mean, where they don't go together one by one."""
+    return (
+        with_channels(by_image, by_mask)
+        or with_objects(by_image, by_mask)
+        or _by_whole_names(images, masks)
+        or with_parts(by_image, by_mask)
+    )
 
 
 def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:

@@ -43,7 +43,7 @@ def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
     rules = [Rule(*both) for image, mask in examples for both in templates(stem(image), stem(mask))]
     yield from rules
     image, mask = pairs[0]
-    ends = [Path(image).suffix, Path(mask).suffix]
+    ends = [name[len(stem(name)) :] for name in (image, mask)]
     yield from (replace(rule, image=rule.image + ends[0], mask=rule.mask + ends[1]) for rule in rules)
 
 
@@ -61,7 +61,7 @@ def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
     for made in sorted(set().union(*names)):
         if not any(made in _made(Rule(*_sides(rule)), made) for rule in rules):
             best = max(_rules_for([made]), key=lambda rule: _count(rule, names), default=None)
-            if best is not None:
+            if best is not None and _count(best, names):
                 rules[as_text(best)] = None
     return tuple(rules)
 

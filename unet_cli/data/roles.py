@@ -153,6 +153,16 @@ def _masks_by_type(files: list[File]) -> set[Path]:
     return masks if 2 * len(masks) >= min(len(images), len(others)) else set()
 
 
+def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
+    """Files of the same name and two types, where most have such a twin."""
+    named: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        named[file.name].append(file.path)
+    twins = [(first, second) for first, second in (paths for paths in named.values() if len(paths) == 2)]
+    types = {tuple(path.suffix.lower() for path in pair) for pair in twins}
+    return twins if len(types) == 1 and 3 * len(twins) >= len(files) else []
+
+
 def _begins_with(name: str, names: set[str]) -> bool:
     """Whether it is one of them and more: 7_cell, of 7."""
     return any(not letter.isalnum() and name[:end] in names for end, letter in enumerate(name) if end)
@@ -193,8 +203,10 @@ def _refuse_rivals(root: Path, files: list[File]) -> None:
             owners[file.role, file.split, around].add(file.owner)
     for (role, *_), rivals in owners.items():
         if len(rivals) > 1:
-            names = " and ".join("/".join(rival) for rival in sorted(rivals))
-            raise UserError(f"{root} holds {names}, which could each be meant: say which with --{role}")
+            folders = ["/".join(rival) for rival in sorted(rivals)]
+            ways = " or ".join(f"--{role} {folder}" for folder in folders)
+            names = " and ".join(folders)
+            raise UserError(f"{root} holds {names}, which could each be meant: say which with {ways}")
 
 
 def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from pathlib import Path, PurePath
@@ -121,8 +121,10 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
     if not 2 <= len(forms) <= MAX_CLASS_FILES or len(masks) <= max(map(len, forms.values())):
         return None
     names = _differing(list(forms))
-    if all(name.isdigit() or not name for name in names.values()):
+    if _are_numbers(names.values()):
         return _as_objects(forms, images, masks)
+    if 2 * len(masks) < 3 * len(set().union(*forms.values())):  # few images have more than one
+        return None
     is_version = any(not name or VERSIONS & set(_letters(name)) for name in names.values())
     if is_version or min(map(len, forms.values())) < 2 or len(set(names.values())) < len(forms):
         return None
@@ -204,6 +206,11 @@ def _differing(forms: list[Form]) -> dict[Form, str]:
     end = min(len(commonprefix([text[::-1] for text in texts])), min(map(len, texts)) - start)
     middle = ["".join(text[start : len(text) - end]) for text in texts]
     return {form: name.replace("\0", " ").strip(" _-./") for form, name in zip(forms, middle, strict=True)}
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    """Of parts that count: _mask, _mask_1, _mask_2."""
+    return all(name.isdigit() or not name for name in names)
 
 
 def _letters(name: str) -> list[str]:

@@ -25,6 +25,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"tifffile\.")
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NDPI_FORMAT = 65420  # a tag of every NDPI
 TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}  # bytes each
 
 
@@ -73,11 +74,13 @@ class Layout(NamedTuple):
 class Stack:
     """A TIFF that is open. identity: of the file as it was."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, is_ndpi: bool = False) -> None:
         self.identity = _identity(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
-            self.tif = TiffFile(self._file, _multifile=False)  # a page in another file is that file's
+            # tifffile takes whatever is called so for the offsets of 64 bits that Hamamatsu's scanners write
+            other = {"is_ndpi": False} if not is_ndpi and str(file.name).lower().endswith(".ndpi") else {}
+            self.tif = TiffFile(self._file, _multifile=False, **other)  # a page in another file is that file's
         except BaseException:
             self._file.close()
             raise
@@ -113,8 +116,7 @@ def open_tiff(file: BinaryIO) -> Iterator[Stack]:
         if stack is not None:
             _KEPT.remove(stack)
     if stack is None:
-        _check_directories(file)
-        stack = Stack(file)
+        stack = Stack(file, is_ndpi=NDPI_FORMAT in _check_directories(file))
     try:
         yield stack
     except BaseException:
@@ -167,9 +169,10 @@ def layout_of(tif: TiffFile) -> Layout:
     return Layout(keyframe, pages, keyframe.shaped[1])
 
 
-def _check_directories(file: BinaryIO) -> None:
+def _check_directories(file: BinaryIO) -> set[int]:
     """Follow the chain of pages to its end, since tifffile stops without a word where it is cut off, and never in a
     loop; and see that every tag's value is in the file, since tifffile does without those that aren't.
+    Returns the tags that are there.
     """
     size = file_size(file)
     file.seek(0)
@@ -179,6 +182,7 @@ def _check_directories(file: BinaryIO) -> None:
     number, link, entry = (struct.Struct(order + code) for code in (("Q", "Q", "HHQQ") if big else ("H", "I", "HHII")))
     offset = link.unpack_from(header, 8 if big else 4)[0]
     seen: set[int] = set()
+    tags_seen: set[int] = set()
     while offset or not seen:
         if offset in seen:
             raise ValueError("its pages form a loop")
@@ -188,11 +192,13 @@ def _check_directories(file: BinaryIO) -> None:
         if tags > 4096:
             raise ValueError("its list of pages is broken")
         for tag, kind, count, where in entry.iter_unpack(file.read(tags * entry.size)):
+            tags_seen.add(tag)
             length = count * TIFF_TYPES.get(kind, 0)
             if length > link.size and where + length > size and tag < 1000:  # private tags are not ours to judge
                 raise ValueError(CUT_OFF)
         offset = link.unpack(file.read(link.size))[0]
     file.seek(0)
+    return tags_seen
 
 
 def _check_ome(tif: TiffFile) -> None:
