@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -74,13 +74,12 @@ class Layout(NamedTuple):
 class Stack:
     """A TIFF that is open. identity: of the file as it was."""
 
-    def __init__(self, file: BinaryIO, is_ndpi: bool = False) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.identity = _identity(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
-            # tifffile takes whatever is called so for the offsets of 64 bits that Hamamatsu's scanners write
-            other = {"is_ndpi": False} if not is_ndpi and str(file.name).lower().endswith(".ndpi") else {}
-            self.tif = TiffFile(self._file, _multifile=False, **other)  # a page in another file is that file's
+            # a page in another file is that file's
+            self.tif = TiffFile(self._file, _multifile=False, **_as_ndpi(self._file))
         except BaseException:
             self._file.close()
             raise
@@ -92,6 +91,16 @@ class Stack:
     def close(self) -> None:
         self.tif.close()
         self._file.close()
+
+
+def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
+    """That a file is no NDPI whatever its name says, for tifffile would read offsets of 64 bits from it."""
+    if not str(file.name).lower().endswith(".ndpi"):
+        return {}
+    with TiffFile(file, _multifile=False, is_ndpi=False) as tif:
+        is_ndpi = NDPI_FORMAT in tif.pages.first.tags
+    file.seek(0)
+    return {} if is_ndpi else {"is_ndpi": False}
 
 
 _LOCK = threading.Lock()
@@ -116,7 +125,8 @@ def open_tiff(file: BinaryIO) -> Iterator[Stack]:
         if stack is not None:
             _KEPT.remove(stack)
     if stack is None:
-        stack = Stack(file, is_ndpi=NDPI_FORMAT in _check_directories(file))
+        _check_directories(file)
+        stack = Stack(file)
     try:
         yield stack
     except BaseException:
@@ -169,10 +179,9 @@ def layout_of(tif: TiffFile) -> Layout:
     return Layout(keyframe, pages, keyframe.shaped[1])
 
 
-def _check_directories(file: BinaryIO) -> set[int]:
+def _check_directories(file: BinaryIO) -> None:
     """Follow the chain of pages to its end, since tifffile stops without a word where it is cut off, and never in a
     loop; and see that every tag's value is in the file, since tifffile does without those that aren't.
-    Returns the tags that are there.
     """
     size = file_size(file)
     file.seek(0)
@@ -182,7 +191,6 @@ def _check_directories(file: BinaryIO) -> set[int]:
     number, link, entry = (struct.Struct(order + code) for code in (("Q", "Q", "HHQQ") if big else ("H", "I", "HHII")))
     offset = link.unpack_from(header, 8 if big else 4)[0]
     seen: set[int] = set()
-    tags_seen: set[int] = set()
     while offset or not seen:
         if offset in seen:
             raise ValueError("its pages form a loop")
@@ -192,13 +200,11 @@ def _check_directories(file: BinaryIO) -> set[int]:
         if tags > 4096:
             raise ValueError("its list of pages is broken")
         for tag, kind, count, where in entry.iter_unpack(file.read(tags * entry.size)):
-            tags_seen.add(tag)
             length = count * TIFF_TYPES.get(kind, 0)
             if length > link.size and where + length > size and tag < 1000:  # private tags are not ours to judge
                 raise ValueError(CUT_OFF)
         offset = link.unpack(file.read(link.size))[0]
     file.seek(0)
-    return tags_seen
 
 
 def _check_ome(tif: TiffFile) -> None:
