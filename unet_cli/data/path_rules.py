@@ -13,7 +13,7 @@ from unet_cli.data.roles import stem
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 
-EXAMPLES = 50  # pairs that a rule for masks beside their images is tried on
+EXAMPLES = 12  # pairs that a rule for masks beside their images is tried on
 
 
 def with_extensions(rule: Rule) -> Rule:

@@ -138,10 +138,16 @@ def _told_apart(files: list[File]) -> list[File]:
     role = "images" if any(file.role == "images" for file in files) else None
     mixed = [file for file in files if file.role == role]
     named = set(split_mixed([file.name for file in mixed])[1])
-    masks = {file.path for file in mixed if file.name in named} or _masks_by_type(mixed)
-    if not masks:
-        return files
-    told = [replace(file, role="masks" if file.path in masks else "images") for file in mixed]
+    if named:
+        are_masks = [file.name in named for file in mixed]
+    else:
+        by_type = _masks_by_type(mixed)
+        if not by_type:
+            return files
+        are_masks = [file.path in by_type for file in mixed]
+    told = [
+        replace(file, role="masks" if is_mask else "images") for file, is_mask in zip(mixed, are_masks, strict=True)
+    ]
     return told + [file for file in files if file.role != role]
 
 
@@ -174,12 +180,12 @@ def is_photo(path: Path) -> bool:
 
 def without_companions(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     """The files, and apart those that a tool wrote for itself beside its masks."""
-    bases = {str(path)[: -len(path.name)] + name.removesuffix(CELLPOSE_MASKS)
-             for path in paths if (name := stem(path.name)).endswith(CELLPOSE_MASKS)}  # fmt: skip
+    masks = [path for path in paths if CELLPOSE_MASKS in path.name]
+    bases = {str(path).removesuffix(path.name) + stem(path.name).removesuffix(CELLPOSE_MASKS) for path in masks}
     if not bases:
         return paths, []
     own = {base + end for base in bases for end in CELLPOSE_OWN}
-    is_own = [str(path)[: -len(path.name)] + stem(path.name) in own for path in paths]
+    is_own = [str(path).removesuffix(path.name) + stem(path.name) in own for path in paths]
     kept = [path for path, found in zip(paths, is_own, strict=True) if not found]
     return kept, [path for path, found in zip(paths, is_own, strict=True) if found]
 
