@@ -253,24 +253,31 @@ def _paired(images: list[File], masks: list[File]) -> Paired:
         raise
     several = None
     if not matching.complete:
-        several = _several(image_files, mask_files, images, masks)
+        several = _several(image_files, mask_files, images, masks, bool(matching.masks_left))
     return several or result(matching, alone(image_files), alone(mask_files))
 
 
 def _several(
-    by_image: dict[str, Path], by_mask: dict[str, Path], images: list[File], masks: list[File]
+    by_image: dict[str, Path],
+    by_mask: dict[str, Path],
+    images: list[File],
+    masks: list[File],
+    may_be_parts: bool = True,
 ) -> Paired | None:
     """What else the names may mean, where they don't go together one by one."""
     return (
         with_channels(by_image, by_mask)
         or with_objects(by_image, by_mask)
         or _by_whole_names(images, masks)
-        or with_parts(by_image, by_mask)
+        or (with_parts(by_image, by_mask) if may_be_parts else None)
     )
 
 
 def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
     """By what masks were made from, with its extension: a.jpg_mask.png of a.jpg, where that leaves nothing over."""
+    types = {file.path.suffix for file in images}
+    if not any(extension in file.path.stem for file in masks for extension in types):
+        return None
     whole = {file.name + file.path.suffix: file.path for file in images}
     mask_files = {_folder(file.name) + file.path.stem: file.path for file in masks}
     if len(whole) < len(images) or len(mask_files) < len(masks):
