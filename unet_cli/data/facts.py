@@ -110,7 +110,12 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
     """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
     image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
     pages = count_pages(pair.image.path)
-    mask_pages = pages if pair.mask.is_blank else count_pages(pair.mask.path)
+    if pair.mask.is_blank and pages > 1:
+        raise UserError(
+            f"{pair.image} has {pages} pages and no mask, which tells whether these are images or channels: give it "
+            "one, or leave it out with --skip-bad"
+        )
+    mask_pages = 1 if pair.mask.is_blank else count_pages(pair.mask.path)
     if mask_pages not in (1, pages):
         raise UserError(
             f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"

@@ -15,7 +15,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from unet_cli.data.imagefile import EXTENSIONS, is_image_file
+from unet_cli.data.formats import EXTENSIONS, PACKAGES, SLIDE_EXTENSIONS
+from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.pairing import split_mixed, tokens
 from unet_cli.data.words import (
     CELLPOSE_MASKS,
@@ -34,9 +35,9 @@ from unet_cli.errors import UserError, explain
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
 
 
-PHOTO_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif", ".hif"}
-)  # they seldom keep every value
+# Of cameras and scanners: in these people seldom save masks. And in MASK_TYPES seldom images.
+IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}
+MASK_TYPES = frozenset({".mat"})
 INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
 
 
@@ -153,8 +154,12 @@ def _told_apart(files: list[File]) -> list[File]:
 
 def _masks_by_type(files: list[File]) -> set[Path]:
     """7.png beside 7.jpg, or 7_cell.png: what a camera wrote is the image, what keeps every value its mask."""
-    images = {file.name for file in files if is_photo(file.path)}
-    others = [file for file in files if not is_photo(file.path)]
+    types = {file.path: file.path.suffix.lower() for file in files}
+    are_images = [types[file.path] in IMAGE_TYPES for file in files]
+    if not any(are_images):
+        are_images = [types[file.path] not in MASK_TYPES for file in files]
+    images = {file.name for file, is_image in zip(files, are_images, strict=True) if is_image}
+    others = [file for file, is_image in zip(files, are_images, strict=True) if not is_image]
     masks = {file.path for file in others if file.name in images or _begins_with(file.name, images)}
     return masks if 2 * len(masks) >= min(len(images), len(others)) else set()
 
@@ -172,10 +177,6 @@ def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
 def _begins_with(name: str, names: set[str]) -> bool:
     """Whether it is one of them and more: 7_cell, of 7."""
     return any(not letter.isalnum() and name[:end] in names for end, letter in enumerate(name) if end)
-
-
-def is_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_EXTENSIONS
 
 
 def without_companions(paths: list[Path]) -> tuple[list[Path], list[Path]]:

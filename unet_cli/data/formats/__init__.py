@@ -40,6 +40,7 @@ from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES
 
 __all__ = [
     "EXTENSIONS",
+    "PACKAGES",
     "SLIDE_EXTENSIONS",
     "STACK_EXTENSIONS",
     "Decoded",
