@@ -142,3 +142,21 @@ def test_what_a_package_is_lacking_for_is_counted_and_the_package_named(tmp_path
         "2 .HEIC files can't be read (pip install pillow-heif, extra `heif`)",
         "1 .dcm file can't be read (pip install pydicom, extra `medical`)",
     ]
+
+
+@pytest.mark.parametrize("kind", ["jxl", "mat", "heic", "dcm"])
+def test_a_file_that_ends_too_early_is_no_image(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "jxl":
+        path.write_bytes(imagecodecs.jpegxl_encode(NOISE, lossless=True))
+    elif kind == "mat":
+        scipy.io.savemat(path, {"labels": NOISE[..., 0]})
+    elif kind == "heic":
+        heif_file(path)
+    else:
+        dicom_file(path, NOISE[..., 0])
+    content = path.read_bytes()
+    for length in range(140, len(content) - 8, len(content) // 9):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError):
+            decode(path)
