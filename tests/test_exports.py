@@ -201,3 +201,17 @@ def test_slides_in_a_folder_are_predicted_in_tiles_to_tiff(unet, trained, tmp_pa
     masks = sorted((tmp_path / "out").iterdir())
     assert [mask.name for mask in masks] == [f"case{n}.tif" for n in range(4)]
     assert {tifffile.imread(mask).shape for mask in masks} == {(192, 160)}
+
+
+@pytest.mark.parametrize(("image", "mask"), [("images/{}.png", "masks/{}.png"), ("{}.png", "{}_mask.png")])
+def test_swapped_images_and_masks_are_asked_about_with_the_flags(unet, tmp_path, image, mask):
+    for n in range(4):
+        pixels, labels = scene(n)
+        save(tmp_path / "data" / mask.format(n), pixels[..., 0])
+        save(tmp_path / "data" / image.format(n), labels * np.uint8(100))
+    done = unet("check", "--data", "data")
+    assert_failed(done, 1, "are images and masks swapped?", "holds 3 values, as masks do")
+    flags = done.stderr.split("say it with ")[1].split(";")[0].replace("'", "").split(" ")
+    right = unet("check", "--data", "data", *flags, "--json")
+    assert right.returncode == 0, right.stderr
+    assert len(card_of(right)["classes"]) == 3

@@ -12,12 +12,15 @@ from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all, size_mismatch
+from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, with_background
-from unet_cli.data.layout import Layout, one_class_options
+from unet_cli.data.layout import Layout, one_class_options, swapped
 from unet_cli.data.problems import Problem, odd_things
-from unet_cli.data.source import Source
+from unet_cli.data.source import Source, spread
 from unet_cli.errors import UserError
 
+MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # values in most photographs, and in a mask of classes
+LOOKS = 4  # images whose values are counted where masks look like photographs
 STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
 
 
@@ -33,6 +36,8 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
         spec = replace(spec, names=("background", *layout.classes), values=values)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+    if not spec.names:
+        _refuse_swapped(known["train"], layout)
     try:
         labels = find_labels([facts.values for pair, facts in known["train"] if not pair.mask.is_blank], spec)
     except UserError as error:
@@ -109,6 +114,22 @@ def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: Labe
     ignored = any(labels.ignore in facts.values.counts for _, facts in flat(known))
     if labels.ignore is not None and not ignored:
         yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
+
+
+def _refuse_swapped(train: list[Known], layout: Layout) -> None:
+    """Raises UserError where images hold as few values as masks do, and masks as many as photographs."""
+    shades = [len(facts.values.counts) for pair, facts in train if not pair.mask.is_blank]
+    if not shades or sorted(shades)[len(shades) // 2] <= MIN_OF_PHOTOGRAPHS:
+        return
+    levels = [len(np.unique(read_image(pair.image))) for pair, _ in spread(train, LOOKS)]
+    if max(levels) > MAX_OF_MASKS:
+        return
+    pair, facts = train[0]
+    raise UserError(
+        f"{layout.root}: are images and masks swapped? {pair.image} holds {counted(levels[0], 'value')}, as masks do, "
+        f"and {pair.mask} {len(facts.values.counts):,}, as photographs do. If so, say it with {swapped(layout)}; if "
+        "the masks number their objects, with --classes background,object"
+    )
 
 
 def _as_background(one: Known, labels: LabelMap) -> Known:

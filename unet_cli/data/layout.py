@@ -18,7 +18,7 @@ from unet_cli.config import DataConfig
 from unet_cli.console import counted
 from unet_cli.data.advice import choose, no_layout, types_choice
 from unet_cli.data.formats import lacking_packages
-from unet_cli.data.pairing import SeveralRules, apply_rule, find_rule, parse_pair
+from unet_cli.data.pairing import Rule, SeveralRules, apply_rule, as_text, find_rule, parse_pair
 from unet_cli.data.passed_over import describe
 from unet_cli.data.path_rules import masks_beside, option_for, rules_beside, with_extensions
 from unet_cli.data.roles import (
@@ -404,6 +404,15 @@ def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) 
 
 def _look_swapped(images: str, masks: str) -> bool:
     return meaning(Path(images).name)[0] == "masks" and meaning(Path(masks).name)[0] == "images"
+
+
+def swapped(layout: Layout) -> str:
+    """The flags by which images become masks, and masks images."""
+    if layout.beside:
+        rule = parse_pair(layout.beside[0])
+        return f"--pair '{as_text(Rule(rule.mask, rule.image))}'"
+    pair = layout.splits["train"][0]
+    return f"--images {pair.mask.path.parent} --masks {pair.image.path.parent}"
 
 
 def one_class_options(layout: Layout) -> list[str]:
