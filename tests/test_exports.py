@@ -146,7 +146,14 @@ def test_masks_of_half_the_size_are_said_once_and_brought_to_the_images(unet, tm
     assert done.returncode == 0, done.stderr
     save(tmp_path / "data/masks/0.png", scene(0)[1].repeat(2, 0).repeat(2, 1)[:, : 2 * (SIDE + 5)])
     card = card_of(unet("check", "--data", "data", "--json"))
-    assert not card["can_train"]  # one that differs from the others in its factor
+    assert not card["can_train"]  # one that has the size of its image: the others are mistakes
+    for n in range(6):
+        image, labels = scene(n)
+        save(tmp_path / f"small/images/{n}.png", image[::2, ::2])
+        save(tmp_path / f"small/masks/{n}.png", labels[:: 1 + 3 * (n == 5), :: 1 + 3 * (n == 5)])
+    card = card_of(unet("check", "--data", "small", "--json"))
+    [problem] = card["problems"]
+    assert "masks/5.png is 10x10 but its image small/images/5.png is 20x20" in problem["text"]
 
 
 def test_an_exif_turn_that_keeps_the_size_is_said_with_the_way_out(unet, tmp_path):

@@ -144,10 +144,11 @@ def _as_background(one: Known, labels: LabelMap) -> Known:
 def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
     """Masks of another size than their images, unless all of the set are smaller or larger by the same factor."""
     everything = [one for one in flat(known) if not one[0].mask.is_blank]
-    if len({facts.mask_scale for _, facts in everything}) == 1 and len(everything) > 1:
-        return
+    scales = Counter(facts.mask_scale for _, facts in everything)
+    is_one = 1.0 not in scales and len(everything) > 1
+    usual = scales.most_common(1)[0][0] if is_one else 1.0
     for pair, facts in everything:
-        if facts.mask_size is not None:
+        if facts.mask_scale != usual:
             yield Problem("bad file", size_mismatch(pair, facts), (pair,), refuses=True)
 
 

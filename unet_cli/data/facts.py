@@ -315,8 +315,9 @@ def _scale(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
     pixel, or that fraction; None where it is neither."""
     for large, small, is_fraction in ((image, mask, False), (mask, image, True)):
         times = round(large[0] / small[0])
-        fits = all(a // times <= b <= -(-a // times) for a, b in zip(large, small, strict=True))
-        if 2 <= times <= MAX_SCALE and fits:
+        if not 2 <= times <= MAX_SCALE:
+            continue
+        if all(a // times <= b <= -(-a // times) for a, b in zip(large, small, strict=True)):
             return 1 / times if is_fraction else times
     return None
 
@@ -326,8 +327,8 @@ def _mismatch(pair: Pair, mask: tuple[int, int], image: tuple[int, int]) -> str:
     if (mask_width, mask_height) == (height, width):
         return (
             f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
-            "its side (an orientation in the EXIF data of an image turns it). Turn it, or leave the pair out with "
-            "--skip-bad"
+            "its side (an orientation in the EXIF data of an image turns it). Turn it; or take the orientation out of "
+            "a copy of the image, with exiftool -Orientation= -o stored/ IMAGE; or leave the pair out with --skip-bad"
         )
     return (
         f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
