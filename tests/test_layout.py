@@ -57,7 +57,6 @@ def partners(root: Path, split: str = "train", **given: str) -> dict[str, str]:
         {"7.jpg": "7.png", "8.jpg": "8.png"},
         {"images/7.JPG": "images/7.PNG", "images/8.JPG": "images/8.PNG"},
         {"7.svs": "7.tif", "8.svs": "8.tif"},
-        {"7.dcm": "7.png", "8.dcm": "8.png"},
         {"7.tif": "7.mat", "8.tif": "8.mat"},
         {"a/7.jpeg": "a/7.bmp", "b/8.jpeg": "b/8.bmp"},
         {"7.jpg": "7.jpg.png", "8.jpg": "8.jpg.png"},
@@ -463,3 +462,24 @@ def test_masks_are_known_again_by_what_training_knew(tmp_path):
     assert masks(pair="x/{id}.jpg=y/{id}.png") == {"masks/1.png", "y/7.png"}
     alone = [path for path in paths if path.parent.name == "masks"]
     assert masks_among(tmp_path, alone, {}) == set()
+
+
+def test_the_options_for_several_rules_hold_for_all_splits_and_for_folders_that_were_given(tmp_path):
+    touch(tmp_path, *(f"{split}/images/{n}.png" for split in ("train", "val") for n in range(3)))
+    ends = ("alice_v1", "bob_v2")
+    touch(tmp_path, *(f"{split}/masks/{n}_{end}.png" for split in ("train", "val") for n in range(3) for end in ends))
+    with pytest.raises(UserError) as caught:
+        find_layout(tmp_path)
+    options = [line.split("'")[1] for line in str(caught.value).splitlines() if "--pair" in line]
+    assert len(options) == 2
+    for chosen, end in zip(options, ends, strict=True):
+        layout = find_layout(tmp_path, pair=chosen)
+        assert layout.splits["train"][0].mask.path.name == f"0_{end}.png"
+    with pytest.raises(UserError, match=f"--data {tmp_path / 'train'} --pair '"):
+        find_layout(None, images=str(tmp_path / "train/images"), masks=str(tmp_path / "train/masks"))
+
+
+def test_what_is_passed_over_in_folders_that_were_given_is_counted_too(tmp_path):
+    touch(tmp_path, "a/1.png", "a/1.json", "b/1.png", "b/notes.txt")
+    layout = find_layout(None, images=str(tmp_path / "a"), masks=str(tmp_path / "b"))
+    assert layout.notes == ("passed over: 1 .json, 1 .txt",)

@@ -120,11 +120,11 @@ def _by_looks(
     root: Path, inside: list[Path], others: list[Path], images: str | None, masks: str | None
 ) -> tuple[dict[str, Paired], list[str]]:
     """The pairs of each split, and notes, as far as names and the user tell."""
-    sides, notes = _sides(root, assign_roles(root, inside, images, masks), others)
+    sides, notes = _sides(root, assign_roles(root, inside, images, masks, others), others)
     try:
         found = {split: _paired(*side) for split, side in sides.items()}
     except SeveralRules as error:
-        raise UserError(choose(root, error, *_side_of(sides, error), inside)) from error
+        raise UserError(choose(root, error, *_side_of(sides, error), inside or list(walk(root)))) from error
     if masks is not None and images is not None and _look_swapped(images, masks):
         notes.append(f"are images and masks swapped? --images is {images} and --masks {masks}")
     return found, notes

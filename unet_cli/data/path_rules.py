@@ -27,12 +27,14 @@ def _with_extension(template: str) -> str:
 
 
 def option_for(root: Path, pairs: Sequence[tuple[Path, Path]], inside: Iterable[Path]) -> str | None:
-    """The --pair that makes just these pairs of files of those inside."""
+    """The --pair that makes these pairs of the files inside, and maybe those of other splits."""
     wanted = {(image.relative_to(root).as_posix(), mask.relative_to(root).as_posix()) for image, mask in pairs}
     names = [path.relative_to(root).as_posix() for path in inside]
     for rule in _rules_for(sorted(wanted)):
         with suppress(UserError):
-            if set(apply_rule(with_extensions(rule), names, names).pairs) == wanted:
+            made = apply_rule(with_extensions(rule), names, names).pairs
+            images, masks = ({pair[side] for pair in made} for side in (0, 1))
+            if wanted <= set(made) and not images & masks:
                 return f"--pair '{as_text(rule)}'"
     return None
 

@@ -104,10 +104,13 @@ def _place(folder: Path) -> tuple[str, File]:
     return kept, place
 
 
-def assign_roles(root: Path, inside: list[Path], images: str | None, masks: str | None) -> list[File]:
-    """Every file with its role, as far as the user or the folders say it."""
+def assign_roles(
+    root: Path, inside: list[Path], images: str | None, masks: str | None, passed_over: list[Path] | None = None
+) -> list[File]:
+    """Every file with its role, as far as the user or the folders say it. passed_over: see walk, of folders elsewhere
+    than inside."""
     given = {
-        role: _given(root, inside, role, text)
+        role: _given(root, inside, role, text, passed_over if not inside else None)
         for role, text in (("images", images), ("masks", masks))
         if text is not None
     }
@@ -216,7 +219,7 @@ def _refuse_rivals(root: Path, files: list[File]) -> None:
             raise UserError(f"{root} holds {names}, which could each be meant: say which with {ways}")
 
 
-def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:
+def _given(root: Path, inside: list[Path], role: str, text: str, passed_over: list[Path] | None = None) -> list[File]:
     """The files that the user means by --images or --masks."""
     path = next((path for path in (root / text, Path(text)) if path.exists()), None)
     if path is None:
@@ -231,7 +234,7 @@ def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:
             raise UserError(_not_there(root, inside, role, text))
     elif path.is_dir():
         path = _as_below(root, path)
-        files = located(path, walk(path))
+        files = located(path, walk(path, passed_over=passed_over))
         if not files:
             raise UserError(f"{path} holds no images: put {known_extensions()} files there, or give another --{role}")
     elif is_image_file(path):
