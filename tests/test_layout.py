@@ -483,3 +483,17 @@ def test_what_is_passed_over_in_folders_that_were_given_is_counted_too(tmp_path)
     touch(tmp_path, "a/1.png", "a/1.json", "b/1.png", "b/notes.txt")
     layout = find_layout(None, images=str(tmp_path / "a"), masks=str(tmp_path / "b"))
     assert layout.notes == ("passed over: 1 .json, 1 .txt",)
+
+
+@pytest.mark.parametrize(
+    ("mask", "rules"),
+    [
+        ("images/{}_mask.png", ("{id}={id}_mask",)),
+        ("masks/{}_mask.png", ("{id}={id}_mask",)),
+        ("images/{}.png", ("{id}.jpg={id}.png",)),
+        ("masks/{}.png", ()),
+    ],
+)
+def test_how_masks_are_called_is_kept_where_their_names_tell_them_from_images(tmp_path, mask, rules):
+    touch(tmp_path, *(f"images/{n}.jpg" for n in "abc"), *(mask.format(n) for n in "abc"))
+    assert find_layout(tmp_path).beside == rules

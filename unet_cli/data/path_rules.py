@@ -50,11 +50,15 @@ def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
 
 
 def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """How the names of masks follow from those of the images in the same folders, as for --pair: a rule, or one for
-    each part of a mask; nothing where masks lie elsewhere."""
+    """How the names of masks follow from those of images, so that they are known again in one folder, as for --pair: a
+    rule, or one for each part of a mask. Nothing where masks lie elsewhere under the same names."""
     examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank]
     names = [
-        {(pair.image.path.name, path.name) for path in pair.mask.paths if path.parent == pair.image.path.parent}
+        {
+            (pair.image.path.name, path.name)
+            for path in pair.mask.paths
+            if path.parent == pair.image.path.parent or stem(path.name) != stem(pair.image.path.name)
+        }
         for pair in examples
     ]
     if not all(names):
