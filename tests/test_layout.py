@@ -492,6 +492,7 @@ def test_what_is_passed_over_in_folders_that_were_given_is_counted_too(tmp_path)
         ("masks/{}_mask.png", ("{id}={id}_mask",)),
         ("images/{}.png", ("{id}.jpg={id}.png",)),
         ("masks/{}.png", ()),
+        ("masks/{}/17.png", ()),
     ],
 )
 def test_how_masks_are_called_is_kept_where_their_names_tell_them_from_images(tmp_path, mask, rules):

@@ -53,21 +53,17 @@ def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
     """How the names of masks follow from those of images, so that they are known again in one folder, as for --pair: a
     rule, or one for each part of a mask. Nothing where masks lie elsewhere under the same names."""
     examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank]
-    names = [
-        {
-            (pair.image.path.name, path.name)
-            for path in pair.mask.paths
-            if path.parent == pair.image.path.parent or stem(path.name) != stem(pair.image.path.name)
-        }
-        for pair in examples
-    ]
-    if not all(names):
+    names = [{(pair.image.path.name, path.name) for path in pair.mask.paths} for pair in examples]
+    are_beside = all(path.parent == pair.image.path.parent for pair in examples for path in pair.mask.paths)
+    if not are_beside and any(stem(image) == stem(mask) for both in names for image, mask in both):
         return ()
+    # By accident 12 and 1 are {id}2 and {id}; but a third mask of one image may be the only one.
+    least = 1 if are_beside else len(names) // 2 + 1
     rules: dict[str, None] = {}
     for made in sorted(set().union(*names)):
         if not any(made in _made(Rule(*_sides(rule)), made) for rule in rules):
             best = max(_rules_for([made]), key=lambda rule: _count(rule, names), default=None)
-            if best is not None and _count(best, names):
+            if best is not None and _count(best, names) >= least:
                 rules[as_text(best)] = None
     return tuple(rules)
 
