@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from unet_cli.data.layout import find_layout, masks_among, merge_channels
+from unet_cli.data.path_rules import option_for
 from unet_cli.data.roles import walk
 from unet_cli.errors import UserError
 
@@ -498,3 +499,14 @@ def test_what_is_passed_over_in_folders_that_were_given_is_counted_too(tmp_path)
 def test_how_masks_are_called_is_kept_where_their_names_tell_them_from_images(tmp_path, mask, rules):
     touch(tmp_path, *(f"images/{n}.jpg" for n in "abc"), *(mask.format(n) for n in "abc"))
     assert find_layout(tmp_path).beside == rules
+
+
+def test_an_option_makes_the_pairs_and_names_types_only_where_they_tell(tmp_path):
+    touch(tmp_path, *(f"x/{n}.{end}" for n in "ab" for end in ("jpg", "png")), "x/a_m.png", "x/b_m.png")
+    inside = list(walk(tmp_path))
+    twins = [(tmp_path / f"x/{n}.jpg", tmp_path / f"x/{n}.png") for n in "ab"]
+    assert option_for(tmp_path, twins, inside) == "--pair '{id}.jpg={id}.png'"
+    png = [path for path in inside if path.suffix == ".png"]
+    masks = [(tmp_path / f"x/{n}.png", tmp_path / f"x/{n}_m.png") for n in "ab"]
+    assert option_for(tmp_path, masks, png) == "--pair '{id}={id}_m'"
+    assert option_for(tmp_path, [(twins[0][0], twins[1][1])], inside) is None
