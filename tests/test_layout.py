@@ -509,4 +509,3 @@ def test_an_option_makes_the_pairs_and_names_types_only_where_they_tell(tmp_path
     png = [path for path in inside if path.suffix == ".png"]
     masks = [(tmp_path / f"x/{n}.png", tmp_path / f"x/{n}_m.png") for n in "ab"]
     assert option_for(tmp_path, masks, png) == "--pair '{id}={id}_m'"
-    assert option_for(tmp_path, [(twins[0][0], twins[1][1])], inside) is None
