@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.data.layout import find_layout, merge_channels
+from unet_cli.data.layout import find_layout, masks_among, merge_channels
+from unet_cli.data.path_rules import option_for
 from unet_cli.data.roles import walk
 from unet_cli.errors import UserError
 
@@ -54,6 +55,21 @@ def partners(root: Path, split: str = "train", **given: str) -> dict[str, str]:
         {"p1/scan.png": "p1/label.png", "p2/scan.png": "p2/label.png"},
         {"images/xyz.png": "masks/abc.png"},
         {"images/movie_0000.png": "masks/movie_0000.png", "images/movie_0001.png": "masks/movie_0001.png"},
+        {"7.jpg": "7.png", "8.jpg": "8.png"},
+        {"images/7.JPG": "images/7.PNG", "images/8.JPG": "images/8.PNG"},
+        {"7.svs": "7.tif", "8.svs": "8.tif"},
+        {"7.tif": "7.mat", "8.tif": "8.mat"},
+        {"a/7.jpeg": "a/7.bmp", "b/8.jpeg": "b/8.bmp"},
+        {"7.jpg": "7.jpg.png", "8.jpg": "8.jpg.png"},
+        {"train/a.png": "trainannot/a.png", "train/b.png": "trainannot/b.png"},
+        {"CamVid/train/a.png": "CamVid/trainannot/a.png", "CamVid/train/b.png": "CamVid/trainannot/b.png"},
+        {"trainimages/a.png": "trainlabels/a.png"},
+        {"tiles/B7 (2).svs [x=0,y=9].jpg": "tiles/B7 (2).svs [x=0,y=9]-labelled.png"},
+        {"t/a.tif": "t/a_labeled.tif", "t/b.tif": "t/b_labeled.tif"},
+        {"labeled/a.png": "labeled/a_mask.png", "labeled/b.png": "labeled/b_mask.png"},
+        {"images/a.ome.tif": "masks/a.tif", "images/b.tif": "masks/b.tif", "images/c.tif": "masks/c.ome.tif"},
+        {"images/a.jpg": "masks/a.jpg.png", "images/b.png": "masks/b.png.png", "images/c.png": "masks/c.png"},
+        {"images/a.jpg": "masks/a.jpg_mask.png", "images/b.png": "masks/b.png_mask.png"},
     ],
 )
 def test_folders_and_names_that_are_understood(tmp_path, pairs):
@@ -345,3 +361,151 @@ def test_predictions_beside_the_images_are_not_the_truth(tmp_path):
     layout = find_layout(tmp_path)
     assert [str(pair.mask.path.parent.name) for pair in layout.splits["train"]] == ["masks"]
     assert any("images_masks is not used" in note for note in layout.notes)
+
+
+def test_what_cellpose_writes_for_itself_is_passed_over(tmp_path):
+    for end in (".tif", "_seg.npy", "_cp_masks.png", "_flows.tif", "_cp_outlines.png"):
+        touch(tmp_path, *(f"train/well_{n}{end}" for n in range(3)))
+    assert partners(tmp_path) == {f"train/well_{n}.tif": f"train/well_{n}_cp_masks.png" for n in range(3)}
+    [note] = find_layout(tmp_path).notes
+    assert note.startswith("passed over: 9 that Cellpose wrote for itself, such as well_0_")
+
+
+def test_splits_whose_masks_are_in_folders_with_run_together_names(tmp_path):
+    touch(
+        tmp_path,
+        *(f"{split}{end}/{n}.png" for split in ("train", "val", "test") for end in ("", "annot") for n in "ab"),
+    )
+    assert [*find_layout(tmp_path).splits] == ["train", "val", "test"]
+    assert partners(tmp_path, "val") == {"val/a.png": "valannot/a.png", "val/b.png": "valannot/b.png"}
+
+
+def test_images_without_a_mask_are_counted_or_taken_as_background(tmp_path):
+    touch(tmp_path, *(f"{n}_sat.jpg" for n in range(5)), "0_mask.png", "3_mask.png")
+    layout = find_layout(tmp_path)
+    assert (layout.unmasked, len(layout.left)) == (3, 3)
+    taken = find_layout(tmp_path, takes_missing=True)
+    assert [pair.mask.is_blank for pair in taken.splits["train"]] == [False, True, True, False, True]
+    assert (taken.unmasked, taken.left) == (0, ())
+    assert "3 images without a mask, or without one of them: taken as background" in taken.notes
+    by_hand = find_layout(tmp_path, pair="{id}_sat={id}_mask", takes_missing=True)
+    assert [pair.mask.is_blank for pair in by_hand.splits["train"]] == [False, True, True, False, True]
+
+
+def test_of_two_types_neither_of_which_is_a_photograph_the_user_is_asked(tmp_path):
+    touch(tmp_path, *(f"{n}.{end}" for n in range(4) for end in ("tif", "png")))
+    with pytest.raises(UserError, match="which are the images") as caught:
+        find_layout(tmp_path)
+    for option in ("{id}.png={id}.tif", "{id}.tif={id}.png"):
+        assert f"--pair '{option}'" in str(caught.value)
+        assert len(find_layout(tmp_path, pair=option).splits["train"]) == 4
+
+
+def test_one_folder_a_sample_with_two_pictures_of_its_mask_shows_both_rules(tmp_path):
+    touch(tmp_path, *(f"s{n}_json/{name}.png" for n in range(3) for name in ("img", "label", "label_viz")))
+    with pytest.raises(UserError) as caught:
+        find_layout(tmp_path)
+    for option in ("{id}/img={id}/label", "{id}/img={id}/label_viz"):
+        assert f"--pair '{option}'" in str(caught.value)
+        [first, *_] = find_layout(tmp_path, pair=option).splits["train"]
+        assert first.mask.path == tmp_path / "s0_json" / f"{option.rpartition('/')[2]}.png"
+
+
+def test_a_second_annotator_is_chosen_by_a_flag_that_the_message_gives(tmp_path):
+    touch(tmp_path, *(f"{folder}/{n}.tif" for folder in ("images", "1st_manual", "2nd_manual") for n in range(3)))
+    with pytest.raises(UserError, match="--masks 1st_manual or --masks 2nd_manual"):
+        find_layout(tmp_path)
+    assert partners(tmp_path, masks="2nd_manual")["images/0.tif"] == "2nd_manual/0.tif"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("train/images", "train"), ("images2/train", "."), ("train", None)],
+)
+def test_a_folder_given_one_level_too_low_is_answered_with_the_one_above(tmp_path, given, meant):
+    touch(tmp_path, "train/images/a.png", "train/masks/a.png")
+    if given.startswith("images2"):
+        touch(tmp_path, "masks/train/a.png", "imgs/train/a.png")
+        given = "imgs/train"
+    if meant is None:
+        touch(tmp_path, "b/train/a.png", "b/trainannot/a.png")
+        given, meant = "b/train", "b"
+    with pytest.raises(UserError) as caught:
+        find_layout(tmp_path / given)
+    assert f"did you mean --data {tmp_path / meant}?" in str(caught.value)
+
+
+def test_a_folder_given_one_level_too_high_is_answered_with_the_sets_below(tmp_path):
+    touch(tmp_path, "one/images/a.png", "one/masks/a.png", "two/train/images/a.png", "two/train/masks/a.png")
+    with pytest.raises(UserError) as caught:
+        find_layout(tmp_path)
+    for folder in ("one", "two"):
+        assert f"By itself this is a data set: --data {tmp_path / folder}" in str(caught.value)
+
+
+def test_folders_that_speak_against_the_flags_raise_the_question(tmp_path):
+    touch(tmp_path, "images/a.png", "masks/a.png")
+    assert find_layout(tmp_path, images="masks", masks="images").notes == (
+        "are images and masks swapped? --images is masks and --masks images",
+    )
+
+
+def test_masks_are_known_again_by_what_training_knew(tmp_path):
+    touch(tmp_path, "x/7.jpg", "x/7.png", "x/9.png", "y/7.png", "masks/1.png", "labels16/2.png", "x/8.jpg")
+    paths = list(walk(tmp_path))
+
+    def masks(**training: object) -> set[str]:
+        return {path.relative_to(tmp_path).as_posix() for path in masks_among(tmp_path, paths, training)}
+
+    assert masks() == {"masks/1.png"}
+    assert masks(masks="labels16") == {"masks/1.png", "labels16/2.png"}
+    assert masks(masks_beside=["{id}.jpg={id}.png"]) == {"masks/1.png", "x/7.png"}
+    assert masks(pair="x/{id}.jpg=y/{id}.png") == {"masks/1.png", "y/7.png"}
+    alone = [path for path in paths if path.parent.name == "masks"]
+    assert masks_among(tmp_path, alone, {}) == set()
+
+
+def test_the_options_for_several_rules_hold_for_all_splits_and_for_folders_that_were_given(tmp_path):
+    touch(tmp_path, *(f"{split}/images/{n}.png" for split in ("train", "val") for n in range(3)))
+    ends = ("alice_v1", "bob_v2")
+    touch(tmp_path, *(f"{split}/masks/{n}_{end}.png" for split in ("train", "val") for n in range(3) for end in ends))
+    with pytest.raises(UserError) as caught:
+        find_layout(tmp_path)
+    options = [line.split("'")[1] for line in str(caught.value).splitlines() if "--pair" in line]
+    assert len(options) == 2
+    for chosen, end in zip(options, ends, strict=True):
+        layout = find_layout(tmp_path, pair=chosen)
+        assert layout.splits["train"][0].mask.path.name == f"0_{end}.png"
+    with pytest.raises(UserError, match=f"--data {tmp_path / 'train'} --pair '"):
+        find_layout(None, images=str(tmp_path / "train/images"), masks=str(tmp_path / "train/masks"))
+
+
+def test_what_is_passed_over_in_folders_that_were_given_is_counted_too(tmp_path):
+    touch(tmp_path, "a/1.png", "a/1.json", "b/1.png", "b/notes.txt")
+    layout = find_layout(None, images=str(tmp_path / "a"), masks=str(tmp_path / "b"))
+    assert layout.notes == ("passed over: 1 .json, 1 .txt",)
+
+
+@pytest.mark.parametrize(
+    ("mask", "rules"),
+    [
+        ("images/{}_mask.png", ("{id}={id}_mask",)),
+        ("masks/{}_mask.png", ("{id}={id}_mask",)),
+        ("images/{}.png", ("{id}.jpg={id}.png",)),
+        ("masks/{}.png", ()),
+        ("masks/{}/17.png", ()),
+    ],
+)
+def test_how_masks_are_called_is_kept_where_their_names_tell_them_from_images(tmp_path, mask, rules):
+    touch(tmp_path, *(f"images/{n}.jpg" for n in "abc"), *(mask.format(n) for n in "abc"))
+    assert find_layout(tmp_path).beside == rules
+
+
+def test_an_option_makes_the_pairs_and_names_types_only_where_they_tell(tmp_path):
+    touch(tmp_path, *(f"x/{n}.{end}" for n in "ab" for end in ("jpg", "png")), "x/a_m.png", "x/b_m.png")
+    inside = list(walk(tmp_path))
+    twins = [(tmp_path / f"x/{n}.jpg", tmp_path / f"x/{n}.png") for n in "ab"]
+    assert option_for(tmp_path, twins, inside) == "--pair '{id}.jpg={id}.png'"
+    png = [path for path in inside if path.suffix == ".png"]
+    masks = [(tmp_path / f"x/{n}.png", tmp_path / f"x/{n}_m.png") for n in "ab"]
+    assert option_for(tmp_path, masks, png) == "--pair '{id}={id}_m'"

@@ -14,6 +14,7 @@ from torch import Tensor
 from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain, types_of
 from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.source import MASKS_BESIDE
 from unet_cli.errors import UserError, explain
 from unet_cli.files import whole_file
 from unet_cli.foreign import recognised
@@ -24,7 +25,9 @@ from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
 LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.training: see Card.image_marks
-BESIDE_SETTINGS = {"device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str]}
+BESIDE_SETTINGS = {
+    "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], MASKS_BESIDE: list[str],
+}  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background;

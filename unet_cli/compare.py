@@ -16,7 +16,7 @@ from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
 from unet_cli.console import Console, duration
 from unet_cli.data.examine import examine
-from unet_cli.data.layout import Layout, find_layout
+from unet_cli.data.layout import Layout, find_layout, layout_of
 from unet_cli.data.source import Pair, Source
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
 from unet_cli.device import Compute, choose_compute
@@ -87,7 +87,7 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     names = chosen(config.models)
     refused = {name: reason for name in names if (reason := _refusal(name, config))}
     trainable = [name for name in names if name not in refused]
-    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    layout = layout_of(config)
     pairs = _test_pairs(config, layout, console)
     mode = _mode(config, layout, console)
     times = config.minutes or (None,)
@@ -157,7 +157,11 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     if config.test is None:
         return layout.splits.get("test", [])
     try:
-        held = find_layout(config.test, masks=config.masks if config.data else None)
+        held = find_layout(
+            config.test,
+            masks=config.masks if config.data else None,
+            takes_missing=config.missing_masks == "background",
+        )
         card = examine(held, config, console)
         card.refuse()
     except UserError as error:

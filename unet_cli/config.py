@@ -193,6 +193,9 @@ class DataConfig(Reading):
         None, help="Which mask belongs to which image: 'images/{id}_image.png=masks/{id}_annotation.png'.  "
         "[default: found from the names]", panel="Data", metavar="RULE",
     )  # fmt: skip
+    missing_masks: Literal["stop", "background"] = setting(
+        "stop", help="Images without a mask: stop and list them, or take them as background.", panel="Data"
+    )
     skip_bad: bool = setting(
         False, help="Leave out files that can't be used, and name them, instead of stopping.", panel="Data"
     )

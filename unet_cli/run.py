@@ -282,7 +282,8 @@ def _next(trainer: Trainer, run: Path, best: Path, layout: Layout) -> str:
     """The command to run next: how good the weights are on the test part, or, where there is none, what they make of
     images that are at hand."""
     if layout.splits.get("test") and trainer.config.data is not None:
-        return shlex.join(["unet", "evaluate", "--weights", str(best), "--data", str(trainer.config.data)])
+        missing = ["--missing-masks", "background"] * (trainer.config.missing_masks == "background")
+        return shlex.join(["unet", "evaluate", "--weights", str(best), "--data", str(trainer.config.data), *missing])
     return shlex.join(["unet", "predict", "--weights", str(best), *_images(trainer, run)])
 
 
@@ -291,7 +292,8 @@ def _images(trainer: Trainer, run: Path) -> list[str]:
     one of them, which may be several files."""
     pairs = trainer.train_data.pairs
     folder = Path(os.path.commonpath([pair.image.path.parent for pair in pairs]))
-    if not any(path.is_relative_to(folder) for pair in pairs for path in pair.mask.paths):
+    masks = [path for pair in pairs if not pair.mask.is_blank for path in pair.mask.paths]
+    if not any(path.is_relative_to(folder) for path in masks):
         return ["--input", str(folder)]
     first = pairs[0].image.path
     if len(pairs[0].image.paths) == 1:

@@ -36,14 +36,14 @@ def check(config: CheckConfig, console: Console) -> int:
 
     Raises UserError where there is nothing that a card could be made of, and nothing to train on.
     """
-    from unet_cli.data.card import MOST_ODD
+    from unet_cli.data.card import MOST_ODD, ask_about_missing
     from unet_cli.data.examine import examine
-    from unet_cli.data.layout import find_layout
+    from unet_cli.data.layout import layout_of
     from unet_cli.data.orientation import way_up
     from unet_cli.data.problems import listed
     from unet_cli.data.stretching import mode_for, stretch_cost
 
-    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    layout = layout_of(config)
     card = examine(layout, config, console)
     if console.quiet and not console.json:
         card.refuse()
@@ -64,7 +64,11 @@ def check(config: CheckConfig, console: Console) -> int:
         *card.details(),
     )
     if card.refusals:
-        console.result(f"{counted(len(card.refusals), 'problem')} in the way of training:", *listed(card.refusals))
+        console.result(
+            f"{counted(len(card.refusals), 'problem')} in the way of training:",
+            *listed(card.refusals),
+            *ask_about_missing(card.layout),
+        )
     if odd:
         console.result("Worth a look:", *listed(odd, MOST_ODD))
     if config.pictures is not None:
@@ -106,6 +110,7 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
         value = getattr(config, name)
         said += [] if value is None else [flag_of(name), str(value)]
+    said += ["--missing-masks", "background"] * (config.missing_masks == "background")
     said += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
     said += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
     line = f"  {shlex.join(['unet', 'train', *said])}"

@@ -48,8 +48,9 @@ def predict(config: PredictConfig, console: Console) -> int:
     predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
     names = predictor.labels.names
     listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
-    everything, folder, unread = find_jobs(
-        config, predictor.mode, extras_of(config, names, predictor.gates), listed, predictor.preprocessing
+    extras = extras_of(config, names, predictor.gates)
+    everything, folder, unread, notes = find_jobs(
+        config, predictor.mode, extras, listed, predictor.preprocessing, checkpoints[0].training
     )
     writable_folder(folder)
     share = share_of(everything, config.shard)
@@ -57,6 +58,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     skipped = len(share) - len(jobs)
     clear(jobs, everything)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
+
+    console.say(*notes)
 
     outcomes: list[Outcome] = []
     pace = Pace("writing")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @command(app, "train", TrainConfig, example="unet train --data data/ --max-time 3m")
 def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
-    from unet_cli.data.layout import find_layout
+    from unet_cli.data.layout import layout_of
 
     # Before torch is imported: a wrong path is told at once.
-    layout = find_layout(config.data, config.images, config.masks, config.pair)
+    layout = layout_of(config)
     console = Console(output.json, output.quiet or this_process()[0] > 1)
     pairs = counted(sum(map(len, layout.splits.values())), "pair")
     console.say(f"Reading {layout.root}, {pairs}")

@@ -14,6 +14,7 @@ import numpy as np
 from unet_cli.config import Dtype, Preprocessing, least_std
 from unet_cli.console import counted
 from unet_cli.data.facts import Facts, Known, flat
+from unet_cli.data.imagefile import REMEDIES
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, listed
@@ -244,7 +245,8 @@ class Card:
         facts = [facts for _, facts in self.everything]
         notes = list(self.layout.notes)
         notes += [
-            f"{note} in {counted(count, 'image')}" for note, count in Counter(n for f in facts for n in f.notes).items()
+            f"{note} in {counted(count, 'image')}" + (f" ({REMEDIES[note]})" if note in REMEDIES else "")
+            for note, count in Counter(n for f in facts for n in f.notes).items()
         ]
         gray = sum(one.channels < 3 for one in facts)
         if self.in_channels < 3 and any(one.stored >= 3 and one.channels < one.stored for one in facts):
@@ -253,6 +255,15 @@ class Card:
             notes.append(f"{counted(gray, 'gray image')} among {len(facts):,}: gray is repeated to three channels")
         if any(one.layered for one in facts):
             notes.append("the pages of an image's file are its channels, since its mask has one page")
+        if self.layout.classes and not any(one.overlap for one in facts):
+            notes.append(f"{', '.join(self.layout.classes)} overlap nowhere")
+        scaled = [one for one in facts if one.mask_size is not None]
+        if scaled:
+            mask_height, mask_width = scaled[0].mask_size or (0, 0)
+            notes.append(
+                f"masks are smaller or larger than their images by one factor, such as {mask_width}x{mask_height} "
+                f"beside {scaled[0].size}: brought to the image's size, each pixel the nearest"
+            )
         if self.labels.kind == "instances":
             most = max((len(one.values.counts) for one in facts), default=1) - 1
             notes.append(
@@ -275,7 +286,18 @@ class Card:
 def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:
     head = f"{layout.root}: {counted(len(problems), 'problem')} with the files:"
     hint = "Nothing is left without them." if skip_bad else "Put these right, or leave them out with --skip-bad."
-    return UserError("\n".join([head, *listed(problems), end or hint]))
+    return UserError("\n".join([head, *listed(problems), *ask_about_missing(layout), end or hint]))
+
+
+def ask_about_missing(layout: Layout) -> list[str]:
+    """What images without a mask may mean."""
+    if not layout.unmasked:
+        return []
+    these = "image has no mask, or lacks one" if layout.unmasked == 1 else "images have no mask, or lack one"
+    return [
+        f"{layout.unmasked:,} {these}: if that means that nothing is there, --missing-masks background takes what "
+        "is missing as background"
+    ]
 
 
 def _plain(problem: Problem) -> dict[str, Any]:

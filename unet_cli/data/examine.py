@@ -11,13 +11,16 @@ import numpy as np
 from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
-from unet_cli.data.facts import Facts, Known, flat, read_all
-from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes, with_background
-from unet_cli.data.layout import Layout
+from unet_cli.data.facts import Facts, Known, flat, read_all, size_mismatch
+from unet_cli.data.imagefile import read_image
+from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, with_background
+from unet_cli.data.layout import Layout, one_class_options, swapped
 from unet_cli.data.problems import Problem, odd_things
-from unet_cli.data.source import Source
+from unet_cli.data.source import Source, spread
 from unet_cli.errors import UserError
 
+MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # values in most photographs, and in a mask of classes
+LOOKS = 4  # images whose values are counted where masks look like photographs
 STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
 
 
@@ -28,15 +31,21 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     nothing is left that a card could be made of.
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
+    if layout.classes and not spec.names:
+        values = tuple(range(len(layout.classes) + 1))
+        spec = replace(spec, names=("background", *layout.classes), values=values)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+    if not spec.names:
+        _refuse_swapped(known["train"], layout)
     try:
-        labels = find_labels([facts.values for _, facts in known["train"]], spec)
+        labels = find_labels([facts.values for pair, facts in known["train"] if not pair.mask.is_blank], spec)
     except UserError as error:
         if not problems:
             raise
         raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
 
+    known = {split: [_as_background(one, labels) for one in part] for split, part in known.items()}
     everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
     is_train = np.array([split == "train" for split, part in known.items() for _ in part])
@@ -76,7 +85,7 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
         else:
             known[split] += found
     problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # damage stands before these
-    misfits = [*_other_kinds(known, config.keep_alpha)]
+    misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha), *_overlapping(known, layout)]
     return _without(known, misfits), problems + misfits
 
 
@@ -105,6 +114,59 @@ def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: Labe
     ignored = any(labels.ignore in facts.values.counts for _, facts in flat(known))
     if labels.ignore is not None and not ignored:
         yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
+
+
+def _refuse_swapped(train: list[Known], layout: Layout) -> None:
+    """Raises UserError where images hold as few values as masks do, and masks as many as photographs."""
+    shades = [len(facts.values.counts) for pair, facts in train if not pair.mask.is_blank]
+    if not shades or sorted(shades)[len(shades) // 2] <= MIN_OF_PHOTOGRAPHS:
+        return
+    levels = [len(np.unique(read_image(pair.image))) for pair, _ in spread(train, LOOKS)]
+    if max(levels) > MAX_OF_MASKS:
+        return
+    pair, facts = train[0]
+    raise UserError(
+        f"{layout.root}: are images and masks swapped? {pair.image} holds {counted(levels[0], 'value')}, as masks do, "
+        f"and {pair.mask} {len(facts.values.counts):,}, as photographs do. If so, say it with {swapped(layout)}; if "
+        "the masks number their objects, with --classes background,object"
+    )
+
+
+def _as_background(one: Known, labels: LabelMap) -> Known:
+    """A pair without a mask, as if it had one of nothing but the background's value."""
+    pair, facts = one
+    if not pair.mask.is_blank:
+        return one
+    count = {labels.values[0]: facts.height * facts.width}
+    return pair, replace(facts, values=ValueStats(count, count, colour=labels.kind == "colours"))
+
+
+def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
+    """Masks of another size than their images, unless all of the set are smaller or larger by the same factor."""
+    everything = [one for one in flat(known) if not one[0].mask.is_blank]
+    scales = Counter(facts.mask_scale for _, facts in everything)
+    is_one = 1.0 not in scales and len(everything) > 1
+    usual = scales.most_common(1)[0][0] if is_one else 1.0
+    for pair, facts in everything:
+        if facts.mask_scale != usual:
+            yield Problem("bad file", size_mismatch(pair, facts), (pair,), refuses=True)
+
+
+def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
+    """Classes in files of their own that claim the same pixels."""
+    found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
+    if not found:
+        return
+    pair, facts = max(found, key=lambda one: one[1].overlap / (one[1].height * one[1].width))
+    share = facts.overlap / (facts.height * facts.width)
+    masks = sum(bool(one.mask.classes) for one, _ in flat(known))
+    lines = "".join(f"\n    {option}" for option in one_class_options(layout))
+    yield Problem(
+        "overlap", f"the classes {', '.join(layout.classes)} overlap in {len(found):,} of {counted(masks, 'mask')}, by "
+        f"up to {share:.1%} of the pixels, as in {pair.mask}: overlapping classes can't be trained together yet. "
+        "Correct the masks; train one class, or one of several versions of the same mask; or leave these pairs out "
+        f"with --skip-bad{lines}", tuple(pair for pair, _ in found), refuses=True,
+    )  # fmt: skip
 
 
 def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:

@@ -26,8 +26,9 @@ from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
 from unet_cli.version import __version__
 
-LAYOUT_OF_FACTS = 2  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 3  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
+MAX_SCALE = 16  # between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
 PAIRS_AT_A_TIME = 32  # for each thread
 VALUES_AT_A_TIME = 2**18  # of each channel, summed in float64
@@ -40,7 +41,8 @@ class Facts:
     low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
     are the pages of its file. checksum: of the pixels of the first channel. thumbnail: 8 x 8 bytes, the brightness of
     the image from its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the
-    mask's values. notes: what reading it did.
+    mask's values. notes: what reading it did. mask_size: (H, W) of the mask's file, where that is a fraction or a
+    multiple of the image's. overlap: pixels that are of several classes.
     """
 
     channels: int
@@ -58,10 +60,17 @@ class Facts:
     checksum: int
     notes: tuple[str, ...]
     values: ValueStats
+    mask_size: tuple[int, int] | None = None
+    overlap: int = 0
 
     @property
     def size(self) -> str:
         return f"{self.width}x{self.height}"
+
+    @property
+    def mask_scale(self) -> float:
+        """How much larger the image is than the file of its mask: 2 of 1024 beside 2048."""
+        return _scale((self.height, self.width), self.mask_size) or 1.0 if self.mask_size else 1.0
 
     def plain(self) -> list[Any]:
         """As JSON can hold it, short: there may be a hundred thousand of them."""
@@ -70,12 +79,12 @@ class Facts:
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
             list(values.counts), list(values.counts.values()), list(values.plateaus.values()),
-            values.colour, values.palette, values.rest,
+            values.colour, values.palette, values.rest, self.mask_size, self.overlap,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, plateaus, colour, palette, rest = value
+        *image, held, counts, plateaus, colour, palette, rest, mask_size, overlap = value
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
@@ -85,6 +94,7 @@ class Facts:
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
             bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), checksum, tuple(notes), values,
+            None if mask_size is None else tuple(mask_size), overlap,
         )  # fmt: skip
 
 
@@ -99,15 +109,34 @@ def flat(known: dict[str, list[Known]]) -> list[Known]:
 def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
     """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
     image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
-    pages, mask_pages = count_pages(pair.image.path), count_pages(pair.mask.path)
+    pages = count_pages(pair.image.path)
+    if pair.mask.is_blank and pages > 1:
+        raise UserError(
+            f"{pair.image} has {pages} pages and no mask, which tells whether these are images or channels: give it "
+            "one, or leave it out with --skip-bad"
+        )
+    mask_pages = 1 if pair.mask.is_blank else count_pages(pair.mask.path)
     if mask_pages not in (1, pages):
         raise UserError(
             f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"
         )
     if mask_pages == 1:
-        return [(pair, _facts(pair, keep_alpha, layered=pages > 1))]
+        return [_known(pair, _facts(pair, keep_alpha, layered=pages > 1))]
     paged = [_page_of(pair, page) for page in range(pages)]
-    return [(one, _facts(one, keep_alpha, layered=False)) for one in paged]
+    return [_known(one, _facts(one, keep_alpha, layered=False)) for one in paged]
+
+
+def _known(pair: Pair, facts: Facts) -> Known:
+    """The pair with its mask brought to the image's size."""
+    if facts.mask_size is None:
+        return pair, facts
+    return replace(pair, mask=replace(pair.mask, size=(facts.height, facts.width))), facts
+
+
+def size_mismatch(pair: Pair, facts: Facts) -> str:
+    """Of a mask whose size is another than the image's."""
+    assert facts.mask_size is not None
+    return _mismatch(pair, facts.mask_size, (facts.height, facts.width))
 
 
 def read_all(
@@ -151,7 +180,8 @@ class Memory:
             if not stamp or known_stamp != stamp:
                 return None
             return [
-                (pair if page is None else _page_of(pair, page), Facts.from_plain(record)) for page, record in records
+                _known(pair if page is None else _page_of(pair, page), Facts.from_plain(record))
+                for page, record in records
             ]
         except (TypeError, ValueError, AttributeError):  # a file of another program
             return None
@@ -167,7 +197,8 @@ class Memory:
     def _key(self, pair: Pair) -> str:
         """The paths, from the data folder on, so that it may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
-        return "\n".join(path.removeprefix(self._root) for path in paths)
+        how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
+        return "\n".join([path.removeprefix(self._root) for path in paths] + how)
 
 
 def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
@@ -248,18 +279,13 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
     mask = read_mask(pair.mask)
     height, width = image.shape[1:]
+    mask_size: tuple[int, int] | None = None
     if mask.values.shape[1:] != (height, width):
-        mask_height, mask_width = mask.values.shape[1:]
-        if (mask_width, mask_height) == (height, width):
-            raise UserError(
-                f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
-                "its side (an orientation in the EXIF data of an image turns it). Turn it, or leave the pair out with "
-                "--skip-bad"
-            )
-        raise UserError(
-            f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
-            "resize one, or leave the pair out with --skip-bad"
-        )
+        _, *sides = mask.values.shape
+        mask_size = (sides[0], sides[1])
+        if _scale((height, width), mask_size) is None:
+            raise UserError(_mismatch(pair, mask_size, (height, width)))
+        mask = read_mask(replace(pair.mask, size=(height, width)))
     stored = len(image)
     if stored == 3 + keep_alpha and is_gray(image):
         image = image[[0, *range(3, stored)]]
@@ -281,6 +307,34 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         checksum=zlib.crc32(image[0].data),
         notes=notes,
         values=value_stats(mask),
+        mask_size=mask_size,
+        overlap=mask.overlap,
+    )
+
+
+def _scale(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
+    """A whole number of times, up to MAX_SCALE, that (H, W) of the image is as large as the mask's, give or take a
+    pixel, or that fraction; None where it is neither."""
+    for large, small, is_fraction in ((image, mask, False), (mask, image, True)):
+        times = round(large[0] / small[0])
+        if not 2 <= times <= MAX_SCALE:
+            continue
+        if all(a // times <= b <= -(-a // times) for a, b in zip(large, small, strict=True)):
+            return 1 / times if is_fraction else times
+    return None
+
+
+def _mismatch(pair: Pair, mask: tuple[int, int], image: tuple[int, int]) -> str:
+    (mask_height, mask_width), (height, width) = mask, image
+    if (mask_width, mask_height) == (height, width):
+        return (
+            f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
+            "its side (an orientation in the EXIF data of an image turns it). Turn it; or take the orientation out of "
+            "a copy of the image, with exiftool -Orientation= -o stored/ IMAGE; or leave the pair out with --skip-bad"
+        )
+    return (
+        f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
+        "resize one, or leave the pair out with --skip-bad"
     )
 
 

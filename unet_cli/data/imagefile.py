@@ -50,7 +50,17 @@ SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of ev
 TIFF_EXTENSIONS = (".tif", ".tiff")
 
 NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
+# What was done to an image, and what can be done about it in a data set.
 ALPHA_DROPPED = "alpha was dropped"
+HIDDEN_COLOURS = "colours hidden under transparent pixels show"
+TURNED = "turned upright as the EXIF orientation says"
+TURNED_IN_PLACE = "turned upright, to the same size, as the EXIF orientation says"
+REMEDIES = {
+    ALPHA_DROPPED: "the last band; --keep-alpha keeps it",
+    HIDDEN_COLOURS: "--keep-alpha tells the network which these are",
+    TURNED_IN_PLACE: "if the masks were drawn on the pixels as stored, they don't fit: take the orientation out of "
+    "copies of the images, with exiftool -Orientation= -o stored/ IMAGES, and give these",
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,15 @@ class MaskPixels:
     """A mask as its file has it.
 
     values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB.
+    indices. colour: the values are colours, 0xRRGGBB. is_blank: there is no file, and all is background, whatever its
+    value. overlap: pixels that the files of several classes claim; there the last of these counts.
     """
 
     values: np.ndarray
     palette: list[int] | None = None
     colour: bool = False
+    is_blank: bool = False
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,10 +115,10 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     Raises UserError where a file can't be read, holds NaN or infinite values, or doesn't fit the others.
     """
     parts = []
-    dropped = False
+    notes: dict[str, None] = {}
     for path in source.paths:
         decoded = decode(path, source.page)
-        dropped |= decoded.alpha and not keep_alpha
+        notes |= dict.fromkeys(_conversions(decoded, keep_alpha))
         parts.append(_image_pixels(decoded, path, keep_alpha))
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
@@ -113,7 +126,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 "channels of one image must be alike"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return _our_own(joined), (ALPHA_DROPPED,) if dropped else ()
+    return _our_own(joined), tuple(notes)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
@@ -174,14 +187,27 @@ def image_pixels(
 def read_mask(source: Source) -> MaskPixels:
     """A mask's pages. Palettes give indices, colours are packed unless they are gray, alpha is dropped.
 
-    Several files are the objects of one mask: the largest value counts where they overlap.
+    Several files are the objects of one mask: the largest value counts where they overlap; or a class each, whose
+    values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest.
     Raises UserError where a file can't be read, its values are no whole numbers from 0, or sizes differ.
     """
+    if source.is_blank:
+        pixels = decode(source.path, source.page).pixels
+        return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+    mask = _joined_mask(source)
+    if source.size is None or mask.values.shape[1:] == source.size:
+        return mask
+    rows, columns = (np.arange(to) * of // to for to, of in zip(source.size, mask.values.shape[1:], strict=True))
+    return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+
+
+def _joined_mask(source: Source) -> MaskPixels:
+    """Of one file, or of several."""
     parts = []
     for path in source.paths:
         with explained(path):
             parts.append(_mask_pixels(decode(path, source.page), path))
-    if len(parts) == 1:
+    if len(parts) == 1 and not source.classes:
         return parts[0]
     for path, part in zip(source.paths, parts, strict=True):
         if part.values.shape != parts[0].values.shape:
@@ -189,11 +215,24 @@ def read_mask(source: Source) -> MaskPixels:
                 f"{path} is {_describe(part.values)} but {source.path} is {_describe(parts[0].values)}: "
                 "files of one mask must be of one size"
             )
+    if source.classes:
+        return _classes_joined(parts, source.classes)
     colour = any(part.colour for part in parts)
     # among coloured objects a gray one is a colour too
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
     same_palette = all(part.palette == parts[0].palette for part in parts)
     return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
+
+
+def _classes_joined(parts: list[MaskPixels], classes: tuple[int, ...]) -> MaskPixels:
+    """A binary mask for each class -> the indices of the classes, 0 where none is."""
+    values = np.zeros(parts[0].values.shape, np.uint8)
+    overlap = 0
+    for part, index in zip(parts, classes, strict=True):
+        of_class = part.values >= (128 if part.values.dtype == np.uint8 and part.values.max() == 255 else 1)
+        overlap += int(np.count_nonzero(values[of_class]))
+        values[of_class] = index
+    return MaskPixels(values, overlap=overlap)
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
@@ -271,6 +310,21 @@ def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
+
+
+def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
+    """What is said of how an image was read."""
+    notes = []
+    if decoded.alpha and not keep_alpha:
+        notes.append(ALPHA_DROPPED)
+        hidden = decoded.pixels[:, -1] == 0
+        colours = decoded.pixels[:, :-1].swapaxes(0, 1)[:, hidden]
+        if colours.size and (colours != colours[:, :1]).any():
+            notes.append(HIDDEN_COLOURS)
+    if decoded.orientation in range(2, 9):
+        height, width = decoded.pixels.shape[-2:]
+        notes.append(TURNED_IN_PLACE if decoded.orientation < 5 or height == width else TURNED)
+    return notes
 
 
 def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:

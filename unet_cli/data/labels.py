@@ -151,6 +151,8 @@ class LabelMap:
 
     def encode(self, mask: MaskPixels) -> np.ndarray:
         """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
+        if mask.is_blank:
+            return np.zeros(mask.values.shape, np.uint8)
         if mask.colour and self.kind != "colours":
             raise UserError(f"holds colours, but the classes are {self._classes()}")
         values = _packed(mask) if self.kind == "colours" else mask.values

@@ -7,26 +7,46 @@ name. Then the names of a split's images are paired with those of its masks (see
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from unet_cli.config import DataConfig
 from unet_cli.console import counted
-from unet_cli.data.pairing import (
-    SAME_NAME,
-    Matching,
-    apply_rule,
-    find_rule,
-    parse_pair,
+from unet_cli.data.advice import choose, no_layout, types_choice
+from unet_cli.data.formats import lacking_packages
+from unet_cli.data.pairing import Rule, SeveralRules, apply_rule, as_text, find_rule, parse_pair
+from unet_cli.data.passed_over import describe
+from unet_cli.data.path_rules import masks_beside, option_for, rules_beside, with_extensions
+from unet_cli.data.roles import (
+    File,
+    assign_roles,
+    common_root,
+    located,
+    meaning,
+    natural,
+    stem,
+    twins_of,
+    walk,
+    without_companions,
 )
-from unet_cli.data.roles import File, assign_roles, common_root, known_extensions, located, meaning, natural, stem, walk
-from unet_cli.data.source import Pair, Source
+from unet_cli.data.several import (
+    CHANNEL,
+    Paired,
+    alone,
+    result,
+    with_channels,
+    with_objects,
+    with_parts,
+    without_mask,
+)
+from unet_cli.data.source import MASKS_BESIDE, Pair, Source
 from unet_cli.errors import UserError
 
-CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+MAX_SETS = 20  # folders that are tried as data sets of their own
 
 
 @dataclass(frozen=True)
@@ -34,8 +54,10 @@ class Layout:
     """The pairs of a data set by split: 'train', and 'val' and 'test' where they have folders; sorted by name.
 
     rule: how the names were matched, in words. notes: what should be said aloud, such as folders that are not used.
-    left: a message for each file without a partner; it is for the caller to refuse them or leave them out.
-    files_per_image: more than 1 where each channel has a file of its own.
+    left: a message for each file without a partner; it is for the caller to refuse them or leave them out. unmasked:
+    how many of these are images without a mask.
+    files_per_image: more than 1 where each channel has a file of its own. classes: names of those whose masks are files
+    of their own, without the background. beside: see path_rules.rules_beside.
     """
 
     root: Path
@@ -43,16 +65,30 @@ class Layout:
     rule: str
     notes: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    unmasked: int = 0
     files_per_image: int = 1
+    classes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+def layout_of(config: DataConfig) -> Layout:
+    """As the settings say; see find_layout."""
+    takes_missing = config.missing_masks == "background"
+    return find_layout(config.data and Path(config.data), config.images, config.masks, config.pair, takes_missing)
 
 
 def find_layout(
-    data: Path | None, images: str | None = None, masks: str | None = None, pair: str | None = None
+    data: Path | None,
+    images: str | None = None,
+    masks: str | None = None,
+    pair: str | None = None,
+    takes_missing: bool = False,
 ) -> Layout:
     """Understand the folder `data`, as far as the user does not say which are the images, the masks, and the pairs.
 
     images, masks: a folder or a file, from `data` or from the current directory, or the name that folders have anywhere
     below `data`; with both, `data` may be None. pair: see pairing.parse_pair; its paths are below `data`.
+    takes_missing: an image without a mask is background.
     Raises UserError where that isn't possible, or could be meant in several ways.
     """
     root = data if data is not None else common_root(images, masks)
@@ -60,25 +96,74 @@ def find_layout(
         raise UserError(f"{root} does not exist: give the folder that holds your images and masks as --data")
     if not root.is_dir():
         raise UserError(f"{root} is a file: give the folder that holds your images and masks as --data")
+    others: list[Path] = []
     if pair is not None:
         if images is not None or masks is not None:
             raise UserError("--pair says where images and masks are: leave out --images and --masks")
-        return _by_hand(root, pair)
-    inside = list(walk(root)) if data is not None else []
-    files = assign_roles(root, inside, images, masks)
-    sides, notes = _sides(root, files)
-    found = {split: _paired(*side) for split, side in sides.items()}
-    counts = {split: result.files_per_image for split, result in found.items()}
+        inside = list(walk(root, passed_over=others))
+        found, notes = _by_hand(root, pair, inside)
+    else:
+        inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
+        try:
+            found, notes = _by_looks(root, inside, others, images, masks)
+        except UserError as error:
+            # Whoever says where images and masks are doesn't mean sets below.
+            below = _sets_below(root, inside) if images is None and masks is None else []
+            raise UserError("\n".join([str(error), *below])) if below else error from error
+        if own:
+            notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
+    notes += describe(others) + lacking_packages(inside)
+    return _joined(root, found, notes, takes_missing)
+
+
+def _by_looks(
+    root: Path, inside: list[Path], others: list[Path], images: str | None, masks: str | None
+) -> tuple[dict[str, Paired], list[str]]:
+    """The pairs of each split, and notes, as far as names and the user tell."""
+    sides, notes = _sides(root, assign_roles(root, inside, images, masks, others), others)
+    try:
+        found = {split: _paired(*side) for split, side in sides.items()}
+    except SeveralRules as error:
+        raise UserError(choose(root, error, *_side_of(sides, error), inside or list(walk(root)))) from error
+    if masks is not None and images is not None and _look_swapped(images, masks):
+        notes.append(f"are images and masks swapped? --images is {images} and --masks {masks}")
+    return found, notes
+
+
+def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missing: bool) -> Layout:
+    """What was found in each split as one layout. Raises UserError where the splits are of different kinds."""
+    counts = {split: one.files_per_image for split, one in found.items()}
     if len(set(counts.values())) > 1:
         differing = ", ".join(f"{count} in {split}" for split, count in counts.items())
         raise UserError(f"{root}: the number of files that make one image differs: {differing}. Make it the same.")
+    classes = found["train"].classes
+    for split, one in found.items():
+        if one.classes != classes:
+            shown = [", ".join(names) or "no classes" for names in (classes, one.classes)]
+            raise UserError(
+                f"{root}: masks have a file for each class, but train has {shown[0]} and {split} {shown[1]}: give "
+                "every split files of the same names, or leave the split out"
+            )
+    unmasked = [(split, *one) for split, paired in found.items() for one in paired.unmasked]
+    splits = {split: one.pairs for split, one in found.items()}
+    left = [message for one in found.values() for message in (*(text for _, text in one.unmasked), *one.left)]
+    if takes_missing and unmasked:
+        left = [message for one in found.values() for message in one.left]
+        for split, pair, _ in unmasked:
+            splits[split] = [*splits[split], pair]
+        splits = {split: sorted(pairs, key=lambda pair: natural(pair.name)) for split, pairs in splits.items()}
+        notes.append(f"{counted(len(unmasked), 'image')} without a mask, or without one of them: taken as background")
+    notes += [note for one in found.values() for note in one.notes]
     return Layout(
         root,
-        {split: result.pairs for split, result in found.items()},
-        "; ".join(dict.fromkeys(result.rule for result in found.values())),
-        tuple(dict.fromkeys([*notes, *(note for result in found.values() for note in result.notes)])),
-        tuple(message for result in found.values() for message in result.left),
+        splits,
+        "; ".join(dict.fromkeys(one.rule for one in found.values())),
+        tuple(dict.fromkeys(notes)),
+        tuple(left),
+        0 if takes_missing else len(unmasked),
         counts["train"],
+        classes,
+        rules_beside(found["train"].pairs),
     )
 
 
@@ -95,7 +180,9 @@ def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
-def _sides(root: Path, files: list[File]) -> tuple[dict[str, tuple[list[File], list[File]]], list[str]]:
+def _sides(
+    root: Path, files: list[File], others: Sequence[Path]
+) -> tuple[dict[str, tuple[list[File], list[File]]], list[str]]:
     """The images and the masks of each split, and notes on the files that are in none."""
     splits: defaultdict[str | None, list[File]] = defaultdict(list)
     for file in files:
@@ -120,7 +207,9 @@ def _sides(root: Path, files: list[File]) -> tuple[dict[str, tuple[list[File], l
             )
             used |= {file.path for file in splits[split]}
         elif split == "train" or splits[split]:
-            raise UserError(_no_layout(_split_folder(root, splits[split], split)))
+            if twins := twins_of(splits[split]):
+                raise UserError(types_choice(root, twins))
+            raise UserError(no_layout(_split_folder(root, splits[split], split), root, others))
     return sides, notes + _not_used(file for file in files if file.path not in used)
 
 
@@ -144,132 +233,67 @@ def _split_folder(root: Path, files: list[File], split: str) -> Path:
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
-Files = Mapping[str, tuple[Path, ...]]  # by the name that they share
 
-
-@dataclass(frozen=True)
-class _Paired:
-    """The pairs of one split, and what Layout says of them."""
-
-    pairs: list[Pair]
-    rule: str
-    left: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    files_per_image: int = 1
-
-
-def _paired(images: list[File], masks: list[File]) -> _Paired:
-    """Pair file with file; or else the channels of an image, or the objects of a mask, where they are several files."""
+def _paired(images: list[File], masks: list[File]) -> Paired:
+    """Pair file with file; or else the channels of an image, or the parts of a mask, where they are several files."""
     if len(images) == len(masks) == 1 and images[0].said and masks[0].said:
         only = Pair(images[0].name, Source((images[0].path,)), Source((masks[0].path,)))
-        return _Paired([only], "the image and the mask that were given")
-    image_files, mask_files = _by_name(images), _by_name(masks)
+        return Paired([only], "the image and the mask that were given")
+    try:
+        image_files, mask_files = _by_name(images), _by_name(masks)
+    except UserError:
+        if whole := _by_whole_names(images, masks):
+            return whole
+        raise
     try:
         matching = find_rule(list(image_files), list(mask_files))
     except UserError:
-        if several := _with_channels(image_files, mask_files) or _with_objects(image_files, mask_files):
+        if several := _several(image_files, mask_files, images, masks):
             return several
         raise
     several = None
     if not matching.complete:
-        several = _with_channels(image_files, mask_files) or _with_objects(image_files, mask_files)
-    return several or _result(matching, _alone(image_files), _alone(mask_files))
+        several = _several(image_files, mask_files, images, masks, bool(matching.masks_left))
+    return several or result(matching, alone(image_files), alone(mask_files))
 
 
-def _result(matching: Matching, images: Files, masks: Files) -> _Paired:
-    pairs = [Pair(image, Source(images[image]), Source(masks[mask])) for image, mask in matching.pairs]
-    return _Paired(pairs, matching.rule.describe(), _left(matching, images, masks))
+def _several(
+    by_image: dict[str, Path],
+    by_mask: dict[str, Path],
+    images: list[File],
+    masks: list[File],
+    may_be_parts: bool = True,
+) -> Paired | None:
+    """What else the names may mean, where they don't go together one by one."""
+    return (
+        with_channels(by_image, by_mask)
+        or with_objects(by_image, by_mask)
+        or _by_whole_names(images, masks)
+        or (with_parts(by_image, by_mask) if may_be_parts else None)
+    )
 
 
-def _left(matching: Matching, images: Files, masks: Files) -> list[str]:
-    return [f"image without a mask: {path}" for name in matching.images_left for path in images[name]] + [
-        f"mask without an image: {path}" for name in matching.masks_left for path in masks[name]
-    ]
-
-
-def _with_channels(images: dict[str, Path], masks: dict[str, Path]) -> _Paired | None:
-    """ID_0000 and ID_0001 are one image, where each mask has one."""
-    merged, lacking = _channels(images)
-    if not merged:
+def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
+    """By what masks were made from, with its extension: a.jpg_mask.png of a.jpg, where that leaves nothing over."""
+    types = {file.path.suffix for file in images}
+    if not any(extension in file.path.stem for file in masks for extension in types):
         return None
-    try:
-        matching = find_rule([*merged, *lacking], list(masks))
-    except UserError:
+    whole = {file.name + file.path.suffix: file.path for file in images}
+    mask_files = {_folder(file.name) + file.path.stem: file.path for file in masks}
+    if len(whole) < len(images) or len(mask_files) < len(masks):
         return None
-    if matching.masks_left:
-        return None
-    # An image that lacks a channel is reported as that, and its mask not at all.
-    pairs = [(image, mask) for image, mask in matching.pairs if image in merged]
-    images_left = [image for image in matching.images_left if image in merged]
-    found = _result(replace(matching, pairs=pairs, images_left=images_left), merged, _alone(masks))
-    count = len(next(iter(merged.values())))
-    left = [f"image without its channel {channel}: {path}" for path, channel in lacking.values()]
-    notes = [f"{count} files make one image, a channel each: ID_0000 to ID_{count - 1:04}"]
-    return replace(found, left=found.left + left, notes=notes, files_per_image=count)
+    with suppress(UserError):
+        matching = find_rule(list(whole), list(mask_files))
+        if matching.complete:
+            return result(matching, alone(whole), alone(mask_files))
+    return None
 
 
-def _with_objects(images: dict[str, Path], masks: dict[str, Path]) -> _Paired | None:
-    """A folder of masks for each image: ID/images/x with ID/masks/*, or images/ID with masks/ID/*."""
-    folders: defaultdict[str, list[Path]] = defaultdict(list)
-    for name, path in masks.items():
-        folders[_folder(name)].append(path)
-    # images/rat/1 is no sample of its own, but rat/images/1 may be: its folder is not the one in its name.
-    samples = {_folder(name): path for name, path in images.items() if PurePath(_folder(name)).name != path.parent.name}
-    in_folders = len(samples) == len(images) and "" not in samples
-    if "" in folders or not (in_folders or len(folders) < len(masks)):
-        return None
-    if in_folders:
-        images = samples
-    elif any(_folder(name) in folders for name in images):
-        return None
-    try:
-        matching = find_rule(list(images), list(folders))
-    except UserError:
-        return None
-    # images/s1_1 is no image of masks/s1/*, and which folder an image is in is a matter of its very name.
-    if matching.rule != SAME_NAME if in_folders else matching.masks_left:
-        return None
-    if 2 * len(matching.pairs) < len(images):  # a folder that happens to have an image's name
-        return None
-    found = _result(matching, _alone(images), {name: tuple(paths) for name, paths in folders.items()})
-    if len(folders) == len(masks):
-        return replace(found, rule="a folder for each image and its mask")
-    notes = [f"{len(masks)} mask files, one for each object, make {len(folders)} masks"]
-    return replace(found, rule="a folder of masks for each image", notes=notes)
-
-
-def _channels(files: Mapping[str, Path]) -> tuple[Files, dict[str, tuple[Path, str]]]:
-    """Names without channel -> their files in order; and of those that lack a channel: a file, and what it lacks.
-
-    Nothing where a name has no channel, or most names have not the same two or more.
-    """
-    ids: defaultdict[str, dict[str, Path]] = defaultdict(dict)
-    for name, path in files.items():
-        if not (parts := CHANNEL.fullmatch(name)):
-            return {}, {}
-        ids[parts[1]][parts[2]] = path
-    if not ids:
-        return {}, {}
-    [(usual, count)] = Counter(frozenset(channels) for channels in ids.values()).most_common(1)
-    expected = [f"{number:04}" for number in range(len(usual))]
-    if len(usual) < 2 or usual != set(expected) or 2 * count <= len(ids):
-        return {}, {}
-    if not all(channels.keys() <= usual for channels in ids.values()):
-        return {}, {}
-    merged, lacking = {}, {}
-    for name, channels in ids.items():
-        if channels.keys() == usual:
-            merged[name] = tuple(channels[channel] for channel in expected)
-        else:
-            lacking[name] = next(iter(channels.values())), next(c for c in expected if c not in channels)
-    return merged, lacking
-
-
-def _by_hand(root: Path, text: str) -> Layout:
-    """The layout by a rule that the user gave; case and leading zeros are overlooked only if that pairs more."""
-    rule = parse_pair(text)
-    rule = replace(rule, image=_with_extension(rule.image), mask=_with_extension(rule.mask))
-    by_path = {file.path.relative_to(root).as_posix(): file for file in located(root, walk(root))}
+def _by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[str, Paired], list[str]]:
+    """The pairs of each split, and notes, by the user's rule; case and leading zeros are overlooked if that pairs
+    more."""
+    rule = with_extensions(parse_pair(text))
+    by_path = {file.path.relative_to(root).as_posix(): file for file in located(root, inside)}
     names = list(by_path)
     matching = apply_rule(rule, names, names)
     if not matching.complete:
@@ -283,22 +307,27 @@ def _by_hand(root: Path, text: str) -> Layout:
         raise UserError(f"--pair '{text}' pairs nothing: it fits {counts}, of {len(names)} in {root}: {some}")
     if twice := {image for image, _ in matching.pairs} & {mask for _, mask in matching.pairs}:
         raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} an image and a mask: tell them apart")
-    splits: dict[str, list[Pair]] = {"train": []}
-    for image, mask in sorted(matching.pairs, key=lambda pair: natural(pair[0])):
-        pair = Pair(stem(image), Source((by_path[image].path,)), Source((by_path[mask].path,)))
-        splits.setdefault(by_path[image].split or "train", []).append(pair)
-    if not splits["train"]:
-        raise UserError(f"--pair '{text}' pairs no files to train on, only some of val or test: let it fit more")
     # '{id}' fits the masks of '{id}_mask' as well.
     paired = {name for pair in matching.pairs for name in pair}
     masks_left = [name for name in matching.masks_left if name not in paired]
     meant = paired.union(masks_left)
     images_left = [name for name in matching.images_left if name not in meant]
-    files = _alone({name: file.path for name, file in by_path.items()})
-    left = _left(replace(matching, images_left=images_left, masks_left=masks_left), files, files)
+    found = {"train": Paired([], matching.rule.describe())}
+
+    def of(name: str) -> Paired:
+        return found.setdefault(by_path[name].split or "train", Paired([], matching.rule.describe()))
+
+    for image, mask in sorted(matching.pairs, key=lambda pair: natural(pair[0])):
+        pair = Pair(stem(image), Source((by_path[image].path,)), Source((by_path[mask].path,)))
+        of(image).pairs.append(pair)
+    for image in images_left:
+        of(image).unmasked.append(without_mask(stem(image), (by_path[image].path,)))
+    for mask in masks_left:
+        of(mask).left.append(f"mask without an image: {by_path[mask].path}")
+    if not found["train"].pairs:
+        raise UserError(f"--pair '{text}' pairs no files to train on, only some of val or test: let it fit more")
     meant.update(images_left)
-    notes = _not_used(file for name, file in by_path.items() if name not in meant)
-    return Layout(root, splits, matching.rule.describe(), tuple(notes), tuple(left))
+    return found, _not_used(file for name, file in by_path.items() if name not in meant)
 
 
 def _by_name(files: list[File]) -> dict[str, Path]:
@@ -317,10 +346,6 @@ def _by_name(files: list[File]) -> dict[str, Path]:
     return {name: path for name, [path] in named.items()}
 
 
-def _alone(files: Mapping[str, Path]) -> Files:
-    return {name: (path,) for name, path in files.items()}
-
-
 # --- names and messages ----------------------------------------------------------------------------------------------
 
 
@@ -328,25 +353,78 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _with_extension(template: str) -> str:
-    """One without an extension fits them all."""
-    return template if template.endswith(".{}") or stem(template) != template else template + ".{}"
-
-
 def _not_used(files: Iterable[File]) -> list[str]:
     folders = Counter(file.path.parent for file in files)
     return [f"{folder} is not used: {counted(count, 'image file')}" for folder, count in folders.items()]
 
 
-def _no_layout(folder: Path) -> str:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    for entry in entries:
-        if entry.is_dir() and meaning(entry.name)[0] and next(walk(entry), None) is None:
-            return f"{entry} holds no images: put {known_extensions()} files there"
-    content = [entry.name + "/" * entry.is_dir() for entry in entries]
-    shown = "nothing" if not content else ", ".join(content[:8]) + (", ..." if len(content) > 8 else "")
-    return (
-        f"{folder} has no images folder beside a masks folder; it holds {shown}.\n"
-        f"Put the images into {folder / 'images'} and the masks, under the same names, into {folder / 'masks'}; "
-        "give such a pair in train, val and test folders; or say where they are with --images and --masks."
-    )
+def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
+    """Folders below that are data sets by themselves."""
+    tops = dict.fromkeys(path.relative_to(root).parts[0] for path in inside)
+    folders = [root / top for top in tops if (root / top).is_dir()][:MAX_SETS]
+    sets = []
+    for folder in folders:
+        with suppress(UserError):
+            below = [path for path in inside if path.is_relative_to(folder)]
+            _by_looks(folder, below, [], None, None)
+            sets.append(folder)
+    if not sets:
+        return []
+    return [f"By itself this is a data set: --data {folder}" for folder in sets]
+
+
+def _side_of(sides: dict[str, tuple[list[File], list[File]]], error: SeveralRules) -> tuple[list[File], list[File]]:
+    """The images and masks that several rules fit."""
+    image, mask = error.choices[0][1][0]
+    for images, masks in sides.values():
+        if any(file.name == image for file in images) and any(file.name == mask for file in masks):
+            return images, masks
+    raise AssertionError("the names are those of a split")
+
+
+def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) -> set[Path]:
+    """Which of these files below the root are masks: in folders that words or --masks say are, beside their images by
+    a rule that was found in training, or by the --pair that it was told. training: of a checkpoint.
+
+    Nothing where nothing else is there: whoever gives nothing but masks means them.
+    """
+    named = Path(training.get("masks") or "").name.casefold()
+    found = {
+        file.path
+        for file in located(root, paths)
+        if file.role == "masks" or (named and named in map(str.casefold, file.path.relative_to(root).parts[:-1]))
+    }
+    found |= masks_beside(training.get(MASKS_BESIDE) or (), paths)
+    if training.get("pair"):
+        with suppress(UserError):
+            by_hand, _ = _by_hand(root, training["pair"], paths)
+            found |= {path for one in by_hand.values() for pair in one.pairs for path in pair.mask.paths}
+    return found if len(found) < len(paths) else set()
+
+
+def _look_swapped(images: str, masks: str) -> bool:
+    return meaning(Path(images).name)[0] == "masks" and meaning(Path(masks).name)[0] == "images"
+
+
+def swapped(layout: Layout) -> str:
+    """The flags by which images become masks, and masks images."""
+    if layout.beside:
+        rule = parse_pair(layout.beside[0])
+        return f"--pair '{as_text(Rule(rule.mask, rule.image))}'"
+    pair = layout.splits["train"][0]
+    return f"--images {pair.mask.path.parent} --masks {pair.image.path.parent}"
+
+
+def one_class_options(layout: Layout) -> list[str]:
+    """Of classes in files of their own, the --pair for each of them alone."""
+    inside = list(walk(layout.root))
+    options = []
+    for number in range(1, len(layout.classes) + 1):
+        pairs = [
+            (pair.image.path, pair.mask.paths[pair.mask.classes.index(number)])
+            for part in layout.splits.values()
+            for pair in part
+            if number in pair.mask.classes
+        ]
+        options.append(option_for(layout.root, pairs, inside))
+    return [option for option in options if option]

@@ -22,13 +22,9 @@ from itertools import pairwise
 from math import log
 from string import Formatter
 
+from unet_cli.data.words import MASK_HINTS, MASK_WORDS
 from unet_cli.errors import UserError
 
-MASK_WORDS = frozenset({
-    "mask", "masks", "label", "labels", "lbl", "lbls", "seg", "segs", "segmentation", "segmentations", "annotation",
-    "annotations", "anno", "annot", "gt", "gts", "groundtruth", "truth", "manual", "target", "targets", "trimap",
-    "trimaps",
-})  # fmt: skip
 HOW_TO_SAY = "paths are below the data folder, {id} is what the two have in common, * is anything"
 
 # Numbers, words (also thoseThatHumpsTellApart), and every other character by itself.
@@ -77,6 +73,14 @@ class Rule:
 SAME_NAME = Rule("{id}", "{id}")
 
 
+class SeveralRules(UserError):
+    """Rules that fit equally well, with the (image, mask) pairs of each; no two make the same pairs."""
+
+    def __init__(self, choices: Sequence[tuple[Rule, list[tuple[str, str]]]]) -> None:
+        super().__init__(_two_rules(*choices[:2]))
+        self.choices = choices
+
+
 @dataclass(frozen=True)
 class Matching:
     """What a rule makes of two lists of names: (image, mask) pairs in the order of the images, and those left over."""
@@ -96,7 +100,7 @@ def find_rule(images: Sequence[str], masks: Sequence[str]) -> Matching:
     """The rule that pairs most names one to one; at least half of the shorter list, or there is none.
 
     Of rules that make the same pairs, strict ones come before loose ones, and then those with the shorter constants.
-    Raises UserError where there is no rule, or two that pair equally many names in different ways.
+    Raises UserError where there is no rule; SeveralRules where some pair equally many names in different ways.
     """
     if images and set(images) == set(masks):
         return _matching(SAME_NAME, [(image, image) for image in images], images, masks)
@@ -110,9 +114,12 @@ def find_rule(images: Sequence[str], masks: Sequence[str]) -> Matching:
     if not found:
         raise UserError(_no_rule(images, masks))
     best = min(found, key=lambda rule: (-len(found[rule]), rule.loose, sum(map(len, rule.constants))))
+    choices = {frozenset(found[best]): (best, found[best])}
     for rule, pairs in found.items():
-        if len(pairs) == len(found[best]) and set(pairs) != set(found[best]):
-            raise UserError(_two_rules((best, found[best]), (rule, pairs)))
+        if len(pairs) == len(found[best]):
+            choices.setdefault(frozenset(pairs), (rule, pairs))
+    if len(choices) > 1:
+        raise SeveralRules([*choices.values()])
     return _matching(best, found[best], images, masks)
 
 
@@ -163,9 +170,14 @@ def parse_pair(text: str) -> Rule:
     return rule
 
 
+def as_text(rule: Rule) -> str:
+    """As it is written for --pair."""
+    return f"{rule.image.replace('{}', '*')}={rule.mask.replace('{}', '*')}"
+
+
 def split_mixed(stems: Sequence[str]) -> tuple[list[str], list[str]]:
     """Images and masks of one list: masks are those with a word for masks, unless it is in every name."""
-    words = [_words(stem) & MASK_WORDS for stem in stems]
+    words = [_words(stem) & (MASK_WORDS | MASK_HINTS) for stem in stems]
     everywhere = frozenset.intersection(*words) if words else frozenset()
     images = [stem for stem, found in zip(stems, words, strict=True) if found <= everywhere]
     masks = [stem for stem, found in zip(stems, words, strict=True) if not found <= everywhere]
@@ -267,7 +279,7 @@ def _learned(images: Sequence[str], masks: Sequence[str]) -> list[Rule]:
     probe = chance.sample(few, min(10 * EXAMPLES, len(few)))
     votes: Counter[tuple[str, str]] = Counter()
     for name, rivals in _rivals(examples, many):
-        votes.update({pair for rival in rivals for pair in _templates(name, rival)})
+        votes.update({pair for rival in rivals for pair in templates(name, rival)})
     ranked = sorted(votes, key=lambda pair: (-votes[pair], len(pair[0]) + len(pair[1])))
     # What fits a third of the probe may pair half of all.
     plausible = (pair for pair in ranked if 3 * len(_keys(pair[0], probe, loose=True)) >= len(probe))
@@ -296,7 +308,7 @@ def _rivals(examples: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str
         yield example, rivals or [name for name in names if example in name or name in example][:RIVALS]
 
 
-def _templates(image: str, mask: str) -> Iterator[tuple[str, str]]:
+def templates(image: str, mask: str) -> Iterator[tuple[str, str]]:
     """The templates that make a pair of these two names."""
     ours, theirs = tokens(image), tokens(mask)
     if not _words(image) & _words(mask):

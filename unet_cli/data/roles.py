@@ -15,22 +15,30 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from unet_cli.data.imagefile import EXTENSIONS, is_image_file
-from unet_cli.data.pairing import MASK_WORDS, split_mixed, tokens
+from unet_cli.data.formats import EXTENSIONS, PACKAGES, SLIDE_EXTENSIONS
+from unet_cli.data.imagefile import is_image_file
+from unet_cli.data.pairing import split_mixed, tokens
+from unet_cli.data.words import (
+    CELLPOSE_MASKS,
+    CELLPOSE_OWN,
+    DRIVE_FOLDERS,
+    FILLERS,
+    IMAGE_WORDS,
+    LEFT_BEHIND,
+    MASK_HINTS,
+    MASK_WORDS,
+    SPLIT_WORDS,
+    known_words,
+)
 from unet_cli.errors import UserError, explain
 
-IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "input", "inputs"})
-MASK_FOLDERS = MASK_WORDS
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "tr": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "ts": "test",
-}  # fmt: skip
-# They say nothing beside a word for a role or a split: JPEGImages, SegmentationClass, ground_truth.
-FILLERS = frozenset({"jpeg", "jpg", "png", "tif", "tiff", "class", "ground", "set", "data", "files", "folder"})
-LEFT_BEHIND = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
+
+
+# Of cameras and scanners: in these people seldom save masks. And in MASK_TYPES seldom images.
+IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}
+MASK_TYPES = frozenset({".mat"})
+INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,11 @@ class File:
 @lru_cache(maxsize=1 << 16)
 def meaning(component: str) -> tuple[str | None, str | None, bool]:
     """The role and the split that the name of one folder speaks of, and whether of nothing else."""
-    words = [token.casefold() for token in tokens(ORDINAL.sub("", component)) if token.isalnum()]
-    role = "masks" if MASK_FOLDERS & set(words) else "images" if IMAGE_FOLDERS & set(words) else None
-    splits = [SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS]
-    others = set(words) - MASK_FOLDERS - IMAGE_FOLDERS - SPLIT_FOLDERS.keys() - FILLERS
+    alone = [token.casefold() for token in tokens(ORDINAL.sub("", component)) if token.isalnum()]
+    words = [word for one in alone for word in known_words(one)]
+    role = "masks" if (MASK_WORDS | MASK_HINTS) & set(words) else "images" if IMAGE_WORDS & set(words) else None
+    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    others = set(words) - MASK_WORDS - IMAGE_WORDS - SPLIT_WORDS.keys() - FILLERS
     # train2017 and stage1_train are what train is, but labels16 need not be what labels is.
     split = splits[-1] if splits and all(word.isdecimal() or word == "stage" for word in others) else None
     return role, split, not others and bool(role or split)
@@ -95,10 +104,13 @@ def _place(folder: Path) -> tuple[str, File]:
     return kept, place
 
 
-def assign_roles(root: Path, inside: list[Path], images: str | None, masks: str | None) -> list[File]:
-    """Every file with its role, as far as the user or the folders say it."""
+def assign_roles(
+    root: Path, inside: list[Path], images: str | None, masks: str | None, passed_over: list[Path] | None = None
+) -> list[File]:
+    """Every file with its role, as far as the user or the folders say it. passed_over: see walk, of folders elsewhere
+    than inside."""
     given = {
-        role: _given(root, inside, role, text)
+        role: _given(root, inside, role, text, passed_over if not inside else None)
         for role, text in (("images", images), ("masks", masks))
         if text is not None
     }
@@ -126,14 +138,60 @@ def assign_roles(root: Path, inside: list[Path], images: str | None, masks: str 
 
 
 def _told_apart(files: list[File]) -> list[File]:
-    """Images and masks that lie in the same folders, told apart by a word in their names."""
+    """Images and masks that lie in the same folders, told apart by a word in their names, or by their types."""
     role = "images" if any(file.role == "images" for file in files) else None
     mixed = [file for file in files if file.role == role]
-    masks = set(split_mixed([file.name for file in mixed])[1])
-    if not masks:
-        return files
-    told = [replace(file, role="masks" if file.name in masks else "images") for file in mixed]
+    named = set(split_mixed([file.name for file in mixed])[1])
+    if named:
+        are_masks = [file.name in named for file in mixed]
+    else:
+        by_type = _masks_by_type(mixed)
+        if not by_type:
+            return files
+        are_masks = [file.path in by_type for file in mixed]
+    told = [
+        replace(file, role="masks" if is_mask else "images") for file, is_mask in zip(mixed, are_masks, strict=True)
+    ]
     return told + [file for file in files if file.role != role]
+
+
+def _masks_by_type(files: list[File]) -> set[Path]:
+    """7.png beside 7.jpg, or 7_cell.png: what a camera wrote is the image, what keeps every value its mask."""
+    types = {file.path: file.path.suffix.lower() for file in files}
+    are_images = [types[file.path] in IMAGE_TYPES for file in files]
+    if not any(are_images):
+        are_images = [types[file.path] not in MASK_TYPES for file in files]
+    images = {file.name for file, is_image in zip(files, are_images, strict=True) if is_image}
+    others = [file for file, is_image in zip(files, are_images, strict=True) if not is_image]
+    masks = {file.path for file in others if file.name in images or _begins_with(file.name, images)}
+    return masks if 2 * len(masks) >= min(len(images), len(others)) else set()
+
+
+def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
+    """Files of the same name and two types, where most have such a twin."""
+    named: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        named[file.name].append(file.path)
+    twins = [(first, second) for first, second in (paths for paths in named.values() if len(paths) == 2)]
+    types = {tuple(path.suffix.lower() for path in pair) for pair in twins}
+    return twins if len(types) == 1 and 3 * len(twins) >= len(files) else []
+
+
+def _begins_with(name: str, names: set[str]) -> bool:
+    """Whether it is one of them and more: 7_cell, of 7."""
+    return any(not letter.isalnum() and name[:end] in names for end, letter in enumerate(name) if end)
+
+
+def without_companions(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The files, and apart those that a tool wrote for itself beside its masks."""
+    masks = [path for path in paths if CELLPOSE_MASKS in path.name]
+    bases = {str(path).removesuffix(path.name) + stem(path.name).removesuffix(CELLPOSE_MASKS) for path in masks}
+    if not bases:
+        return paths, []
+    own = {base + end for base in bases for end in CELLPOSE_OWN}
+    is_own = [str(path).removesuffix(path.name) + stem(path.name) in own for path in paths]
+    kept = [path for path, found in zip(paths, is_own, strict=True) if not found]
+    return kept, [path for path, found in zip(paths, is_own, strict=True) if found]
 
 
 def _without_predictions(files: list[File]) -> list[File]:
@@ -155,11 +213,13 @@ def _refuse_rivals(root: Path, files: list[File]) -> None:
             owners[file.role, file.split, around].add(file.owner)
     for (role, *_), rivals in owners.items():
         if len(rivals) > 1:
-            names = " and ".join("/".join(rival) for rival in sorted(rivals))
-            raise UserError(f"{root} holds {names}, which could each be meant: say which with --{role}")
+            folders = ["/".join(rival) for rival in sorted(rivals)]
+            ways = " or ".join(f"--{role} {folder}" for folder in folders)
+            names = " and ".join(folders)
+            raise UserError(f"{root} holds {names}, which could each be meant: say which with {ways}")
 
 
-def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:
+def _given(root: Path, inside: list[Path], role: str, text: str, passed_over: list[Path] | None = None) -> list[File]:
     """The files that the user means by --images or --masks."""
     path = next((path for path in (root / text, Path(text)) if path.exists()), None)
     if path is None:
@@ -174,7 +234,7 @@ def _given(root: Path, inside: list[Path], role: str, text: str) -> list[File]:
             raise UserError(_not_there(root, inside, role, text))
     elif path.is_dir():
         path = _as_below(root, path)
-        files = located(path, walk(path))
+        files = located(path, walk(path, passed_over=passed_over))
         if not files:
             raise UserError(f"{path} holds no images: put {known_extensions()} files there, or give another --{role}")
     elif is_image_file(path):
@@ -210,16 +270,19 @@ def common_root(images: str | None, masks: str | None) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def walk(folder: Path, unread: list[UserError] | None = None) -> Iterator[Path]:
+def walk(folder: Path, unread: list[UserError] | None = None, passed_over: list[Path] | None = None) -> Iterator[Path]:
     """The image files below a folder, in the order in which people count (2 before 10).
 
     What is hidden or left behind by a system is passed over, and so is a link to a folder that it lies in. unread: to
-    be told of folders within it that can't be looked into. Raises UserError: of these, where nobody is told of them.
+    be told of folders within it that can't be looked into. passed_over: to be told of files of other types, and of
+    folders of a drive's own. Raises UserError: of unread folders, where nobody is told of them.
     """
-    yield from _walk(folder, (), unread)
+    yield from _walk(folder, (), unread, [] if passed_over is None else passed_over)
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserError] | None) -> Iterator[Path]:
+def _walk(
+    folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserError] | None, passed_over: list[Path]
+) -> Iterator[Path]:
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
@@ -237,8 +300,13 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserErr
         if name.startswith(".") or name.lower() in LEFT_BEHIND:
             continue
         if _is(entry.is_dir):
-            yield from _walk(folder / name, (*above, here), unread)
-        elif stem(name) != name and (_is(entry.is_file) or not os.path.exists(entry.path)):  # a dead link is said later
+            if name.lower() in DRIVE_FOLDERS:
+                passed_over.append(folder / name)
+                continue
+            yield from _walk(folder / name, (*above, here), unread, passed_over)
+        elif stem(name) == name:
+            passed_over.append(folder / name)
+        elif _is(entry.is_file) or not os.path.exists(entry.path):  # a dead link is said later
             yield folder / name
 
 
@@ -256,9 +324,13 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def stem(name: str) -> str:
-    """Without its extension, if it is one that we know."""
+    """Without its extension, if it is one that we know, and without that of another file that it was made from:
+    a.ome.tif and a.jpg.png are both a."""
     stem, dot, extension = name.rpartition(".")
-    return stem if dot + extension.lower() in EXTENSIONS else name
+    if dot + extension.lower() not in EXTENSIONS:
+        return name
+    inner, dot, extension = stem.rpartition(".") if "." in stem else ("", "", "")
+    return inner if inner and extension.lower() in INNER_EXTENSIONS else stem
 
 
 def known_extensions() -> str:

@@ -11,17 +11,24 @@ from unet_cli.errors import UserError
 
 Item = TypeVar("Item")
 
+MASKS_BESIDE = "masks_beside"  # of what a checkpoint knows of its training: see path_rules.rules_beside
+
 
 @dataclass(frozen=True)
 class Source:
     """Where the pixels of an image or a mask are: one file, or several that make one; of a stack, one page.
 
     paths: several files are the channels of an image, or the objects of a mask, one a file. page: counted from 0;
-    None is the whole file.
+    None is the whole file. classes: the class index of each file, where a mask has one for each class. is_blank: there
+    is no mask, and all of the image at `paths` is background. size: (H, W) that a mask is brought
+    to, if it has another.
     """
 
     paths: tuple[Path, ...]
     page: int | None = None
+    classes: tuple[int, ...] = ()
+    is_blank: bool = False
+    size: tuple[int, int] | None = None
 
     @property
     def path(self) -> Path:
@@ -29,6 +36,8 @@ class Source:
         return self.paths[0]
 
     def __str__(self) -> str:
+        if self.is_blank:
+            return f"no mask of {self.path}"
         more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
         return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
 

@@ -99,7 +99,7 @@ def read_truth(source: Source, labels: LabelMap) -> Mask:
         classes = labels.encode(found)[0]
         if labels.kind == "instances":
             numbers = np.where(classes == IGNORED, 0, found.values[0])
-        elif len(source.paths) > 1:
+        elif len(source.paths) > 1 and not source.classes:
             numbers = _one_a_file(source, labels)
         else:
             numbers = objects_of(np.where(classes == IGNORED, np.uint8(0), classes), Cleaning())
@@ -112,7 +112,7 @@ def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
     """Where objects overlap, the pixel is the later file's."""
     numbers: np.ndarray | None = None
     for number, path in enumerate(source.paths, start=1):
-        inside = labels.encode(read_mask(Source((path,), source.page)))[0] > 0
+        inside = labels.encode(read_mask(replace(source, paths=(path,))))[0] > 0
         numbers = np.zeros(inside.shape, np.int32) if numbers is None else numbers
         numbers[inside] = number
     assert numbers is not None

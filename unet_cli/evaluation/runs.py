@@ -11,7 +11,7 @@ from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoint
 from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
 from unet_cli.console import Console
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.layout import find_layout
+from unet_cli.data.layout import layout_of
 from unet_cli.data.source import Pair
 from unet_cli.data.split import Split, read_split
 from unet_cli.errors import UserError
@@ -74,8 +74,9 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     spec = spec_of(checkpoints[0])
     if spec is not None:  # the file that told the classes may be gone
         settings |= {"classes": None, "ignore_index": None}
+    settings["missing_masks"] = settings["missing_masks"] or "stop"  # older runs don't say
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
-    layout = find_layout(config.data and Path(config.data), config.images, config.masks, config.pair)
+    layout = layout_of(config)
     card, labels, notes = examined(layout, config, checkpoints[0].labels, console, spec)
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]

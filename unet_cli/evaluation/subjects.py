@@ -16,7 +16,7 @@ from unet_cli.data.card import Card
 from unet_cli.data.examine import STRANGE_VALUES, examine
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
-from unet_cli.data.layout import Layout, find_layout
+from unet_cli.data.layout import Layout, layout_of
 from unet_cli.data.pairing import Matching, find_rule
 from unet_cli.data.problems import Problem
 from unet_cli.data.roles import stem, walk
@@ -112,7 +112,7 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     named: Mapping[Path, Checkpoint] | Path
     if config.pred is not None:
         named, known, spec = config.pred, None, None
-        layout = find_layout(config.data, config.images, config.masks, config.pair)
+        layout = layout_of(config)
     else:
         named = _loaded(config.weights)
         first = next(iter(named.values()))
@@ -143,10 +143,10 @@ def _paired_as(trained: Checkpoint, config: EvaluateConfig) -> Layout:
     rule = trained.training.get("pair")
     if rule and config.images is None and config.masks is None and config.pair is None:
         try:
-            return find_layout(config.data, pair=rule)
+            return layout_of(replace(config, pair=rule))
         except UserError:  # of data that are laid out in another way
             pass
-    return find_layout(config.data, config.images, config.masks, config.pair)
+    return layout_of(config)
 
 
 def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:

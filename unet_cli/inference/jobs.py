@@ -8,16 +8,18 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from unet_cli.config import PredictConfig, Preprocessing
 from unet_cli.console import counted
-from unet_cli.data.formats import count_pages
+from unet_cli.data.formats import SLIDE_EXTENSIONS, count_pages, lacking_packages
 from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
-from unet_cli.data.layout import merge_channels
+from unet_cli.data.layout import masks_among, merge_channels
+from unet_cli.data.passed_over import describe
 from unet_cli.data.roles import walk
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError, explain
@@ -113,11 +115,25 @@ def failed(job: Job, error: UserError) -> Outcome:
     return Outcome(job, error=text if is_named else str(job.image.named(UserError(text))))
 
 
+class FoundJobs(NamedTuple):
+    """unread: why folders in the input could not be looked into. notes: what in it is not predicted."""
+
+    jobs: list[Job]
+    output: Path
+    unread: list[UserError]
+    notes: list[str]
+
+
 def find_jobs(
-    config: PredictConfig, mode: str, extras: tuple[str, ...], listed: Iterable[str], preprocessing: Preprocessing
-) -> tuple[list[Job], Path, list[UserError]]:
-    """The images that `config.input` names, with the files to write for each, the output folder, and why folders in the
-    input could not be looked into.
+    config: PredictConfig,
+    mode: str,
+    extras: tuple[str, ...],
+    listed: Iterable[str],
+    preprocessing: Preprocessing,
+    training: Mapping[str, Any] = MappingProxyType({}),
+) -> FoundJobs:
+    """The images that `config.input` names, with the files to write for each, and the output folder. Masks in an input
+    folder are no images; training: of the checkpoint, which knows them.
 
     The input is a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in
     `listed`. Files are put together, and taken apart into pages, as they were for training. mode: 'resize' or 'tile'.
@@ -125,14 +141,15 @@ def find_jobs(
     would be written over an input or any other file that isn't ours.
     """
     unread: list[UserError] = []
-    images, base, output = _files(config, listed, unread)
+    notes: list[str] = []
+    images, base, output = _files(config, listed, training, unread, notes)
     images = list(dict.fromkeys(images))
     inputs = {_real(image) for image in images}
     jobs: list[Job] = []
     writers: dict[Path, Source] = {}
 
     def suffix(image: Source) -> str:
-        in_tiff = mode == "tile" and image.path.suffix.lower() in TIFF_EXTENSIONS
+        in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
         return config.format or ("tif" if in_tiff else "png")
 
     for image, place, pages in _sources(images, preprocessing, suffix):
@@ -152,7 +169,7 @@ def find_jobs(
                 )
             writers[path] = image
         jobs.append(job)
-    return jobs, output, unread
+    return FoundJobs(jobs, output, unread, notes)
 
 
 def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
@@ -200,31 +217,45 @@ def is_done(job: Job) -> bool:
 
 
 def _files(
-    config: PredictConfig, listed: Iterable[str], unread: list[UserError]
+    config: PredictConfig,
+    listed: Iterable[str],
+    training: Mapping[str, Any],
+    unread: list[UserError],
+    notes: list[str],
 ) -> tuple[list[Path], Path | None, Path]:
     """The files of the input, the folder that is mirrored in the output, if any, and the output folder. unread: is told
-    of folders that can't be looked into."""
+    of folders that can't be looked into, notes of what is passed over."""
     input, output = config.input, config.output
     path, base = Path(input), None
     if input == "-":
         images = [Path(line) for line in listed if line.strip()]
         output = _required(output, "a list of paths")
     elif path.is_dir():
-        images, base = list(walk(path, unread)), path
+        others: list[Path] = []
+        images, base = list(walk(path, unread, others)), path
         output = output or _ours(masks_beside(path))
         masks = _real(output)
         if masks != _real(path):  # masks of an earlier job in a folder below are not input
             images = [image for image in images if not _real(image).is_relative_to(masks)]
+        given = masks_among(path, images, training)
+        images = [image for image in images if image not in given]
+        if given:
+            shown = f"{counted(len(given), 'mask')} in {input}, as training knows them, such as {min(given)}"
+            notes.append(f"left out: {shown}; to predict them, give their folder or a glob as --input")
+        notes += describe(others)
     elif path.is_file():
         images = [path]
         output = output or _ours(masks_beside(path.parent))
     elif glob.has_magic(input):
-        images = [Path(found) for found in sorted(glob.glob(input, recursive=True)) if is_image_file(Path(found))]
+        matching = [Path(found) for found in sorted(glob.glob(input, recursive=True))]
+        images = [found for found in matching if is_image_file(found)]
+        notes += describe(found for found in matching if not is_image_file(found) and not found.is_dir())
         output = _required(output, "a glob")
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
     if not images:
-        raise unread[0] if unread else UserError(_nothing(input))
+        raise unread[0] if unread else UserError("\n".join([_nothing(input), *notes]))
+    notes += lacking_packages(images)
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():
         raise UserError(f"--output {output} looks like a file: give the folder that masks shall go to")
     return images, base, output

@@ -16,7 +16,7 @@ from unet_cli.data.augment import augmentation_of
 from unet_cli.data.card import Card
 from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
 from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
-from unet_cli.data.source import Pair, spread
+from unet_cli.data.source import MASKS_BESIDE, Pair, spread
 from unet_cli.data.split import Split
 from unet_cli.data.stretching import Mode
 from unet_cli.errors import UserError
@@ -57,6 +57,7 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
             "data_fingerprint": card.fingerprint(),
             LEARNED: card.image_marks(split.train),
             VALIDATED: card.image_marks(split.val),
+            MASKS_BESIDE: list(card.layout.beside),
         },
         data=card.describe(),
     )

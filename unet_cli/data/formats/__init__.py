@@ -1,4 +1,4 @@
-"""One file of pixels -> one array, told by its first bytes rather than its name: Pillow, tifffile and numpy below.
+"""One file of pixels -> one array, told by its first bytes rather than its name: Pillow, tifffile and others below.
 
 Whatever is in a file, the outcome is its pixels or a UserError: never half of them, and never a header's promise of
 more memory than the file could fill.
@@ -12,17 +12,53 @@ from typing import BinaryIO
 
 from numpy.lib import format as npy
 
-from unet_cli.data.formats.arrays import count_npy, count_npz, decode_npy, decode_npz
+from unet_cli.data.formats.arrays import (
+    MAT_SIGNATURE,
+    count_mat,
+    count_npy,
+    count_npz,
+    decode_mat,
+    decode_npy,
+    decode_npz,
+)
 from unet_cli.data.formats.decoded import Decoded, Outline, check_page, opened, read
+from unet_cli.data.formats.extras import (
+    JXL_EXTENSIONS,
+    JXL_SIGNATURES,
+    PACKAGES,
+    decode_dicom,
+    decode_heif,
+    decode_jxl,
+    is_dicom,
+    is_heif,
+    lacking_packages,
+)
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
 from unet_cli.data.formats.tiff import count_tiff, decode_tiff
 from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
 from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES
 
-__all__ = ["EXTENSIONS", "STACK_EXTENSIONS", "Decoded", "Outline", "count_pages", "decode", "decode_bands", "outline"]
+__all__ = [
+    "EXTENSIONS",
+    "PACKAGES",
+    "SLIDE_EXTENSIONS",
+    "STACK_EXTENSIONS",
+    "Decoded",
+    "Outline",
+    "count_pages",
+    "decode",
+    "decode_bands",
+    "lacking_packages",
+    "outline",
+]
 
-STACK_EXTENSIONS = frozenset({".tif", ".tiff", ".btf", ".tf8", ".npy", ".npz"})  # may hold several pages
-EXTENSIONS = STACK_EXTENSIONS.union(TGA_EXTENSIONS, (f".{name}" for name in " ".join(PILLOW.values()).split()))
+# TIFF under the names that the makers of scanners and microscopes give it.
+SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
+# They may hold several pages.
+STACK_EXTENSIONS = SLIDE_EXTENSIONS | {".tif", ".tiff", ".btf", ".tf8", ".npy", ".npz", ".mat"}
+EXTENSIONS = STACK_EXTENSIONS.union(
+    TGA_EXTENSIONS, JXL_EXTENSIONS, PACKAGES, (f".{name}" for name in " ".join(PILLOW.values()).split())
+)
 
 
 def decode(path: Path, page: int | None = None) -> Decoded:
@@ -62,6 +98,14 @@ def _decode(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
         return decode_npy(file, page)
     if head[:4] == b"PK\3\4":
         return decode_npz(file, page)
+    if head.startswith(MAT_SIGNATURE):
+        return decode_mat(file, page)
+    if head.startswith(JXL_SIGNATURES):
+        return decode_jxl(file, page)
+    if is_heif(head):
+        return decode_heif(file, page)
+    if is_dicom(head):
+        return decode_dicom(file, page)
     check_page(page, 1)
     if head[:8] == PNG_SIGNATURE:
         head += file.read()
@@ -76,4 +120,6 @@ def _count(file: BinaryIO, head: bytes) -> int:
         return count_npy(file)
     if head[:4] == b"PK\3\4":
         return count_npz(file)
+    if head.startswith(MAT_SIGNATURE):
+        return count_mat(file)
     return 1

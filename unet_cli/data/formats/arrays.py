@@ -1,4 +1,4 @@
-"""numpy's own files: .npy and .npz."""
+"""Files of arrays: .npy and .npz of numpy, .mat of MATLAB."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from unet_cli.data.formats.decoded import (
     check_page,
     file_size,
 )
+
+MAT_SIGNATURE = b"MATLAB "
+MAT_HDF5 = b"MATLAB 7.3"
+MAT_NUMBERS = frozenset({
+    "logical", "single", "double", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+})  # fmt: skip
 
 
 def decode_npy(file: BinaryIO, page: int | None) -> Decoded:
@@ -53,6 +59,39 @@ def decode_npz(file: BinaryIO, page: int | None) -> Decoded:
     return _from_pages(_as_pages(array), page)
 
 
+def count_mat(file: BinaryIO) -> int:
+    """From the headers of its arrays."""
+    _, shape = _only_variable(file)
+    return len(_as_pages(np.broadcast_to(np.zeros((), np.uint8), shape)))
+
+
+def decode_mat(file: BinaryIO, page: int | None) -> Decoded:
+    from scipy.io import loadmat
+
+    name, _ = _only_variable(file)
+    file.seek(0)
+    return _from_pages(_as_pages(loadmat(file, variable_names=[name])[name]), page)
+
+
+def _only_variable(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
+    """The name and shape of the one image or mask that a .mat holds. Raises Refused."""
+    from scipy.io import whosmat
+
+    file.seek(0)
+    if file.read(len(MAT_HDF5)) == MAT_HDF5:
+        raise Refused("is of MATLAB 7.3, an HDF5 file: save it with -v7, or as .npy")
+    file.seek(0)
+    found = [(name, shape) for name, shape, kind in whosmat(file) if kind in MAT_NUMBERS and min(shape) > 1]
+    if not found:
+        raise Refused("holds no array of numbers with rows and columns: save the mask as one")
+    if len(found) > 1:
+        names = ", ".join(name for name, _ in found)
+        raise Refused(f"holds several arrays ({names}): save one to a file")
+    name, shape = found[0]
+    check_claim(0, math.prod(shape), file_size(file))
+    return name, shape
+
+
 def _only_array(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
     if not entries:
@@ -68,6 +107,11 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype[Any]]:
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise Refused(
+            f"holds values of type {dtype}, as the dictionaries of Cellpose are (NAME_seg.npy): save masks as PNG or "
+            "TIFF there (NAME_cp_masks.png), or a plain array"
+        )
     if dtype.kind not in "biuf":
         raise Refused(f"holds values of type {dtype}: save whole or floating-point numbers")
     if 0 in shape or min(shape, default=1) < 0:

@@ -89,7 +89,7 @@ def decode_pillow(file: BinaryIO, head: bytes) -> Decoded:
             decoded = from_pillow(image) if values is None else from_array(values)
         if METADATA_WITH_ORIENTATION & image.info.keys():
             orientation = image.getexif().get(0x0112, 1)
-            return replace(decoded, pixels=upright(decoded.pixels, orientation))
+            return replace(decoded, pixels=upright(decoded.pixels, orientation), orientation=orientation)
         return decoded
 
 

@@ -121,7 +121,8 @@ def _pixels_of_part(content: bytes) -> int:
 
 def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded:
     """What the tags say of the values: upright, palettes told, white being the largest value, CMYK -> RGB."""
-    pixels = upright(pixels, keyframe.tags.valueof(274, default=1))
+    orientation = keyframe.tags.valueof(274, default=1)
+    pixels = upright(pixels, orientation)
     bits = keyframe.bitspersample if isinstance(keyframe.bitspersample, int) else 16
     photometric = int(keyframe.photometric)
     if photometric == 3 and bits <= 8 and keyframe.colormap is not None:
@@ -131,7 +132,7 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
         colours >>= 8 if colours.max() > 255 else 0  # some writers give 8 bits where the norm says 16
         if colours.min() < 0 or colours.max() > 255:
             raise Refused("has a palette that holds no colours: save it again")
-        return Decoded(pixels.astype(np.uint8), palette=colours.T.ravel().tolist())
+        return Decoded(pixels.astype(np.uint8), palette=colours.T.ravel().tolist(), orientation=orientation)
     white_is_zero = photometric == 0 and bits <= 8 and pixels.dtype.kind in "bu"
     if white_is_zero:
         pixels = (1 << bits) - 1 - pixels.astype(np.uint8)
@@ -143,7 +144,8 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
         pixels = np.concatenate([rgb.astype(pixels.dtype), pixels[:, 4:]], axis=1)
     extra = [int(sample) for sample in keyframe.extrasamples]
     turned_at = (255 if bits == 1 else (1 << bits) - 1) if white_is_zero else None
-    return Decoded(pixels, alpha=planes == 1 and extra[-1:] in ([1], [2]), turned_at=turned_at)
+    alpha = planes == 1 and extra[-1:] in ([1], [2])
+    return Decoded(pixels, alpha, turned_at=turned_at, orientation=orientation)
 
 
 def left_to_pillow(keyframe: TiffPage) -> bool:

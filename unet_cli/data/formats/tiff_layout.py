@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -25,6 +25,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"tifffile\.")
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NDPI_FORMAT = 65420  # a tag of every NDPI
 TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}  # bytes each
 
 
@@ -77,7 +78,8 @@ class Stack:
         self.identity = _identity(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
-            self.tif = TiffFile(self._file, _multifile=False)  # a page in another file is that file's
+            # a page in another file is that file's
+            self.tif = TiffFile(self._file, _multifile=False, **_as_ndpi(self._file))
         except BaseException:
             self._file.close()
             raise
@@ -89,6 +91,16 @@ class Stack:
     def close(self) -> None:
         self.tif.close()
         self._file.close()
+
+
+def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
+    """That a file is no NDPI whatever its name says, for tifffile would read offsets of 64 bits from it."""
+    if not str(file.name).lower().endswith(".ndpi"):
+        return {}
+    with TiffFile(file, _multifile=False, is_ndpi=False) as tif:
+        is_ndpi = NDPI_FORMAT in tif.pages.first.tags
+    file.seek(0)
+    return {} if is_ndpi else {"is_ndpi": False}
 
 
 _LOCK = threading.Lock()

@@ -1,0 +1,123 @@
+"""Several files that make one mask: which are classes, which objects, which versions of the same mask; from names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_cli.config import DataConfig
+from unet_cli.console import Console
+from unet_cli.data.examine import examine
+from unet_cli.data.imagefile import read_mask
+from unet_cli.data.layout import find_layout
+from unet_cli.data.source import Source
+from unet_cli.errors import UserError
+
+PLOTS = range(4)
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "masks/plot{}_class_{}.png",
+        "masks/plot{}_{}.png",
+        "masks/{1}_plot{0}.png",
+        "masks/{1}/plot{0}.png",
+        "masks_{1}/plot{0}.png",
+        "images/plot{}_{}.png",
+        "images/plot{}_mask_{}.png",
+    ],
+)
+def test_a_mask_file_for_each_class_is_told_by_suffix_prefix_or_folder(tmp_path, mask):
+    touch(tmp_path, *(f"images/plot{n}.jpg" for n in PLOTS))
+    touch(tmp_path, *(mask.format(n, name) for n in PLOTS for name in ("leaf", "stem", "root")))
+    layout = find_layout(tmp_path)
+    assert layout.classes == ("leaf", "root", "stem")
+    first = layout.splits["train"][0]
+    assert first.image.path == tmp_path / "images/plot0.jpg"
+    names = [path.relative_to(tmp_path).as_posix() for path in first.mask.paths]
+    assert (names, first.mask.classes) == ([mask.format(0, name) for name in layout.classes], (1, 2, 3))
+    assert layout.left == ()
+    assert "3 mask files of each image, a class each: leaf, root, stem" in layout.notes
+
+
+def test_a_class_whose_file_is_missing_is_asked_about_or_taken_as_absent(tmp_path):
+    touch(tmp_path, *(f"images/p{n}.jpg" for n in PLOTS), *(f"masks/p{n}_leaf.png" for n in PLOTS))
+    touch(tmp_path, "masks/p0_stem.png", "masks/p2_stem.png")
+    layout = find_layout(tmp_path)
+    assert layout.unmasked == 2
+    assert layout.left[0] == f"image without a mask of stem: {tmp_path / 'images/p1.jpg'}"
+    taken = find_layout(tmp_path, takes_missing=True)
+    assert [pair.mask.classes for pair in taken.splits["train"]] == [(1, 2), (1,), (1, 2), (1,)]
+    assert (taken.left, taken.unmasked) == ((), 0)
+
+
+@pytest.mark.parametrize("form", ["{}_mask{}.png", "{}{}.png"])
+def test_numbered_masks_whose_count_varies_are_objects(tmp_path, form):
+    ends = {0: [""], 1: ["", "_1"], 2: ["", "_1", "_2"], 3: [""]} if "mask" in form else {
+        0: ["_1"], 1: ["_1", "_2"], 2: ["_1", "_2", "_3"], 3: ["_1"],
+    }  # fmt: skip
+    touch(tmp_path, *(f"images/scan{n}.png" for n in PLOTS))
+    touch(tmp_path, *("masks/" + form.format(f"scan{n}", end) for n in PLOTS for end in ends[n]))
+    layout = find_layout(tmp_path)
+    assert [len(pair.mask.paths) for pair in layout.splits["train"]] == [1, 2, 3, 1]
+    assert (layout.classes, layout.left) == ((), ())
+    assert "7 mask files, one for each object, make 4 masks" in layout.notes
+
+
+@pytest.mark.parametrize(
+    "ends", [("_1st", "_2nd"), ("_rater1", "_rater2"), ("_label", "_label_viz"), ("_mask", "_mask_color"), ("_1", "_2")]
+)
+def test_versions_of_one_mask_are_no_classes_and_each_rule_can_be_pasted(tmp_path, ends):
+    touch(tmp_path, *(f"images/a{n}.png" for n in PLOTS))
+    touch(tmp_path, *(f"masks/a{n}{end}.png" for n in PLOTS for end in ends))
+    with pytest.raises(UserError, match="two rules pair 4 names each") as caught:
+        find_layout(tmp_path)
+    options = [line.split("'")[1] for line in str(caught.value).splitlines() if line.startswith("  --pair")]
+    assert len(options) == 2
+    masks = [find_layout(tmp_path, pair=option).splits["train"][0].mask.path.name for option in options]
+    assert masks == [f"a0{end}.png" for end in ends]
+
+
+def draw(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_class_files_become_the_indices_of_their_classes(tmp_path):
+    left, right = np.zeros((2, 3, 4), np.uint8)
+    left[:, :2], right[1, 3] = 255, 1
+    left[0, 2] = 60  # a soft edge
+    paths = (draw(tmp_path / "l.png", left), draw(tmp_path / "r.png", right))
+    mask = read_mask(Source(paths, classes=(1, 2)))
+    assert mask.values[0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 2], [1, 1, 0, 0]]
+    assert mask.overlap == 0
+    assert read_mask(Source(paths[1:], classes=(2,))).values.max() == 2
+    right[0, 0] = 1
+    assert read_mask(Source((paths[0], draw(paths[1], right)), classes=(1, 2))).overlap == 1
+
+
+def test_overlapping_classes_are_refused_with_the_option_for_each(tmp_path):
+    chance = np.random.default_rng(0)
+    for n in PLOTS:
+        draw(tmp_path / f"images/p{n}.png", chance.integers(0, 255, (16, 16), np.uint8))
+        for name, rows in (("leaf", slice(2, 8)), ("stem", slice(7 if n == 3 else 8, 12))):
+            mask = np.zeros((16, 16), np.uint8)
+            mask[rows] = 255
+            draw(tmp_path / f"masks/p{n}_{name}.png", mask)
+    card = examine(find_layout(tmp_path), DataConfig(data=tmp_path), Console(quiet=True))
+    [problem] = card.refusals
+    assert "leaf, stem overlap in 1 of 4 masks, by up to 6.2% of the pixels" in problem.text
+    assert "--pair 'images/{id}=masks/{id}_leaf'" in problem.text
+    assert card.labels.names == ("background", "leaf", "stem")
+    left_out = examine(find_layout(tmp_path), DataConfig(data=tmp_path, skip_bad=True), Console(quiet=True))
+    assert len(left_out.pairs("train")) == 3

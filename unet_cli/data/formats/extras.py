@@ -1,0 +1,167 @@
+"""Formats that Pillow and tifffile don't read: JPEG XL, and HEIF and DICOM, which need packages of their own."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import imagecodecs
+import numpy as np
+
+from unet_cli.console import counted
+from unet_cli.data.formats.decoded import (
+    Decoded,
+    Refused,
+    alone_if_huge,
+    check_claim,
+    check_page,
+    content_of,
+    file_size,
+    from_array,
+)
+
+JXL_SIGNATURES = (b"\xff\n", b"\0\0\0\x0cJXL ")
+JXL_EXTENSIONS = (".jxl",)
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+warnings.filterwarnings("ignore", module=r"pydicom\.")  # of odd metadata
+
+
+class Package(NamedTuple):
+    """What has to be installed for a format. extra: of ours that installs it."""
+
+    module: str
+    name: str
+    extra: str
+
+
+HEIF = Package("pillow_heif", "pillow-heif", "heif")
+DICOM = Package("pydicom", "pydicom", "medical")
+PACKAGES = {**dict.fromkeys((".heic", ".heif", ".hif"), HEIF), **dict.fromkeys((".dcm", ".dicom"), DICOM)}
+
+
+NEED_PACKAGES = tuple(PACKAGES)
+
+
+def lacking_packages(paths: Iterable[Path]) -> list[str]:
+    """A line for each type of file that can't be read without a package that isn't there, with their number."""
+    lacking: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.name.lower().endswith(NEED_PACKAGES) and not is_installed(PACKAGES[path.suffix.lower()]):
+            lacking[path.suffix.lower()].append(path)
+    return [
+        f"{counted(len(found), f'{found[0].suffix} file')} can't be read ({_install(found[0])})"
+        for found in lacking.values()
+    ]
+
+
+def is_installed(package: Package) -> bool:
+    return find_spec(package.module) is not None
+
+
+def _install(path: Path) -> str:
+    package = PACKAGES[path.suffix.lower()]
+    return f"pip install {package.name}, extra `{package.extra}`"
+
+
+def _needed(package: Package) -> Any:
+    """The package's module. Raises Refused."""
+    if not is_installed(package):
+        raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
+    return import_module(package.module)
+
+
+def is_heif(head: bytes) -> bool:
+    """By its brand; an AVIF, which may name several, is Pillow's."""
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[8:32]
+
+
+def is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def decode_jxl(file: BinaryIO, page: int | None) -> Decoded:
+    """The first frame, upright."""
+    check_page(page, 1)
+    content = content_of(file)
+    width, height = _jxl_size(content)
+    check_claim(width * height, width * height, len(content))
+    with alone_if_huge(width * height):
+        pixels = imagecodecs.jpegxl_decode(content)
+    return from_array(pixels if pixels.ndim < 4 else pixels[0])
+
+
+def decode_heif(file: BinaryIO, page: int | None) -> Decoded:
+    """The primary image, upright; 16 bits where it has more than 8."""
+    check_page(page, 1)
+    heif = _needed(HEIF).open_heif(file, convert_hdr_to_8bit=False)
+    width, height = heif.size
+    check_claim(width * height, width * height, file_size(file))
+    with alone_if_huge(width * height):
+        return from_array(np.asarray(heif))
+
+
+def decode_dicom(file: BinaryIO, page: int | None) -> Decoded:
+    """A single image, in the units of its modality where the file gives a scale; what shows 0 as white is turned."""
+    check_page(page, 1)
+    pydicom = _needed(DICOM)
+    pixels = import_module("pydicom.pixels")
+    file.seek(0)
+    dataset = pydicom.dcmread(file, force=True)
+    if "PixelData" not in dataset:
+        raise Refused("is a DICOM file without pixels: leave it out")
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if frames > 1:
+        raise Refused(f"holds {frames} frames, a volume or a movie: save each as an image of its own")
+    area = int(dataset.Rows) * int(dataset.Columns)
+    check_claim(area, area * int(dataset.get("SamplesPerPixel", 1)), file_size(file))
+    try:
+        with alone_if_huge(area):
+            values = dataset.pixel_array
+    except RuntimeError as error:  # of compressions that pydicom leaves to further packages
+        raise Refused(
+            f"is compressed in a way that pydicom can't read alone ({error}): save it uncompressed"
+        ) from error
+    kind = str(dataset.PhotometricInterpretation)
+    if kind == "PALETTE COLOR":
+        return from_array(pixels.apply_color_lut(values, dataset))
+    if float(dataset.get("RescaleSlope", 1)) != 1 or float(dataset.get("RescaleIntercept", 0)) != 0:
+        values = pixels.apply_rescale(values, dataset).astype(np.float32)
+    if kind == "MONOCHROME1":
+        top = (1 << int(dataset.BitsStored)) - 1
+        if values.dtype == np.uint8:
+            return Decoded((np.uint8(top) - values)[None, None], turned_at=top)
+        values = values.max() + values.min() - values
+    return from_array(values)
+
+
+def _jxl_size(content: bytes) -> tuple[int, int]:
+    """Width and height, as the header of the codestream has them (ISO/IEC 18181-1, D.2)."""
+    if content.startswith(JXL_SIGNATURES[0]):
+        start = 2
+    else:
+        boxes = [at for at in (content.find(b"jxlc\xff\n"), content.find(b"jxlp\0\0\0\0\xff\n")) if at >= 0]
+        if not boxes:
+            raise ValueError("it has no codestream")
+        start = content.index(b"\xff\n", min(boxes)) + 2
+    bits = int.from_bytes(content[start : start + 16], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    is_small = take(1)
+
+    def side() -> int:
+        return (take(5) + 1) * 8 if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    height = side()
+    ratio = take(3)
+    across, down = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}.get(ratio, (0, 1))
+    return (height * across // down if ratio else side()), height
