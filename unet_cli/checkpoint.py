@@ -27,8 +27,9 @@ LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.train
 BESIDE_SETTINGS = {"device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str]}
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
-# 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background.
-FORMAT_VERSION = 4
+# 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background,
+# in 4 label maps read values as they are stored, and each for itself.
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True)

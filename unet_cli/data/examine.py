@@ -12,13 +12,14 @@ from unet_cli.config import DataConfig
 from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all
-from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes, with_background
+from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes, question, with_background
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 
 STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
+DOUBTFUL = "objects or classes"  # a kind of problem: numbers that may be either
 
 
 def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
@@ -47,7 +48,10 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
 
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
-    odd = [*_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
+    doubts = []
+    if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
+        doubts.append(Problem(DOUBTFUL, question(labels), refuses=True))
+    odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
     facts = known["train"][0][1]
     return Card(
         layout=layout,

@@ -21,12 +21,13 @@ from unet_cli.console import Console
 from unet_cli.data.formats import count_pages
 from unet_cli.data.imagefile import MaskPixels, is_gray, read_mask, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
+from unet_cli.data.labels.stats import Shape
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
 from unet_cli.version import __version__
 
-LAYOUT_OF_FACTS = 2  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 3  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
 PAIRS_AT_A_TIME = 32  # for each thread
@@ -69,18 +70,19 @@ class Facts:
         return [
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
-            list(values.counts), list(values.counts.values()), list(values.plateaus.values()),
-            values.colour, values.palette, values.rest,
+            list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
+            values.colour, values.planes, values.palette, values.rest,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, plateaus, colour, palette, rest = value
+        *image, held, counts, shaped, shapes, colour, planes, palette, rest = value
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
-            dict(zip(held, counts, strict=True)), dict(zip(held, plateaus, strict=True)), colour,
-            None if palette is None else tuple(palette), rest,
+            dict(zip(held, counts, strict=True)),
+            {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
+            colour, planes, None if palette is None else tuple(palette), rest,
         )  # fmt: skip
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
@@ -278,7 +280,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         mask_thumbnail=_mask_thumbnail(mask),
         checksum=zlib.crc32(image[0].data),
         notes=notes,
-        values=value_stats(mask),
+        values=value_stats(mask, image=image[0]),
     )
 
 

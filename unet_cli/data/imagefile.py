@@ -25,6 +25,7 @@ __all__ = [
     "EXTENSIONS",
     "SIGNATURE",
     "TIFF_EXTENSIONS",
+    "TRANSPARENT",
     "Bands",
     "MaskPixels",
     "Tags",
@@ -49,6 +50,7 @@ SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of ev
 TIFF_EXTENSIONS = (".tif", ".tiff")
 
 NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
+TRANSPARENT = 0x1000000  # the colour of a mask's pixels that no eye sees: beside all others
 ALPHA_DROPPED = "alpha was dropped"
 
 
@@ -57,12 +59,14 @@ class MaskPixels:
     """A mask as its file has it.
 
     values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB.
+    indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: of a one-hot mask, the number of the
+    plane that marks a pixel, from 1 on.
     """
 
     values: np.ndarray
     palette: list[int] | None = None
     colour: bool = False
+    planes: bool = False
 
 
 @dataclass(frozen=True)

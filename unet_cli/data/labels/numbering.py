@@ -1,0 +1,116 @@
+"""Numbers of objects, or classes: by how values recur from mask to mask, and whether anything tells them apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from unet_cli.data.labels.stats import FEW_VALUES, Shape, ValueStats
+
+Verdict = Literal["objects", "classes", "doubtful"]
+
+DOZEN = 12  # classes of which each is a single connected area are seldom more
+ONE_PART = 0.8  # share of the values of all masks that are a single connected area, from which they may be objects
+COUNTING = 0.8  # share of the masks that count from 1 without gaps
+RARELY = 3  # times as many values in the set as in the fullest mask: values don't recur
+# F ratios (variance between values over variance within, per degree of freedom): about 1 where values are
+# interchangeable.
+ALIKE, APART, FIXED = 2.5, 8.0, 100.0
+MIN_REPEATS = 24  # values beyond one of each, without which F ratios of about 1 say nothing
+IN_ORDER = 0.8  # correlation of places with numbers, as where objects are numbered from the top
+
+
+class Counting(NamedTuple):
+    """Of the masks that hold anything but 0: the highest value of each, and how many count up to it without gaps."""
+
+    highest: list[int]
+    gapless: int
+
+
+def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
+    """Of numbers in masks, 0 being background.
+
+    'objects': they count far and differently from mask to mask, or don't recur, or nothing tells the values apart.
+    'classes': they recur, as several areas, or each with a size, a brightness or a place of its own. 'doubtful': a few
+    numbers that count from 1, each a single area, and not enough is there to tell.
+    """
+    counting = _counting(masks, ignore)
+    if not counting.highest:
+        return "classes"
+    held = {value for stats in masks for value in stats.counts} - {0, ignore}
+    several, most = len(set(counting.highest)), max(counting.highest)
+    gapless = counting.gapless / len(counting.highest)
+    ratios = _ratios(masks, ignore)
+    are_apart = ratios is not None and max(ratios.values()) > APART
+    if most > 255 and len(held) >= FEW_VALUES:
+        beyond = sum(number > 255 for number in counting.highest)
+        if 2 * max(several, beyond) >= len(counting.highest):
+            return "objects"
+    if several >= max(2, min(4, len(counting.highest))) and most > DOZEN and gapless >= COUNTING:
+        looks = [ratios[name] for name in ("size", "gray") if name in ratios] if ratios else []
+        return "classes" if max(looks, default=0) > APART else "objects"
+    if _share_of_single_parts(masks, ignore) < ONE_PART or are_apart:
+        return "classes"
+    fullest = max(len(stats.counts.keys() - {0, ignore}) for stats in masks)
+    if len(held) > DOZEN and len(held) >= RARELY * fullest and len(counting.highest) > 1:
+        return "objects"
+    if len(held) < 3 or gapless < COUNTING:
+        return "classes"
+    if ratios is not None and max(ratios.values()) < ALIKE:
+        return "objects"
+    return "doubtful" if several > 2 else "classes"
+
+
+def _counting(masks: Sequence[ValueStats], ignore: int | None) -> Counting:
+    highest, gapless = [], 0
+    for stats in masks:
+        held = [value for value in stats.counts if value not in (0, ignore)]
+        if held:
+            highest.append(max(held))
+            gapless += stats.rest == 0 and len(held) == max(held)
+    return Counting(highest, gapless)
+
+
+def _share_of_single_parts(masks: Sequence[ValueStats], ignore: int | None) -> float:
+    """Of all values in all masks, as far as their shapes are known."""
+    parts = [
+        shape.parts for stats in masks for value, shape in stats.shapes.items() if value not in (0, ignore)
+    ]  # a hole counts as -1
+    return sum(number <= 1 for number in parts) / max(len(parts), 1)
+
+
+def _ratios(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, float] | None:
+    """F ratios of the values' sizes, brightness and places, those left out that only follow the numbers; None where
+    values hardly recur, or nothing varies."""
+    seen: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
+    for stats in masks:
+        for value, shape in stats.shapes.items():
+            if value not in (0, ignore):
+                seen[value].append(_figures(stats.counts[value], shape))
+    groups = {value: np.array(figures) for value, figures in seen.items() if len(figures) > 1}
+    repeats = sum(len(group) for group in groups.values()) - len(groups)
+    if len(groups) < 2 or repeats < len(groups):
+        return None
+    everything = np.concatenate(list(groups.values()))
+    numbers = np.repeat(list(groups), [len(group) for group in groups.values()])
+    within = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups.values()) / repeats
+    middle = everything.mean(0)
+    between = sum(len(group) * (group.mean(0) - middle) ** 2 for group in groups.values()) / (len(groups) - 1)
+    found: dict[str, float] = {}
+    for place, name in enumerate(("size", "gray", "row", "column")):
+        if between[place] + within[place] < 1e-9:
+            continue
+        ratio = float(between[place] / max(within[place], 1e-9))
+        follows = abs(np.corrcoef(everything[:, place], numbers)[0, 1]) > IN_ORDER if place != 1 else False
+        if not follows or ratio > FIXED:
+            found[name] = ratio
+    if not found or (max(found.values()) < ALIKE and repeats < MIN_REPEATS):
+        return None
+    return found
+
+
+def _figures(pixels: int, shape: Shape) -> tuple[float, float, float, float]:
+    return float(np.log(pixels)), shape.gray, shape.row, shape.column
