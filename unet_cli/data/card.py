@@ -227,7 +227,7 @@ class Card:
         """The share of pixels between the two values of masks with soft borders."""
         if self.labels.kind != "soft":
             return ""
-        strays = self.labels.count_strays([facts.values for _, facts in self.everything])
+        strays, _ = self.labels.count_strays([facts.values for _, facts in self.everything])
         share = strays / sum(facts.height * facts.width for _, facts in self.everything)
         return f"; {share:.2%} of the pixels lie between {self.labels.values[0]} and " + (
             f"{self.labels.values[1]}, as at soft edges or in JPEG"

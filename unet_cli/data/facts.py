@@ -19,7 +19,7 @@ from unet_cli.ahead import ahead
 from unet_cli.config import Dtype
 from unet_cli.console import Console
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import MaskPixels, is_gray, read_mask, read_stack
+from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.labels.stats import Shape
 from unet_cli.data.source import Pair
@@ -71,18 +71,18 @@ class Facts:
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
             list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
-            values.colour, values.planes, values.palette, values.rest,
+            values.colour, values.planes, values.palette, values.rest, values.nodata,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, shaped, shapes, colour, planes, palette, rest = value
+        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata = value
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
             dict(zip(held, counts, strict=True)),
             {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
-            colour, planes, None if palette is None else tuple(palette), rest,
+            colour, planes, None if palette is None else tuple(palette), rest, nodata,
         )  # fmt: skip
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
@@ -246,6 +246,8 @@ def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:
 def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     stack, notes = read_stack(pair.image, keep_alpha)
     image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
+    image, has_missing = filled(image)
+    notes += (NAN_FILLED,) if has_missing else ()
     mask = read_mask(pair.mask)
     height, width = image.shape[1:]
     if mask.values.shape[1:] != (height, width):

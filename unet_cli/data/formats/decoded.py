@@ -35,13 +35,14 @@ class Decoded:
     pixels: (pages, C, H, W) in the file's own type: bool never, 1-bit images being 0 and 255. alpha: the last channel
     is alpha. palette: r, g, b, r, g, b ... of 0 to 255, the first channel then being indices.
     turned_at: the file stores 0 for white, and its values were taken from this one, as an eye wants them; but the
-    values of a mask mean what they are.
+    values of a mask mean what they are. nodata: the value that its tags call so.
     """
 
     pixels: np.ndarray
     alpha: bool = False
     palette: list[int] | None = None
     turned_at: int | None = None
+    nodata: float | None = None
 
 
 class Outline(NamedTuple):

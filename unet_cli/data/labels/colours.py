@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from unet_cli.config import MAX_CLASSES
-from unet_cli.console import few
 from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
-from unet_cli.data.labels.noise import FLATNESS, SHADES
+from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP
 from unet_cli.data.labels.readings import Reading
 from unet_cli.data.labels.spec import ClassSpec, named
 from unet_cli.data.labels.stats import FEW_VALUES, Held, Total, ValueStats, unpacked
@@ -60,6 +59,9 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
         )
     ignore = None if spec.ignore == -1 else spec.ignore
     chosen, has_strays = _chosen(held, ignore)
+    if ignore is None and {TRANSPARENT, 0} <= set(chosen) and not spec.values and _is_at_borders(held, 0):
+        ignore = TRANSPARENT  # beside a background, it is what nobody has labelled
+        chosen.remove(TRANSPARENT)
     if spec.values:
         return LabelMap(spec.values, spec.names, "colours", ignore, strays=has_strays)
     if len(chosen) > MAX_CLASSES:
@@ -77,6 +79,7 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
     if len(values) == 1:
         values.append(0xFFFFFF if background != 0xFFFFFF else 0)
     usual = ["background", "foreground"] if len(values) == 2 else [spelled(value) for value in values]
+    usual[0] = "background" if values[0] == TRANSPARENT else usual[0]
     return LabelMap(tuple(values), named(spec, usual, "colours"), "colours", ignore, strays=has_strays)
 
 
@@ -95,12 +98,22 @@ def _chosen(held: Held, ignore: int | None) -> tuple[list[int], bool]:
             near = [other for other in near if total.pixels < TRACE * totals[other].pixels and not total.has_areas]
         if not near:
             chosen.append(colour)
+    if not as_painted:
+        chosen = list(dict.fromkeys(_snapped(colour) for colour in chosen))
     others = [value for value in totals if value not in chosen]
     far = [value for value in others if min((_distance(value, one) for one in chosen), default=0) > NEAR_COLOURS]
     if as_painted and len(far) >= SHADES:
         shades = [value for value in chosen if not totals[value].has_areas]
         chosen = [value for value in chosen if value not in shades or totals[value].parts < totals[value].pixels / 4]
     return chosen, len(far) >= SHADES or held.rest > 0
+
+
+def _snapped(colour: int) -> int:
+    """What JPEG has made of a colour, with channels that end where the range does."""
+    if colour == TRANSPARENT:
+        return colour
+    parts = [0 if part <= SNAP else 255 if part >= 255 - SNAP else part for part in colour.to_bytes(3)]
+    return int.from_bytes(bytes(parts))
 
 
 def _covers(total: Total, as_painted: bool) -> bool:
@@ -118,19 +131,20 @@ def _background(held: Held, chosen: Sequence[int]) -> int:
         if {low, high} == set(chosen):
             return low
     darker, lighter = sorted(chosen, key=lambda colour: sum(colour.to_bytes(3)))
-    edges = {colour: held.totals[colour].edge for colour in chosen}
+    edges = {colour: held.totals[colour].edge if colour in held.totals else 0 for colour in chosen}
     whole = max(sum(edges.values()), 1)
     if edges[lighter] >= BRIGHT * whole:
         return lighter
     return darker
 
 
+def _is_at_borders(held: Held, colour: int) -> bool:
+    """Whether a good part of what can be seen along the images' borders has this colour."""
+    seen = sum(total.edge for value, total in held.totals.items() if value != TRANSPARENT)
+    return held.totals[colour].edge >= seen / 2 > 0
+
+
 def _distance(colour: int, other: int) -> float:
     if TRANSPARENT in (colour, other):
         return 0.0 if colour == other else 1e3
     return sum((a - b) ** 2 for a, b in zip(colour.to_bytes(3), other.to_bytes(3), strict=True)) ** 0.5
-
-
-def said_of(values: Sequence[int]) -> str:
-    """Some colours, for a message."""
-    return few([spelled(value) for value in values])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unet_cli.config import MAX_CLASSES
+from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
@@ -87,8 +88,10 @@ def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tup
 def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, ...] | None) -> Numbers:
     held = Held(masks if spec.values else _without_photographs(masks))
     ignore = None if spec.ignore == -1 else spec.ignore
-    if ignore is None and -1 in held.totals:
-        ignore = -1  # nobody numbers a class so
+    if ignore is None and UNLABELLED in held.totals:
+        ignore = UNLABELLED
+    if spec.ignore is None and ignore is None and not spec.values:
+        ignore = _nodata(held)
     levels = find_levels(held, ignore)
     count = len(spec.names)
     if count and not spec.values and count != len(levels.values) and levels.noise:
@@ -153,9 +156,7 @@ def _given(numbers: Numbers) -> LabelMap | None:
     strays = any(value not in {*spec.values, numbers.ignore} for value in numbers.levels.noise)
     gaps = [after - before for before, after in zip(sorted(spec.values), sorted(spec.values)[1:], strict=False)]
     reach = min(numbers.levels.reach, (min(gaps) - 1) // 3)
-    return LabelMap(
-        spec.values, spec.names, ignore=numbers.ignore, palette=numbers.palette, strays=strays, reach=reach
-    )
+    return LabelMap(spec.values, spec.names, ignore=numbers.ignore, palette=numbers.palette, strays=strays, reach=reach)
 
 
 def _classes(numbers: Numbers) -> LabelMap:
@@ -268,6 +269,13 @@ def _find_ignored(held: Held, levels: Levels) -> int | None:
             "save all masks with the same values, or give --ignore-index 255 if that is what it means"
         )
     return 255
+
+
+def _nodata(held: Held) -> int | None:
+    """What the files call so, where they agree, beside background and objects; 0 is background whatever they say."""
+    called = {stats.nodata for stats in held.masks}
+    value = called.pop() if len(called) == 1 else None
+    return value if value and value in held.totals and len(held.totals) > 2 else None
 
 
 def _without_photographs(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -13,7 +14,7 @@ from unet_cli.config import MAX_CLASSES
 from unet_cli.console import few
 from unet_cli.data.imagefile import TRANSPARENT, MaskPixels
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
-from unet_cli.data.labels.numbering import are_objects
+from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
 from unet_cli.data.labels.spec import ClassSpec
 from unet_cli.data.labels.stats import ValueStats, unpacked
@@ -179,19 +180,26 @@ class LabelMap:
         found = (row[strange].tolist(), values[strange].tolist(), counts[strange].tolist())
         return pixels, list(zip(*found, strict=True))
 
-    def count_strays(self, masks: Sequence[ValueStats]) -> int:
-        """Pixels whose value is not exactly that of a class, nor the ignored one."""
+    def count_strays(self, masks: Sequence[ValueStats]) -> tuple[int, int]:
+        """Pixels whose value is not exactly that of a class, nor the ignored one; and those that none is near to."""
         known = {*self.values, self.ignore}
-        return sum(
-            stats.rest + sum(count for value, count in stats.counts.items() if value not in known)
-            for stats in self.read(masks)
-        )
+        counts, rest = Counter[int](), 0
+        for stats in self.read(masks):
+            counts.update({value: count for value, count in stats.counts.items() if value not in known})
+            rest += stats.rest
+        values = np.fromiter(counts, np.int64, len(counts))
+        far = self.indices_of(values) < 0
+        return counts.total() + rest, int(np.fromiter(counts.values(), np.int64, len(counts))[far].sum()) + rest
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be numbers of a few objects: there is not enough to tell."""
         if self.kind != "values" or self.num_classes <= 3:
             return False
         return are_objects(self.read(masks), self.ignore) == "doubtful"
+
+    def could_be_objects(self, masks: Sequence[ValueStats]) -> bool:
+        """Whether the classes, compared with two, are best read as numbers of objects."""
+        return self.kind == "values" and self.num_classes > 2 and could_be_objects(self.read(masks), self.ignore)
 
     def read(self, masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
         """What was counted, of the values as this map reads them."""

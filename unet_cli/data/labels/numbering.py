@@ -64,6 +64,14 @@ def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     return "doubtful" if several > 2 else "classes"
 
 
+def could_be_objects(masks: Sequence[ValueStats], ignore: int | None) -> bool:
+    """Whether it makes sense to take them for numbers of objects, where two classes are expected: each is a single
+    area."""
+    if are_objects(masks, ignore) != "classes":
+        return True
+    return _share_of_single_parts(masks, ignore) >= ONE_PART
+
+
 def _counting(masks: Sequence[ValueStats], ignore: int | None) -> Counting:
     highest, gapless = [], 0
     for stats in masks:

@@ -25,18 +25,21 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
     lines = [READINGS[labels.reading]] if labels.reading in READINGS else []
     pixels = max(sum(sum(stats.counts.values()) + stats.rest for stats in masks), 1)
     if labels.strays or labels.kind == "colours":
-        strays = labels.count_strays(masks)
-        what = "colours" if labels.kind == "colours" else "values"
+        strays, doubtful = labels.count_strays(masks)
+        what = "colour" if labels.kind == "colours" else "value"
         if strays:
             lines.append(
-                f"{strays / pixels:.2%} of the pixels have other {what}, as slips, soft edges and JPEG leave them: read "
-                "as what they are close to, or what is nearest to them in the mask"
+                f"{strays / pixels:.2%} of the pixels have not quite the {what} of a class: {doubtful / pixels:.2%} are "
+                "doubtful, as slips, soft edges and JPEG leave them, and read as the nearest sure pixel, others as the "
+                f"{what} that is near"
             )
     if labels.kind == "colours":
         lines += _of_colours(labels)
     if labels.kind == "instances":
         most = max((len(stats.counts) for stats in masks), default=1) - 1
-        lines.append(f"the masks number their objects (up to {most:,} in one): trained as foreground against background")
+        lines.append(
+            f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
+        )
     if labels.num_classes > MANY_CLASSES:
         lines.append(f"{labels.num_classes} classes are many; if the masks number objects: --classes background,object")
     if labels.ignore is not None:
@@ -52,7 +55,7 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
 def _of_colours(labels: LabelMap) -> list[str]:
     lines = []
     if TRANSPARENT in labels.values:
-        lines.append(f"transparent pixels of the masks are {labels.names[labels.values.index(TRANSPARENT)]}")
+        lines.append(f"transparent pixels of the masks are the class {labels.names[labels.values.index(TRANSPARENT)]}")
     elif labels.num_classes == 2 and labels.values[0] and labels.names[0] == "background":
         first, second = labels.spelled(0), labels.spelled(1)
         lines.append(

@@ -48,7 +48,7 @@ class ValueStats:
     counts: pixels of each value. shapes: of each value; without any, both values cover areas. colour: the values are
     colours. planes: they count the planes of a one-hot mask from 1 on. palette: (r, g, b, r, g, ...) up to the highest
     value, where the mask has one. rest: pixels of the rarest values, where there are more than MAX_VALUES; these are
-    not in counts.
+    not in counts. nodata: the value that the file calls so.
     """
 
     counts: dict[int, int]
@@ -57,6 +57,7 @@ class ValueStats:
     planes: bool = False
     palette: tuple[int, ...] | None = None
     rest: int = 0
+    nodata: int | None = None
 
     def renamed(self, rename: Callable[[np.ndarray], np.ndarray], colour: bool = False) -> ValueStats:
         """The same with other values; of several that become one, the figures are added."""
@@ -101,7 +102,7 @@ def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None
         rest = int(counts[held][~kept].sum())
         held, names = held[kept], names[kept]
     counted = dict(zip(names.tolist(), counts[held].tolist(), strict=True))
-    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest)
+    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata)
 
 
 def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
