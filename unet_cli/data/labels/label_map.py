@@ -116,7 +116,7 @@ class LabelMap:
         values = mask_as(self._reading, mask)
         indices = self.indices_of(values)
         if self.strays and (indices < 0).any():
-            light = values if self.kind != "colours" else sum(unpacked(values))
+            light = values if self.kind != "colours" else np.sum(unpacked(values), axis=0)
             step = 3 * NEAR_COLOURS if self.kind == "colours" else max(self.reach, 1)
             indices = np.stack(
                 [nearest_sure(page, *rest) for page, *rest in zip(indices, light, [step] * len(values), strict=True)]

@@ -96,7 +96,7 @@ def _ratios(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, float]
     seen: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
     for stats in masks:
         for value, shape in stats.shapes.items():
-            if value not in (0, ignore):
+            if value not in (0, ignore) and shape.row >= 0:
                 seen[value].append(_figures(stats.counts[value], shape))
     groups = {value: np.array(figures) for value, figures in seen.items() if len(figures) > 1}
     repeats = sum(len(group) for group in groups.values()) - len(groups)

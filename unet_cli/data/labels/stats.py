@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from unet_cli.data.imagefile import MaskPixels
 
@@ -19,7 +20,7 @@ MAX_VALUES = 1024  # values of one mask that are counted each for itself
 FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades
 FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
-GRID = 128  # rows and columns of a mask that places and brightness are measured on
+GRID = 48  # rows and columns of a mask, at least, that places and brightness are measured on
 
 
 class Shape(NamedTuple):
@@ -28,7 +29,7 @@ class Shape(NamedTuple):
     cores: pixels whose 3 x 3 neighbourhood is all of this value, and so areas. flats: whose neighbourhood is nearly
     so, within FLAT. ramps: that have a lower and a higher value in their neighbourhood. parts: connected parts less
     their holes (Euler number). edge: pixels along the image's border. row, column: of the middle, 0 to 1. gray: mean
-    brightness of the image there, 0 to 1.
+    brightness of the image there, 0 to 1; -1 where too few pixels tell.
     """
 
     cores: int
@@ -36,9 +37,19 @@ class Shape(NamedTuple):
     ramps: int
     parts: int
     edge: int
-    row: float = 0.5
-    column: float = 0.5
-    gray: float = 0.5
+    row: float = -1
+    column: float = -1
+    gray: float = -1
+
+    def with_more(self, other: Shape) -> Shape:
+        """Of two values that are read as one; where they lie is not known well any more."""
+        return Shape(
+            self.cores + other.cores,
+            self.flats + other.flats,
+            self.ramps + other.ramps,
+            self.parts + other.parts,
+            self.edge + other.edge,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,40 +79,35 @@ class ValueStats:
             shape = self.shapes.get(old)
             if shape is not None:
                 known = shapes.get(new)
-                added = () if known is None else [a + b for a, b in zip(known[:5], shape[:5], strict=True)]
-                shapes[new] = shape if known is None else Shape(*added, *known[5:])
+                shapes[new] = shape if known is None else known.with_more(shape)
         return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=False, palette=None)
 
 
 def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None) -> ValueStats:
     """Count the values of one (H, W) page, and find where they lie. image: (H, W), of which the brightness is taken."""
     values = mask.values[page]
-    if values.dtype.kind == "i" or values.dtype.itemsize > 2:  # colours, object numbers: too many to count in a table
+    if values.dtype == np.uint8:
+        counts = np.array(Image.fromarray(values).histogram())  # in a tenth of the time of numpy's bincount
+        names = np.arange(256)
+    elif values.dtype.kind == "i" or values.dtype.itemsize > 2 or mask.colour:
         names, values = _ranked(values)
         counts = np.bincount(values.ravel(), minlength=len(names))
-        held = np.arange(len(names))
     else:
         counts = np.bincount(values.ravel())
-        held = names = np.flatnonzero(counts)
-    palette = None if mask.palette is None else tuple(mask.palette[: 3 * (int(names[-1]) + 1)])
-    rest = 0
+        names = np.arange(len(counts))
+    held = np.flatnonzero(counts)
+    kept = held
+    if len(held) > MAX_VALUES:
+        kept = np.sort(held[np.argsort(counts[held], kind="stable")[-MAX_VALUES:]])
+    palette = None if mask.palette is None else tuple(mask.palette[: 3 * (int(names[held[-1]]) + 1)])
     shapes: dict[int, Shape] = {}
     if len(held) > 2 or mask.colour or palette or (len(held) == 2 and counts[held].min() < RARE):
-        if values is mask.values[page] or values.max() >= len(held):
-            place = np.zeros(len(counts), np.int32)
-            place[held] = np.arange(len(held))
-            values = place[values]
-        if len(held) > MAX_VALUES:
-            common = np.argsort(counts[held], kind="stable")[-MAX_VALUES:]
-            kept = np.zeros(len(held), bool)
-            kept[common] = True
-        else:
-            kept = np.ones(len(held), bool)
-        found = _shapes(values.astype(np.uint8 if len(held) < 256 else np.int32), names, mask.colour, image, kept)
-        shapes = dict(zip(names[kept].tolist(), found, strict=True))
-        rest = int(counts[held][~kept].sum())
-        held, names = held[kept], names[kept]
-    counted = dict(zip(names.tolist(), counts[held].tolist(), strict=True))
+        is_shaded = len(held) > FEW_VALUES
+        shapes = dict(
+            zip(names[kept].tolist(), _shapes(values, counts, names, mask.colour, is_shaded, image, kept), strict=True)
+        )
+    counted = dict(zip(names[kept].tolist(), counts[kept].tolist(), strict=True))
+    rest = int(counts.sum() - counts[kept].sum())
     return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata)
 
 
@@ -111,70 +117,75 @@ def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     names, places = np.unique(flat[starts], return_inverse=True)
     lengths = np.diff(np.concatenate([starts, [flat.size]]))
-    return names, np.repeat(places.ravel().astype(np.int32), lengths).reshape(values.shape)
+    kind = np.uint8 if len(names) <= 256 else np.int32
+    return names, np.repeat(places.ravel().astype(kind), lengths).reshape(values.shape)
 
 
 def _shapes(
-    ranks: np.ndarray, names: np.ndarray, colour: bool, image: np.ndarray | None, kept: np.ndarray
+    ranks: np.ndarray,
+    counts: np.ndarray,
+    names: np.ndarray,
+    colour: bool,
+    is_shaded: bool,
+    image: np.ndarray | None,
+    kept: np.ndarray,
 ) -> list[Shape]:
-    """ranks: (H, W) places among the values `names`, ascending. kept: those that are asked for."""
-    count = len(names)
-    low, high = _extremes(ranks)
-    core = low == high
-    code = np.zeros(ranks.shape, np.uint8)
-    inner = code[1:-1, 1:-1]
-    inner |= core
-    if count > FEW_VALUES:
-        inner |= _is_flat(names, ranks, low, high, colour).view(np.uint8) << 1
-    else:
-        inner |= core.view(np.uint8) << 1
-    own = ranks[1:-1, 1:-1]
-    inner |= ((low < own) & (own < high)).view(np.uint8) << 2
-    right, down = ranks[:, 1:] == ranks[:, :-1], ranks[1:] == ranks[:-1]
-    block = right[1:] & right[:-1] & down[:, 1:]
-    code[:, 1:] |= right.view(np.uint8) << 3
-    code[1:] |= down.view(np.uint8) << 4
-    code[1:, 1:] |= block.view(np.uint8) << 5
-    for line in (code[0], code[-1], code[1:-1, 0], code[1:-1, -1]):
-        line |= 64
-    table = np.bincount((ranks.astype(np.int64) * 128 + code).ravel(), minlength=128 * count).reshape(count, 128)
-    bits = (np.arange(128)[:, None] >> np.arange(7)) & 1
-    cores, flats, ramps, rights, downs, blocks, edges = (table @ bits).T
-    parts = table.sum(1) - rights - downs + blocks
-    rows, columns, grays = _places(ranks, count, image)
-    figures = (cores, flats, ramps, parts, edges, rows, columns, grays)
-    return [Shape(*one) for one in zip(*(figure[kept].tolist() for figure in figures), strict=True)]
+    """ranks: (H, W) places among the values `names`, ascending. counts: of each. kept: those that are asked for."""
+    left, above, block, core = (np.zeros(ranks.shape, bool) for _ in range(4))
+    np.equal(ranks[:, 1:], ranks[:, :-1], out=left[:, 1:])
+    np.equal(ranks[1:], ranks[:-1], out=above[1:])
+    block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # the pixel is the last of 2 x 2 of its value
+    core[1:-1, 1:-1] = block[1:-1, 1:-1] & block[1:-1, 2:] & block[2:, 1:-1] & block[2:, 2:]
+    # Most pixels lie in the midst of their value: it is enough to look at the others.
+    others = np.flatnonzero(~core)
+    own = ranks.ravel()[others].astype(np.int64)
+    row, column = np.divmod(others, ranks.shape[1])
+    at_edge = (row == 0) | (column == 0) | (row == ranks.shape[0] - 1) | (column == ranks.shape[1] - 1)
+    inside = ~at_edge
+    around = _neighbours(ranks, others[inside])
+    low, high = around.min(0), around.max(0)
+
+    def per_value(which: np.ndarray, values: np.ndarray = own) -> np.ndarray:
+        return np.bincount(values[which], minlength=len(names))[kept]
+
+    beside = per_value(np.ones(len(own), bool))
+    cores = counts[kept] - beside
+    joined = [per_value(pairs.ravel()[others]) for pairs in (left, above, block)]
+    parts = beside - joined[0] - joined[1] + joined[2]  # each core pixel joins as much as it adds
+    ramps = per_value((low < own[inside]) & (own[inside] < high), own[inside])
+    flats = cores
+    if is_shaded:
+        flats = cores + per_value(_is_flat(names, around, low, high, colour), own[inside])
+    figures = (cores, flats, ramps, parts, per_value(at_edge), *_places(ranks, len(names), image, kept))
+    return [Shape(*one) for one in zip(*(figure.tolist() for figure in figures), strict=True)]
 
 
-def _extremes(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest rank of each 3 x 3 neighbourhood, (H - 2, W - 2)."""
-    if min(ranks.shape) < 3:
-        empty = ranks[1:-1, 1:-1]
-        return empty, empty
-    low = np.minimum(np.minimum(ranks[:-2], ranks[1:-1]), ranks[2:])
-    high = np.maximum(np.maximum(ranks[:-2], ranks[1:-1]), ranks[2:])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
-    return low, high
+def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(9, n): the 3 x 3 neighbourhood of n places, none of which is at the edge."""
+    width = ranks.shape[1]
+    steps = [down * width + right for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    flat = ranks.ravel()
+    return np.stack([flat[places + step] for step in steps])
 
 
-def _is_flat(names: np.ndarray, ranks: np.ndarray, low: np.ndarray, high: np.ndarray, colour: bool) -> np.ndarray:
+def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.ndarray, colour: bool) -> np.ndarray:
+    """Whether neighbourhoods, see `_neighbours`, are of nearly one value, or of nearly one in each channel."""
     if not colour:
         tolerance = FLAT if names[-1] < 256 else FLAT * 257
         return names[high] - names[low] <= tolerance
-    flat = np.ones(low.shape, bool)
+    flat = np.ones(len(low), bool)
     for channel in unpacked(names):
-        low, high = _extremes(channel.astype(np.uint8)[ranks])
-        flat &= high - low <= FLAT
+        values = channel.astype(np.int16)[around]
+        flat &= values.max(0) - values.min(0) <= FLAT
     return flat
 
 
-def _places(ranks: np.ndarray, count: int, image: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean row, column and brightness of each rank, on a grid of the pixels."""
+def _places(ranks: np.ndarray, count: int, image: np.ndarray | None, kept: np.ndarray) -> list[np.ndarray]:
+    """Mean row, column and brightness of each rank that is kept, on a grid of the pixels; -1 where the grid has none."""
     steps = [max(1, side // GRID) for side in ranks.shape]
     sample = ranks[:: steps[0], :: steps[1]]
     flat = sample.ravel().astype(np.int64)
-    counts = np.maximum(np.bincount(flat, minlength=count), 1)
+    counts = np.bincount(flat, minlength=count)[kept]
     height, width = sample.shape
     rows = np.repeat((np.arange(height) + 0.5) / height, width)
     columns = np.tile((np.arange(width) + 0.5) / width, height)
@@ -183,8 +194,8 @@ def _places(ranks: np.ndarray, count: int, image: np.ndarray | None) -> tuple[np
         pixels = image[:: steps[0], :: steps[1]].astype(np.float64).ravel()
         low, high = pixels.min(), pixels.max()
         gray = (pixels - low) / (high - low) if high > low else gray
-    rows, columns, gray = (np.bincount(flat, one, count) / counts for one in (rows, columns, gray))
-    return rows.round(4), columns.round(4), gray.round(4)
+    sums = [np.bincount(flat, one, count)[kept] for one in (rows, columns, gray)]
+    return [np.where(counts > 0, one / np.maximum(counts, 1), -1.0).round(4) for one in sums]
 
 
 class Total(NamedTuple):
