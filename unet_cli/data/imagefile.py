@@ -109,8 +109,9 @@ def is_image_file(path: Path) -> bool:
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
     """An image's pages, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
-    NaN stays, and stands for pixels that are missing: see `filled` and `missing_pixels`. C is 1 for gray and 3 for colour, palettes being resolved; one more with alpha; several files are the channels of
-    one image. Numbers of other types become float32.
+    NaN stays, and stands for pixels that are missing: see `filled` and `missing_pixels`. C is 1 for gray and 3 for
+    colour, palettes being resolved; one more with alpha; several files are the channels of one image. Numbers of other
+    types become float32.
     Raises UserError where a file can't be read, holds infinite values, or doesn't fit the others.
     """
     parts = []
@@ -152,7 +153,8 @@ def filled(image: np.ndarray, values: Sequence[float] | None = None) -> tuple[np
     for place, channel in enumerate(image):
         missing = np.isnan(channel)
         known = channel[~missing]
-        channel[missing] = values[place] if values is not None else known.mean(dtype=np.float64) if known.size else 0
+        own = known.mean(dtype=np.float64) if known.size else 0
+        channel[missing] = own if values is None else values[place]
     return image, True
 
 
@@ -418,8 +420,8 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, 0 being background")
     if low < UNLABELLED:
         raise UserError(
-            f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background, and -1 what "
-            "is not labelled"
+            f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background, and -1 "
+            "what is not labelled"
         )
     if high > np.iinfo(np.int32).max:
         raise UserError(f"{path} has values up to {high:.0f}: number the classes or objects from 0")

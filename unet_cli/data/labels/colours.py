@@ -12,13 +12,16 @@ from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
 from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP
 from unet_cli.data.labels.readings import Reading
 from unet_cli.data.labels.spec import ClassSpec, named
-from unet_cli.data.labels.stats import FEW_VALUES, Held, Total, ValueStats, unpacked
+from unet_cli.data.labels.stats import CORE_SHARE, FEW_VALUES, Held, Total, ValueStats, unpacked
 from unet_cli.errors import UserError
 
 TRACE = 0.01  # of a class's pixels; a near colour as rare as that, and without areas, is a slip of the brush
 MIN_COLOUR = 64  # pixels of a colour without areas from which it is a class, and not a slip of the brush
 INVISIBLE = 64  # a channel whose values stay below holds numbers; nobody can see such colours apart
 MANY_SHADES = 8  # of one channel: more than are painted
+MAX_CANDIDATES = 20_000  # colours in flat areas that are looked at, the most frequent ones
+TINTED = 2 * NEAR_COLOURS  # how far from a colour its tints are
+LINE = 0.25  # connected parts a pixel, from which a thin colour is shades and no line
 BRIGHT = 0.6  # share of the images' border from which the colour there is background
 # Ends of the colour maps of plotting libraries, the low one first: viridis, plasma, inferno, magma, cividis, jet.
 COLOUR_MAPS = (
@@ -88,24 +91,47 @@ def _chosen(held: Held, ignore: int | None) -> tuple[list[int], bool]:
     totals = {value: total for value, total in held.totals.items() if value != ignore}
     # Few colours are as they were painted, thin lines too; many come from JPEG or soft edges, which have no areas.
     as_painted = len(totals) <= FEW_VALUES and not held.rest
-    chosen: list[int] = []
-    for colour in sorted(totals, key=lambda value: -(totals[value].pixels if as_painted else totals[value].flats)):
-        total = totals[colour]
-        if not _covers(total, as_painted) or len(chosen) > MAX_CLASSES:
-            continue
-        near = [other for other in chosen if _distance(colour, other) <= NEAR_COLOURS]
-        if as_painted:  # classes may be painted in much the same colour, but then one isn't a trace of the other
-            near = [other for other in near if total.pixels < TRACE * totals[other].pixels and not total.has_areas]
-        if not near:
-            chosen.append(colour)
-    if not as_painted:
-        chosen = list(dict.fromkeys(_snapped(colour) for colour in chosen))
-    others = [value for value in totals if value not in chosen]
-    far = [value for value in others if min((_distance(value, one) for one in chosen), default=0) > NEAR_COLOURS]
-    if as_painted and len(far) >= SHADES:
-        shades = [value for value in chosen if not totals[value].has_areas]
-        chosen = [value for value in chosen if value not in shades or totals[value].parts < totals[value].pixels / 4]
+    chosen = _painted(totals) if as_painted else _clusters(totals)
+    far = [value for value in totals if min((_distance(value, one) for one in chosen), default=0) > NEAR_COLOURS]
+    if as_painted and len(far) + sum(not totals[value].has_areas for value in chosen) >= SHADES:
+        chosen = [
+            value for value in chosen if totals[value].has_areas or totals[value].parts < LINE * totals[value].pixels
+        ]
     return chosen, len(far) >= SHADES or held.rest > 0
+
+
+def _painted(totals: dict[int, Total]) -> list[int]:
+    """Each colour but slips of the brush: classes may have much the same colour, but one isn't a trace of the other."""
+    chosen: list[int] = []
+    for colour in sorted(totals, key=lambda value: -totals[value].pixels):
+        total = totals[colour]
+        near = [other for other in chosen if _distance(colour, other) <= NEAR_COLOURS]
+        is_trace = any(total.pixels < TRACE * totals[other].pixels for other in near) and not total.has_areas
+        if (total.pixels >= MIN_COLOUR or total.has_areas) and not is_trace and len(chosen) <= MAX_CLASSES:
+            chosen.append(colour)
+    return chosen
+
+
+def _clusters(totals: dict[int, Total]) -> list[int]:
+    """The colours around which those crowd that JPEG and soft edges have left in flat areas."""
+    flat = sorted((value for value in totals if totals[value].flats), key=lambda value: -totals[value].flats)
+    values = np.array(flat[:MAX_CANDIDATES])
+    flats, pixels, cores = (np.array([totals[value][place] for value in values.tolist()]) for place in (2, 0, 1))
+    channels = np.stack(unpacked(values), 1).astype(np.float32)
+    chosen: list[int] = []
+    left = flats.copy()
+    while left.any() and len(chosen) <= MAX_CLASSES:
+        best = int(left.argmax())
+        distances = np.linalg.norm(channels - channels[best], axis=1)
+        distances[values == TRANSPARENT] = np.inf
+        distances[best] = 0
+        near = distances <= NEAR_COLOURS
+        if flats[near].sum() >= max(MIN_COLOUR, FLATNESS * pixels[near].sum()):
+            chosen.append(_snapped(int(values[best])))
+        left[near] = 0
+        # Around objects JPEG tints what is flat; a class of such a colour has areas of exactly this colour.
+        left[(distances <= TINTED) & (cores < CORE_SHARE * pixels)] = 0
+    return list(dict.fromkeys(chosen))
 
 
 def _snapped(colour: int) -> int:
@@ -114,12 +140,6 @@ def _snapped(colour: int) -> int:
         return colour
     parts = [0 if part <= SNAP else 255 if part >= 255 - SNAP else part for part in colour.to_bytes(3)]
     return int.from_bytes(bytes(parts))
-
-
-def _covers(total: Total, as_painted: bool) -> bool:
-    if as_painted:
-        return total.pixels >= MIN_COLOUR or total.has_areas
-    return total.flats >= max(MIN_COLOUR, FLATNESS * total.pixels)
 
 
 def _background(held: Held, chosen: Sequence[int]) -> int:

@@ -10,16 +10,17 @@ from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
-from unet_cli.data.labels.numbering import are_objects
+from unet_cli.data.labels.numbering import are_drawn_at_random, are_objects
 from unet_cli.data.labels.palettes import palettes
 from unet_cli.data.labels.readings import Reading, stats_as
+from unet_cli.data.labels.remarks import MANY_CLASSES
 from unet_cli.data.labels.spec import FOUND, ClassSpec, named
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
 from unet_cli.errors import UserError
 
 SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas
 AREA_SHARE = 0.2  # of a level between the two, from which it is a class
-MANY_CLASSES = 40  # more than people draw, if anything else looks odd
+MAX_UNSURE = 0.4  # share of the pixels that cover no area of their value
 DENSE, SPECKLED = 0.8, 0.3  # share of values that are used; share of pixels within areas below which they are specks
 
 
@@ -70,6 +71,8 @@ def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tup
         return ("planes from 0" if all_marked else "planes"), None
     if any(stats.colour for stats in masks):
         reading = numbers_in_colours(masks)
+        if reading is None and not spec.names and are_drawn_at_random([stats_as("colours", stats) for stats in masks]):
+            reading = "rgb"
         if reading is None and spec.values:
             raise UserError("the masks hold colours, but --classes gives numbers: give '#rrggbb' for each class")
         return reading or "colours", None
@@ -174,8 +177,8 @@ def _classes(numbers: Numbers) -> LabelMap:
         raise UserError(
             f"the masks hold {len(values):,} different values up to {values[-1]:,}: these are too many for classes, "
             "and no object numbers either, which count from 1 in each mask. "
-            "Save masks with one value for each class, such as 0 for background and 255 for objects; or, if they number "
-            "objects, add --classes background,object"
+            "Save masks with one value for each class, such as 0 for background and 255 for objects; or, if they "
+            "number objects, add --classes background,object"
         )
     usual = ["background", "foreground"] if len(values) == 2 else [str(value) for value in values]
     names = named(spec, usual, "values")
@@ -189,6 +192,13 @@ KINDS: tuple[Callable[[Numbers], LabelMap | None], ...] = (_soft, _objects, _giv
 def _check_plausible(numbers: Numbers) -> None:
     """More classes than people draw, and another sign that they are none. Raises UserError."""
     values = numbers.levels.values
+    noise = sum(numbers.held.totals[value].pixels for value in numbers.levels.noise)
+    if noise > MAX_UNSURE * numbers.held.pixels:
+        raise UserError(
+            f"{noise / numbers.held.pixels:.0%} of the masks' pixels have values that cover no area: these look like "
+            "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. Else name the "
+            "classes in a --classes FILE.toml"
+        )
     if len(values) <= MANY_CLASSES:
         return
     totals = numbers.held.totals
@@ -200,8 +210,8 @@ def _check_plausible(numbers: Numbers) -> None:
         return
     why = "in specks instead of areas" if are_specks else "nearly every one that there can be"
     raise UserError(
-        f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these look like "
-        "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the masks number "
+        f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these look "
+        "like photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the masks number "
         "objects, add --classes background,object; if each value is a class, name them in a --classes FILE.toml"
     )
 

@@ -21,6 +21,7 @@ ON_BORDERS, ALONE = 0.5, 0.4  # share of a value's pixels between others; parts 
 WINDOW = 4  # values beside a level of JPEG that most of its pixels have
 FLATNESS, PEAK = 0.2, 0.4  # share of a level's pixels in areas; of the pixels near it that lie in WINDOW
 FEW_MASKS, OF_MANY = 0.05, 20  # share of the masks that hold a slip, of at least so many
+MAX_NOISE = 0.3  # share of the pixels that are noise, where JPEG made it
 SNAP = 4  # from a level of JPEG to the end of the range that is meant
 
 
@@ -44,10 +45,10 @@ def find_levels(held: Held, ignore: int | None) -> Levels:
     doubtful = [value for value in thin if value not in noise and _is_shade(totals[value])]
     if len(doubtful) + len(noise) >= SHADES and values[-1] - values[0] >= MIN_RANGE:
         noise |= set(doubtful)
-    gaps = np.diff(sorted(sure))
-    if len(values) > FEW_VALUES and len(sure) > 2 and gaps.min() < NEAR and values[-1] - values[0] >= MIN_RANGE:
+    if len(values) > FEW_VALUES and values[-1] - values[0] >= MIN_RANGE:
         peaks = _peaks(totals)
-        if len(peaks.values) > 1 and sum(totals[value].pixels for value in peaks.noise) < 0.3 * held.pixels:
+        far = sum(totals[value].pixels for value in peaks.noise)
+        if len(peaks.values) > 1 and far < MAX_NOISE * held.pixels and not sure & peaks.noise:
             return peaks
     return Levels([value for value in values if value not in noise], 0, frozenset(noise))
 

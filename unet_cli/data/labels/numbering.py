@@ -64,6 +64,15 @@ def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     return "doubtful" if several > 2 else "classes"
 
 
+def are_drawn_at_random(masks: Sequence[ValueStats]) -> bool:
+    """Of colours: each object has one of its own, on black, which doesn't recur."""
+    held = {value for stats in masks for value in stats.counts} - {0}
+    fullest = max(len(stats.counts.keys() - {0}) for stats in masks)
+    on_black = sum(0 in stats.counts for stats in masks) >= COUNTING * len(masks)
+    do_not_recur = len(masks) > 1 and len(held) > DOZEN and len(held) >= RARELY * fullest
+    return on_black and do_not_recur and _share_of_single_parts(masks, None) >= ONE_PART
+
+
 def could_be_objects(masks: Sequence[ValueStats], ignore: int | None) -> bool:
     """Whether it makes sense to take them for numbers of objects, where two classes are expected: each is a single
     area."""

@@ -1,4 +1,4 @@
-"""How what a mask file stores becomes values: as it is, or as the colours that a viewer shows, or colours as numbers."""
+"""How what a mask file stores becomes values: as it is, as the colours that a viewer shows, or colours as numbers."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from unet_cli.data.labels.stats import ValueStats
 
 MANY_CLASSES = 40  # more than people draw
 READINGS = {
-    "gray": "the masks' palettes number the same grays differently, or white first: read as the gray that they show",
+    "gray": "the masks' palettes are read as the gray that they show: white comes first, or they number otherwise",
     "red": "the masks keep numbers in their red channel: read as such, and written as gray",
     "green": "the masks keep numbers in their green channel: read as such, and written as gray",
     "blue": "the masks keep numbers in their blue channel: read as such, and written as gray",
@@ -24,14 +24,15 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
     """masks: as they were counted."""
     lines = [READINGS[labels.reading]] if labels.reading in READINGS else []
     pixels = max(sum(sum(stats.counts.values()) + stats.rest for stats in masks), 1)
-    if labels.strays or labels.kind == "colours":
+    if labels.strays or labels.reach or labels.kind == "colours":
         strays, doubtful = labels.count_strays(masks)
         what = "colour" if labels.kind == "colours" else "value"
-        if strays:
+        if strays > doubtful:
+            lines.append(f"{(strays - doubtful) / pixels:.2%} of the pixels have nearly the {what} of a class")
+        if doubtful:
             lines.append(
-                f"{strays / pixels:.2%} of the pixels have not quite the {what} of a class: {doubtful / pixels:.2%} are "
-                "doubtful, as slips, soft edges and JPEG leave them, and read as the nearest sure pixel, others as the "
-                f"{what} that is near"
+                f"{doubtful / pixels:.2%} of the pixels are doubtful, as slips, soft edges and JPEG leave them: read "
+                "as the nearest sure pixel"
             )
     if labels.kind == "colours":
         lines += _of_colours(labels)
@@ -44,10 +45,10 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
         lines.append(f"{labels.num_classes} classes are many; if the masks number objects: --classes background,object")
     if labels.ignore is not None:
         ignored = sum(stats.counts.get(labels.ignore, 0) for stats in labels.read(masks))
-        flag = f"--ignore-index {labels.ignore} says the same" if labels.kind != "colours" else "--ignore-index"
+        same = "" if labels.kind == "colours" else f"--ignore-index {labels.ignore} says the same, and "
         lines.append(
-            f"{labels.spell(labels.ignore)} counts nowhere in the masks ({ignored / pixels:.1%} of the pixels; {flag}); "
-            "--ignore-index or --classes FILE.toml decides otherwise"
+            f"{labels.spell(labels.ignore)} counts nowhere in the masks ({ignored / pixels:.1%} of the pixels); "
+            f"{same}--ignore-index or --classes FILE.toml decides otherwise"
         )
     return lines
 

@@ -181,7 +181,7 @@ def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def _places(ranks: np.ndarray, count: int, image: np.ndarray | None, kept: np.ndarray) -> list[np.ndarray]:
-    """Mean row, column and brightness of each rank that is kept, on a grid of the pixels; -1 where the grid has none."""
+    """Mean row, column and brightness of each rank that is kept, on a grid; -1 where the grid has none."""
     steps = [max(1, side // GRID) for side in ranks.shape]
     sample = ranks[:: steps[0], :: steps[1]]
     flat = sample.ravel().astype(np.int64)
