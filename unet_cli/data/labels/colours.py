@@ -115,7 +115,7 @@ def _painted(totals: dict[int, Total]) -> list[int]:
 def _clusters(totals: dict[int, Total]) -> list[int]:
     """The colours around which those crowd that JPEG and soft edges have left in flat areas."""
     flat = sorted((value for value in totals if totals[value].flats), key=lambda value: -totals[value].flats)
-    values = np.array(flat[:MAX_CANDIDATES])
+    values = np.array(flat[:MAX_CANDIDATES], np.int64)
     flats, pixels, cores = (np.array([totals[value][place] for value in values.tolist()]) for place in (2, 0, 1))
     channels = np.stack(unpacked(values), 1).astype(np.float32)
     chosen: list[int] = []

@@ -210,9 +210,10 @@ def _check_plausible(numbers: Numbers) -> None:
         return
     why = "in specks instead of areas" if are_specks else "nearly every one that there can be"
     raise UserError(
-        f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these look "
-        "like photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the masks number "
-        "objects, add --classes background,object; if each value is a class, name them in a --classes FILE.toml"
+        f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these "
+        "look like photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the "
+        "masks number objects, add --classes background,object; if each value is a class, name them in a --classes "
+        "FILE.toml"
     )
 
 

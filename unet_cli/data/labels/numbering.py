@@ -15,12 +15,22 @@ Verdict = Literal["objects", "classes", "doubtful"]
 DOZEN = 12  # classes of which each is a single connected area are seldom more
 ONE_PART = 0.8  # share of the values of all masks that are a single connected area, from which they may be objects
 COUNTING = 0.8  # share of the masks that count from 1 without gaps
+RECURRING = 2  # masks that hold a value, on average, from which values recur
+OFTEN = 8  # the same, from which even values that nothing tells apart may be classes
 RARELY = 3  # times as many values in the set as in the fullest mask: values don't recur
-# F ratios (variance between values over variance within, per degree of freedom): about 1 where values are
-# interchangeable.
-ALIKE, APART, FIXED = 2.5, 8.0, 100.0
+# F ratios (variance between values over variance within, per degree of freedom); of interchangeable ones about 1.
+ALIKE, APART = 2.5, 8.0
+FIXED = 0.8  # share of the variance that is between values, from which a place is a value's own
+EXPLAINED = 0.15  # share of the variance, below which many masks make a ratio of what is no difference
 MIN_REPEATS = 24  # values beyond one of each, without which F ratios of about 1 say nothing
 IN_ORDER = 0.8  # correlation of places with numbers, as where objects are numbered from the top
+
+
+class Difference(NamedTuple):
+    """Between values. ratio: the F ratio. explained: the share of the whole variance that is between them."""
+
+    ratio: float
+    explained: float
 
 
 class Counting(NamedTuple):
@@ -43,25 +53,30 @@ def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     held = {value for stats in masks for value in stats.counts} - {0, ignore}
     several, most = len(set(counting.highest)), max(counting.highest)
     gapless = counting.gapless / len(counting.highest)
-    ratios = _ratios(masks, ignore)
-    are_apart = ratios is not None and max(ratios.values()) > APART
+    ratios = _differences(masks, ignore)
+    apart = {name for name, one in (ratios or {}).items() if one.ratio > APART and one.explained > EXPLAINED}
     if most > 255 and len(held) >= FEW_VALUES:
         beyond = sum(number > 255 for number in counting.highest)
         if 2 * max(several, beyond) >= len(counting.highest):
             return "objects"
     if several >= max(2, min(4, len(counting.highest))) and most > DOZEN and gapless >= COUNTING:
-        looks = [ratios[name] for name in ("size", "gray") if name in ratios] if ratios else []
-        return "classes" if max(looks, default=0) > APART else "objects"
-    if _share_of_single_parts(masks, ignore) < ONE_PART or are_apart:
+        return "classes" if apart & {"size", "gray"} else "objects"
+    if _share_of_single_parts(masks, ignore) < ONE_PART or apart:
         return "classes"
-    fullest = max(len(stats.counts.keys() - {0, ignore}) for stats in masks)
-    if len(held) > DOZEN and len(held) >= RARELY * fullest and len(counting.highest) > 1:
-        return "objects"
-    if len(held) < 3 or gapless < COUNTING:
+    numbers = [len(stats.counts.keys() - {0, ignore}) for stats in masks]
+    are_alike = ratios is not None and max(one.ratio for one in ratios.values()) < ALIKE
+    if len(held) > DOZEN and len(held) >= RARELY * max(numbers) and len(counting.highest) > 1:
+        recur = sum(numbers) >= RECURRING * len(held)
+        if max(numbers) == 1:  # an animal of one of some species in each image, say
+            return "classes" if recur else "doubtful"
+        often = sum(numbers) >= OFTEN * len(held)
+        return "objects" if not recur or (are_alike and not often) else "doubtful"
+    if len(held) < 3:
         return "classes"
-    if ratios is not None and max(ratios.values()) < ALIKE:
+    filled = sum(numbers) / sum(counting.highest)
+    if are_alike and filled >= COUNTING and sum(numbers) > len(counting.highest):
         return "objects"
-    return "doubtful" if several > 2 else "classes"
+    return "doubtful" if several > 2 and gapless >= COUNTING else "classes"
 
 
 def are_drawn_at_random(masks: Sequence[ValueStats]) -> bool:
@@ -99,9 +114,9 @@ def _share_of_single_parts(masks: Sequence[ValueStats], ignore: int | None) -> f
     return sum(number <= 1 for number in parts) / max(len(parts), 1)
 
 
-def _ratios(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, float] | None:
-    """F ratios of the values' sizes, brightness and places, those left out that only follow the numbers; None where
-    values hardly recur, or nothing varies."""
+def _differences(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, Difference] | None:
+    """How values differ in size, brightness and place, without what only follows the numbers; None where values hardly
+    recur, or nothing varies."""
     seen: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
     for stats in masks:
         for value, shape in stats.shapes.items():
@@ -112,19 +127,22 @@ def _ratios(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, float]
     if len(groups) < 2 or repeats < len(groups):
         return None
     everything = np.concatenate(list(groups.values()))
-    numbers = np.repeat(list(groups), [len(group) for group in groups.values()])
     within = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups.values()) / repeats
     middle = everything.mean(0)
     between = sum(len(group) * (group.mean(0) - middle) ** 2 for group in groups.values()) / (len(groups) - 1)
-    found: dict[str, float] = {}
+    found: dict[str, Difference] = {}
     for place, name in enumerate(("size", "gray", "row", "column")):
         if between[place] + within[place] < 1e-9:
             continue
         ratio = float(between[place] / max(within[place], 1e-9))
-        follows = abs(np.corrcoef(everything[:, place], numbers)[0, 1]) > IN_ORDER if place != 1 else False
-        if not follows or ratio > FIXED:
-            found[name] = ratio
-    if not found or (max(found.values()) < ALIKE and repeats < MIN_REPEATS):
+        whole = between[place] * (len(groups) - 1) + within[place] * repeats
+        explained = float(between[place] * (len(groups) - 1) / whole)
+        # Numbered from the top, or from the largest: what only follows the numbers says nothing, unless it is fixed.
+        means = [group[:, place].mean() for group in groups.values()]
+        follows = name != "gray" and len(groups) > 2 and abs(np.corrcoef(means, list(groups))[0, 1]) > IN_ORDER
+        if not follows or explained > FIXED:
+            found[name] = Difference(ratio, explained)
+    if not found or (max(one.ratio for one in found.values()) < ALIKE and repeats < MIN_REPEATS):
         return None
     return found
 

@@ -43,9 +43,9 @@ def palettes(masks: Sequence[ValueStats]) -> tuple[Reading, tuple[int, ...] | No
     levels = {colour & 255 for colour in shown if colour % 0x010101 == 0}
     if plain and not has_colours and not plain <= levels:
         raise UserError(
-            f"the palettes of {counted(len(with_palette), 'mask')} number the same colours differently, and plain "
-            f"masks beside them hold {few(sorted(plain))}, which are none of the grays that these show: save all masks with "
-            "one palette, or all without"
+            f"the palettes of {counted(len(with_palette), 'mask')} number the same colours differently, and "
+            f"plain masks beside them hold {few(sorted(plain))}, which are none of the grays that these show: save all "
+            "masks with one palette, or all without"
         )
     return ("gray" if is_gray and not has_colours else "colours"), None
 

@@ -9,6 +9,7 @@ from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.stats import ValueStats
 
 MANY_CLASSES = 40  # more than people draw
+SHOWN = 20  # names that a flag may have, to be pasted
 READINGS = {
     "gray": "the masks' palettes are read as the gray that they show: white comes first, or they number otherwise",
     "red": "the masks keep numbers in their red channel: read as such, and written as gray",
@@ -68,9 +69,9 @@ def _of_colours(labels: LabelMap) -> list[str]:
 
 def question(labels: LabelMap) -> str:
     """To be asked where values may be classes or numbers of objects."""
-    names = ",".join(["background", *labels.names[1:]])
+    names = ",".join(["background", *labels.names[1:]]) if labels.num_classes <= SHOWN else "FILE.toml"
     return (
-        f"the masks count from 1 to {labels.values[-1]}, each value a single area, and not all equally far: are these "
-        f"numbers of objects, or classes? Add --classes background,object for objects, or --classes {names} for "
+        f"the masks hold values up to {labels.values[-1]}, nearly each a single area in its mask: are these numbers of "
+        f"objects, or classes? Add --classes background,object for objects, or --classes {names} for "
         "classes (or their real names)"
     )
