@@ -201,8 +201,8 @@ class DataConfig(Reading):
         panel="Data", metavar="NAMES",
     )  # fmt: skip
     ignore_index: int | None = setting(
-        None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 beside "
-        "small whole numbers]",
+        None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 "
+        "beside small whole numbers]",
         panel="Data", minimum=-1,
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(

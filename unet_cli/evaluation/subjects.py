@@ -199,10 +199,11 @@ def examined(
 
 
 def spec_of(trained: Checkpoint) -> ClassSpec | None:
-    """The classes as the network was told to read them; None where it was told nothing, so that the masks' own looks
-    decide there and here."""
+    """The classes as the network was told to read them, or had to decide: a few masks may look like another kind. None
+    where two values were found, so that the masks' own looks decide there and here."""
     told = trained.training.get("classes") is not None or trained.training.get("ignore_index") is not None
-    return trained.labels.spec if told or trained.labels.kind == "instances" else None
+    decided = trained.labels.kind == "instances" or trained.labels.num_classes > 2
+    return trained.labels.spec if told or decided else None
 
 
 def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console: Console) -> Card | None:

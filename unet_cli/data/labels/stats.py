@@ -19,6 +19,7 @@ from unet_cli.data.imagefile import MaskPixels
 MAX_VALUES = 1024  # values of one mask that are counted each for itself
 FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades
 FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
+PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
 GRID = 48  # rows and columns of a mask, at least, that places and brightness are measured on
 
@@ -131,33 +132,39 @@ def _shapes(
     kept: np.ndarray,
 ) -> list[Shape]:
     """ranks: (H, W) places among the values `names`, ascending. counts: of each. kept: those that are asked for."""
-    left, above, block, core = (np.zeros(ranks.shape, bool) for _ in range(4))
-    np.equal(ranks[:, 1:], ranks[:, :-1], out=left[:, 1:])
-    np.equal(ranks[1:], ranks[:-1], out=above[1:])
+    step = max(1, PIXELS_AT_ONCE // ranks.shape[1])
+    bands = [_borders(ranks, top, step, names, colour, is_shaded) for top in range(0, ranks.shape[0], step)]
+    beside, left, above, block, ramps, flat, edge = np.sum(bands, axis=0)[:, kept]
+    cores = counts[kept] - beside
+    parts = beside - left - above + block  # each core pixel joins as much as it adds
+    figures = (cores, cores + flat if is_shaded else cores, ramps, parts, edge)
+    places = _places(ranks, len(names), image, kept)
+    return [Shape(*one) for one in zip(*(figure.tolist() for figure in (*figures, *places)), strict=True)]
+
+
+def _borders(ranks: np.ndarray, top: int, height: int, names: np.ndarray, colour: bool, is_shaded: bool) -> np.ndarray:
+    """(7, values): of the pixels in these rows whose 3 x 3 neighbourhood isn't all of their value, how many there are;
+    how many are joined to the one on the left, above, and in a block of both; lie on ramps; are flat; at the edge."""
+    first = max(top - 1, 0)
+    part = ranks[first : top + height + 1]
+    left, above, block, core = (np.zeros(part.shape, bool) for _ in range(4))
+    np.equal(part[:, 1:], part[:, :-1], out=left[:, 1:])
+    np.equal(part[1:], part[:-1], out=above[1:])
     block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # the pixel is the last of 2 x 2 of its value
     core[1:-1, 1:-1] = block[1:-1, 1:-1] & block[1:-1, 2:] & block[2:, 1:-1] & block[2:, 2:]
+    core[: top - first] = core[top - first + height :] = True  # rows that are looked at with those above or below
     # Most pixels lie in the midst of their value: it is enough to look at the others.
     others = np.flatnonzero(~core)
-    own = ranks.ravel()[others].astype(np.int64)
-    row, column = np.divmod(others, ranks.shape[1])
-    at_edge = (row == 0) | (column == 0) | (row == ranks.shape[0] - 1) | (column == ranks.shape[1] - 1)
-    inside = ~at_edge
-    around = _neighbours(ranks, others[inside])
+    own = part.ravel()[others].astype(np.int64)
+    row, column = np.divmod(others, part.shape[1])
+    at_edge = np.isin(row + first, (0, ranks.shape[0] - 1)) | np.isin(column, (0, part.shape[1] - 1))
+    within, around = own[~at_edge], _neighbours(part, others[~at_edge])
     low, high = around.min(0), around.max(0)
-
-    def per_value(which: np.ndarray, values: np.ndarray = own) -> np.ndarray:
-        return np.bincount(values[which], minlength=len(names))[kept]
-
-    beside = per_value(np.ones(len(own), bool))
-    cores = counts[kept] - beside
-    joined = [per_value(pairs.ravel()[others]) for pairs in (left, above, block)]
-    parts = beside - joined[0] - joined[1] + joined[2]  # each core pixel joins as much as it adds
-    ramps = per_value((low < own[inside]) & (own[inside] < high), own[inside])
-    flats = cores
-    if is_shaded:
-        flats = cores + per_value(_is_flat(names, around, low, high, colour), own[inside])
-    figures = (cores, flats, ramps, parts, per_value(at_edge), *_places(ranks, len(names), image, kept))
-    return [Shape(*one) for one in zip(*(figure.tolist() for figure in figures), strict=True)]
+    on_ramp = (low < within) & (within < high)
+    flat = _is_flat(names, around, low, high, colour) if is_shaded else np.zeros(len(within), bool)
+    joined = [own[pairs.ravel()[others]] for pairs in (left, above, block)]
+    groups = (own, *joined, within[on_ramp], within[flat], own[at_edge])
+    return np.stack([np.bincount(group, minlength=len(names)) for group in groups])
 
 
 def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
