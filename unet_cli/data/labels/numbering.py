@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -53,15 +54,18 @@ def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     held = {value for stats in masks for value in stats.counts} - {0, ignore}
     several, most = len(set(counting.highest)), max(counting.highest)
     gapless = counting.gapless / len(counting.highest)
-    ratios = _differences(masks, ignore)
-    apart = {name for name, one in (ratios or {}).items() if one.ratio > APART and one.explained > EXPLAINED}
     if most > 255 and len(held) >= FEW_VALUES:
         beyond = sum(number > 255 for number in counting.highest)
         if 2 * max(several, beyond) >= len(counting.highest):
             return "objects"
-    if several >= max(2, min(4, len(counting.highest))) and most > DOZEN and gapless >= COUNTING:
+    count_far = several >= max(2, min(4, len(counting.highest))) and most > DOZEN and gapless >= COUNTING
+    if not count_far and _share_of_single_parts(masks, ignore) < ONE_PART:
+        return "classes"
+    ratios = _differences(masks, ignore)
+    apart = {name for name, one in (ratios or {}).items() if one.ratio > APART and one.explained > EXPLAINED}
+    if count_far:
         return "classes" if apart & {"size", "gray"} else "objects"
-    if _share_of_single_parts(masks, ignore) < ONE_PART or apart:
+    if apart:
         return "classes"
     numbers = [len(stats.counts.keys() - {0, ignore}) for stats in masks]
     are_alike = ratios is not None and max(one.ratio for one in ratios.values()) < ALIKE
@@ -148,4 +152,4 @@ def _differences(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, D
 
 
 def _figures(pixels: int, shape: Shape) -> tuple[float, float, float, float]:
-    return float(np.log(pixels)), shape.gray, shape.row, shape.column
+    return math.log(pixels), shape.gray, shape.row, shape.column

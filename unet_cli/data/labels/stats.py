@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of
 FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
 PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
-GRID = 48  # rows and columns of a mask, at least, that places and brightness are measured on
+GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
 
 
 class Shape(NamedTuple):
@@ -157,7 +157,7 @@ def _borders(ranks: np.ndarray, top: int, height: int, names: np.ndarray, colour
     others = np.flatnonzero(~core)
     own = part.ravel()[others].astype(np.int64)
     row, column = np.divmod(others, part.shape[1])
-    at_edge = np.isin(row + first, (0, ranks.shape[0] - 1)) | np.isin(column, (0, part.shape[1] - 1))
+    at_edge = (row == -first) | (row == ranks.shape[0] - 1 - first) | (column == 0) | (column == part.shape[1] - 1)
     within, around = own[~at_edge], _neighbours(part, others[~at_edge])
     low, high = around.min(0), around.max(0)
     on_ramp = (low < within) & (within < high)
@@ -170,9 +170,8 @@ def _borders(ranks: np.ndarray, top: int, height: int, names: np.ndarray, colour
 def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
     """(9, n): the 3 x 3 neighbourhood of n places, none of which is at the edge."""
     width = ranks.shape[1]
-    steps = [down * width + right for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    flat = ranks.ravel()
-    return np.stack([flat[places + step] for step in steps])
+    steps = np.array([[down * width + right] for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    return ranks.ravel()[places + steps]
 
 
 def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.ndarray, colour: bool) -> np.ndarray:
@@ -193,16 +192,22 @@ def _places(ranks: np.ndarray, count: int, image: np.ndarray | None, kept: np.nd
     sample = ranks[:: steps[0], :: steps[1]]
     flat = sample.ravel().astype(np.int64)
     counts = np.bincount(flat, minlength=count)[kept]
-    height, width = sample.shape
+    sums = [np.bincount(flat, one, count)[kept] for one in _grid(*sample.shape)]
+    if image is None:
+        sums.append(0.5 * counts)
+    else:
+        pixels = image[:: steps[0], :: steps[1]]
+        low, high = float(pixels.min()), float(pixels.max())
+        bright = np.bincount(flat, pixels.ravel(), count)[kept]
+        sums.append((bright - low * counts) / (high - low) if high > low else 0.5 * counts)
+    return list(np.where(counts > 0, np.stack(sums) / np.maximum(counts, 1), -1.0).round(4))
+
+
+@lru_cache(maxsize=64)
+def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each pixel, 0 to 1, flat."""
     rows = np.repeat((np.arange(height) + 0.5) / height, width)
-    columns = np.tile((np.arange(width) + 0.5) / width, height)
-    gray = np.full(flat.size, 0.5)
-    if image is not None:
-        pixels = image[:: steps[0], :: steps[1]].astype(np.float64).ravel()
-        low, high = pixels.min(), pixels.max()
-        gray = (pixels - low) / (high - low) if high > low else gray
-    sums = [np.bincount(flat, one, count)[kept] for one in (rows, columns, gray)]
-    return [np.where(counts > 0, one / np.maximum(counts, 1), -1.0).round(4) for one in sums]
+    return rows, np.tile((np.arange(width) + 0.5) / width, height)
 
 
 class Total(NamedTuple):
