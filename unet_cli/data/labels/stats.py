@@ -20,6 +20,8 @@ MAX_VALUES = 1024  # values of one mask that are counted each for itself
 FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades
 FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
 PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
+CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
+MIN_CORES = 4
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
 GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
 
@@ -28,9 +30,10 @@ class Shape(NamedTuple):
     """Where the pixels of one value lie in one mask.
 
     cores: pixels whose 3 x 3 neighbourhood is all of this value, and so areas. flats: whose neighbourhood is nearly
-    so, within FLAT. ramps: that have a lower and a higher value in their neighbourhood. parts: connected parts less
-    their holes (Euler number). edge: pixels along the image's border. row, column: of the middle, 0 to 1. gray: mean
-    brightness of the image there, 0 to 1; -1 where too few pixels tell.
+    so, within FLAT. ramps: that have a lower and a higher value in their neighbourhood; counted where some value of the
+    mask hardly covers areas. parts: connected parts less their holes (Euler number). edge: pixels along the image's
+    border. row, column: of the middle, 0 to 1. gray: mean brightness of the image there, 0 to 1. These are -1 where too
+    few pixels tell, or most values of the mask are several parts.
     """
 
     cores: int
@@ -133,18 +136,38 @@ def _shapes(
 ) -> list[Shape]:
     """ranks: (H, W) places among the values `names`, ascending. counts: of each. kept: those that are asked for."""
     step = max(1, PIXELS_AT_ONCE // ranks.shape[1])
-    bands = [_borders(ranks, top, step, names, colour, is_shaded) for top in range(0, ranks.shape[0], step)]
-    beside, left, above, block, ramps, flat, edge = np.sum(bands, axis=0)[:, kept]
-    cores = counts[kept] - beside
+
+    def counted(with_slopes: bool) -> np.ndarray:
+        tops = range(0, ranks.shape[0], step)
+        bands = [_borders(ranks, top, step, names, colour, is_shaded, with_slopes) for top in tops]
+        return np.sum(bands, axis=0)[:, kept]
+
+    own = counts[kept]
+    found = counted(is_shaded)
+    if not is_shaded and (own - found[0] < CORE_SHARE * own).any():
+        found = counted(True)
+    beside, left, above, block, edge, ramps, flat = found
+    cores = own - beside
     parts = beside - left - above + block  # each core pixel joins as much as it adds
     figures = (cores, cores + flat if is_shaded else cores, ramps, parts, edge)
-    places = _places(ranks, len(names), image, kept)
+    # Objects are single areas; of other masks nobody asks where values lie.
+    are_single = 2 * np.count_nonzero(parts <= 1) >= len(parts)
+    places = _places(ranks, len(names), image, kept) if are_single else [np.full(len(kept), -1)] * 3
     return [Shape(*one) for one in zip(*(figure.tolist() for figure in (*figures, *places)), strict=True)]
 
 
-def _borders(ranks: np.ndarray, top: int, height: int, names: np.ndarray, colour: bool, is_shaded: bool) -> np.ndarray:
+def _borders(
+    ranks: np.ndarray,
+    top: int,
+    height: int,
+    names: np.ndarray,
+    colour: bool,
+    is_shaded: bool,
+    with_slopes: bool,
+) -> np.ndarray:
     """(7, values): of the pixels in these rows whose 3 x 3 neighbourhood isn't all of their value, how many there are;
-    how many are joined to the one on the left, above, and in a block of both; lie on ramps; are flat; at the edge."""
+    how many are joined to the one on the left, above, and in a block of both; at the edge; and, with_slopes, how many
+    lie on ramps, and are flat."""
     first = max(top - 1, 0)
     part = ranks[first : top + height + 1]
     left, above, block, core = (np.zeros(part.shape, bool) for _ in range(4))
@@ -158,13 +181,17 @@ def _borders(ranks: np.ndarray, top: int, height: int, names: np.ndarray, colour
     own = part.ravel()[others].astype(np.int64)
     row, column = np.divmod(others, part.shape[1])
     at_edge = (row == -first) | (row == ranks.shape[0] - 1 - first) | (column == 0) | (column == part.shape[1] - 1)
-    within, around = own[~at_edge], _neighbours(part, others[~at_edge])
-    low, high = around.min(0), around.max(0)
-    on_ramp = (low < within) & (within < high)
-    flat = _is_flat(names, around, low, high, colour) if is_shaded else np.zeros(len(within), bool)
     joined = [own[pairs.ravel()[others]] for pairs in (left, above, block)]
-    groups = (own, *joined, within[on_ramp], within[flat], own[at_edge])
-    return np.stack([np.bincount(group, minlength=len(names)) for group in groups])
+    groups = [own, *joined, own[at_edge]]
+    if with_slopes:
+        within, around = own[~at_edge], _neighbours(part, others[~at_edge])
+        low, high = around.min(0), around.max(0)
+        groups.append(within[(low < within) & (within < high)])
+        groups.append(within[_is_flat(names, around, low, high, colour)] if is_shaded else within[:0])
+    sums = np.zeros((7, len(names)), np.int64)
+    for place, group in enumerate(groups):
+        sums[place] = np.bincount(group, minlength=len(names))
+    return sums
 
 
 def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -225,10 +252,6 @@ class Total(NamedTuple):
     def has_areas(self) -> bool:
         """Whether a part of it that counts lies within areas of it."""
         return self.cores >= max(MIN_CORES, CORE_SHARE * self.pixels)
-
-
-CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
-MIN_CORES = 4
 
 
 @dataclass(frozen=True)
