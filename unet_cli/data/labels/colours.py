@@ -20,6 +20,7 @@ MIN_COLOUR = 64  # pixels of a colour without areas from which it is a class, an
 INVISIBLE = 64  # a channel whose values stay below holds numbers; nobody can see such colours apart
 MANY_SHADES = 8  # of one channel: more than are painted
 MAX_CANDIDATES = 20_000  # colours in flat areas that are looked at, the most frequent ones
+MIN_AREAS = 0.15  # share of the pixels within areas of exactly their colour, that JPEG leaves in masks
 TINTED = 2 * NEAR_COLOURS  # how far from a colour its tints are
 LINE = 0.25  # connected parts a pixel, from which a thin colour is shades and no line
 BRIGHT = 0.6  # share of the images' border from which the colour there is background
@@ -67,6 +68,13 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
         chosen.remove(TRANSPARENT)
     if spec.values:
         return LabelMap(spec.values, spec.names, "colours", ignore, strays=has_strays)
+    areas = sum(total.cores for total in held.totals.values())
+    if len(held.totals) > FEW_VALUES and areas < MIN_AREAS * held.pixels:
+        raise UserError(
+            f"{1 - areas / held.pixels:.0%} of the masks' pixels have colours that cover no area: these look like "
+            "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. Else name the "
+            "classes in a --classes FILE.toml"
+        )
     if len(chosen) > MAX_CLASSES:
         raise UserError(
             f"the masks hold more than {MAX_CLASSES} colours that cover areas: these look like photographs, not masks. "

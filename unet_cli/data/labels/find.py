@@ -20,7 +20,7 @@ from unet_cli.errors import UserError
 
 SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas
 AREA_SHARE = 0.2  # of a level between the two, from which it is a class
-MAX_UNSURE = 0.4  # share of the pixels that cover no area of their value
+MAX_UNSURE = 0.25  # share of the pixels that cover no area of their value
 DENSE, SPECKLED = 0.8, 0.3  # share of values that are used; share of pixels within areas below which they are specks
 
 
