@@ -31,7 +31,7 @@ BESIDE_SETTINGS = {
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background;
-# 4 had no orientation.
+# in 4 label maps read values as they are stored, and each for itself, and images had no orientation.
 FORMAT_VERSION = 5
 
 

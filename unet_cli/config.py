@@ -200,11 +200,13 @@ class DataConfig(Reading):
         False, help="Leave out files that can't be used, and name them, instead of stopping.", panel="Data"
     )
     classes: str | None = setting(
-        None, help="Names of the classes, such as background,weed,crop; or a TOML file of names and mask values.",
+        None, help="Names of the classes, such as background,weed,crop, or with their values, such as "
+        "background=0,weed=128 or soil=#000000,weed=#00ff00; or a TOML file of names and mask values.",
         panel="Data", metavar="NAMES",
     )  # fmt: skip
     ignore_index: int | None = setting(
-        None, help="Mask value that counts nowhere; -1: none.  [default: 255 beside small whole numbers]",
+        None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 "
+        "beside small whole numbers]",
         panel="Data", minimum=-1,
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(

@@ -15,7 +15,7 @@ from unet_cli.config import Dtype, Preprocessing, least_std
 from unet_cli.console import counted
 from unet_cli.data.facts import Facts, Known, flat
 from unet_cli.data.imagefile import REMEDIES
-from unet_cli.data.labels import LabelMap
+from unet_cli.data.labels import LabelMap, remarks
 from unet_cli.data.layout import Layout
 from unet_cli.data.problems import Problem, listed
 from unet_cli.data.source import Pair
@@ -228,11 +228,9 @@ class Card:
         """The share of pixels between the two values of masks with soft borders."""
         if self.labels.kind != "soft":
             return ""
-        total = Counter[int]()
-        for _, facts in self.everything:
-            total.update(facts.values.counts)
-        ends = sum(total[value] for value in (*self.labels.values, self.labels.ignore) if value is not None)
-        return f"; {1 - ends / total.total():.2%} of the pixels lie between {self.labels.values[0]} and " + (
+        strays, _ = self.labels.count_strays([facts.values for _, facts in self.everything])
+        share = strays / sum(facts.height * facts.width for _, facts in self.everything)
+        return f"; {share:.2%} of the pixels lie between {self.labels.values[0]} and " + (
             f"{self.labels.values[1]}, as at soft edges or in JPEG"
         )
 
@@ -264,21 +262,7 @@ class Card:
                 f"masks are smaller or larger than their images by one factor, such as {mask_width}x{mask_height} "
                 f"beside {scaled[0].size}: brought to the image's size, each pixel the nearest"
             )
-        if self.labels.kind == "instances":
-            most = max((len(one.values.counts) for one in facts), default=1) - 1
-            notes.append(
-                f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
-            )
-        if self.labels.may_be_objects([one.values for one in facts]):
-            notes.append("if the masks number their objects, --classes background,NAME trains them as one class")
-        ignored = self.labels.ignore
-        if ignored is not None:
-            pixels = sum(one.values.counts.get(ignored, 0) for one in facts)
-            share = pixels / sum(one.height * one.width for one in facts)
-            notes.append(
-                f"{self.labels.spell(ignored)} counts nowhere in the masks ({share:.1%} of the pixels); "
-                "--ignore-index or --classes FILE.toml decides otherwise"
-            )
+        notes += remarks(self.labels, [one.values for one in facts])
         notes += [f"left out: {problem.text}" for problem in self.left_out]
         return notes
 

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from unet_cli.ahead import ahead, prefetched
 from unet_cli.config import Preprocessing
 from unet_cli.data.cutting import Cutting, Held, Whole
-from unet_cli.data.imagefile import read_image, read_mask
-from unet_cli.data.labels import IGNORED, LabelMap
+from unet_cli.data.imagefile import missing_pixels, read_image, read_mask
+from unet_cli.data.labels import IGNORED, LabelMap, mask_as
 from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
 from unet_cli.data.source import Pair
@@ -172,6 +172,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             pixels = read_image(pair.image, preprocessing.keep_alpha)
             image, _ = converted(pixels, preprocessing)
             self._check_size(number, image)
+            missing = missing_pixels(pair.image, pixels)
             intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes else None
             if len(image) < len(pixels):
                 image = image.copy()  # a view would hold the channels that are left out as well
@@ -181,8 +182,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             found = read_mask(pair.mask)
             mask = self.labels.encode(found)[0]
             self._check_size(number, mask)
+            if missing is not None:
+                mask[missing] = IGNORED
             if self.numbered:
-                mask = numbered(mask, found.values[0], IGNORED)
+                mask = numbered(mask, mask_as(self.labels.reading, found)[0], IGNORED)
         except UserError as error:
             raise pair.mask.named(error) from error
         held = self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)

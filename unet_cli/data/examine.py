@@ -13,7 +13,7 @@ from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.imagefile import read_image
-from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, with_background
+from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, question, with_background
 from unet_cli.data.layout import Layout, one_class_options, swapped
 from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source, spread
@@ -22,6 +22,7 @@ from unet_cli.errors import UserError
 MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # values in most photographs, and in a mask of classes
 LOOKS = 4  # images whose values are counted where masks look like photographs
 STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
+DOUBTFUL = "objects or classes"  # a kind of problem: numbers that may be either
 
 
 def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
@@ -56,7 +57,10 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
 
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
-    odd = [*_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
+    doubts = []
+    if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
+        doubts.append(Problem(DOUBTFUL, question(labels), refuses=True))
+    odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
     facts = known["train"][0][1]
     return Card(
         layout=layout,
@@ -137,8 +141,9 @@ def _as_background(one: Known, labels: LabelMap) -> Known:
     pair, facts = one
     if not pair.mask.is_blank:
         return one
-    count = {labels.values[0]: facts.height * facts.width}
-    return pair, replace(facts, values=ValueStats(count, count, colour=labels.kind == "colours"))
+    value = labels.values[0] + (labels.reading == "planes from 0")
+    count = {value: facts.height * facts.width}
+    return pair, replace(facts, values=ValueStats(count, {}, colour=labels.kind == "colours"))
 
 
 def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:

@@ -19,14 +19,15 @@ from unet_cli.ahead import ahead
 from unet_cli.config import Dtype
 from unet_cli.console import Console
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import MaskPixels, is_gray, read_mask, read_stack
+from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
+from unet_cli.data.labels.stats import Shape
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
 from unet_cli.version import __version__
 
-LAYOUT_OF_FACTS = 3  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 4  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 MAX_SCALE = 16  # between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
@@ -78,18 +79,20 @@ class Facts:
         return [
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
-            list(values.counts), list(values.counts.values()), list(values.plateaus.values()),
-            values.colour, values.palette, values.rest, self.mask_size, self.overlap,
+            list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
+            values.colour, values.planes, values.palette, values.rest, values.nodata, self.mask_size,
+            self.overlap,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, plateaus, colour, palette, rest, mask_size, overlap = value
+        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata, mask_size, overlap = value
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
-            dict(zip(held, counts, strict=True)), dict(zip(held, plateaus, strict=True)), colour,
-            None if palette is None else tuple(palette), rest,
+            dict(zip(held, counts, strict=True)),
+            {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
+            colour, planes, None if palette is None else tuple(palette), rest, nodata,
         )  # fmt: skip
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
@@ -277,6 +280,8 @@ def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:
 def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     stack, notes = read_stack(pair.image, keep_alpha)
     image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
+    image, has_missing = filled(image)
+    notes += (NAN_FILLED,) if has_missing else ()
     mask = read_mask(pair.mask)
     height, width = image.shape[1:]
     mask_size: tuple[int, int] | None = None
@@ -306,7 +311,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         mask_thumbnail=_mask_thumbnail(mask),
         checksum=zlib.crc32(image[0].data),
         notes=notes,
-        values=value_stats(mask),
+        values=value_stats(mask, image=image[0]),
         mask_size=mask_size,
         overlap=mask.overlap,
     )

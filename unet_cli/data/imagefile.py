@@ -23,16 +23,20 @@ from unet_cli.files import whole_file
 
 __all__ = [
     "EXTENSIONS",
+    "NAN_FILLED",
     "SIGNATURE",
     "TIFF_EXTENSIONS",
+    "TRANSPARENT",
     "Bands",
     "MaskPixels",
     "Tags",
     "carried_tags",
+    "filled",
     "image_pixels",
     "is_image_file",
     "is_ours",
     "joined",
+    "missing_pixels",
     "one_band",
     "open_bands",
     "read_image",
@@ -48,8 +52,13 @@ __all__ = [
 
 SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
 TIFF_EXTENSIONS = (".tif", ".tiff")
+FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # of files that may hold NaN
 
 NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
+UNLABELLED = -1  # of a mask's pixels
+STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # in masks, the last three being the lowest of a type
+TRANSPARENT = 0x1000000  # the colour of a mask's pixels that no eye sees: beside all others
+NAN_FILLED = "NaN was filled in for the network and counts nowhere"
 # What was done to an image, and what can be done about it in a data set.
 ALPHA_DROPPED = "alpha was dropped"
 HIDDEN_COLOURS = "colours hidden under transparent pixels show"
@@ -68,13 +77,17 @@ class MaskPixels:
     """A mask as its file has it.
 
     values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB. is_blank: there is no file, and all is background, whatever its
-    value. overlap: pixels that the files of several classes claim; there the last of these counts.
+    indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: of a one-hot mask, the number of the
+    plane that marks a pixel, from 1 on. nodata: the value that the file calls so. UNLABELLED pixels are where the file
+    has NaN, -1 or another number that stands for nothing. is_blank: there is no file, and all is background, whatever
+    its value. overlap: pixels that the files of several classes claim; there the last of these counts.
     """
 
     values: np.ndarray
     palette: list[int] | None = None
     colour: bool = False
+    planes: bool = False
+    nodata: int | None = None
     is_blank: bool = False
     overlap: int = 0
 
@@ -97,7 +110,7 @@ class Bands:
         """(first row, (C, h, W) pixels) blocks, in order and without gaps, from the one that holds row `top` downwards.
 
         The pixels are contiguous and writable. The file is open until the last block, or until the generator is
-        closed. Raises UserError where the file is damaged or holds NaN or infinite values.
+        closed. Raises UserError where the file is damaged or holds infinite values.
         """
         return self.read(top)
 
@@ -110,9 +123,10 @@ def is_image_file(path: Path) -> bool:
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
     """An image's pages, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
-    C is 1 for gray and 3 for colour, palettes being resolved; one more with alpha; several files are the channels of
-    one image. Numbers of other types become float32.
-    Raises UserError where a file can't be read, holds NaN or infinite values, or doesn't fit the others.
+    NaN stays, and stands for pixels that are missing: see `filled` and `missing_pixels`. C is 1 for gray and 3 for
+    colour, palettes being resolved; one more with alpha; several files are the channels of one image. Numbers of other
+    types become float32.
+    Raises UserError where a file can't be read, holds infinite values, or doesn't fit the others.
     """
     parts = []
     notes: dict[str, None] = {}
@@ -133,6 +147,29 @@ def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
     """As `read_stack`, (C, H, W): the pages of a whole file become channels, P * C of them."""
     pixels, _ = read_stack(source, keep_alpha)
     return pixels.reshape(-1, *pixels.shape[2:])
+
+
+def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarray | None:
+    """(H, W) where an image has NaN in any channel; None where it has none. image: (C, H, W), if it is read already."""
+    if image is None:
+        if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
+            return None
+        image = read_image(source)
+    missing = np.isnan(image).any(0) if image.dtype == np.float32 else None
+    return missing if missing is not None and missing.any() else None
+
+
+def filled(image: np.ndarray, values: Sequence[float] | None = None) -> tuple[np.ndarray, bool]:
+    """(C, H, W) with each channel's NaN replaced by its value, by its mean unless given; and whether there was any."""
+    if image.dtype != np.float32 or not np.isnan(image).any():
+        return image, False
+    image = image.copy()
+    for place, channel in enumerate(image):
+        missing = np.isnan(channel)
+        known = channel[~missing]
+        own = known.mean(dtype=np.float64) if known.size else 0
+        channel[missing] = own if values is None else values[place]
+    return image, True
 
 
 def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
@@ -185,11 +222,12 @@ def image_pixels(
 
 
 def read_mask(source: Source) -> MaskPixels:
-    """A mask's pages. Palettes give indices, colours are packed unless they are gray, alpha is dropped.
+    """A mask's pages. Palettes give indices, colours are packed unless they are gray, transparent ones are TRANSPARENT.
 
     Several files are the objects of one mask: the largest value counts where they overlap; or a class each, whose
     values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest.
-    Raises UserError where a file can't be read, its values are no whole numbers from 0, or sizes differ.
+    Raises UserError where a file can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes
+    differ.
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
@@ -354,8 +392,10 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # found below
         numbers = pixels.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        raise UserError(f"{path} holds NaN or infinite values: replace them, or leave the file out")
+    if np.isinf(numbers).any():
+        raise UserError(f"{path} holds infinite values: replace them, or leave the file out")
+    if np.isnan(numbers).all():
+        raise UserError(f"{path} holds nothing but NaN: replace it, or leave it out")
     if (extreme := np.abs(numbers) > NO_DATA).any():
         value, number = float(numbers[extreme][0]), counted(int(extreme.sum()), "value")
         raise UserError(
@@ -366,20 +406,61 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
-    if decoded.alpha and _is_constant(decoded.pixels[:, :-1]) and not _is_constant(decoded.pixels[:, -1:]):
+    planes = _marked_planes(decoded)
+    if planes is not None:
+        return MaskPixels(planes, planes=True)
+    is_alone = decoded.alpha and _is_constant(decoded.pixels[:, :-1])
+    if is_alone and not _is_constant(decoded.pixels[:, -1:]):
         raise UserError(f"{path} holds its mask in the alpha channel alone: save that channel as gray")
     pixels = decoded.pixels[:, :-1] if decoded.alpha or decoded.pixels.shape[1] == 4 else decoded.pixels
     if decoded.turned_at is not None:
         pixels = np.uint8(decoded.turned_at) - pixels
+    hidden = _transparent(decoded, is_alone)
     channels = pixels.shape[1]
-    if channels == 3 and not is_gray(pixels.swapaxes(0, 1)):
+    if channels == 3 and (hidden is not None or not is_gray(pixels.swapaxes(0, 1))):
         if pixels.dtype != np.uint8:
             raise UserError(f"{path} is a mask in colours of type {pixels.dtype}: save it as gray, or as 8-bit RGB")
         red, green, blue = (pixels[:, channel].astype(np.int32) for channel in range(3))
-        return MaskPixels(red << 16 | green << 8 | blue, colour=True)
+        colours = red << 16 | green << 8 | blue
+        if hidden is not None:
+            colours[hidden] = TRANSPARENT
+        return MaskPixels(colours, colour=True)
     if channels not in (1, 3):
         raise UserError(f"{path} has {channels} channels: save masks as gray, with a palette, or as 8-bit RGB")
-    return MaskPixels(_whole_numbers(np.ascontiguousarray(pixels[:, 0]), path), decoded.palette)
+    values = _whole_numbers(np.ascontiguousarray(pixels[:, 0]), path)
+    if hidden is not None and decoded.palette is None:
+        values[hidden] = 0
+    nodata = decoded.nodata
+    is_whole = nodata is not None and np.isfinite(nodata) and nodata == int(nodata)
+    return MaskPixels(values, decoded.palette, nodata=int(nodata) if is_whole and nodata is not None else None)
+
+
+def _transparent(decoded: Decoded, is_alone: bool) -> np.ndarray | None:
+    """(P, H, W) where no eye sees a mask's pixels; None where all can be seen, or alpha can't be meant."""
+    if not decoded.alpha:
+        return None
+    alpha = decoded.pixels[:, -1]
+    if _is_constant(decoded.pixels[:, -1:]):
+        return alpha == 0 if is_alone and not alpha.flat[0] else None
+    whole = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else alpha.max()
+    return alpha < whole / 2
+
+
+def _marked_planes(decoded: Decoded) -> np.ndarray | None:
+    """Of a one-hot mask the number of the plane that marks each pixel, from 1 on, 0 where none does, (P, H, W); None
+    for all else. Of three planes of 0 and 255 an eye sees colours."""
+    pixels = decoded.pixels
+    if pixels.shape[1] < 3 or pixels.dtype.kind not in "ui":
+        return None
+    top = pixels.max()
+    if top not in (1, 255) or (top == 255 and pixels.shape[1] == 3):
+        return None
+    marks = pixels == top
+    if decoded.alpha and not marks[:, :-1].any():
+        return None
+    if not (marks | (pixels == 0)).all() or (marks.sum(1) > 1).any():
+        return None
+    return np.where(marks.any(1), marks.argmax(1) + 1, 0).astype(np.uint8)
 
 
 def _is_constant(pixels: np.ndarray) -> bool:
@@ -394,17 +475,26 @@ def is_gray(image: np.ndarray) -> bool:
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    """Any numbers -> uint8 and uint16 as they are, others uint16 or int32 by the largest."""
+    """Any numbers -> uint8 and uint16 as they are, others uint16 or int32 by the largest and the lowest."""
     if values.dtype in (np.uint8, np.uint16):
         return np.require(values, requirements=["W"])
+    nothing = np.zeros(values.shape, bool)
+    if values.dtype.kind in "if" and not values.min() >= 0:  # NaN is not either
+        nothing = np.isin(values, STAND_FOR_NOTHING) | np.isnan(values)
+        nothing |= (values < 0) & np.isfinite(values) & (values.astype(np.float64) < -NO_DATA)
+    if nothing.any():
+        values = np.where(nothing, values.dtype.type(UNLABELLED), values)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)) or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
         raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, 0 being background")
-    if low < 0:
-        raise UserError(f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background")
+    if low < UNLABELLED:
+        raise UserError(
+            f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background, and -1 "
+            "what is not labelled"
+        )
     if high > np.iinfo(np.int32).max:
         raise UserError(f"{path} has values up to {high:.0f}: number the classes or objects from 0")
-    return values.astype(np.uint16 if high <= 65535 else np.int32)
+    return values.astype(np.uint16 if low >= 0 and high <= 65535 else np.int32)
 
 
 def _size(pixels: np.ndarray) -> tuple[int, int, int]:

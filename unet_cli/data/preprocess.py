@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
 from unet_cli.console import counted
-from unet_cli.data.imagefile import is_gray
+from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray
 from unet_cli.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
@@ -36,7 +36,7 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
 
 
 def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
-    """(C, H, W) pixels of a file -> (in_channels, H, W), and what was converted.
+    """(C, H, W) pixels of a file -> (in_channels, H, W) without NaN, and what was converted.
 
     Raises UserError where the image has another depth than the training images, or channels that can't be converted.
     """
@@ -45,7 +45,10 @@ def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarr
             f"holds {KINDS[str(image.dtype)]} values, but the network was trained on {KINDS[preprocessing.dtype]} "
             "ones: convert it"
         )
-    return to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
+    image, note = to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
+    # The same value in every tile and crop of an image, and in every image.
+    image, was_filled = filled(image, preprocessing.mean)
+    return image, NAN_FILLED if was_filled else note
 
 
 def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[np.ndarray, str | None]:

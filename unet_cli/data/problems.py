@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_cli.data.facts import THUMBNAIL, Known, flat
-from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.imagefile import filled, read_image, read_mask
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
 
@@ -121,7 +121,7 @@ def _alike(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _second_look(first: Pair, second: Pair, splits: set[str], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
-    a, b = (read_image(pair.image, keep_alpha)[0].astype(np.float32) for pair in (first, second))
+    a, b = (filled(read_image(pair.image, keep_alpha))[0][0].astype(np.float32) for pair in (first, second))
     if a.shape != b.shape or np.corrcoef(a.ravel(), b.ravel())[0, 1] < NEARLY:
         return
     if len(splits) > 1:

@@ -12,8 +12,8 @@ from torch import Tensor
 from unet_cli.ahead import ahead
 from unet_cli.config import Cleaning
 from unet_cli.console import Console
-from unet_cli.data.imagefile import read_mask
-from unet_cli.data.labels import IGNORED, LabelMap
+from unet_cli.data.imagefile import missing_pixels, read_mask
+from unet_cli.data.labels import IGNORED, LabelMap, mask_as
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.inference.cleaning import clean, objects_of
@@ -91,14 +91,16 @@ def of_masks(
     yield from console.progress(answers, len(masks), "reading masks", "images")
 
 
-def read_truth(source: Source, labels: LabelMap) -> Mask:
+def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> Mask:
     """A mask and its objects: as the file numbers them, or one of several files each, or what is connected, corners
-    included. Raises UserError."""
+    included. missing: (H, W), pixels that the image lacks, which are ignored. Raises UserError."""
     try:
         found = read_mask(source)
         classes = labels.encode(found)[0]
+        if missing is not None and missing.shape == classes.shape:
+            classes[missing] = IGNORED
         if labels.kind == "instances":
-            numbers = np.where(classes == IGNORED, 0, found.values[0])
+            numbers = np.where(classes == IGNORED, 0, mask_as(labels.reading, found)[0])
         elif len(source.paths) > 1 and not source.classes:
             numbers = _one_a_file(source, labels)
         else:
@@ -120,7 +122,9 @@ def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
 
 
 def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
-    sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels))
+    is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
+    missing = missing_pixels(pair.image) if is_float else None
+    sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels, missing))
     if sample.picture.size != sample.target.classes.shape:  # one of them was replaced since both were looked at
         sizes = [f"{width}x{height}" for height, width in (sample.target.classes.shape, sample.picture.size)]
         raise UserError(f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: was one replaced?")
@@ -129,7 +133,8 @@ def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
 
 def _read_both(labels: LabelMap, their_labels: LabelMap, cleaning: Cleaning, both: tuple[Pair, Source]) -> Answer:
     pair, source = both
-    target, pred = read_truth(pair.mask, labels), read_truth(source, their_labels)
+    target = read_truth(pair.mask, labels, missing_pixels(pair.image))
+    pred = read_truth(source, their_labels)
     pred = replace(pred, classes=np.where(pred.classes == IGNORED, np.uint8(0), pred.classes))
     if pred.classes.shape != target.classes.shape:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (pred.classes.shape, target.classes.shape)]

@@ -199,10 +199,11 @@ def examined(
 
 
 def spec_of(trained: Checkpoint) -> ClassSpec | None:
-    """The classes as the network was told to read them; None where it was told nothing, so that the masks' own looks
-    decide there and here."""
+    """The classes as the network was told to read them, or had to decide: a few masks may look like another kind. None
+    where two values were found, so that the masks' own looks decide there and here."""
     told = trained.training.get("classes") is not None or trained.training.get("ignore_index") is not None
-    return trained.labels.spec if told or trained.labels.kind == "instances" else None
+    decided = trained.labels.kind == "instances" or trained.labels.num_classes > 2
+    return trained.labels.spec if told or decided else None
 
 
 def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console: Console) -> Card | None:
@@ -225,7 +226,7 @@ def _by_looks(
     """As `examined`, by what the masks themselves look like."""
     card = examine(layout, config, console)
     stats = [facts.values for _, facts in card.everything]
-    if labels is not None and labels.num_classes == 2 and card.labels.may_be_objects(stats):
+    if labels is not None and labels.num_classes == 2 and card.labels.could_be_objects(stats):
         card = examine(layout, replace(config, classes="background,object"), console)
     replace(card, problems=_refusals(card)).refuse()
     if labels is None:
@@ -313,13 +314,15 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         raise UserError("\n".join([f"{folder}: {counted(len(problems), 'problem')} with the masks:", *problems, hint]))
     stats = [found[0] for found in read.values() if not isinstance(found, UserError)]
     values = find_labels(stats)
-    if labels.kind == "instances" or (labels.num_classes == 2 and values.may_be_objects(stats)):
+    if labels.kind == "instances" or (labels.num_classes == 2 and values.could_be_objects(stats)):
         values = find_labels(stats, ClassSpec(labels.names))
     theirs, more = _like(stats, values, labels, f"{folder}: the masks")
     notes = [f"{folder}: {counted(len(read), 'mask')}, {matching.rule.describe()}"]
     notes += [f"left out: {problem}" for problem in problems]
     if matching.masks_left:
         notes.append(f"{counted(len(matching.masks_left), 'other file')} not used, such as {matching.masks_left[0]}")
+    if theirs.kind == "instances" and labels.kind != "instances":
+        notes.append(f"{folder}: the masks number their objects: any object is {labels.names[1]}")
     return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more)
 
 
@@ -363,6 +366,11 @@ def _like(
         values = tuple(found.values[place] for place in order)
         return replace(found, names=wanted.names, values=values, background=wanted.background), []
     alike = (wanted.kind, found.kind) in (("values", "values"), ("values", "soft"), ("colours", "colours"))
+    alike &= wanted.reading == found.reading or found.reading != "gray"  # of palettes that say other than indices
+    alike |= wanted.kind == "colours" and any(one.palette is not None for one in stats)
+    by_palette = _by_palette(found, wanted)
+    if by_palette is not None and not said and not by_palette.count_classes(stats)[1]:
+        return by_palette, [f"{what} are read by the colours of the palette that they are compared with"]
     told_by_value = alike and not said and wanted.ignore not in found.values
     if told_by_value and not wanted.count_classes(stats)[1]:
         return wanted, []
@@ -377,6 +385,16 @@ def _like(
         [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
     )
     return replace(found, names=wanted.names, background=wanted.background), note
+
+
+def _by_palette(found: LabelMap, wanted: LabelMap) -> LabelMap | None:
+    """Masks in the colours that the wanted classes have in their palette."""
+    if found.kind != "colours" or not wanted.palette or max(wanted.values) >= len(wanted.palette) // 3:
+        return None
+    shown = [int.from_bytes(bytes(wanted.palette[3 * value : 3 * value + 3])) for value in wanted.values]
+    if len(set(shown)) < len(shown) or not set(found.values) <= set(shown):
+        return None
+    return replace(found, values=tuple(shown), names=wanted.names, background=wanted.background, ignore=None)
 
 
 def _stats(source: Source) -> tuple[ValueStats, tuple[int, int]] | UserError:

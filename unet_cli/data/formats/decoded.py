@@ -35,7 +35,8 @@ class Decoded:
     pixels: (pages, C, H, W) in the file's own type: bool never, 1-bit images being 0 and 255. alpha: the last channel
     is alpha. palette: r, g, b, r, g, b ... of 0 to 255, the first channel then being indices.
     turned_at: the file stores 0 for white, and its values were taken from this one, as an eye wants them; but the
-    values of a mask mean what they are. orientation: of TIFF and EXIF, 1 to 8, by which the pixels were turned.
+    values of a mask mean what they are. nodata: the value that its tags call so. orientation: of TIFF and EXIF, 1 to 8,
+    by which the pixels were turned.
     """
 
     pixels: np.ndarray
@@ -43,6 +44,7 @@ class Decoded:
     palette: list[int] | None = None
     turned_at: int | None = None
     orientation: int = 1
+    nodata: float | None = None
 
 
 class Outline(NamedTuple):

@@ -143,9 +143,18 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
         rgb = (inks[:, :3] * inks[:, 3:] + (1 << bits - 1)) // ((1 << bits) - 1)
         pixels = np.concatenate([rgb.astype(pixels.dtype), pixels[:, 4:]], axis=1)
     extra = [int(sample) for sample in keyframe.extrasamples]
-    turned_at = (255 if bits == 1 else (1 << bits) - 1) if white_is_zero else None
+    # Of one bit every viewer shows white as the object; with more, masks hold numbers.
+    turned_at = (1 << bits) - 1 if white_is_zero and bits > 1 else None
     alpha = planes == 1 and extra[-1:] in ([1], [2])
-    return Decoded(pixels, alpha, turned_at=turned_at, orientation=orientation)
+    return Decoded(pixels, alpha=alpha, turned_at=turned_at, nodata=_nodata(keyframe), orientation=orientation)
+
+
+def _nodata(keyframe: TiffPage) -> float | None:
+    """What GDAL's tag says, as text."""
+    try:
+        return float(keyframe.tags.valueof(42113, default="nan"))
+    except (TypeError, ValueError):
+        return None
 
 
 def left_to_pillow(keyframe: TiffPage) -> bool:

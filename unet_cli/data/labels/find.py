@@ -1,0 +1,310 @@
+"""Masks -> label map: the kinds of masks, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from unet_cli.config import MAX_CLASSES
+from unet_cli.data.imagefile import UNLABELLED
+from unet_cli.data.labels.colours import find_colours, numbers_in_colours
+from unet_cli.data.labels.label_map import LabelMap
+from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
+from unet_cli.data.labels.numbering import are_drawn_at_random, are_objects
+from unet_cli.data.labels.palettes import palettes
+from unet_cli.data.labels.readings import Reading, stats_as
+from unet_cli.data.labels.remarks import MANY_CLASSES
+from unet_cli.data.labels.spec import FOUND, ClassSpec, named
+from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
+from unet_cli.errors import UserError
+
+SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas
+AREA_SHARE = 0.2  # of a level between the two, from which it is a class
+MAX_UNSURE = 0.25  # share of the pixels that cover no area of their value
+DENSE, SPECKLED = 0.8, 0.3  # share of values that are used; share of pixels within areas below which they are specks
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is known of masks of numbers before their kind is. ignore: the value that counts nowhere. levels: those
+    that are meant, the ignored one not among them. palette: where all masks have the same."""
+
+    held: Held
+    spec: ClassSpec
+    ignore: int | None
+    levels: Levels
+    palette: tuple[int, ...] | None
+
+    @property
+    def values(self) -> list[int]:
+        """All of them, ascending, but the ignored one."""
+        return [value for value in self.held.totals if value != self.ignore]
+
+    @property
+    def binary_names(self) -> tuple[str, ...] | None:
+        """Of background and foreground, if the user doesn't say that there are others."""
+        names = self.spec.names or ("background", "foreground")
+        return names if len(names) == 2 else None
+
+
+def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMap:
+    """The label map that all masks of a data set agree with, or the user's.
+
+    First it is found how files become values (`_reading`), then the kind (KINDS). Raises UserError where the masks are
+    none, or other than the user said.
+    """
+    reading, palette = _reading(masks, spec)
+    read = masks if reading == "stored" else [stats_as(reading, stats) for stats in masks]
+    if reading == "colours":
+        return find_colours(Held(read), spec)
+    numbers = _numbers(read, spec, palette)
+    labels = next(found for kind in KINDS if (found := kind(numbers)) is not None)
+    return labels if reading == "stored" else replace(labels, reading=reading)
+
+
+def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tuple[int, ...] | None]:
+    """How files become values, and the palette of the masks where values are its indices."""
+    if spec.colour:
+        return "colours", None
+    if any(stats.planes for stats in masks):
+        all_marked = all(stats.planes and 0 not in stats.counts for stats in masks)
+        return ("planes from 0" if all_marked else "planes"), None
+    if any(stats.colour for stats in masks):
+        reading = numbers_in_colours(masks)
+        if reading is None and not spec.names and are_drawn_at_random([stats_as("colours", stats) for stats in masks]):
+            reading = "rgb"
+        if reading is None and spec.values:
+            raise UserError("the masks hold colours, but --classes gives numbers: give '#rrggbb' for each class")
+        return reading or "colours", None
+    if not spec.values:
+        return palettes(masks)
+    try:
+        reading, palette = palettes(masks)
+    except UserError:
+        return "stored", None
+    if reading != "stored":
+        stored = {value for stats in masks for value in stats.counts}
+        reading = "stored" if stored <= {*spec.values, spec.ignore} or reading == "colours" else reading
+    return reading, palette
+
+
+def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, ...] | None) -> Numbers:
+    held = Held(masks if spec.values else _without_photographs(masks))
+    ignore = None if spec.ignore == -1 else spec.ignore
+    if ignore is None and UNLABELLED in held.totals:
+        ignore = UNLABELLED
+    if spec.ignore is None and ignore is None and not spec.values:
+        ignore = _nodata(held)
+    levels = find_levels(held, ignore)
+    count = len(spec.names)
+    if count and not spec.values and count != len(levels.values) and levels.noise:
+        levels = _most_frequent(held, levels, count, ignore)
+    if spec.ignore is None and ignore is None and not spec.values and count != len(levels.values):
+        ignore = _find_ignored(held, levels)
+        levels = levels._replace(values=[value for value in levels.values if value != ignore])
+    if not levels.values:
+        raise UserError(f"every mask holds nothing but the ignored value {ignore}")
+    return Numbers(held, spec, ignore, levels, palette)
+
+
+def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -> Levels:
+    """As many values as the user names, where fewer cover areas, or all that there are are named."""
+    values = [value for value in held.totals if value != ignore]
+    if len(values) == count:
+        return Levels(values)
+    chosen = list(levels.values)
+    for value in sorted(levels.noise, key=lambda value: -held.totals[value].pixels):
+        if len(chosen) < count and min(abs(value - other) for other in chosen) > FLAT:
+            chosen.append(value)
+    return levels._replace(values=sorted(chosen), noise=levels.noise - set(chosen)) if len(chosen) == count else levels
+
+
+# The kinds: each recognises its own, or passes on.
+
+
+def _soft(numbers: Numbers) -> LabelMap | None:
+    """Binary masks that were smoothed, resized or saved as JPEG, or hold a few odd values."""
+    names, values, levels = numbers.binary_names, numbers.values, numbers.levels.values
+    if names is None or numbers.palette is not None or values[-1] - values[0] < MIN_RANGE:
+        return None
+    ends = values[0], values[-1]
+    if len(values) > 3 and _is_soft(numbers):
+        if len(levels) > 2 and _between(numbers):
+            return None
+    elif len(levels) == 2 and numbers.levels.noise and levels[1] - levels[0] >= MIN_RANGE:
+        ends = levels[0], levels[1]
+    else:
+        return None
+    if numbers.spec.values not in ((), ends):
+        return None
+    return LabelMap(_storable(ends), names, "soft", numbers.ignore)
+
+
+def _objects(numbers: Numbers) -> LabelMap | None:
+    """Numbers of objects; two names for many numbers say that they are."""
+    names = numbers.binary_names
+    if names is None or numbers.palette is not None or numbers.spec.values:
+        return None
+    said = bool(numbers.spec.names) and len(numbers.levels.values) > 2
+    if said or are_objects(numbers.held.masks, numbers.ignore) == "objects":
+        return LabelMap((0, 255), names, "instances", numbers.ignore)
+    return None
+
+
+def _given(numbers: Numbers) -> LabelMap | None:
+    """The values that the user gives; what lies between them is noise where it covers no area."""
+    spec = numbers.spec
+    if not spec.values:
+        return None
+    strays = any(value not in {*spec.values, numbers.ignore} for value in numbers.levels.noise)
+    gaps = [after - before for before, after in zip(sorted(spec.values), sorted(spec.values)[1:], strict=False)]
+    reach = min(numbers.levels.reach, (min(gaps) - 1) // 3)
+    return LabelMap(spec.values, spec.names, ignore=numbers.ignore, palette=numbers.palette, strays=strays, reach=reach)
+
+
+def _classes(numbers: Numbers) -> LabelMap:
+    """Each value that is meant is a class."""
+    spec, ignore, palette = numbers.spec, numbers.ignore, numbers.palette
+    values = list(numbers.levels.values)
+    if spec.names and len(values) != len(spec.names) and values[-1] < len(spec.names):
+        values = [value for value in range(len(spec.names)) if value != ignore]  # a class that no mask happens to show
+    if len(values) == 1:
+        only = values[0]
+        values = [0, only] if only else [0, 1 if palette else 255]
+    if not spec.names:
+        _check_plausible(numbers)
+    if len(values) > MAX_CLASSES:
+        raise UserError(
+            f"the masks hold {len(values):,} different values up to {values[-1]:,}: these are too many for classes, "
+            "and no object numbers either, which count from 1 in each mask. "
+            "Save masks with one value for each class, such as 0 for background and 255 for objects; or, if they "
+            "number objects, add --classes background,object"
+        )
+    usual = ["background", "foreground"] if len(values) == 2 else [str(value) for value in values]
+    names = named(spec, usual, "values")
+    strays, reach = bool(numbers.levels.noise), numbers.levels.reach
+    return LabelMap(_storable(tuple(values)), names, ignore=ignore, palette=palette, strays=strays, reach=reach)
+
+
+KINDS: tuple[Callable[[Numbers], LabelMap | None], ...] = (_soft, _objects, _given, _classes)
+
+
+def _check_plausible(numbers: Numbers) -> None:
+    """More classes than people draw, and another sign that they are none. Raises UserError."""
+    values = numbers.levels.values
+    noise = sum(numbers.held.totals[value].pixels for value in numbers.levels.noise)
+    if noise > MAX_UNSURE * numbers.held.pixels:
+        raise UserError(
+            f"{noise / numbers.held.pixels:.0%} of the masks' pixels have values that cover no area: these look like "
+            "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. Else name the "
+            "classes in a --classes FILE.toml"
+        )
+    if len(values) <= MANY_CLASSES:
+        return
+    totals = numbers.held.totals
+    pixels = sum(totals[value].pixels for value in values[1:])
+    cores = sum(totals[value].cores for value in values[1:])
+    is_dense = len(values) >= DENSE * (values[-1] - values[0] + 1) and len(values) > 100
+    are_specks = cores < SPECKLED * pixels
+    if not (is_dense or are_specks):
+        return
+    why = "in specks instead of areas" if are_specks else "nearly every one that there can be"
+    raise UserError(
+        f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these "
+        "look like photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the "
+        "masks number objects, add --classes background,object; if each value is a class, name them in a --classes "
+        "FILE.toml"
+    )
+
+
+def _is_soft(numbers: Numbers) -> bool:
+    """A binary mask with soft borders, not classes.
+
+    It has two values that most pixels hold, one in the lower and one in the upper half of the range. The other values
+    are rare and stand on ramps and in noise: few such pixels lie in areas of their own value.
+    """
+    totals, values = numbers.held.totals, numbers.values
+    middle = (values[0] + values[-1]) / 2
+    dominant = {
+        max((value for value in values if (value < middle) == below), key=lambda value: totals[value].pixels)
+        for below in (True, False)
+    }
+    others = [totals[value] for value in values if value not in dominant]
+    pixels = sum(one.pixels for one in others)
+    shades = sum(max(one.ramps, one.parts) for one in others)
+    every = sum(totals[value].pixels for value in values)
+    return (
+        pixels < SOFT_SHARE * every
+        and sum(one.cores for one in others) < SOFT_SHARE * pixels
+        and shades >= SOFT_SHARE * pixels
+    )
+
+
+def _between(numbers: Numbers) -> list[int]:
+    """Levels that cover areas and lie between the lowest and the highest."""
+    values, totals = numbers.levels.values, numbers.held.totals
+    inner = [value for value in values if values[0] + FLAT < value < values[-1] - FLAT]
+    window = {value: [t for v, t in totals.items() if abs(v - value) <= numbers.levels.reach] for value in inner}
+    return [
+        value
+        for value, near in window.items()
+        if sum(one.flats for one in near) >= max(MIN_PIXELS, AREA_SHARE * sum(one.pixels for one in near))
+    ]
+
+
+def _storable(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Raises UserError at a value that no mask of 16 bits can be written with."""
+    if values[-1] > 65535:
+        raise UserError(f"the masks hold the value {values[-1]:,}: use values up to 65,535, one for each class")
+    return values
+
+
+def _find_ignored(held: Held, levels: Levels) -> int | None:
+    """255 beside at least two small whole numbers that have few gaps, for nobody counts 0, 1, 2, 255; or that is drawn
+    in thin lines, as around the objects of PASCAL VOC.
+
+    Raises UserError where masks of 0 and 1 and masks of 0 and 255 are mixed.
+    """
+    rest = [value for value in levels.values if value != 255]
+    if 255 not in levels.values or len(rest) < 2:
+        return None
+    few_gaps = rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
+    total = held.totals[255]
+    is_thin = rest[-1] <= FEW_VALUES and total.cores < SOFT_SHARE * total.pixels
+    if not few_gaps and not is_thin:
+        return None
+    holders = [stats for stats in held.masks if 255 in stats.counts]
+    if rest == [0, 1] and all(1 not in stats.counts for stats in holders):
+        raise UserError(
+            f"{len(holders):,} of {len(held.masks):,} masks hold 255 and others 1, never both: "
+            "save all masks with the same values, or give --ignore-index 255 if that is what it means"
+        )
+    return 255
+
+
+def _nodata(held: Held) -> int | None:
+    """What the files call so, where they agree, beside background and objects; 0 is background whatever they say."""
+    called = {stats.nodata for stats in held.masks}
+    value = called.pop() if len(called) == 1 else None
+    return value if value and value in held.totals and len(held.totals) > 2 else None
+
+
+def _without_photographs(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
+    """The masks but for a few that hold many times as many values as most, where the others are plain classes.
+
+    A photograph among masks must not make a hundred classes: its values are then found strange when masks are encoded.
+    """
+    counts = sorted(len(stats.counts) for stats in masks)
+    usual = max(4 * counts[len(counts) // 2], FEW_VALUES)
+    kept = [stats for stats in masks if len(stats.counts) <= usual]
+    if len(kept) == len(masks):
+        return masks
+    plain = {value for stats in kept for value in stats.counts}
+    is_stray = 10 * len(kept) >= 9 * len(masks) and len(plain) <= FEW_VALUES
+    if not is_stray:
+        return masks
+    # Where all values lie in a binary mask's range, they may be the noise of a JPEG.
+    held = Held(masks)
+    whole = Numbers(held, FOUND, None, Levels(held.values), None)
+    is_noise = held.values[-1] - held.values[0] >= MIN_RANGE and len(held.values) > 3 and _is_soft(whole)
+    return masks if is_noise else kept

@@ -1,0 +1,302 @@
+"""Class index <-> mask value: how masks are read, and written again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+
+from unet_cli.config import MAX_CLASSES
+from unet_cli.console import few
+from unet_cli.data.imagefile import TRANSPARENT, MaskPixels
+from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
+from unet_cli.data.labels.numbering import are_objects, could_be_objects
+from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
+from unet_cli.data.labels.spec import ClassSpec
+from unet_cli.data.labels.stats import ValueStats, unpacked
+from unet_cli.errors import UserError
+
+MAX_NAME = 200  # characters of a class's name
+IGNORED = 255  # the class index of pixels that count nowhere: not in losses, metrics or shares
+SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
+NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
+MAX_STRAYS = 0.5  # of a mask's pixels; where more have no class, all of them are strange
+
+# Paul Tol's 'bright' and 'light' schemes: told apart by colour-blind people. Background is black.
+CLASS_COLOURS = (
+    (0, 0, 0), (102, 204, 238), (238, 102, 119), (34, 136, 51), (204, 187, 68), (68, 119, 170), (170, 51, 119),
+    (187, 187, 187), (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255),
+    (68, 187, 153), (187, 204, 51), (170, 170, 0),
+)  # fmt: skip
+
+
+# Names of a first class that is what is left beside the others; in lower case, without what is no letter.
+BACKGROUND_NAMES = {
+    *("background", "bg", "back", "void", "unlabelled", "unlabeled", "other", "others", "none", "nothing", "rest"),
+    *("empty", "unknown", "outside"),
+}
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class index <-> mask value.
+
+    values: for each class index the value that masks hold, background first. names: of the classes. ignore: the value
+    of pixels that count nowhere; their index is IGNORED. palette: (r, g, b, r, g, ...) where the masks have one.
+    kind: how values are read. 'values': each for itself. 'soft': binary masks with intermediate values at the borders
+    (anti-aliased, JPEG); from the middle on, a value is foreground. 'instances': numbers of objects; all but 0 are
+    foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class. background: whether the
+    first class is background, and not one like the others. reading: how files become values; colours always as such.
+    strays: values without a class are noise where they cover no area, and of the class of the nearest sure pixel.
+    reach: how far from a class's value JPEG leads; such values are of that class.
+    """
+
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    kind: Literal["values", "soft", "instances", "colours"] = "values"
+    ignore: int | None = None
+    palette: tuple[int, ...] | None = None
+    background: bool = True
+    reading: Reading = "stored"
+    strays: bool = False
+    reach: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError at what can't be classes."""
+        highest = TRANSPARENT if self.kind == "colours" else 65535
+        # Of numbered objects 255 is what masks are written with, and a number like any other in those that are read.
+        ignored = [] if self.ignore is None or self.kind == "instances" else [self.ignore]
+        every = [*self.values, *ignored]
+        if not 2 <= len(self.values) <= MAX_CLASSES or len(self.names) != len(self.values):
+            raise UserError(
+                f"there are {len(self.values)} classes with {len(self.names)} names: 2 to {MAX_CLASSES} can be"
+            )
+        lowest = -1 if self.ignore == -1 else 0
+        if len(set(every)) < len(every) or min(self.values) < 0 or not lowest <= min(every) <= max(every) <= highest:
+            raise UserError(f"the values of the classes are {few(every)}: each has its own, from 0 to {highest:,}")
+        if not all(name.isprintable() and 0 < len(name) <= MAX_NAME for name in self.names):
+            raise UserError(
+                f"classes are called {few(map(ascii, self.names))}: use up to {MAX_NAME} printable characters"
+            )
+        if len(self.values) == 2 and not self.background:
+            raise UserError("of two classes the first is always background")
+        if len(self.palette or ()) not in range(0, 769, 3) or not all(0 <= part < 256 for part in self.palette or ()):
+            raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.values)
+
+    @property
+    def scored(self) -> range:
+        """The classes that count in scores, and in losses of regions: all but the background, where there is one."""
+        return range(int(self.background), self.num_classes)
+
+    @property
+    def scored_names(self) -> tuple[str, ...]:
+        return self.names[self.scored.start :]
+
+    @property
+    def spec(self) -> ClassSpec | None:
+        """What a user would say to have masks read in this way; None where that can't be said."""
+        if self.kind == "soft":
+            return None
+        if self.kind == "instances":
+            return ClassSpec(self.names, ignore=self.ignore)
+        return ClassSpec(self.names, self.values, self.kind == "colours", -1 if self.ignore is None else self.ignore)
+
+    def encode(self, mask: MaskPixels) -> np.ndarray:
+        """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
+        if mask.is_blank:
+            return np.zeros(mask.values.shape, np.uint8)
+        if mask.colour and not self._takes_colours:
+            raise UserError(f"holds colours, but the classes are {self._classes()}")
+        values = mask_as(self._reading, mask)
+        indices = self.indices_of(values)
+        if self.strays and (indices < 0).any():
+            light = values if self.kind != "colours" else np.sum(unpacked(values), axis=0)
+            step = 3 * NEAR_COLOURS if self.kind == "colours" else max(self.reach, 1)
+            indices = np.stack(
+                [nearest_sure(page, *rest) for page, *rest in zip(indices, light, [step] * len(values), strict=True)]
+            )
+        if (indices < 0).any():
+            strangers, counts = np.unique(values[indices < 0], return_counts=True)
+            shown = self.spell(int(strangers[counts.argmax()]))
+            raise UserError(f"holds {shown}, but the classes are {self._classes()}")
+        return indices.astype(np.uint8)
+
+    def indices_of(self, values: np.ndarray) -> np.ndarray:
+        """Mask values of any shape -> class indices as int16; -1 for a value that no class has."""
+        if self.kind in ("soft", "instances"):
+            threshold = (self.values[0] + self.values[1]) / 2 if self.kind == "soft" else 1
+            indices = (values >= threshold).astype(np.int16)
+            if self.ignore is not None:
+                indices[values == self.ignore] = IGNORED
+            return indices
+        known, index_of = self._known()
+        places = np.searchsorted(known, values).clip(max=len(known) - 1)
+        indices = np.where(known[places] == values, index_of[places], np.int16(-1))
+        strange = indices < 0
+        if (self.kind == "colours" or self.reach) and strange.any():
+            strangers, inverse = np.unique(values[strange], return_inverse=True)
+            if self.kind == "colours":
+                pairs = zip(unpacked(strangers), unpacked(known), strict=True)
+                distances = np.sqrt(sum((a[:, None] - b) ** 2 for a, b in pairs))
+                distances[strangers == TRANSPARENT] = np.inf  # of which the channels say nothing
+            else:
+                distances = np.abs(strangers[:, None].astype(np.int64) - known)
+            reach = NEAR_COLOURS if self.kind == "colours" else self.reach
+            is_near = distances.min(1) <= reach
+            indices[strange] = np.where(is_near, index_of[distances.argmin(1)], np.int16(-1))[inverse.ravel()]
+        return indices
+
+    def count_classes(self, masks: Sequence[ValueStats]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+        """Pixels of each class in each mask, ignored ones and noise left out, (masks, num_classes) int64; and what is
+        no class: the number of the mask, the value, and its pixels."""
+        masks = self.read(masks)
+        # One array for all masks, since there may be tens of thousands.
+        row = np.repeat(np.arange(len(masks)), [len(stats.counts) for stats in masks])
+        values = np.fromiter(chain.from_iterable(stats.counts for stats in masks), np.int64, len(row))
+        counts = np.fromiter(chain.from_iterable(stats.counts.values() for stats in masks), np.int64, len(row))
+        indices = self.indices_of(values).astype(np.int64)
+        if not self._takes_colours:
+            indices[np.array([stats.colour for stats in masks], bool)[row]] = -1
+        known, strange = (indices >= 0) & (indices != IGNORED), indices < 0
+        place = row[known] * self.num_classes + indices[known]
+        pixels = np.bincount(place, counts[known], len(masks) * self.num_classes)
+        pixels = pixels.reshape(-1, self.num_classes).astype(np.int64)
+        if self.kind == "instances":
+            pixels[:, 1] += [stats.rest for stats in masks]
+        if self.strays and strange.any():
+            noise = np.bincount(row[strange], counts[strange], len(masks))
+            whole = np.maximum(np.bincount(row, counts, len(masks)), 1)
+            is_noise = (noise / whole <= MAX_STRAYS)[row] & strange
+            for at in np.flatnonzero(is_noise):
+                shape = masks[row[at]].shapes.get(int(values[at]))
+                is_noise[at] = shape is not None and shape.cores < MIN_AREA
+            strange &= ~is_noise
+        found = (row[strange].tolist(), values[strange].tolist(), counts[strange].tolist())
+        return pixels, list(zip(*found, strict=True))
+
+    def count_strays(self, masks: Sequence[ValueStats]) -> tuple[int, int]:
+        """Pixels whose value is not exactly that of a class, nor the ignored one; and those that none is near to."""
+        known = {*self.values, self.ignore}
+        counts, rest = Counter[int](), 0
+        for stats in self.read(masks):
+            counts.update({value: count for value, count in stats.counts.items() if value not in known})
+            rest += stats.rest
+        values = np.fromiter(counts, np.int64, len(counts))
+        far = self.indices_of(values) < 0
+        return counts.total() + rest, int(np.fromiter(counts.values(), np.int64, len(counts))[far].sum()) + rest
+
+    def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
+        """Whether the classes might be numbers of a few objects: there is not enough to tell."""
+        if self.kind != "values" or self.num_classes <= 3 or self.palette is not None:
+            return False
+        return are_objects(self.read(masks), self.ignore) == "doubtful"
+
+    def could_be_objects(self, masks: Sequence[ValueStats]) -> bool:
+        """Whether the classes, compared with two, are best read as numbers of objects."""
+        return self.kind == "values" and self.num_classes > 2 and could_be_objects(self.read(masks), self.ignore)
+
+    def read(self, masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
+        """What was counted, of the values as this map reads them."""
+        return masks if self._reading == "stored" else [stats_as(self._reading, stats) for stats in masks]
+
+    @property
+    def _reading(self) -> Reading:
+        return "colours" if self.kind == "colours" else self.reading
+
+    @property
+    def _takes_colours(self) -> bool:
+        return self.kind == "colours" or self.reading in NUMBERS_IN_COLOURS
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
+        if self.kind == "colours":
+            hidden = 0xFFFFFF if 0 in self.values else 0  # what transparent pixels are written as
+            shown = [hidden if value == TRANSPARENT else value for value in self.values]
+            return np.stack(unpacked(np.asarray(shown)), axis=-1).astype(np.uint8)[indices]
+        return np.asarray(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)[indices]
+
+    @property
+    def written_palette(self) -> list[int] | None:
+        """The palette to write masks with: the user's own, or visible colours for small integers, or none."""
+        if self.kind == "colours" or max(self.values) > 255:
+            return None
+        highest = max(self.values)
+        if self.palette is None and highest > SMALL_INTEGERS:
+            return None
+        if self.palette is None and self.num_classes == 2 and self.values[0] < self.values[1]:
+            return [0, 0, 0] * highest + [255, 255, 255]
+        own = list(self.palette or ())
+        # Of classes that no mask showed there is no colour yet.
+        further = [part for value in range(highest + 1) for part in CLASS_COLOURS[value % len(CLASS_COLOURS)]]
+        return own + further[len(own) :]
+
+    def describe(self) -> str:
+        """The map in words, for the log."""
+        if self.kind == "instances":
+            rule = "numbered objects are foreground, 0 is background"
+        elif self.kind == "soft":
+            rule = f"values from {(self.values[0] + self.values[1]) / 2:g} on are {self.names[1]}"
+        elif self.num_classes == 2:
+            rule = f"{self.spelled(0)} is {self.names[0]}, {self.spelled(1)} {self.names[1]}"
+        else:
+            rule = self._classes()
+        ignored = "" if self.ignore is None else f"; {self.spell(self.ignore)} is ignored"
+        return f"{self.num_classes} classes ({rule}{ignored}{'' if self.background else '; none is background'})"
+
+    def spell(self, value: int) -> str:
+        """A mask value for people: 'the value 7', 'the colour #ff0000'."""
+        return f"the colour {spelled(value)}" if self.kind == "colours" else f"the value {value}"
+
+    def plain(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, value: dict[str, Any]) -> LabelMap:
+        parts: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+        return cls(**parts)
+
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """All values that mean something, ascending, and the class index of each."""
+        index_of = {value: index for index, value in enumerate(self.values)}
+        if self.ignore is not None:
+            index_of[self.ignore] = IGNORED
+        known = sorted(index_of)
+        return np.array(known), np.array([index_of[value] for value in known], dtype=np.int16)
+
+    def spelled(self, index: int) -> str:
+        """The mask value of a class, as its name is where it has no other."""
+        return spelled(self.values[index]) if self.kind == "colours" else str(self.values[index])
+
+    def _classes(self) -> str:
+        named = [
+            value if value == name else f"{name} {value}"
+            for name, value in zip(self.names, map(self.spelled, range(self.num_classes)), strict=True)
+        ]
+        return ", ".join(named if len(named) <= 12 else [*named[:11], "...", named[-1]])
+
+
+def spelled(colour: int) -> str:
+    """A colour as names and messages have it."""
+    return "transparent" if colour == TRANSPARENT else f"#{colour:06x}"
+
+
+def with_background(labels: LabelMap, pixels: np.ndarray, said: str) -> LabelMap:
+    """Whether the first class is background: as is `said`, first or none; else, of three or more classes without an
+    ignored value, where its name says so, or, without names, it is the largest. pixels: (classes) of the training
+    part."""
+    if labels.num_classes == 2 or said == "first":
+        return labels
+    if said == "none":
+        return replace(labels, background=False)
+    name = "".join(filter(str.isalpha, labels.names[0].lower()))
+    is_named = labels.names[0] != labels.spelled(0)
+    is_background = name in BACKGROUND_NAMES if is_named else bool(pixels[0] == pixels.max())
+    return replace(labels, background=is_background or labels.ignore is not None)

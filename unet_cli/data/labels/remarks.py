@@ -1,0 +1,77 @@
+"""What was decided of the masks and can be decided otherwise: a line each, with the flag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unet_cli.data.imagefile import TRANSPARENT
+from unet_cli.data.labels.label_map import LabelMap
+from unet_cli.data.labels.stats import ValueStats
+
+MANY_CLASSES = 40  # more than people draw
+SHOWN = 20  # names that a flag may have, to be pasted
+READINGS = {
+    "gray": "the masks' palettes are read as the gray that they show: white comes first, or they number otherwise",
+    "red": "the masks keep numbers in their red channel: read as such, and written as gray",
+    "green": "the masks keep numbers in their green channel: read as such, and written as gray",
+    "blue": "the masks keep numbers in their blue channel: read as such, and written as gray",
+    "rgb": "the masks keep numbers in their colours (R + 256 G + 65536 B): read as such, and written as gray",
+    "planes": "the masks are one-hot: the number of the plane that marks a pixel, from 1 on; 0 where none does",
+    "planes from 0": "the masks are one-hot: the number of the plane that marks a pixel, from 0 on",
+}
+
+
+def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
+    """masks: as they were counted."""
+    lines = [READINGS[labels.reading]] if labels.reading in READINGS else []
+    pixels = max(sum(sum(stats.counts.values()) + stats.rest for stats in masks), 1)
+    if labels.strays or labels.reach or labels.kind == "colours":
+        strays, doubtful = labels.count_strays(masks)
+        what = "colour" if labels.kind == "colours" else "value"
+        if strays > doubtful:
+            lines.append(f"{(strays - doubtful) / pixels:.2%} of the pixels have nearly the {what} of a class")
+        if doubtful:
+            lines.append(
+                f"{doubtful / pixels:.2%} of the pixels are doubtful, as slips, soft edges and JPEG leave them: read "
+                "as the nearest sure pixel"
+            )
+    if labels.kind == "colours":
+        lines += _of_colours(labels)
+    if labels.kind == "instances":
+        most = max((len(stats.counts) for stats in masks), default=1) - 1
+        lines.append(
+            f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
+        )
+    if labels.num_classes > MANY_CLASSES:
+        lines.append(f"{labels.num_classes} classes are many; if the masks number objects: --classes background,object")
+    if labels.ignore is not None:
+        ignored = sum(stats.counts.get(labels.ignore, 0) for stats in labels.read(masks))
+        same = "" if labels.kind == "colours" else f"--ignore-index {labels.ignore} says the same, and "
+        lines.append(
+            f"{labels.spell(labels.ignore)} counts nowhere in the masks ({ignored / pixels:.1%} of the pixels); "
+            f"{same}--ignore-index or --classes FILE.toml decides otherwise"
+        )
+    return lines
+
+
+def _of_colours(labels: LabelMap) -> list[str]:
+    lines = []
+    if TRANSPARENT in labels.values:
+        lines.append(f"transparent pixels of the masks are the class {labels.names[labels.values.index(TRANSPARENT)]}")
+    elif labels.num_classes == 2 and labels.values[0] and labels.names[0] == "background":
+        first, second = labels.spelled(0), labels.spelled(1)
+        lines.append(
+            f"{first} is taken for the background, as the colour along the images' borders or the darker one; to turn "
+            f"it round: --classes 'background={second},foreground={first}'"
+        )
+    return lines
+
+
+def question(labels: LabelMap) -> str:
+    """To be asked where values may be classes or numbers of objects."""
+    names = ",".join(["background", *labels.names[1:]]) if labels.num_classes <= SHOWN else "FILE.toml"
+    return (
+        f"the masks hold values up to {labels.values[-1]}, nearly each a single area in its mask: are these numbers of "
+        f"objects, or classes? Add --classes background,object for objects, or --classes {names} for "
+        "classes (or their real names)"
+    )

@@ -1,0 +1,106 @@
+"""What the user says of the classes: --classes and --ignore-index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unet_cli.errors import UserError, explain
+from unet_cli.system.schema import toml_of
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """What the user said of the classes (--classes, --ignore-index).
+
+    names: background first. values: the mask value of each, where they were given. ignore: a mask value; -1 is none
+    unless masks hold this value, None is whatever is found.
+    """
+
+    names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    colour: bool = False
+    ignore: int | None = None
+
+
+FOUND = ClassSpec()  # the user said nothing
+
+
+def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
+    """--classes: names with commas between them, or each with its value (`background=0,cell=7`), or a TOML file of
+    `name = value`, a value being a number, '#rrggbb' or [r, g, b], and `ignore` the name of what is ignored. The first
+    class is the background. Raises UserError."""
+    if text is None:
+        return ClassSpec(ignore=ignore)
+    if not text.lower().endswith(".toml"):
+        if "=" in text:
+            return _spec_of(_written_out(text), f"--classes '{text}'", ignore)
+        names = tuple(name.strip() for name in text.split(","))
+        if len(names) < 2 or "" in names or len(set(names)) < len(names):
+            raise UserError(
+                f"--classes is '{text}': give different names with commas between them, background first, "
+                "such as background,weed,crop; or a .toml file"
+            )
+        return ClassSpec(names, ignore=ignore)
+    try:
+        content = toml_of(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain(error, text) from error
+    except ValueError as error:  # of TOML and of its encoding
+        raise UserError(f"{text} is not TOML: {error}") from error
+    table = content.pop("classes", {})
+    if not isinstance(table, dict):
+        raise UserError(f"{text}: write a line `name = value` for each class, background first")
+    return _spec_of(content | table, text, ignore)
+
+
+def _written_out(text: str) -> dict[str, Any]:
+    """`background=0,cell=7` or `background=#000000,cell=#ff0000` -> values by name, as TOML has them."""
+    pairs = [[side.strip() for side in part.split("=", 1)] for part in text.split(",")]
+    if any(len(pair) < 2 for pair in pairs) or len({name for name, _ in pairs}) < len(pairs):
+        raise UserError(f"--classes is '{text}': give each class once and with its value: background=0,cell=7")
+    return {name: int(value) if value.removeprefix("-").isdecimal() else value for name, value in pairs}
+
+
+def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
+    """content: values by name. text: where they are from, for messages. Raises UserError."""
+    values = {name: _parse_value(text, name, value) for name, value in content.items()}
+    colour = any(not isinstance(value, int) for value in content.values())
+    if colour and any(isinstance(value, int) for value in content.values()):
+        raise UserError(f"{text} mixes numbers and colours: give all classes as one of them")
+    if "ignore" in values and ignore not in (None, values["ignore"]):
+        raise UserError(f"{text} says ignore = {content['ignore']}, but --ignore-index {ignore}: leave one of them out")
+    ignore = values.pop("ignore", ignore)
+    if len(values) < 2 or len(set(values.values())) < len(values):
+        raise UserError(f"{text} has to name at least two classes, each with a value of its own: background = 0")
+    return ClassSpec(tuple(values), tuple(values.values()), colour, ignore)
+
+
+def _parse_value(path: str, name: str, value: Any) -> int:
+    lowest = -1 if name == "ignore" else 0
+    if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= 65535:
+        return value
+    if isinstance(value, str) and len(value) == 7 and value[0] == "#":
+        try:
+            return int(value[1:], 16)
+        except ValueError:
+            pass  # said below, with all else that is no value
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        return value[0] << 16 | value[1] << 8 | value[2]
+    raise UserError(f"{path}: {name} is {value!r}: give a mask value of 0 to 65535, or a colour as '#ff0000'")
+
+
+def named(spec: ClassSpec, usual: list[str], kind: str) -> tuple[str, ...]:
+    """The names of the classes: the user's, or else the usual ones. kind: of what masks hold. Raises UserError where
+    they are not as many."""
+    if not spec.names:
+        return tuple(usual)
+    if len(spec.names) != len(usual):
+        found = ", ".join(usual if len(usual) <= 20 else [*usual[:20], "..."])
+        raise UserError(
+            f"--classes names {len(spec.names)} classes ({', '.join(spec.names)}), "
+            f"but the masks hold {len(usual)} {kind} ({found}): "
+            "name as many, background first, or say in a .toml file which value is which class"
+        )
+    return spec.names

@@ -1,0 +1,301 @@
+"""What one mask holds, in a few numbers a value; and the same of all masks together.
+
+Values are whole numbers. A colour is the number 0xRRGGBB, so that what holds for values holds for colours as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from unet_cli.data.imagefile import MaskPixels
+
+MAX_VALUES = 1024  # values of one mask that are counted each for itself
+FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades
+FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
+PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
+CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
+MIN_CORES = 4
+RARE = 64  # pixels of the rarer of two values, below which their place is looked at
+GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
+
+
+class Shape(NamedTuple):
+    """Where the pixels of one value lie in one mask.
+
+    cores: pixels whose 3 x 3 neighbourhood is all of this value, and so areas. flats: whose neighbourhood is nearly
+    so, within FLAT. ramps: that have a lower and a higher value in their neighbourhood; counted where some value of the
+    mask hardly covers areas. parts: connected parts less their holes (Euler number). edge: pixels along the image's
+    border. row, column: of the middle, 0 to 1. gray: mean brightness of the image there, 0 to 1. These are -1 where too
+    few pixels tell, or most values of the mask are several parts.
+    """
+
+    cores: int
+    flats: int
+    ramps: int
+    parts: int
+    edge: int
+    row: float = -1
+    column: float = -1
+    gray: float = -1
+
+    def with_more(self, other: Shape) -> Shape:
+        """Of two values that are read as one; where they lie is not known well any more."""
+        return Shape(
+            self.cores + other.cores,
+            self.flats + other.flats,
+            self.ramps + other.ramps,
+            self.parts + other.parts,
+            self.edge + other.edge,
+        )
+
+
+@dataclass(frozen=True)
+class ValueStats:
+    """What was seen in one mask.
+
+    counts: pixels of each value. shapes: of each value; without any, both values cover areas. colour: the values are
+    colours. planes: they count the planes of a one-hot mask from 1 on. palette: (r, g, b, r, g, ...) up to the highest
+    value, where the mask has one. rest: pixels of the rarest values, where there are more than MAX_VALUES; these are
+    not in counts. nodata: the value that the file calls so.
+    """
+
+    counts: dict[int, int]
+    shapes: dict[int, Shape]
+    colour: bool = False
+    planes: bool = False
+    palette: tuple[int, ...] | None = None
+    rest: int = 0
+    nodata: int | None = None
+
+    def renamed(self, rename: Callable[[np.ndarray], np.ndarray], colour: bool = False) -> ValueStats:
+        """The same with other values; of several that become one, the figures are added."""
+        held = np.fromiter(self.counts, np.int64, len(self.counts))
+        counts, shapes = Counter[int](), dict[int, Shape]()
+        for old, new in zip(self.counts, rename(held).tolist(), strict=True):
+            counts[new] += self.counts[old]
+            shape = self.shapes.get(old)
+            if shape is not None:
+                known = shapes.get(new)
+                shapes[new] = shape if known is None else known.with_more(shape)
+        return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=False, palette=None)
+
+
+def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None) -> ValueStats:
+    """Count the values of one (H, W) page, and find where they lie. image: (H, W), of which the brightness is taken."""
+    values = mask.values[page]
+    if values.dtype == np.uint8:
+        counts = np.array(Image.fromarray(values).histogram())  # in a tenth of the time of numpy's bincount
+        names = np.arange(256)
+    elif values.dtype.kind == "i" or values.dtype.itemsize > 2 or mask.colour:
+        names, values = _ranked(values)
+        counts = np.bincount(values.ravel(), minlength=len(names))
+    else:
+        counts = np.bincount(values.ravel())
+        names = np.arange(len(counts))
+    held = np.flatnonzero(counts)
+    kept = held
+    if len(held) > MAX_VALUES:
+        kept = np.sort(held[np.argsort(counts[held], kind="stable")[-MAX_VALUES:]])
+    palette = None if mask.palette is None else tuple(mask.palette[: 3 * (int(names[held[-1]]) + 1)])
+    shapes: dict[int, Shape] = {}
+    if len(held) > 2 or mask.colour or palette or (len(held) == 2 and counts[held].min() < RARE):
+        is_shaded = len(held) > FEW_VALUES
+        shapes = dict(
+            zip(names[kept].tolist(), _shapes(values, counts, names, mask.colour, is_shaded, image, kept), strict=True)
+        )
+    counted = dict(zip(names[kept].tolist(), counts[kept].tolist(), strict=True))
+    rest = int(counts.sum() - counts[kept].sum())
+    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata)
+
+
+def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that there are, ascending, and the place of each pixel's among them; by runs, since masks have few."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    names, places = np.unique(flat[starts], return_inverse=True)
+    lengths = np.diff(np.concatenate([starts, [flat.size]]))
+    kind = np.uint8 if len(names) <= 256 else np.int32
+    return names, np.repeat(places.ravel().astype(kind), lengths).reshape(values.shape)
+
+
+def _shapes(
+    ranks: np.ndarray,
+    counts: np.ndarray,
+    names: np.ndarray,
+    colour: bool,
+    is_shaded: bool,
+    image: np.ndarray | None,
+    kept: np.ndarray,
+) -> list[Shape]:
+    """ranks: (H, W) places among the values `names`, ascending. counts: of each. kept: those that are asked for."""
+    step = max(1, PIXELS_AT_ONCE // ranks.shape[1])
+
+    def counted(with_slopes: bool) -> np.ndarray:
+        tops = range(0, ranks.shape[0], step)
+        bands = [_borders(ranks, top, step, names, colour, is_shaded, with_slopes) for top in tops]
+        return np.sum(bands, axis=0)[:, kept]
+
+    own = counts[kept]
+    found = counted(is_shaded)
+    if not is_shaded and (own - found[0] < CORE_SHARE * own).any():
+        found = counted(True)
+    beside, left, above, block, edge, ramps, flat = found
+    cores = own - beside
+    parts = beside - left - above + block  # each core pixel joins as much as it adds
+    figures = (cores, cores + flat if is_shaded else cores, ramps, parts, edge)
+    # Objects are single areas; of other masks nobody asks where values lie.
+    are_single = 2 * np.count_nonzero(parts <= 1) >= len(parts)
+    places = _places(ranks, len(names), image, kept) if are_single else [np.full(len(kept), -1)] * 3
+    return [Shape(*one) for one in zip(*(figure.tolist() for figure in (*figures, *places)), strict=True)]
+
+
+def _borders(
+    ranks: np.ndarray,
+    top: int,
+    height: int,
+    names: np.ndarray,
+    colour: bool,
+    is_shaded: bool,
+    with_slopes: bool,
+) -> np.ndarray:
+    """(7, values): of the pixels in these rows whose 3 x 3 neighbourhood isn't all of their value, how many there are;
+    how many are joined to the one on the left, above, and in a block of both; at the edge; and, with_slopes, how many
+    lie on ramps, and are flat."""
+    first = max(top - 1, 0)
+    part = ranks[first : top + height + 1]
+    left, above, block, core = (np.zeros(part.shape, bool) for _ in range(4))
+    np.equal(part[:, 1:], part[:, :-1], out=left[:, 1:])
+    np.equal(part[1:], part[:-1], out=above[1:])
+    block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # the pixel is the last of 2 x 2 of its value
+    core[1:-1, 1:-1] = block[1:-1, 1:-1] & block[1:-1, 2:] & block[2:, 1:-1] & block[2:, 2:]
+    core[: top - first] = core[top - first + height :] = True  # rows that are looked at with those above or below
+    # Most pixels lie in the midst of their value: it is enough to look at the others.
+    others = np.flatnonzero(~core)
+    own = part.ravel()[others].astype(np.int64)
+    row, column = np.divmod(others, part.shape[1])
+    at_edge = (row == -first) | (row == ranks.shape[0] - 1 - first) | (column == 0) | (column == part.shape[1] - 1)
+    joined = [own[pairs.ravel()[others]] for pairs in (left, above, block)]
+    groups = [own, *joined, own[at_edge]]
+    if with_slopes:
+        within, around = own[~at_edge], _neighbours(part, others[~at_edge])
+        low, high = around.min(0), around.max(0)
+        groups.append(within[(low < within) & (within < high)])
+        groups.append(within[_is_flat(names, around, low, high, colour)] if is_shaded else within[:0])
+    sums = np.zeros((7, len(names)), np.int64)
+    for place, group in enumerate(groups):
+        sums[place] = np.bincount(group, minlength=len(names))
+    return sums
+
+
+def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(9, n): the 3 x 3 neighbourhood of n places, none of which is at the edge."""
+    width = ranks.shape[1]
+    steps = np.array([[down * width + right] for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    return ranks.ravel()[places + steps]
+
+
+def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.ndarray, colour: bool) -> np.ndarray:
+    """Whether neighbourhoods, see `_neighbours`, are of nearly one value, or of nearly one in each channel."""
+    if not colour:
+        tolerance = FLAT if names[-1] < 256 else FLAT * 257
+        return names[high] - names[low] <= tolerance
+    flat = np.ones(len(low), bool)
+    for channel in unpacked(names):
+        values = channel.astype(np.int16)[around]
+        flat &= values.max(0) - values.min(0) <= FLAT
+    return flat
+
+
+def _places(ranks: np.ndarray, count: int, image: np.ndarray | None, kept: np.ndarray) -> list[np.ndarray]:
+    """Mean row, column and brightness of each rank that is kept, on a grid; -1 where the grid has none."""
+    steps = [max(1, side // GRID) for side in ranks.shape]
+    sample = ranks[:: steps[0], :: steps[1]]
+    flat = sample.ravel().astype(np.int64)
+    counts = np.bincount(flat, minlength=count)[kept]
+    sums = [np.bincount(flat, one, count)[kept] for one in _grid(*sample.shape)]
+    if image is None:
+        sums.append(0.5 * counts)
+    else:
+        pixels = image[:: steps[0], :: steps[1]]
+        low, high = float(pixels.min()), float(pixels.max())
+        bright = np.bincount(flat, pixels.ravel(), count)[kept]
+        sums.append((bright - low * counts) / (high - low) if high > low else 0.5 * counts)
+    return list(np.where(counts > 0, np.stack(sums) / np.maximum(counts, 1), -1.0).round(4))
+
+
+@lru_cache(maxsize=64)
+def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each pixel, 0 to 1, flat."""
+    rows = np.repeat((np.arange(height) + 0.5) / height, width)
+    return rows, np.tile((np.arange(width) + 0.5) / width, height)
+
+
+class Total(NamedTuple):
+    """Of one value over all masks: see Shape. masks: that hold it."""
+
+    pixels: int
+    cores: int
+    flats: int
+    ramps: int
+    parts: int
+    edge: int
+    masks: int
+
+    @property
+    def has_areas(self) -> bool:
+        """Whether a part of it that counts lies within areas of it."""
+        return self.cores >= max(MIN_CORES, CORE_SHARE * self.pixels)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What all masks of a set hold."""
+
+    masks: Sequence[ValueStats]
+
+    @cached_property
+    def totals(self) -> dict[int, Total]:
+        """Of each value, ascending."""
+        sums: dict[int, list[int]] = {}
+        for stats in self.masks:
+            for value, count in stats.counts.items():
+                shape = stats.shapes.get(value)
+                five = (count, count, 0, 1, 0) if shape is None else shape[:5]
+                total = sums.get(value)
+                if total is None:
+                    sums[value] = [count, *five, 1]
+                else:
+                    total[0] += count
+                    for place in range(5):
+                        total[place + 1] += five[place]
+                    total[6] += 1
+        return {value: Total(*sums[value]) for value in sorted(sums)}
+
+    @cached_property
+    def pixels(self) -> int:
+        return sum(total.pixels for total in self.totals.values()) + self.rest
+
+    @cached_property
+    def rest(self) -> int:
+        return sum(stats.rest for stats in self.masks)
+
+    @property
+    def values(self) -> list[int]:
+        return list(self.totals)
+
+    def without(self, masks: Iterable[int]) -> Held:
+        """All but these masks."""
+        left_out = set(masks)
+        return Held([stats for row, stats in enumerate(self.masks) if row not in left_out])
+
+
+def unpacked(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """0xRRGGBB -> red, green and blue, each of the same shape."""
+    return colours >> 16, colours >> 8 & 255, colours & 255
