@@ -50,7 +50,13 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
     is_train = np.array([split == "train" for split, part in known.items() for _ in part])
-    labels = with_background(labels, contents[is_train].sum(0), config.background)
+    is_blank = np.array([pair.mask.is_blank for pair, _ in everything])
+    labels = with_background(labels, contents[is_train & ~is_blank].sum(0), config.background)
+    if not labels.background and is_blank.any():
+        raise UserError(
+            f"--missing-masks background: none of the classes {', '.join(labels.names)} is background, which missing "
+            "masks would be: say that the first one is with --background first, or draw these masks"
+        )
     strange = [*_strange_values(everything, strangers, labels)]
     problems += strange
     known = _without(known, strange)
@@ -96,7 +102,7 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
 def _stop_where_nothing_is_left(
     known: dict[str, list[Known]], layout: Layout, problems: list[Problem], skip_bad: bool
 ) -> None:
-    if not known.get("train"):
+    if all(pair.mask.is_blank for pair, _ in known.get("train", [])):
         raise refusal(layout, problems, skip_bad)
     if skip_bad and known.get("val") == []:  # another validation part than the user's must not be drawn
         raise refusal(layout, problems, skip_bad, "No pair of the val folder is left without them.")

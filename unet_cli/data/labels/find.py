@@ -10,10 +10,9 @@ from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
-from unet_cli.data.labels.numbering import are_drawn_at_random, are_objects
+from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
 from unet_cli.data.labels.palettes import palettes
 from unet_cli.data.labels.readings import Reading, stats_as
-from unet_cli.data.labels.remarks import MANY_CLASSES
 from unet_cli.data.labels.spec import FOUND, ClassSpec, named
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
 from unet_cli.errors import UserError
@@ -21,7 +20,7 @@ from unet_cli.errors import UserError
 SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas
 AREA_SHARE = 0.2  # of a level between the two, from which it is a class
 MAX_UNSURE = 0.25  # share of the pixels that cover no area of their value
-DENSE, SPECKLED = 0.8, 0.3  # share of values that are used; share of pixels within areas below which they are specks
+DENSE, SPECKLED = 0.8, 0.3  # share of all 8-bit values; share of pixels within areas, below which they are specks
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Numbers:
 
     @property
     def values(self) -> list[int]:
-        """All of them, ascending, but the ignored one."""
-        return [value for value in self.held.totals if value != self.ignore]
+        """All of them, ascending, but what is ignored."""
+        return [value for value in self.held.totals if value not in (self.ignore, UNLABELLED)]
 
     @property
     def binary_names(self) -> tuple[str, ...] | None:
@@ -96,6 +95,10 @@ def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, .
     if spec.ignore is None and ignore is None and not spec.values:
         ignore = _nodata(held)
     levels = find_levels(held, ignore)
+    if levels.reach and ignore not in (None, UNLABELLED):  # JPEG has blurred the ignored value too
+        levels = find_levels(held, None)
+        near = {value for value in levels.values if ignore is not None and abs(value - ignore) <= levels.reach}
+        levels = levels._replace(values=[value for value in levels.values if value not in near])
     count = len(spec.names)
     if count and not spec.values and count != len(levels.values) and levels.noise:
         levels = _most_frequent(held, levels, count, ignore)
@@ -108,12 +111,13 @@ def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, .
 
 
 def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -> Levels:
-    """As many values as the user names, where fewer cover areas, or all that there are are named."""
-    values = [value for value in held.totals if value != ignore]
+    """As many values as the user names, where nearly that many cover areas, or all that there are are named."""
+    values = [value for value in held.totals if value not in (ignore, UNLABELLED)]
     if len(values) == count:
         return Levels(values)
     chosen = list(levels.values)
-    for value in sorted(levels.noise, key=lambda value: -held.totals[value].pixels):
+    with_areas = [value for value in levels.noise if held.totals[value].flats >= MIN_PIXELS]
+    for value in sorted(with_areas, key=lambda value: -held.totals[value].pixels):
         if len(chosen) < count and min(abs(value - other) for other in chosen) > FLAT:
             chosen.append(value)
     return levels._replace(values=sorted(chosen), noise=levels.noise - set(chosen)) if len(chosen) == count else levels
@@ -145,7 +149,7 @@ def _objects(numbers: Numbers) -> LabelMap | None:
     names = numbers.binary_names
     if names is None or numbers.palette is not None or numbers.spec.values:
         return None
-    said = bool(numbers.spec.names) and len(numbers.levels.values) > 2
+    said = bool(numbers.spec.names) and len(numbers.levels.values) > 2 and not numbers.levels.reach
     if said or are_objects(numbers.held.masks, numbers.ignore) == "objects":
         return LabelMap((0, 255), names, "instances", numbers.ignore)
     return None
@@ -204,7 +208,7 @@ def _check_plausible(numbers: Numbers) -> None:
     totals = numbers.held.totals
     pixels = sum(totals[value].pixels for value in values[1:])
     cores = sum(totals[value].cores for value in values[1:])
-    is_dense = len(values) >= DENSE * (values[-1] - values[0] + 1) and len(values) > 100
+    is_dense = len(values) >= DENSE * 256
     are_specks = cores < SPECKLED * pixels
     if not (is_dense or are_specks):
         return
@@ -266,7 +270,7 @@ def _find_ignored(held: Held, levels: Levels) -> int | None:
     Raises UserError where masks of 0 and 1 and masks of 0 and 255 are mixed.
     """
     rest = [value for value in levels.values if value != 255]
-    if 255 not in levels.values or len(rest) < 2:
+    if 255 not in levels.values or 255 not in held.totals or len(rest) < 2:
         return None
     few_gaps = rest[-1] <= 2 * len(rest) + 2 and rest[-1] < 200
     total = held.totals[255]
@@ -306,5 +310,6 @@ def _without_photographs(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
     # Where all values lie in a binary mask's range, they may be the noise of a JPEG.
     held = Held(masks)
     whole = Numbers(held, FOUND, None, Levels(held.values), None)
-    is_noise = held.values[-1] - held.values[0] >= MIN_RANGE and len(held.values) > 3 and _is_soft(whole)
+    is_binary = max(plain) - min(plain) >= MIN_RANGE
+    is_noise = is_binary and len(held.values) > 3 and _is_soft(whole)
     return masks if is_noise else kept

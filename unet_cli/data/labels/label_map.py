@@ -12,7 +12,7 @@ import numpy as np
 
 from unet_cli.config import MAX_CLASSES
 from unet_cli.console import few
-from unet_cli.data.imagefile import TRANSPARENT, MaskPixels
+from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED, MaskPixels
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
 from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
@@ -136,10 +136,12 @@ class LabelMap:
             indices = (values >= threshold).astype(np.int16)
             if self.ignore is not None:
                 indices[values == self.ignore] = IGNORED
+            indices[values == UNLABELLED] = IGNORED
             return indices
         known, index_of = self._known()
         places = np.searchsorted(known, values).clip(max=len(known) - 1)
         indices = np.where(known[places] == values, index_of[places], np.int16(-1))
+        indices[values == UNLABELLED] = IGNORED
         strange = indices < 0
         if (self.kind == "colours" or self.reach) and strange.any():
             strangers, inverse = np.unique(values[strange], return_inverse=True)
@@ -184,7 +186,7 @@ class LabelMap:
 
     def count_strays(self, masks: Sequence[ValueStats]) -> tuple[int, int]:
         """Pixels whose value is not exactly that of a class, nor the ignored one; and those that none is near to."""
-        known = {*self.values, self.ignore}
+        known = {*self.values, self.ignore, UNLABELLED}
         counts, rest = Counter[int](), 0
         for stats in self.read(masks):
             counts.update({value: count for value, count in stats.counts.items() if value not in known})

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, Total
 
 MIN_AREA = 16  # pixels within areas of a value that no class has, from which a mask is not noisy but wrong
@@ -22,6 +23,7 @@ WINDOW = 4  # values beside a level of JPEG that most of its pixels have
 FLATNESS, PEAK = 0.2, 0.4  # share of a level's pixels in areas; of the pixels near it that lie in WINDOW
 FEW_MASKS, OF_MANY = 0.05, 20  # share of the masks that hold a slip, of at least so many
 MAX_NOISE = 0.3  # share of the pixels that are noise, where JPEG made it
+BESIDE = 2  # pixels from noise, within which a soft edge is part of it
 SNAP = 4  # from a level of JPEG to the end of the range that is meant
 
 
@@ -35,7 +37,7 @@ class Levels(NamedTuple):
 
 def find_levels(held: Held, ignore: int | None) -> Levels:
     """Of gray levels or numbers, all of them where there is no noise."""
-    totals = {value: total for value, total in held.totals.items() if value != ignore}
+    totals = {value: total for value, total in held.totals.items() if value not in (ignore, UNLABELLED)}
     values = list(totals)
     if len(values) < 3:
         return Levels(values)
@@ -100,7 +102,10 @@ def _peaks(totals: dict[int, Total]) -> Levels:
             chosen.append(level)
         left[np.abs(values - level) <= FLAT * scale] = 0
     top = 255 * scale
-    chosen = sorted(0 if level <= SNAP * scale else top if level >= top - SNAP * scale else level for level in chosen)
+    for end in (0, top):  # which a mask holds beside what JPEG made of it
+        if end in totals:
+            chosen = [end if abs(level - end) <= SNAP * scale else level for level in chosen]
+    chosen.sort()
     reach = min(FLAT * scale, int(np.diff(chosen).min() - 1) // 3) if len(chosen) > 1 else 0
     far = [value for value in totals if min((abs(value - level) for level in chosen), default=0) > reach]
     return Levels(chosen, reach, frozenset(far))
@@ -109,15 +114,16 @@ def _peaks(totals: dict[int, Total]) -> Levels:
 def nearest_sure(indices: np.ndarray, light: np.ndarray, step: int) -> np.ndarray:
     """(H, W) class indices, -1 where there is noise -> the same, noise taking the class of the nearest sure pixel.
 
-    Not sure is also what lies on a ramp from darker to lighter by more than `step`, and not in or beside an area of
-    its class: a soft edge from black to white goes through all grays. light: (H, W), for this comparison.
+    Not sure is also what lies beside noise on a ramp from darker to lighter by more than `step`, and not in or beside
+    an area of its class: a soft edge from black to white goes through all grays. light: (H, W), for this comparison.
     """
     from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
     low, high = (extreme(indices, 3, mode="nearest") for extreme in (minimum_filter, maximum_filter))
     in_areas = maximum_filter(low == high, 3) & (indices >= 0)
     darkest, lightest = (extreme(light, 3, mode="nearest") for extreme in (minimum_filter, maximum_filter))
-    on_ramp = (darkest < light - step) & (lightest > light + step) & ~in_areas
+    beside_noise = maximum_filter(indices < 0, 2 * BESIDE + 1)
+    on_ramp = (darkest < light - step) & (lightest > light + step) & ~in_areas & beside_noise
     sure = (indices >= 0) & ~on_ramp
     if not sure.any():
         return indices

@@ -13,6 +13,8 @@ from unet_cli.data.labels.stats import FEW_VALUES, Shape, ValueStats
 
 Verdict = Literal["objects", "classes", "doubtful"]
 
+MANY_CLASSES = 40  # more than people draw
+SEVERAL = 4  # values in a mask, each a single area, that classes seldom reach
 DOZEN = 12  # classes of which each is a single connected area are seldom more
 ONE_PART = 0.8  # share of the values of all masks that are a single connected area, from which they may be objects
 COUNTING = 0.8  # share of the masks that count from 1 without gaps
@@ -74,7 +76,11 @@ def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
         if max(numbers) == 1:  # an animal of one of some species in each image, say
             return "classes" if recur else "doubtful"
         often = sum(numbers) >= OFTEN * len(held)
-        return "objects" if not recur or (are_alike and not often) else "doubtful"
+        if often and gapless < COUNTING:
+            return "classes"
+        # A small set shows most of its classes once or twice, but few of them in one image.
+        are_many = len(held) > MANY_CLASSES or sum(numbers) >= SEVERAL * len(counting.highest)
+        return "objects" if are_many and (not recur or (are_alike and not often)) else "doubtful"
     if len(held) < 3:
         return "classes"
     filled = sum(numbers) / sum(counting.highest)

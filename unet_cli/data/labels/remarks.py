@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import LabelMap
+from unet_cli.data.labels.numbering import MANY_CLASSES
 from unet_cli.data.labels.stats import ValueStats
 
-MANY_CLASSES = 40  # more than people draw
 SHOWN = 20  # names that a flag may have, to be pasted
 READINGS = {
     "gray": "the masks' palettes are read as the gray that they show: white comes first, or they number otherwise",
