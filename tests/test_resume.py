@@ -27,7 +27,13 @@ SAVING = ("--save-every", "0.02s", "--batch-size", 2)  # often, so that most mom
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "unet_cli", "train", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, preexec_fn=hear_hangups, **streams)
+
+
+def hear_hangups() -> None:
+    """Of a process to be: where the tests run under nohup, it would pass on that SIGHUP is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
