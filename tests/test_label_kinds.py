@@ -381,6 +381,18 @@ def test_values_with_a_size_and_a_place_of_their_own_are_classes(tmp_path):
     assert not card.refusals
 
 
+def test_values_that_all_have_one_size_in_each_mask_are_told_by_their_places(tmp_path):
+    def grid(number, labels, objects):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        side = 6 + number % 3
+        for value in range(1, 7):
+            row, column = 4 + 14 * ((value - 1) // 3), 4 + 14 * ((value - 1) % 3)
+            mask[row : row + side, column : column + side] = value
+        return mask
+
+    assert card_of(write(tmp_path, grid, 12)).labels.values == tuple(range(7))
+
+
 def test_where_there_is_not_enough_to_tell_objects_from_classes_it_is_asked(unet, tmp_path):
     write(tmp_path / "data", lambda n, m, o: np.where(o <= 1 + n, o, 0).astype(np.uint8), 4, each=6, radius=(4, 8))
     assert_failed(unet("train", "--data", "data"), 1, "numbers of objects, or classes?", "--classes background,object")

@@ -149,7 +149,8 @@ def _differences(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, D
         explained = float(between[place] * (len(groups) - 1) / whole)
         # Numbered from the top, or from the largest: what only follows the numbers says nothing, unless it is fixed.
         means = [group[:, place].mean() for group in groups.values()]
-        follows = name != "gray" and len(groups) > 2 and abs(np.corrcoef(means, list(groups))[0, 1]) > IN_ORDER
+        moves = name != "gray" and len(groups) > 2 and np.ptp(means) > 0  # equal ones follow nothing
+        follows = moves and abs(np.corrcoef(means, list(groups))[0, 1]) > IN_ORDER
         if not follows or explained > FIXED:
             found[name] = Difference(ratio, explained)
     if not found or (max(one.ratio for one in found.values()) < ALIKE and repeats < MIN_REPEATS):
