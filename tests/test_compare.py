@@ -171,7 +171,7 @@ def test_a_network_that_dies_is_a_row_and_the_others_are_trained(data, tmp_path)
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_comparison_that_is_stopped_lets_the_network_be_saved(data, tmp_path, number):
     process = start(tmp_path, "--models", "unet", "--epochs", 100_000, "--save-every", "1h")
     last = tmp_path / "checkpoints/data-1/unet/last.pth"

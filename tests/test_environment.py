@@ -78,7 +78,7 @@ def test_check_that_lacks_memory_advises_on_what_it_has(folder):
     assert any(told)
 
 
-@pytest.mark.parametrize("allowed", [2, 3, 6])
+@pytest.mark.parametrize("allowed", [2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 6))])
 def test_few_threads_are_enough(folder, allowed):
     """As another user, since no limit of processes holds for root, and ours has processes that aren't ours."""
     rights = [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")]  # to read this Python

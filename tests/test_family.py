@@ -142,7 +142,7 @@ def test_it_compiles(name):
         assert torch.allclose(torch.compile(network, dynamic=False)(image), network(image), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", by_hand(*HEAVY, COARSE))
+@pytest.mark.parametrize("name", by_hand(*HEAVY, COARSE, "resnet34-unet", "efficientnet-b0-unet"))
 def test_it_overfits_four_small_pictures(name):
     side, lr = 384 if name == COARSE else 64, 2e-3 * MODELS[name].lr_factor
     config = small(name, in_channels=1, width=8, size=side)

@@ -225,7 +225,13 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),  # test_resume and test_telling send it too
+    ],
+)
 def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
     process = start(tmp_path, "--epochs", 100_000)
     run = tmp_path / "checkpoints" / "data-1"
