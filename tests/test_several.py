@@ -50,6 +50,15 @@ def test_a_mask_file_for_each_class_is_told_by_suffix_prefix_or_folder(tmp_path,
     assert "3 mask files of each image, a class each: leaf, root, stem" in layout.notes
 
 
+def test_a_file_of_the_background_is_no_class(tmp_path):
+    touch(tmp_path, *(f"images/p{n}.jpg" for n in PLOTS))
+    touch(tmp_path, *(f"masks/p{n}_{name}.png" for n in PLOTS for name in ("Background", "cell", "other")))
+    layout = find_layout(tmp_path)
+    assert layout.classes == ("cell", "other")
+    assert [path.name for path in layout.splits["train"][0].mask.paths] == ["p0_cell.png", "p0_other.png"]
+    assert any("the files of Background are not read" in note for note in layout.notes)
+
+
 def test_a_class_whose_file_is_missing_is_asked_about_or_taken_as_absent(tmp_path):
     touch(tmp_path, *(f"images/p{n}.jpg" for n in PLOTS), *(f"masks/p{n}_leaf.png" for n in PLOTS))
     touch(tmp_path, "masks/p0_stem.png", "masks/p2_stem.png")

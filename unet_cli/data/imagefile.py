@@ -236,7 +236,8 @@ def read_mask(source: Source) -> MaskPixels:
     mask = _joined_mask(source)
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
-    rows, columns = (np.arange(to) * of // to for to, of in zip(source.size, mask.values.shape[1:], strict=True))
+    sides = zip(source.size, mask.values.shape[1:], strict=True)
+    rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
     return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
 
 
