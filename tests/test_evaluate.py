@@ -9,18 +9,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import TINY, assert_failed, split_foreground, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import Inference
+from unet_cli.config import EvaluateConfig, Inference
 from unet_cli.console import Console
+from unet_cli.data.examine import examine
 from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.labels import IGNORED
 from unet_cli.data.layout import find_layout
+from unet_cli.data.source import Source
 from unet_cli.device import Compute
+from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.evaluation.measure import THRESHOLDS
+from unet_cli.evaluation.subjects import masks as masks_of
 from unet_cli.inference.picture import Stretched
 from unet_cli.inference.predictor import Predictor
 
@@ -194,6 +200,26 @@ def test_what_has_no_mask_or_one_that_cannot_be_used_is_listed_at_once_or_left_o
     done = unet("evaluate", "--pred", masks, "--data", truth, "--skip-bad", "--json")
     assert result(done)["images"] == 2
     assert sum("left out: " in note for note in result(done)["notes"]) == 3
+
+
+def test_of_images_only_those_with_nan_are_read_again_to_compare_masks(truth, masks):
+    for path in sorted((truth / "images").iterdir()):
+        pixels = read_image(Source((path,)))[0].astype(np.float32)
+        if path.stem == "cell0":
+            pixels[:9] = np.nan
+        tifffile.imwrite(path.with_suffix(".tif"), pixels)
+        path.unlink()
+    layout, config = find_layout(truth), EvaluateConfig(data=truth, pred=masks)
+    card = examine(layout, config, Console(quiet=True))
+    subject = masks_of(masks, card, card.labels, config)
+    for number in (1, 2):
+        (truth / f"images/cell{number}.tif").write_bytes(b"no image any more")
+    answers = list(subject.answers(subject.pairs, card.labels, Console(quiet=True)))
+    assert [int((answer.target.classes == IGNORED).any()) for answer in answers] == [1, 0, 0, 0, 0]
+    first = truth / "images/cell0.tif"
+    first.unlink()
+    with pytest.raises(UserError, match="cell0.tif"):
+        list(subject.answers(subject.pairs, card.labels, Console(quiet=True)))
 
 
 def test_masks_whose_names_leave_a_doubt_are_refused(unet, truth, masks, tmp_path):

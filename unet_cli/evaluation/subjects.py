@@ -16,7 +16,7 @@ from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, 
 from unet_cli.console import Console, counted, few
 from unet_cli.data.card import Card
 from unet_cli.data.examine import STRANGE_VALUES, examine
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.imagefile import NAN_FILLED, read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.labels.numbering import could_be_objects
 from unet_cli.data.layout import Layout, layout_of
@@ -81,13 +81,14 @@ class Networks:
 
 @dataclass(frozen=True)
 class Masks:
-    """of: the mask of each pair. labels: how they are read."""
+    """of: the mask of each pair. labels: how they are read. lacking: pairs whose image lacks pixels, as NaN."""
 
     of: dict[Pair, Source]
     labels: LabelMap
     cleaning: Cleaning
     workers: int | None
     notes: list[str]
+    lacking: frozenset[Pair]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -95,7 +96,7 @@ class Masks:
 
     def answers(self, pairs: Sequence[Pair], labels: LabelMap, console: Console) -> Iterator[Answer]:
         wanted = {pair: self.of[pair] for pair in pairs}
-        return of_masks(wanted, labels, self.labels, self.cleaning, self.workers, console)
+        return of_masks(wanted, labels, self.labels, self.cleaning, self.workers, console, self.lacking)
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,8 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         notes.append(f"{counted(len(matching.masks_left), 'other file')} not used, such as {matching.masks_left[0]}")
     if theirs.kind == "instances" and labels.kind != "instances":
         notes.append(f"{folder}: the masks number their objects: any object is {labels.names[1]}")
-    return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more)
+    lacking = frozenset(pair for pair in read if NAN_FILLED in facts_of[pair].notes)
+    return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more, lacking)
 
 
 def _values_or_objects(stats: Sequence[ValueStats], labels: LabelMap) -> LabelMap:
