@@ -254,7 +254,7 @@ def test_what_no_mask_can_be_is_refused(tmp_path, array, message):
 
 def test_masks_of_many_channels_are_refused(tmp_path):
     tifffile.imwrite(
-        tmp_path / "a.tif", np.zeros((5, 6, 8), np.uint8), photometric="minisblack", planarconfig="separate"
+        tmp_path / "a.tif", np.full((5, 6, 8), 7, np.uint8), photometric="minisblack", planarconfig="separate"
     )
     with pytest.raises(UserError, match=r"a.tif has 5 channels"):
         read_mask(source(tmp_path / "a.tif"))

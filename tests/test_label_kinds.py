@@ -341,6 +341,17 @@ def test_planes_are_classes_and_what_none_marks_is_background(tmp_path):
         assert agreement(card, **scene) == 1
 
 
+def test_planes_that_mark_nothing_are_an_empty_mask(tmp_path):
+    def one_hot(number, labels, objects):
+        return np.stack([(labels == plane) & (number != 3) for plane in range(1, 6)]).astype(np.uint8)
+
+    options = {"photometric": "minisblack", "planarconfig": "separate"}
+    card = card_of(write(tmp_path, one_hot, extension=".tif", options=options, classes=5))
+    assert not card.refusals
+    assert card.labels.values == (0, 1, 2, 3, 4, 5)
+    assert not card.labels.encode(read_mask(card.pairs("train")[3].mask)).any()
+
+
 @pytest.mark.parametrize(
     ("colours", "radius"),
     [

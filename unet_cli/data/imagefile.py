@@ -470,11 +470,13 @@ def _transparent(decoded: Decoded, is_alone: bool) -> np.ndarray | None:
 
 def _marked_planes(decoded: Decoded) -> np.ndarray | None:
     """Of a one-hot mask the number of the plane that marks each pixel, from 1 on, 0 where none does, (P, H, W); None
-    for all else. Of three planes of 0 and 255 an eye sees colours."""
+    for all else. Of three planes of 0 and 255 an eye sees colours; more than four channels of 0 mark nothing."""
     pixels = decoded.pixels
     if pixels.shape[1] < 3 or pixels.dtype.kind not in "ui":
         return None
     top = pixels.max()
+    if pixels.shape[1] > 4 and not pixels.any():
+        return np.zeros(pixels.shape[:1] + pixels.shape[2:], np.uint8)
     if top not in (1, 255) or (top == 255 and pixels.shape[1] == 3):
         return None
     marks = pixels == top
