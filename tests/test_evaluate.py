@@ -9,18 +9,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import TINY, assert_failed, split_foreground, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import Inference
+from unet_cli.config import EvaluateConfig, Inference
 from unet_cli.console import Console
+from unet_cli.data.examine import examine
 from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.labels import IGNORED
 from unet_cli.data.layout import find_layout
+from unet_cli.data.source import Source
 from unet_cli.device import Compute
+from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.evaluation.measure import THRESHOLDS
+from unet_cli.evaluation.subjects import masks as masks_of
 from unet_cli.inference.picture import Stretched
 from unet_cli.inference.predictor import Predictor
 
@@ -129,6 +135,19 @@ def test_masks_with_other_values_are_read_in_their_order_and_that_is_said(unet, 
     assert "read in the order of their values" in done.stderr
 
 
+def test_masks_of_small_numbers_are_no_noise_of_jpeg_masks_with_large_ones(unet, truth, masks):
+    for path in sorted((truth / "masks").iterdir()):
+        mask = np.zeros((40, 40 + len(path.name)), np.uint8)
+        mask[8:24, 4:20], mask[20:36, 24:40] = 1, 2
+        Image.fromarray(mask).save(masks / path.name)
+        Image.fromarray(np.array([0, 128, 255], np.uint8)[mask]).save(path.with_suffix(".jpg"), quality=75)
+        Image.fromarray(mask * 90).save(truth / "images" / path.name)
+        path.unlink()
+    done = unet("evaluate", "--pred", masks, "--data", truth, "--json")
+    assert overall(done)["dice"] > 0.85  # halfway to 255 JPEG has left a rim of 128
+    assert "read in the order of their values" in done.stderr
+
+
 def test_objects_that_touch_count_apart_where_masks_number_them(unet, truth, tmp_path):
     numbered, joined = tmp_path / "numbered", tmp_path / "joined"
     for folder in (numbered, joined):
@@ -148,6 +167,30 @@ def test_objects_that_touch_count_apart_where_masks_number_them(unet, truth, tmp
     assert together["object_f1"] == 0
 
 
+@pytest.mark.parametrize("numbered_truth", [True, False])
+def test_a_few_masks_of_many_small_numbered_cells_are_no_photographs(unet, tmp_path, numbered_truth):
+    for number in range(2):
+        cells = np.zeros((48, 40), np.uint16)
+        for cell in range(60):
+            row, column = divmod(cell, 9)
+            cells[4 * row + 1 : 4 * row + 4, 4 * column + 1 : 4 * column + 4] = cell + 1
+        truth = cells if numbered_truth else (cells > 0).astype(np.uint8) * 255
+        pixels = (cells > 0).astype(np.uint8) * 90 + number
+        for folder, drawn in (("truth/images", pixels), ("truth/masks", truth), ("pred", cells)):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).save(tmp_path / folder / f"{number}.png")
+    classes = ("--classes", "background,cell") if numbered_truth else ()
+    scores = overall(unet("evaluate", "--data", "truth", *classes, "--json", "--pred", "pred"))
+    assert scores["dice"] == scores["object_f1"] == 1
+
+
+def test_photographs_are_no_numbered_objects(unet, truth, masks):
+    for path in masks.iterdir():
+        shape = np.array(Image.open(path)).shape
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
+    assert_failed(unet("evaluate", "--pred", masks, "--data", truth), 1, "look like photographs")
+
+
 def test_what_has_no_mask_or_one_that_cannot_be_used_is_listed_at_once_or_left_out(unet, truth, masks):
     (masks / "cell2.png").unlink()
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(masks / "cell3.png")
@@ -157,6 +200,26 @@ def test_what_has_no_mask_or_one_that_cannot_be_used_is_listed_at_once_or_left_o
     done = unet("evaluate", "--pred", masks, "--data", truth, "--skip-bad", "--json")
     assert result(done)["images"] == 2
     assert sum("left out: " in note for note in result(done)["notes"]) == 3
+
+
+def test_of_images_only_those_with_nan_are_read_again_to_compare_masks(truth, masks):
+    for path in sorted((truth / "images").iterdir()):
+        pixels = read_image(Source((path,)))[0].astype(np.float32)
+        if path.stem == "cell0":
+            pixels[:9] = np.nan
+        tifffile.imwrite(path.with_suffix(".tif"), pixels)
+        path.unlink()
+    layout, config = find_layout(truth), EvaluateConfig(data=truth, pred=masks)
+    card = examine(layout, config, Console(quiet=True))
+    subject = masks_of(masks, card, card.labels, config)
+    for number in (1, 2):
+        (truth / f"images/cell{number}.tif").write_bytes(b"no image any more")
+    answers = list(subject.answers(subject.pairs, card.labels, Console(quiet=True)))
+    assert [int((answer.target.classes == IGNORED).any()) for answer in answers] == [1, 0, 0, 0, 0]
+    first = truth / "images/cell0.tif"
+    first.unlink()
+    with pytest.raises(UserError, match="cell0.tif"):
+        list(subject.answers(subject.pairs, card.labels, Console(quiet=True)))
 
 
 def test_masks_whose_names_leave_a_doubt_are_refused(unet, truth, masks, tmp_path):

@@ -254,7 +254,7 @@ def test_what_no_mask_can_be_is_refused(tmp_path, array, message):
 
 def test_masks_of_many_channels_are_refused(tmp_path):
     tifffile.imwrite(
-        tmp_path / "a.tif", np.zeros((5, 6, 8), np.uint8), photometric="minisblack", planarconfig="separate"
+        tmp_path / "a.tif", np.full((5, 6, 8), 7, np.uint8), photometric="minisblack", planarconfig="separate"
     )
     with pytest.raises(UserError, match=r"a.tif has 5 channels"):
         read_mask(source(tmp_path / "a.tif"))
@@ -289,6 +289,22 @@ def test_masks_are_written_as_they_are_read(tmp_path):
         assert (read_mask(source(tmp_path / "a.png")).values == mask).all()
     write_mask(tmp_path / "rgb.png", COLOUR)
     assert (read_mask(source(tmp_path / "rgb.png")).values == PACKED).all()
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        (3, [255, 0, 0]),  # the middles of 48 rows in three parts are 8, 24 and 40
+        (6, [0, 255, 255, 0, 0, 0]),
+        (96, [0] * 16 + [255] * 32 + [0] * 48),
+    ],
+)
+def test_a_mask_of_another_size_is_read_where_the_middles_of_its_pixels_lie(tmp_path, to, expected):
+    mask = np.zeros((48, 6), np.uint8)
+    mask[8:24] = 255
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    values = read_mask(Source((tmp_path / "a.png",), size=(to, 6))).values[0]
+    assert (values == np.array(expected)[:, None]).all()
 
 
 def test_our_own_files_are_told_from_the_users(tmp_path):

@@ -282,6 +282,24 @@ def test_class_numbers_in_a_channel_are_all_kept(tmp_path, channel, channels, na
     assert any(f"numbers in their {name} channel" in note for note in card.plain()["notes"])
 
 
+@pytest.mark.parametrize("objects_are_numbered", [False, True])
+def test_masks_that_hold_number_1_alone_keep_it_in_the_channel_of_the_others(tmp_path, objects_are_numbered):
+    def draw(number, labels, objects):
+        mask = objects if objects_are_numbered else labels
+        red = np.where(mask == 1, mask, 0) if number % 3 == 0 else mask
+        return np.stack([red, red * 0, red * 0], -1).astype(np.uint8)
+
+    scene = {"each": 18, "radius": (4, 7)} if objects_are_numbered else {"classes": 3}
+    card = card_of(write(tmp_path, draw, **scene))
+    assert (card.labels.kind, card.labels.reading) == ("instances" if objects_are_numbered else "values", "red")
+    for number, pair in enumerate(card.pairs("train")):
+        _, labels, objects = discs(number, **scene)
+        drawn = (objects > 0) if objects_are_numbered else labels
+        one = (objects if objects_are_numbered else labels) == 1
+        found = card.labels.encode(read_mask(pair.mask))[0]
+        assert (found == (one if number % 3 == 0 else drawn)).all()
+
+
 def object_colours(number, labels, objects):
     colours = np.random.default_rng(number).integers(30, 255, (60, 3)).astype(np.uint8)
     colours[0] = 0
@@ -321,6 +339,17 @@ def test_planes_are_classes_and_what_none_marks_is_background(tmp_path):
         card = card_of(write(tmp_path / name, one_hot, extension=".npy", **scene))
         assert card.labels.values == (0, 1, 2, 3)
         assert agreement(card, **scene) == 1
+
+
+def test_planes_that_mark_nothing_are_an_empty_mask(tmp_path):
+    def one_hot(number, labels, objects):
+        return np.stack([(labels == plane) & (number != 3) for plane in range(1, 6)]).astype(np.uint8)
+
+    options = {"photometric": "minisblack", "planarconfig": "separate"}
+    card = card_of(write(tmp_path, one_hot, extension=".tif", options=options, classes=5))
+    assert not card.refusals
+    assert card.labels.values == (0, 1, 2, 3, 4, 5)
+    assert not card.labels.encode(read_mask(card.pairs("train")[3].mask)).any()
 
 
 @pytest.mark.parametrize(

@@ -390,3 +390,8 @@ def test_numbered_objects_may_have_ignored_pixels(spec):
 def test_what_can_not_be_classes_is_refused(values, names, options, problem):
     with pytest.raises(UserError, match=problem):
         LabelMap(values, names, **options)
+
+
+def test_classes_of_one_name_are_refused():
+    with pytest.raises(UserError, match="classes are called background, cell, cell: give each a name of its own"):
+        LabelMap((0, 1, 2), ("background", "cell", "cell"))

@@ -509,3 +509,28 @@ def test_an_option_makes_the_pairs_and_names_types_only_where_they_tell(tmp_path
     png = [path for path in inside if path.suffix == ".png"]
     masks = [(tmp_path / f"x/{n}.png", tmp_path / f"x/{n}_m.png") for n in "ab"]
     assert option_for(tmp_path, masks, png) == "--pair '{id}={id}_m'"
+
+
+def test_of_rival_folders_in_a_split_those_are_offered_by_name_that_other_splits_have_too(tmp_path):
+    for split, folders in (("training", ("1st_manual", "mask")), ("test", ("1st_manual", "2nd_manual", "mask"))):
+        for number in (1, 2, 3):
+            for folder in ("images", *folders):
+                path = tmp_path / split / folder / f"{number}_{folder}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    with pytest.raises(UserError, match="say which with --masks 1st_manual or --masks mask$"):
+        find_layout(tmp_path)
+    layout = find_layout(tmp_path, masks="1st_manual")
+    assert {split: len(pairs) for split, pairs in layout.splits.items()} == {"train": 3, "test": 3}
+
+
+def test_a_folder_in_which_types_alone_tell_masks_is_not_offered_as_a_data_set(tmp_path):
+    for number in range(4):
+        for form in ("Training_Data/x{}.jpg", "Training_Data/x{}_superpixels.png", "GroundTruth/x{}_segmentation.png"):
+            path = tmp_path / form.format(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    with pytest.raises(UserError, match="two rules pair") as caught:
+        find_layout(tmp_path)
+    assert "By itself" not in str(caught.value)
+    assert len(find_layout(tmp_path / "Training_Data").splits["train"]) == 4

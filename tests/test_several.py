@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from unet_cli.config import DataConfig
@@ -47,6 +48,15 @@ def test_a_mask_file_for_each_class_is_told_by_suffix_prefix_or_folder(tmp_path,
     assert (names, first.mask.classes) == ([mask.format(0, name) for name in layout.classes], (1, 2, 3))
     assert layout.left == ()
     assert "3 mask files of each image, a class each: leaf, root, stem" in layout.notes
+
+
+def test_a_file_of_the_background_is_no_class(tmp_path):
+    touch(tmp_path, *(f"images/p{n}.jpg" for n in PLOTS))
+    touch(tmp_path, *(f"masks/p{n}_{name}.png" for n in PLOTS for name in ("Background", "cell", "other")))
+    layout = find_layout(tmp_path)
+    assert layout.classes == ("cell", "other")
+    assert [path.name for path in layout.splits["train"][0].mask.paths] == ["p0_cell.png", "p0_other.png"]
+    assert any("the files of Background are not read" in note for note in layout.notes)
 
 
 def test_a_class_whose_file_is_missing_is_asked_about_or_taken_as_absent(tmp_path):
@@ -104,6 +114,70 @@ def test_class_files_become_the_indices_of_their_classes(tmp_path):
     assert read_mask(Source(paths[1:], classes=(2,))).values.max() == 2
     right[0, 0] = 1
     assert read_mask(Source((paths[0], draw(paths[1], right)), classes=(1, 2))).overlap == 1
+
+
+HALF = np.zeros((8, 12), np.uint8)
+HALF[2:7, 6:] = 1  # 30 pixels
+RAMP = np.clip((np.arange(12) - 4) * 84, 0, 254).astype(np.uint8) * (HALF.max(1, keepdims=True) > 0)
+RING = HALF.copy()
+RING[2:7, 5] = 255
+
+
+def of_palette(*colours: tuple[int, int, int]) -> Image.Image:
+    image = Image.fromarray(HALF)
+    image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def in_colour(mask: np.ndarray, background: tuple[int, ...], colour: tuple[int, ...]) -> np.ndarray:
+    return np.array([background, colour], np.uint8)[mask]
+
+
+@pytest.mark.parametrize(
+    ("mask", "drawn"),
+    [
+        pytest.param(RAMP, RAMP >= 127, id="soft edges up to 254"),
+        pytest.param(RAMP.astype(np.uint16) * 200, RAMP >= 127, id="soft edges, 16 bits"),
+        pytest.param(HALF * 7, HALF, id="the number of the class"),
+        pytest.param((HALF * np.arange(12)).astype(np.uint8), HALF, id="numbers of objects"),
+        pytest.param(HALF.astype(np.uint16) * (100 + np.arange(12) // 9).astype(np.uint16), HALF, id="two objects"),
+        pytest.param(HALF + 254, HALF * 0 + 1, id="all is class"),
+        pytest.param(of_palette((255, 255, 255), (0, 0, 0)), 1 - HALF, id="palette, white first"),
+        pytest.param(of_palette((0, 0, 0), (128, 0, 0)), HALF, id="palette, red"),
+        pytest.param(of_palette((0, 0, 0), (0, 0, 0)), HALF, id="palette without entries"),
+        pytest.param(in_colour(HALF, (0, 0, 0), (0, 0, 128)), HALF, id="blue"),
+        pytest.param(in_colour(HALF, (255, 255, 255, 0), (200, 0, 0, 255)), HALF, id="white, but transparent"),
+    ],
+)
+def test_a_class_file_marks_what_an_eye_sees_in_it(tmp_path, mask, drawn):
+    path = tmp_path / "p_leaf.png"
+    (mask if isinstance(mask, Image.Image) else Image.fromarray(mask)).save(path)
+    other = draw(tmp_path / "p_stem.png", HALF * 0)
+    for place in (1, 2):
+        paths = (path, other) if place == 1 else (other, path)
+        assert (read_mask(Source(paths, classes=(1, 2))).values[0] == place * np.asarray(drawn)).all()
+
+
+def test_what_a_class_file_calls_unlabelled_stays_so_where_no_class_is(tmp_path):
+    np.save(tmp_path / "leaf.npy", np.where(RING == 255, -1, RING.astype(int)))
+    tifffile.imwrite(tmp_path / "stem.tif", 255 - 254 * RING.clip(0, 1), extratags=[(42113, "s", 0, "255", True)])
+    leaf, stem = tmp_path / "leaf.npy", tmp_path / "stem.tif"
+    assert (read_mask(Source((leaf,), classes=(2,))).values[0] == np.where(RING == 255, -1, 2 * HALF.astype(int))).all()
+    assert (read_mask(Source((stem,), classes=(2,))).values[0] == np.where(RING == 0, -1, 2)).all()
+    assert read_mask(Source((stem, leaf), classes=(1, 2))).values.max() == 2
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (RING, "holds 0, 1 and up to 255, so that"),
+        (np.where(HALF.T, 255, np.arange(8) // 4 * 128).astype(np.uint8), "holds 0, 128, 255, so that"),
+        (in_colour(HALF, (255, 255, 255), (255, 0, 0)), "holds #ff0000, #ffffff, none of which is a background"),
+    ],
+)
+def test_a_class_file_of_more_than_background_and_class_is_refused(tmp_path, mask, message):
+    with pytest.raises(UserError, match=f"leaf.png is the mask of one class and {message}"):
+        read_mask(Source((draw(tmp_path / "leaf.png", mask),), classes=(1,)))
 
 
 def test_overlapping_classes_are_refused_with_the_option_for_each(tmp_path):

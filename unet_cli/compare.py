@@ -16,7 +16,7 @@ from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
 from unet_cli.console import Console, duration
 from unet_cli.data.examine import examine
-from unet_cli.data.layout import Layout, find_layout, layout_of
+from unet_cli.data.layout import Layout, layout_of
 from unet_cli.data.source import Pair, Source
 from unet_cli.data.stretching import Mode, mode_for, stretch_cost
 from unet_cli.device import Compute, choose_compute
@@ -157,11 +157,8 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     if config.test is None:
         return layout.splits.get("test", [])
     try:
-        held = find_layout(
-            config.test,
-            masks=config.masks if config.data else None,
-            takes_missing=config.missing_masks == "background",
-        )
+        masks = config.masks if config.data else None
+        held = layout_of(replace(config, data=config.test, images=None, masks=masks, pair=None))
         card = examine(held, config, console)
         card.refuse()
     except UserError as error:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from unet_cli.console import counted
+from unet_cli.data.class_files import where_marked
 from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
@@ -235,7 +236,8 @@ def read_mask(source: Source) -> MaskPixels:
     mask = _joined_mask(source)
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
-    rows, columns = (np.arange(to) * of // to for to, of in zip(source.size, mask.values.shape[1:], strict=True))
+    sides = zip(source.size, mask.values.shape[1:], strict=True)
+    rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
     return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
 
 
@@ -254,7 +256,7 @@ def _joined_mask(source: Source) -> MaskPixels:
                 "files of one mask must be of one size"
             )
     if source.classes:
-        return _classes_joined(parts, source.classes)
+        return _classes_joined(parts, source)
     colour = any(part.colour for part in parts)
     # among coloured objects a gray one is a colour too
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
@@ -262,15 +264,35 @@ def _joined_mask(source: Source) -> MaskPixels:
     return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
 
 
-def _classes_joined(parts: list[MaskPixels], classes: tuple[int, ...]) -> MaskPixels:
-    """A binary mask for each class -> the indices of the classes, 0 where none is."""
+def _classes_joined(parts: list[MaskPixels], source: Source) -> MaskPixels:
+    """A binary mask for each class -> the indices of the classes, 0 where none is, UNLABELLED where files say so."""
     values = np.zeros(parts[0].values.shape, np.uint8)
+    unlabelled = np.zeros(values.shape, bool)
     overlap = 0
-    for part, index in zip(parts, classes, strict=True):
-        of_class = part.values >= (128 if part.values.dtype == np.uint8 and part.values.max() == 255 else 1)
+    for part, index, path in zip(parts, source.classes, source.paths, strict=True):
+        nothing = np.isin(part.values, [UNLABELLED, part.nodata or UNLABELLED])  # 0 is background whatever files say
+        of_class = where_marked(_channels(part, nothing), path)
         overlap += int(np.count_nonzero(values[of_class]))
         values[of_class] = index
+        unlabelled |= nothing
+    unlabelled &= values == 0
+    if unlabelled.any():
+        return MaskPixels(np.where(unlabelled, np.int32(UNLABELLED), values), overlap=overlap)
     return MaskPixels(values, overlap=overlap)
+
+
+def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:
+    """(1 or 3, P, H, W) as an eye sees it, and black where there is nothing to be seen."""
+    values = np.where(nothing | (part.colour & (part.values == TRANSPARENT)), 0, part.values)
+    if part.palette is not None:
+        palette = np.zeros((256, 3), np.uint8)
+        palette.reshape(-1)[: len(part.palette)] = part.palette
+        shown = np.where(nothing, 0, np.moveaxis(palette[np.minimum(values, 255)], -1, 0))
+        if _is_constant(values[:, None]) or not _is_constant(shown.swapaxes(0, 1)):  # else it lacks entries
+            return shown
+    if part.colour:
+        return np.stack([values >> 16, values >> 8 & 255, values & 255])
+    return values[None]
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
@@ -448,11 +470,13 @@ def _transparent(decoded: Decoded, is_alone: bool) -> np.ndarray | None:
 
 def _marked_planes(decoded: Decoded) -> np.ndarray | None:
     """Of a one-hot mask the number of the plane that marks each pixel, from 1 on, 0 where none does, (P, H, W); None
-    for all else. Of three planes of 0 and 255 an eye sees colours."""
+    for all else. Of three planes of 0 and 255 an eye sees colours; more than four channels of 0 mark nothing."""
     pixels = decoded.pixels
     if pixels.shape[1] < 3 or pixels.dtype.kind not in "ui":
         return None
     top = pixels.max()
+    if pixels.shape[1] > 4 and not pixels.any():
+        return np.zeros(pixels.shape[:1] + pixels.shape[2:], np.uint8)
     if top not in (1, 255) or (top == 255 and pixels.shape[1] == 3):
         return None
     marks = pixels == top

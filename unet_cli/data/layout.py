@@ -359,7 +359,8 @@ def _not_used(files: Iterable[File]) -> list[str]:
 
 
 def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
-    """Folders below that are data sets by themselves."""
+    """Folders below that are data sets by themselves; not where types alone tell masks from images, as JPEG and the
+    PNG of its superpixels."""
     tops = dict.fromkeys(path.relative_to(root).parts[0] for path in inside)
     folders = [root / top for top in tops if (root / top).is_dir()][:MAX_SETS]
     sets = []
@@ -367,7 +368,8 @@ def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
         with suppress(UserError):
             below = [path for path in inside if path.is_relative_to(folder)]
             _by_looks(folder, below, [], None, None)
-            sets.append(folder)
+            if not any(file.by_type for file in assign_roles(folder, below, None, None)):
+                sets.append(folder)
     if not sets:
         return []
     return [f"By itself this is a data set: --data {folder}" for folder in sets]

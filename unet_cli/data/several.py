@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from unet_cli.console import counted
 from unet_cli.data.pairing import SAME_NAME, Matching, find_rule, tokens
 from unet_cli.data.source import Pair, Source
+from unet_cli.data.words import NOTHING_NAMES
 from unet_cli.errors import UserError
 
 CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
@@ -128,7 +129,8 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
     is_version = any(not name or VERSIONS & set(_letters(name)) for name in names.values())
     if is_version or min(map(len, forms.values())) < 2 or len(set(names.values())) < len(forms):
         return None
-    ordered = sorted(forms, key=lambda form: names[form])
+    background = _background(names)
+    ordered = sorted(forms.keys() - {background}, key=lambda form: names[form])
     classes = tuple(names[form] for form in ordered)
     pairs, unmasked = [], []
     for image, path in images.items():
@@ -142,9 +144,11 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
             unmasked.append((pair, f"image without a mask of {lacking}: {path}"))
         else:
             pairs.append(pair)
-    note = f"{len(forms)} mask files of each image, a class each: {', '.join(classes)}"
+    notes = [f"{len(forms)} mask files of each image, a class each: {', '.join(classes)}"]
+    if background is not None:
+        notes.append(f"the files of {names[background]} are not read: background is what no class marks")
     rule = "; ".join("mask {}NAME{} for image NAME".format(*form) for form in ordered)
-    return Paired(pairs, rule, notes=[note], unmasked=unmasked, classes=classes)
+    return Paired(pairs, rule, notes=notes, unmasked=unmasked, classes=classes)
 
 
 Form = tuple[str, str]  # what stands before and after the image's name in that of its mask
@@ -206,6 +210,14 @@ def _differing(forms: list[Form]) -> dict[Form, str]:
     end = min(len(commonprefix([text[::-1] for text in texts])), min(map(len, texts)) - start)
     middle = ["".join(text[start : len(text) - end]) for text in texts]
     return {form: name.replace("\0", " ").strip(" _-./") for form, name in zip(forms, middle, strict=True)}
+
+
+def _background(names: Mapping[Form, str]) -> Form | None:
+    """The form that shows where no class is."""
+    plain = {form: "".join(filter(str.isalpha, name.lower())) for form, name in names.items()}
+    called = [form for form in names if plain[form] in NOTHING_NAMES]
+    so = [form for form in called if plain[form] == "background"] or called
+    return so[0] if len(so) == 1 else None
 
 
 def _are_numbers(names: Iterable[str]) -> bool:

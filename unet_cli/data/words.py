@@ -30,6 +30,13 @@ DRIVE_FOLDERS = frozenset({"@eadir", "@__thumb", "#recycle", "@recycle", "#snaps
 CELLPOSE_MASKS = "_cp_masks"
 CELLPOSE_OWN = ("_seg", "_flows", "_cp_outlines", "_outlines", "_cp_output", "_cp_flows")
 
+# Names of background, in lower case, without what is no letter; and of a first class that is what is left beside the
+# others. A mask file of the others may show a class: other cells.
+NOTHING_NAMES = frozenset({
+    "background", "bg", "back", "void", "unlabelled", "unlabeled", "none", "nothing", "empty", "outside",
+})  # fmt: skip
+BACKGROUND_NAMES = NOTHING_NAMES | {"other", "others", "rest", "unknown"}
+
 
 def known_words(word: str) -> list[str]:
     """A word in lower case, or the two known words that run together in it: trainannot -> train, annot."""

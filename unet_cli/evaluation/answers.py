@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -84,10 +84,11 @@ def of_masks(
     cleaning: Cleaning,
     workers: int | None,
     console: Console,
+    lacking: Container[Pair] = (),
 ) -> Iterator[Answer]:
-    """Answers that are masks on disk: of each pair another tool's. Raises UserError at a file that can't be read, or is
-    of another size than the truth."""
-    answers = ahead(partial(_read_both, labels, their_labels, cleaning), masks.items(), workers)
+    """Answers that are masks on disk: of each pair another tool's. lacking: pairs whose image lacks pixels; no other
+    image is read. Raises UserError at a file that can't be read, or is of another size than the truth."""
+    answers = ahead(partial(_read_both, labels, their_labels, cleaning, lacking), masks.items(), workers)
     yield from console.progress(answers, len(masks), "reading masks", "images")
 
 
@@ -123,7 +124,7 @@ def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
 
 def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
-    missing = missing_pixels(pair.image) if is_float else None
+    missing = _missing(pair.image) if is_float else None
     sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels, missing))
     if sample.picture.size != sample.target.classes.shape:  # one of them was replaced since both were looked at
         sizes = [f"{width}x{height}" for height, width in (sample.target.classes.shape, sample.picture.size)]
@@ -131,9 +132,18 @@ def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     return sample
 
 
-def _read_both(labels: LabelMap, their_labels: LabelMap, cleaning: Cleaning, both: tuple[Pair, Source]) -> Answer:
+def _missing(image: Source) -> np.ndarray | None:
+    try:
+        return missing_pixels(image)
+    except UserError as error:
+        raise image.named(error) from error
+
+
+def _read_both(
+    labels: LabelMap, their_labels: LabelMap, cleaning: Cleaning, lacking: Container[Pair], both: tuple[Pair, Source]
+) -> Answer:
     pair, source = both
-    target = read_truth(pair.mask, labels, missing_pixels(pair.image))
+    target = read_truth(pair.mask, labels, _missing(pair.image) if pair in lacking else None)
     pred = read_truth(source, their_labels)
     pred = replace(pred, classes=np.where(pred.classes == IGNORED, np.uint8(0), pred.classes))
     if pred.classes.shape != target.classes.shape:

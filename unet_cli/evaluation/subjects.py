@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from unet_cli.ahead import ahead
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
 from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, Inference
 from unet_cli.console import Console, counted, few
 from unet_cli.data.card import Card
 from unet_cli.data.examine import STRANGE_VALUES, examine
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.imagefile import NAN_FILLED, read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
+from unet_cli.data.labels.numbering import could_be_objects
 from unet_cli.data.layout import Layout, layout_of
 from unet_cli.data.pairing import Matching, find_rule
 from unet_cli.data.problems import Problem
@@ -78,13 +81,14 @@ class Networks:
 
 @dataclass(frozen=True)
 class Masks:
-    """of: the mask of each pair. labels: how they are read."""
+    """of: the mask of each pair. labels: how they are read. lacking: pairs whose image lacks pixels, as NaN."""
 
     of: dict[Pair, Source]
     labels: LabelMap
     cleaning: Cleaning
     workers: int | None
     notes: list[str]
+    lacking: frozenset[Pair]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -92,7 +96,7 @@ class Masks:
 
     def answers(self, pairs: Sequence[Pair], labels: LabelMap, console: Console) -> Iterator[Answer]:
         wanted = {pair: self.of[pair] for pair in pairs}
-        return of_masks(wanted, labels, self.labels, self.cleaning, self.workers, console)
+        return of_masks(wanted, labels, self.labels, self.cleaning, self.workers, console, self.lacking)
 
 
 @dataclass(frozen=True)
@@ -313,9 +317,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         hint = "Put these right" + ("" if config.skip_bad else ", or leave them out with --skip-bad")
         raise UserError("\n".join([f"{folder}: {counted(len(problems), 'problem')} with the masks:", *problems, hint]))
     stats = [found[0] for found in read.values() if not isinstance(found, UserError)]
-    values = find_labels(stats)
-    if labels.kind == "instances" or (labels.num_classes == 2 and values.could_be_objects(stats)):
-        values = find_labels(stats, ClassSpec(labels.names))
+    values = _values_or_objects(stats, labels)
     theirs, more = _like(stats, values, labels, f"{folder}: the masks")
     notes = [f"{folder}: {counted(len(read), 'mask')}, {matching.rule.describe()}"]
     notes += [f"left out: {problem}" for problem in problems]
@@ -323,7 +325,23 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         notes.append(f"{counted(len(matching.masks_left), 'other file')} not used, such as {matching.masks_left[0]}")
     if theirs.kind == "instances" and labels.kind != "instances":
         notes.append(f"{folder}: the masks number their objects: any object is {labels.names[1]}")
-    return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more)
+    lacking = frozenset(pair for pair in read if NAN_FILLED in facts_of[pair].notes)
+    return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more, lacking)
+
+
+def _values_or_objects(stats: Sequence[ValueStats], labels: LabelMap) -> LabelMap:
+    """How masks that are compared with these classes are read: with objects or two classes, many numbers are objects
+    if they can be, however few the masks. Raises UserError."""
+    objects = ClassSpec(labels.names)
+    if labels.kind == "instances":
+        return find_labels(stats, objects)
+    try:
+        values = find_labels(stats)
+    except UserError:  # a few masks of many small objects look like photographs
+        if labels.num_classes != 2 or not could_be_objects(stats, None):
+            raise
+        return find_labels(stats, objects)
+    return find_labels(stats, objects) if labels.num_classes == 2 and values.could_be_objects(stats) else values
 
 
 def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]:
@@ -371,7 +389,7 @@ def _like(
     by_palette = _by_palette(found, wanted)
     if by_palette is not None and not said and not by_palette.count_classes(stats)[1]:
         return by_palette, [f"{what} are read by the colours of the palette that they are compared with"]
-    told_by_value = alike and not said and wanted.ignore not in found.values
+    told_by_value = alike and not said and wanted.ignore not in found.values and not _fall_together(found, wanted)
     if told_by_value and not wanted.count_classes(stats)[1]:
         return wanted, []
     some_known = wanted.num_classes > 2 and set(found.values[1:]) & set(wanted.values[1:])
@@ -385,6 +403,15 @@ def _like(
         [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
     )
     return replace(found, names=wanted.names, background=wanted.background), note
+
+
+def _fall_together(found: LabelMap, wanted: LabelMap) -> bool:
+    """Whether values that no JPEG has blurred are one class only because JPEG has blurred those that are wanted: 0, 1
+    and 2 are all background within the reach of 0, 128 and 255."""
+    if not wanted.reach or found.reach or found.kind != "values":
+        return False
+    known = [index for index in wanted.indices_of(np.array(found.values)).tolist() if index >= 0]
+    return len(set(known)) < len(known)
 
 
 def _by_palette(found: LabelMap, wanted: LabelMap) -> LabelMap | None:

@@ -45,14 +45,11 @@ DICOM = Package("pydicom", "pydicom", "medical")
 PACKAGES = {**dict.fromkeys((".heic", ".heif", ".hif"), HEIF), **dict.fromkeys((".dcm", ".dicom"), DICOM)}
 
 
-NEED_PACKAGES = tuple(PACKAGES)
-
-
 def lacking_packages(paths: Iterable[Path]) -> list[str]:
     """A line for each type of file that can't be read without a package that isn't there, with their number."""
     lacking: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        if path.name.lower().endswith(NEED_PACKAGES) and not is_installed(PACKAGES[path.suffix.lower()]):
+        if path.name.lower().endswith(tuple(PACKAGES)) and not is_installed(PACKAGES[path.suffix.lower()]):
             lacking[path.suffix.lower()].append(path)
     return [
         f"{counted(len(found), f'{found[0].suffix} file')} can't be read ({_install(found[0])})"

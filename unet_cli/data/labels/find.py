@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unet_cli.config import MAX_CLASSES
-from unet_cli.data.imagefile import UNLABELLED
+from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
@@ -65,11 +65,12 @@ def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tup
     """How files become values, and the palette of the masks where values are its indices."""
     if spec.colour:
         return "colours", None
-    if any(stats.planes for stats in masks):
+    # RGB of which the red channel numbers classes looks like three planes where it holds class 1 alone.
+    if any(stats.planes for stats in masks) and not any(_has_colours(stats) for stats in masks):
         all_marked = all(stats.planes and 0 not in stats.counts for stats in masks)
         return ("planes from 0" if all_marked else "planes"), None
     if any(stats.colour for stats in masks):
-        reading = numbers_in_colours(masks)
+        reading = numbers_in_colours([stats_as("colours", stats) if stats.planes else stats for stats in masks])
         if reading is None and not spec.names and are_drawn_at_random([stats_as("colours", stats) for stats in masks]):
             reading = "rgb"
         if reading is None and spec.values:
@@ -85,6 +86,10 @@ def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tup
         stored = {value for stats in masks for value in stats.counts}
         reading = "stored" if stored <= {*spec.values, spec.ignore} or reading == "colours" else reading
     return reading, palette
+
+
+def _has_colours(stats: ValueStats) -> bool:
+    return stats.colour and not stats.counts.keys() <= {0, TRANSPARENT}
 
 
 def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, ...] | None) -> Numbers:

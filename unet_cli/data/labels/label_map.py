@@ -18,6 +18,7 @@ from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
 from unet_cli.data.labels.spec import ClassSpec
 from unet_cli.data.labels.stats import ValueStats, unpacked
+from unet_cli.data.words import BACKGROUND_NAMES
 from unet_cli.errors import UserError
 
 MAX_NAME = 200  # characters of a class's name
@@ -32,13 +33,6 @@ CLASS_COLOURS = (
     (187, 187, 187), (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255),
     (68, 187, 153), (187, 204, 51), (170, 170, 0),
 )  # fmt: skip
-
-
-# Names of a first class that is what is left beside the others; in lower case, without what is no letter.
-BACKGROUND_NAMES = {
-    *("background", "bg", "back", "void", "unlabelled", "unlabeled", "other", "others", "none", "nothing", "rest"),
-    *("empty", "unknown", "outside"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,8 @@ class LabelMap:
             raise UserError(
                 f"classes are called {few(map(ascii, self.names))}: use up to {MAX_NAME} printable characters"
             )
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"classes are called {few(self.names)}: give each a name of its own")
         if len(self.values) == 2 and not self.background:
             raise UserError("of two classes the first is always background")
         if len(self.palette or ()) not in range(0, 769, 3) or not all(0 <= part < 256 for part in self.palette or ()):

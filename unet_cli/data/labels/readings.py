@@ -17,15 +17,20 @@ from unet_cli.data.labels.stats import ValueStats, unpacked
 # the number of the plane that marks a pixel, from 1 on, 0 where none does; 'planes from 0': every pixel is marked.
 Reading = Literal["stored", "gray", "colours", "red", "green", "blue", "rgb", "planes", "planes from 0"]
 NUMBERS_IN_COLOURS = ("red", "green", "blue", "rgb")
+SHOWN = ("colours", *NUMBERS_IN_COLOURS)  # readings by which three planes are the channels of a colour
 
 
 def mask_as(reading: Reading, mask: MaskPixels) -> np.ndarray:
     """The values of a mask, read in this way, of the same shape. Colours stay packed where they are no numbers."""
+    if mask.planes and reading in SHOWN:
+        return values_as(reading, True, None, _plane_colours(mask.values))
     return values_as(reading, mask.colour, mask.palette, mask.values)
 
 
 def stats_as(reading: Reading, stats: ValueStats) -> ValueStats:
     """The same of what was counted."""
+    if stats.planes and reading in SHOWN:
+        stats = stats.renamed(_plane_colours, True)
     colour = reading == "colours" or (stats.colour and reading not in NUMBERS_IN_COLOURS)
     if reading in ("stored", "planes") or (stats.colour and colour):
         return stats
@@ -49,6 +54,11 @@ def values_as(reading: Reading, colour: bool, palette: Sequence[int] | None, val
     if not colour and reading == "colours":
         return np.clip(values, 0, 255).astype(np.int32) * 0x010101
     return values
+
+
+def _plane_colours(values: np.ndarray) -> np.ndarray:
+    """The numbers of three planes of 0 and 1 -> the colours that they are as RGB."""
+    return np.where(values > 0, 0x010000 >> 8 * (np.clip(values, 1, 3).astype(np.int32) - 1), 0)
 
 
 def pack_palette(palette: Sequence[int]) -> np.ndarray:
