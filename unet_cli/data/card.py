@@ -253,7 +253,7 @@ class Card:
             notes.append(f"{counted(gray, 'gray image')} among {len(facts):,}: gray is repeated to three channels")
         if any(one.layered for one in facts):
             notes.append("the pages of an image's file are its channels, since its mask has one page")
-        if self.layout.classes and not any(one.overlap for one in facts):
+        if len(self.layout.classes) > 1 and not any(one.overlap for one in facts):
             notes.append(f"{', '.join(self.layout.classes)} overlap nowhere")
         scaled = [one for one in facts if one.mask_size is not None]
         if scaled:
