@@ -49,8 +49,10 @@ def chosen_mode(call: Call, card: Card, split: Split, model: ModelConfig, is_fre
     mode, why = mode_for(config.mode, cost, whole_only)
     # Short runs begin with fresh weights, and can't say which operation isn't deterministic.
     begins_fresh = not (config.init or config.encoder_weights or call.again or config.deterministic)
+    if config.mode != "auto" or whole_only or not cost.is_close or not begins_fresh:
+        return mode, why
     scored = _to_score(card, split)
-    if config.mode != "auto" or whole_only or not cost.is_close or not begins_fresh or len(scored) < MIN_SCORED:
+    if len(scored) < MIN_SCORED:
         return mode, why
     network = replace(model, base_channels=MIN_WIDTH) if is_free and narrowest(model.name) else model
     if not are_short(call, model, network, is_free, len(split.train)):

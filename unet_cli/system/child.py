@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unet_cli.errors import Stopped, UserError, is_out_of_memory
 from unet_cli.signals import ENDING, stop_at_once, stop_on
 from unet_cli.system.streams import make_streams_unbreakable
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 Result = TypeVar("Result")
 
@@ -35,7 +37,7 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     """
     context = _context(work.__module__)
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sending, work, arguments), name="unet")  # type: ignore[attr-defined]
+    process = context.Process(target=_work, args=(sending, work, arguments), name="unet")
     try:
         try:
             with _blocked_signals():  # until the child is ready for them, what it inherits
@@ -53,8 +55,8 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
         raise outcome
     if outcome is None:
         raise Died(_how_it_ended(process.exitcode or 0))
-    (result,) = outcome
-    return result  # type: ignore[no-any-return]
+    result: Result = outcome[0]
+    return result
 
 
 def _stopped(process: BaseProcess, receiving: Connection, signum: int) -> Stopped:
@@ -69,7 +71,7 @@ def _stopped(process: BaseProcess, receiving: Connection, signum: int) -> Stoppe
     return Stopped(signum, f". {answer}" if isinstance(answer, UserError) else "")
 
 
-def _context(module: str) -> BaseContext:
+def _context(module: str) -> SpawnContext | ForkServerContext:
     """How processes are started: forked from one that has imported `module` and done nothing else, so that each of many
     need not import torch again. A fork of this process would inherit a GPU's and OpenMP's state, and not its threads.
     On Windows each begins anew."""

@@ -11,7 +11,7 @@ from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
 from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP
 from unet_cli.data.labels.readings import Reading
-from unet_cli.data.labels.spec import ClassSpec, named
+from unet_cli.data.labels.spec import SWAPPED, ClassSpec, named
 from unet_cli.data.labels.stats import CORE_SHARE, FEW_VALUES, Held, Total, ValueStats, unpacked
 from unet_cli.errors import UserError
 
@@ -72,18 +72,17 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
     if len(held.totals) > FEW_VALUES and areas < MIN_AREAS * held.pixels:
         raise UserError(
             f"{1 - areas / held.pixels:.0%} of the masks' pixels have colours that cover no area: these look like "
-            "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. Else name the "
-            "classes in a --classes FILE.toml"
+            f"photographs. {SWAPPED}. Else name the classes in a --classes FILE.toml"
         )
     if len(chosen) > MAX_CLASSES:
         raise UserError(
             f"the masks hold more than {MAX_CLASSES} colours that cover areas: these look like photographs, not masks. "
-            "Are images and masks swapped? --images DIR --masks DIR say which is which"
+            f"{SWAPPED}"
         )
     if not chosen:
         raise UserError(
-            "the masks hold no colour that covers an area: these look like photographs. Are images and masks swapped "
-            "(--images DIR --masks DIR)? Else name the classes in a --classes FILE.toml"
+            "the masks hold no colour that covers an area: these look like photographs. "
+            f"{SWAPPED}. Else name the classes in a --classes FILE.toml"
         )
     background = _background(held, chosen)
     values = [background, *sorted(set(chosen) - {background})]

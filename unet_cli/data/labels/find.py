@@ -13,7 +13,7 @@ from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_level
 from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
 from unet_cli.data.labels.palettes import palettes
 from unet_cli.data.labels.readings import Reading, stats_as
-from unet_cli.data.labels.spec import FOUND, ClassSpec, named
+from unet_cli.data.labels.spec import FOUND, SWAPPED, ClassSpec, named
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
 from unet_cli.errors import UserError
 
@@ -205,8 +205,7 @@ def _check_plausible(numbers: Numbers) -> None:
     if noise > MAX_UNSURE * numbers.held.pixels:
         raise UserError(
             f"{noise / numbers.held.pixels:.0%} of the masks' pixels have values that cover no area: these look like "
-            "photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. Else name the "
-            "classes in a --classes FILE.toml"
+            f"photographs. {SWAPPED}. Else name the classes in a --classes FILE.toml"
         )
     if len(values) <= MANY_CLASSES:
         return
@@ -220,9 +219,8 @@ def _check_plausible(numbers: Numbers) -> None:
     why = "in specks instead of areas" if are_specks else "nearly every one that there can be"
     raise UserError(
         f"the masks hold {len(values):,} values, {why}, where people draw up to {MANY_CLASSES} classes: these "
-        "look like photographs. Are images and masks swapped? --images DIR --masks DIR say which is which. If the "
-        "masks number objects, add --classes background,object; if each value is a class, name them in a --classes "
-        "FILE.toml"
+        f"look like photographs. {SWAPPED}. If the masks number objects, add --classes background,object; if each "
+        "value is a class, name them in a --classes FILE.toml"
     )
 
 

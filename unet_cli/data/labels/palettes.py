@@ -9,8 +9,6 @@ from unet_cli.data.labels.readings import Reading, pack_palette
 from unet_cli.data.labels.stats import ValueStats
 from unet_cli.errors import UserError
 
-BLACK, WHITE = 0, 0xFFFFFF
-
 
 def palettes(masks: Sequence[ValueStats]) -> tuple[Reading, tuple[int, ...] | None]:
     """How masks of which some have a palette are read; and the palette, where indices are the labels.

@@ -9,6 +9,9 @@ from typing import Any
 from unet_cli.errors import UserError, explain
 from unet_cli.system.schema import toml_of
 
+# To be asked of masks that look like photographs.
+SWAPPED = "Are images and masks swapped? --images DIR --masks DIR say which is which"
+
 
 @dataclass(frozen=True)
 class ClassSpec:
