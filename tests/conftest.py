@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import unet_cli
-from unet_cli.data.sample import draw_pair
+from unet_cli.data.synthetic import draw_pair
 
 # The fastest settings with which a network still learns something: for tests about everything but quality.
 TINY = [

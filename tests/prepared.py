@@ -11,14 +11,14 @@ from importlib import import_module
 
 NEEDED = (
     "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "scipy.optimize", "torchvision",
-    "unet_cli.benchmarks", "unet_cli.compare", "unet_cli.folds",
+    "unet_cli.runs.benchmarks", "unet_cli.runs.compare", "unet_cli.runs.folds",
 )  # fmt: skip # and with these all others
 
 
 def main() -> None:
     for needed in NEEDED:
         import_module(needed)
-    import_module("unet_cli.evaluation.report").template()
+    import_module("unet_cli.report.page").template()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from unet_cli.ahead import ahead, prefetched
+from unet_cli.system.prefetch import ahead, prefetched
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -49,7 +49,7 @@ def test_an_error_is_raised_where_its_result_is_due():
 def test_threads_that_read_compute_alone_and_the_caller_keeps_its_helpers():
     plain = "import torch; print(torch.get_num_threads())"
     reading = (
-        "import torch; from unet_cli.ahead import ahead;"
+        "import torch; from unet_cli.system.prefetch import ahead;"
         "print(set(ahead(lambda _: torch.get_num_threads(), range(8), workers=2)), torch.get_num_threads())"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.data.augment import AUGMENTATIONS, Augmentation, augment, augmentation_of
-from unet_cli.data.warp import Warp, middle, rotation, warped
+from unet_cli.data.samples.augment import AUGMENTATIONS, Augmentation, augment, augmentation_of
+from unet_cli.data.samples.warp import Warp, middle, rotation, warped
 
 FULL = AUGMENTATIONS["full"]
 LIGHT = AUGMENTATIONS["light"]

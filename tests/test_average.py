@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.training.average import MOST_DECAY, Average, decay_at
+from unet_cli.training.ema import MOST_DECAY, Average, decay_at
 
 
 def network(seed=0):

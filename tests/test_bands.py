@@ -9,11 +9,11 @@ import tifffile
 from PIL import Image
 from test_formats import SAMPLES
 
-from unet_cli.ahead import prefetched
 from unet_cli.data.formats import decoded, tiff_bands, tiff_layout
 from unet_cli.data.imagefile import ALPHA_DROPPED, open_bands, read_image
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
+from unet_cli.system.prefetch import prefetched
 
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (700, 50, 4), np.uint8)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from unet_cli import benchmarks
 from unet_cli.cli import bench
 from unet_cli.config import ModelConfig
-from unet_cli.console import Console
-from unet_cli.device import Compute
 from unet_cli.models import build_model
+from unet_cli.runs import benchmarks
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
 
 CPU = Compute(torch.device("cpu"), "float32")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.calibration import calibration_curve
 
-from unet_cli.calibration import (
+from unet_cli.metrics.calibration import (
     PixelSample,
     Reliability,
     calibrated,

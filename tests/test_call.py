@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet_cli.call import Call, saved_state
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import TrainConfig, plain
-from unet_cli.console import Console
-from unet_cli.data.layout import Layout
-from unet_cli.device import Compute
+from unet_cli.data.folder.layout import Layout
 from unet_cli.errors import UserError
-from unet_cli.processes import World
-from unet_cli.training.record import independent
+from unet_cli.run_folder import independent
+from unet_cli.runs.resume import Call, saved_state
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
+from unet_cli.system.distributed import World
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from conftest import pixels, write_pairs
 from PIL import Image
 
 from unet_cli.config import DataConfig
-from unet_cli.console import Console
-from unet_cli.data.card import Card
-from unet_cli.data.examine import examine
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.examine import examine
+from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_image
-from unet_cli.data.layout import find_layout
 from unet_cli.errors import UserError
+from unet_cli.system.console import Console
 
 QUIET = Console(quiet=True)
 

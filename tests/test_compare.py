@@ -12,9 +12,9 @@ import pytest
 from conftest import TINY, Run, assert_failed, json_lines, write_pairs
 from test_resume import wait_for
 
-from unet_cli.compare import chosen
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS
+from unet_cli.runs.compare import chosen
 
 
 def test_names_all_and_all_but_some():

@@ -17,17 +17,17 @@ import pytest
 import torch
 from conftest import TINY, Run, run_unet, write_pairs
 
-from unet_cli.call import saved_state
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import Hardware, Inference
-from unet_cli.console import Console
-from unet_cli.data.facts import remember, remembered
+from unet_cli.data.check.facts import remember, remembered
 from unet_cli.data.source import Source
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
-from unet_cli.evaluation.runs import report_run
-from unet_cli.folds import _report
 from unet_cli.inference.predictor import Predictor
+from unet_cli.report.runs import report_run
+from unet_cli.runs.folds import _report
+from unet_cli.runs.resume import saved_state
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
 from unet_cli.system.schema import Misfit, json_of, parsed, plain, toml_of
 from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.training.plan import Plan

@@ -13,14 +13,14 @@ from PIL import Image
 from scipy.ndimage import label
 from test_card import card_of
 
-from unet_cli.ahead import ahead
-from unet_cli.data.augment import AUGMENTATIONS, augment
-from unet_cli.data.cutting import Crops, Cutting, Grid
-from unet_cli.data.dataset import SegmentationDataset, epoch_order
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.objects import CLASSES, parted
 from unet_cli.data.preprocess import own_intensities, prepare, resize_mask, whole_intensities
+from unet_cli.data.samples.augment import AUGMENTATIONS, augment
+from unet_cli.data.samples.cutting import Crops, Cutting, Grid
+from unet_cli.data.samples.dataset import SegmentationDataset, epoch_order
 from unet_cli.errors import UserError
+from unet_cli.system.prefetch import ahead
 
 SIZES = [(40, 40 + index) for index in range(6)]  # of the pairs of `data`
 
@@ -119,7 +119,7 @@ def test_crops_of_stretched_images_know_the_intensities_of_the_whole(data):
 def test_samples_can_be_cut_otherwise_without_reading_again(data, monkeypatch):
     dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
     list(dataset)
-    monkeypatch.setattr("unet_cli.data.dataset.read_image", None)
+    monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", None)
     dataset.cut_by(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
     assert [tuple(image.shape) for image, _ in dataset] == [(3, 32, 32)] * 6
 
@@ -164,7 +164,8 @@ def test_crops_are_the_same_with_any_number_of_threads_and_whatever_is_kept(data
 def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "unet_cli.data.dataset.read_image", lambda source, alpha: read.append(source) or read_image(source, alpha)
+        "unet_cli.data.samples.dataset.read_image",
+        lambda source, alpha: read.append(source) or read_image(source, alpha),
     )
     for budget, again in ((40 * (40 + 41) * 4, 4), (40 * (40 + 41) * 4 - 1, 5), (10**6, 0)):
         dataset = dataset_of(data, budget, Grid(SIZES, 64))
@@ -192,7 +193,7 @@ def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
         colour.append(weakref.ref(pixels))
         return pixels
 
-    monkeypatch.setattr("unet_cli.data.dataset.read_image", read)
+    monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", read)
     dataset = dataset_of(data, cutting=Grid(SIZES, 64))
     list(dataset)
     assert len(dataset._cache.held) == 6
@@ -327,6 +328,6 @@ def test_two_cuts_of_the_same_pairs_share_what_was_read(data, monkeypatch):
     dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
     other = dataset.cut_apart(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
     list(dataset)
-    monkeypatch.setattr("unet_cli.data.dataset.read_image", None)
+    monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", None)
     assert [tuple(image.shape) for image, _ in other] == [(3, 32, 32)] * 6
     assert (dataset.side, other.side) == (16, 32)

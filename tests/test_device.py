@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from unet_cli import device
-from unet_cli.device import Compute, choose_compute
 from unet_cli.errors import UserError
+from unet_cli.system import device
+from unet_cli.system.device import Compute, choose_compute
 
 
 def test_a_missing_gpu_is_refused(monkeypatch):

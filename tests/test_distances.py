@@ -5,7 +5,7 @@ import pytest
 
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import components, separated
-from unet_cli.training.distances import border_weights, radius, signed_distances
+from unet_cli.training.losses.distances import border_weights, radius, signed_distances
 
 
 def discs(side: int, count: int, largest: int = 9, seed: int = 0) -> np.ndarray:

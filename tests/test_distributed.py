@@ -26,7 +26,7 @@ from PIL import Image
 from torch import distributed
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.processes import agreed_name
+from unet_cli.system.distributed import agreed_name
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 IGNORED_VALUE = 128  # in the masks

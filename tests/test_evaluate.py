@@ -16,19 +16,19 @@ from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config import EvaluateConfig, Inference
-from unet_cli.console import Console
-from unet_cli.data.examine import examine
+from unet_cli.data.check.examine import examine
+from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_image, read_mask
 from unet_cli.data.labels import IGNORED
-from unet_cli.data.layout import find_layout
 from unet_cli.data.source import Source
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.evaluation.measure import THRESHOLDS
 from unet_cli.evaluation.subjects import masks as masks_of
-from unet_cli.inference.picture import Stretched
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.views import Stretched
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
 
 CPU = ("--device", "cpu", "--precision", "float32")
 

@@ -9,9 +9,9 @@ from conftest import pixels
 from PIL import Image
 from test_card import card_of
 
-from unet_cli.data import facts
-from unet_cli.data.facts import Facts, Memory, read_facts, remember, remembered
-from unet_cli.data.layout import find_layout
+from unet_cli.data.check import facts
+from unet_cli.data.check.facts import Facts, Memory, read_facts, remember, remembered
+from unet_cli.data.folder.layout import find_layout
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_a_memory_that_cannot_be_written_is_said_and_stops_nothing(data, monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNET_CACHE", str(tmp_path / "file" / "cache"))
     from unet_cli.config import DataConfig
-    from unet_cli.console import Console
-    from unet_cli.data.examine import examine
+    from unet_cli.data.check.examine import examine
+    from unet_cli.system.console import Console
 
     card = examine(find_layout(data), DataConfig(data=data), Console())
     assert len(card.pairs("train")) == 6

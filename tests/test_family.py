@@ -6,11 +6,11 @@ import torch
 
 from unet_cli.config import ModelConfig
 from unet_cli.errors import UserError
-from unet_cli.metrics import count_pixels, summarize
+from unet_cli.metrics.overlap import count_pixels, summarize
 from unet_cli.models import MODELS, Fitted, build_model, defaults_of, parameter_count, resolved
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.training.loop import to_classes
-from unet_cli.training.losses import loss_for
+from unet_cli.training.losses.loss import loss_for
 
 FLAT = [name for name in MODELS if name != "unet3d"]
 COARSE = "unet-dilated-published"  # whose answer for the smallest image is 4 x 4 pixels, stretched

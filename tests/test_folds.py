@@ -15,17 +15,17 @@ import torch
 from conftest import Run, write_pairs
 
 import unet_cli
-from unet_cli import folds, run
 from unet_cli.checkpoint import find_checkpoints, load_checkpoint
 from unet_cli.config import TrainConfig
-from unet_cli.console import Console
-from unet_cli.data.layout import find_layout
-from unet_cli.data.orientation import MIN_PAIRS, WayUp
-from unet_cli.data.split import Split
+from unet_cli.data.check.orientation import MIN_PAIRS, WayUp
+from unet_cli.data.folder.layout import find_layout
+from unet_cli.data.samples.split import Split
 from unet_cli.errors import Stopped, UserError
-from unet_cli.files import alone_in
-from unet_cli.folds import Folds, is_for_all_folds, train_folds
-from unet_cli.runs import prepare
+from unet_cli.runs import folds, prepare
+from unet_cli.runs import train as run
+from unet_cli.runs.folds import Folds, is_for_all_folds, train_folds
+from unet_cli.system.console import Console
+from unet_cli.system.files import alone_in
 
 SETTINGS = {
     "size": 32, "width": 4, "depth": 2, "batch_size": 2, "device": "cpu", "precision": "float32", "epochs": 1,

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from unet_cli.evaluation.instances import OBJECT_IOUS, bowl_score, match_objects, object_f1, overlaps
+from unet_cli.metrics.objects import OBJECT_IOUS, bowl_score, match_objects, object_f1, overlaps
 
 
 def in_rows(*spans: tuple[int, int]) -> np.ndarray:

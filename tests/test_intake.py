@@ -18,10 +18,10 @@ from conftest import pixels as pixels_of
 from PIL import Image
 
 from unet_cli.config import DataConfig
-from unet_cli.console import Console
-from unet_cli.data.dataset import SegmentationDataset
-from unet_cli.data.examine import examine
-from unet_cli.data.layout import find_layout
+from unet_cli.data.check.examine import examine
+from unet_cli.data.folder.layout import find_layout
+from unet_cli.data.samples.dataset import SegmentationDataset
+from unet_cli.system.console import Console
 
 COUNT, SIDE = 5, 48
 

@@ -16,14 +16,14 @@ from PIL import Image, ImageFilter
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import DataConfig
-from unet_cli.console import Console
-from unet_cli.data.card import Card
-from unet_cli.data.dataset import SegmentationDataset
-from unet_cli.data.examine import examine
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.examine import examine
+from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_mask
 from unet_cli.data.labels import IGNORED
-from unet_cli.data.layout import find_layout
+from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
+from unet_cli.system.console import Console
 
 HEIGHT, WIDTH = 72, 80
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from unet_cli.data.imagefile import MaskPixels
 from unet_cli.data.labels import IGNORED, ClassSpec, LabelMap, find_labels, parse_classes, value_stats, with_background
-from unet_cli.data.sample import draw_pair
+from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 
 BINARY = draw_pair(seed=0, index=0)[1]  # 0 and 255

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.data.layout import find_layout, masks_among, merge_channels
-from unet_cli.data.path_rules import option_for
-from unet_cli.data.roles import walk
+from unet_cli.data.folder.layout import find_layout, masks_among, merge_channels
+from unet_cli.data.folder.path_rules import option_for
+from unet_cli.data.folder.roles import walk
 from unet_cli.errors import UserError
 
 

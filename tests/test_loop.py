@@ -10,20 +10,20 @@ from conftest import write_pairs
 from test_card import card_of
 
 from unet_cli.config import ModelConfig, TrainConfig
-from unet_cli.console import Console
-from unet_cli.data.cutting import Crops, Grid
-from unet_cli.data.dataset import SegmentationDataset
-from unet_cli.device import Compute
+from unet_cli.data.samples.cutting import Crops, Grid
+from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
 from unet_cli.models import build_model
-from unet_cli.processes import World
-from unet_cli.signals import StopRequest
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
+from unet_cli.system.distributed import World
+from unet_cli.system.signals import StopRequest
 from unet_cli.training.budget import Budget
-from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer, to_classes
-from unet_cli.training.losses import loss_for
+from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import EpochResult, Progress
+from unet_cli.training.step import Learner
 
 QUIET = Console(quiet=True)
 
@@ -320,7 +320,7 @@ def test_scores_of_a_loss_that_is_not_finite_are_not_called_the_best(data):
 
 @pytest.mark.parametrize(("share", "only"), [(0.0, "background"), (1.0, "foreground")])
 def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share, only):
-    monkeypatch.setattr("unet_cli.training.watch.BLANK_STEPS", 9)
+    monkeypatch.setattr("unet_cli.training.diagnostics.BLANK_STEPS", 9)
     trainer = trainer_for(data, epochs=8)
     trainer.console = said
     trainer.validate = lambda stop: {"loss": 1.0, "dice": 0.4, "set_dice": 0.4, "iou": 0.3, "foreground": share}

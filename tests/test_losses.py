@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from unet_cli.config.losses import LOSS_NAMES, WEIGHTED, check_loss, parse_class_weights, parse_loss
 from unet_cli.data.labels import IGNORED
 from unet_cli.errors import UserError
-from unet_cli.loss_names import LOSS_NAMES, WEIGHTED, check_loss, parse_class_weights, parse_loss
-from unet_cli.training.distances import border_weights, radius, signed_distances
-from unet_cli.training.losses import (
+from unet_cli.training.losses.distances import border_weights, radius, signed_distances
+from unet_cli.training.losses.loss import (
     IMAGE_TERMS,
     PIXEL_TERMS,
     REGION_TERMS,
@@ -23,7 +23,7 @@ from unet_cli.training.losses import (
     loss_for,
     middles,
 )
-from unet_cli.training.region_terms import (
+from unet_cli.training.losses.region import (
     boundary,
     cldice,
     dice,

@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, label, maximum_filter
 from skimage.segmentation import watershed
 
-from unet_cli.evaluation.membranes import MAP_THRESHOLDS, best_over_thresholds, grown, membrane_scores
+from unet_cli.metrics.membranes import MAP_THRESHOLDS, best_over_thresholds, grown, membrane_scores
 
 
 def tissue(seed: int, side: int = 96, count: int = 18) -> np.ndarray:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from unet_cli.config import ModelConfig
-from unet_cli.device import Compute
 from unet_cli.models import Geometry, Network
 from unet_cli.system import memory as system
+from unet_cli.system.device import Compute
 from unet_cli.system.memory import total_memory
-from unet_cli.training import memory
-from unet_cli.training.memory import (
+from unet_cli.training import batch_size as memory
+from unet_cli.training.batch_size import (
     activation_bytes,
     available_bytes,
     cpu_batch_size,
@@ -296,10 +296,10 @@ def test_a_gpu_keeps_a_tenth_of_its_memory_free(monkeypatch):
 STEP = """
 import re, sys, torch
 from unet_cli.config import ModelConfig
-from unet_cli.device import Compute, keep_freed_memory
+from unet_cli.system.device import Compute, keep_freed_memory
 from unet_cli.models import build_model
-from unet_cli.training.average import Average
-from unet_cli.training.memory import plain_loss
+from unet_cli.training.ema import Average
+from unet_cli.training.batch_size import plain_loss
 from unet_cli.training.optimizers import make_optimizer
 
 def bytes_of(key):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.metrics import count_pixels, dice, iou, summarize
+from unet_cli.metrics.overlap import count_pixels, dice, iou, summarize
 
 # Two images of four pixels. First: one hit, one false alarm, one miss. Second: empty against empty.
 PRED = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])

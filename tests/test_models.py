@@ -9,7 +9,7 @@ from unet_cli.errors import UserError
 from unet_cli.models import build_model, parameter_count
 from unet_cli.models.blocks import NORMS, group_norm
 from unet_cli.models.fold import fold_batch_norm
-from unet_cli.training.losses import loss_for
+from unet_cli.training.losses.loss import loss_for
 
 
 @pytest.mark.parametrize(("upsampling", "parameters"), [("transposed", 31_037_633), ("bilinear", 17_262_977)])
@@ -98,7 +98,7 @@ def test_gradient_checkpointing_uses_less_memory():
 
 @pytest.mark.parametrize(("norm", "depth", "lr"), [("batch", 2, 1e-2), ("group", 2, 1e-2), ("none", 4, 5e-3)])
 def test_it_overfits_four_small_pictures(norm, depth, lr):
-    from unet_cli.metrics import count_pixels, summarize
+    from unet_cli.metrics.overlap import count_pixels, summarize
 
     torch.manual_seed(0)
     model = build_model(ModelConfig(in_channels=1, base_channels=8, depth=depth, norm=norm))

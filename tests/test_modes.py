@@ -13,11 +13,11 @@ from test_stretching import disc, line, write_masks
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import ModelConfig, TrainConfig
-from unet_cli.console import Console
-from unet_cli.data import stretching
-from unet_cli.data.layout import find_layout
-from unet_cli.run import train
+from unet_cli.data.check import stretching
+from unet_cli.data.folder.layout import find_layout
 from unet_cli.runs import modes
+from unet_cli.runs.train import train
+from unet_cli.system.console import Console
 
 TINY = {"size": 32, "width": 4, "depth": 2, "batch_size": 2, "device": "cpu", "precision": "float32", "epochs": 1}
 NETWORK = ModelConfig(name="unet", in_channels=1, num_classes=2, base_channels=8)

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from test_card import card_of
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.data.orientation import MIN_PAIRS, WayUp, way_up
+from unet_cli.data.check.orientation import MIN_PAIRS, WayUp, way_up
 
 SIDE, COUNT = 48, 24
 Drawn = tuple[np.ndarray, np.ndarray]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from unet_cli import pace as pace_module
-from unet_cli.pace import Pace
+from unet_cli.system import pace as pace_module
+from unet_cli.system.pace import Pace
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from unet_cli.data.pairing import Rule, apply_rule, find_rule, parse_pair, split_mixed
+from unet_cli.data.folder.pairing import Rule, apply_rule, find_rule, parse_pair, split_mixed
 from unet_cli.errors import UserError
 
 

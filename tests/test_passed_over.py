@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.data.layout import find_layout
-from unet_cli.data.passed_over import describe
+from unet_cli.data.folder.layout import find_layout
+from unet_cli.data.folder.passed_over import describe
 from unet_cli.errors import UserError
 
 COCO = '{"info": {}, "images": [], "annotations": [], "categories": []}'

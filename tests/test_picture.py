@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from unet_cli.benchmarks import untrained
 from unet_cli.config import Inference
 from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import whole_intensities
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
-from unet_cli.inference.picture import Band, Stack, Stretched, Tiled
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.views import Band, Stack, Stretched, Tiled
 from unet_cli.models import Fitted, Geometry, Network
+from unet_cli.runs.benchmarks import untrained
+from unet_cli.system.device import Compute
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (3, 100, 130), np.uint8)
 CHECKPOINT = untrained(1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from unet_cli.config import ModelConfig
-from unet_cli.device import Compute
 from unet_cli.models import resolved
 from unet_cli.runs import plan as planning
 from unet_cli.runs.plan import Cost, affordable_width, course, growth, measured, work
+from unet_cli.system.device import Compute
 from unet_cli.training.plan import FORWARD, Plan
 
 UNET = ModelConfig(name="unet", in_channels=3, num_classes=2, base_channels=64, depth=4)

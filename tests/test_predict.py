@@ -19,18 +19,18 @@ from PIL import Image
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.cli.predict import _still_there
 from unet_cli.config import Inference, ModelConfig, PredictConfig
+from unet_cli.data.folder.roles import walk
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.roles import walk
-from unet_cli.data.sample import draw_pair
 from unet_cli.data.source import Source
-from unet_cli.device import Compute
+from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
-from unet_cli.inference.batch import predict_all
 from unet_cli.inference.jobs import MAX_CLASS_BYTES, Job, Outcome, file_names, listed_paths
-from unet_cli.inference.picture import Tiled
+from unet_cli.inference.pipeline import predict_all
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.views import Tiled
 from unet_cli.models import build_model
-from unet_cli.pace import Pace
+from unet_cli.system.device import Compute
+from unet_cli.system.pace import Pace
 
 
 def test_a_folder_is_mirrored_with_masks_of_the_original_sizes(unet: Run, trained, images, tmp_path):

@@ -9,16 +9,16 @@ from conftest import pixels
 from PIL import Image
 
 from unet_cli import load
-from unet_cli.calibration import calibrated_number
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config import Inference, ModelConfig
 from unet_cli.data.labels import LabelMap
-from unet_cli.device import Compute
 from unet_cli.errors import UserError
-from unet_cli.inference.picture import Band, Stretched
 from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.inference.sheet import surest_pixel
+from unet_cli.inference.views import Band, Stretched
+from unet_cli.metrics.calibration import calibrated_number
 from unet_cli.models import build_model
+from unet_cli.system.device import Compute
 
 CPU = Compute(torch.device("cpu"), "float32")
 NOISE = np.random.default_rng(0).integers(0, 255, (3, 50, 61), np.uint8)

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from unet_cli.config import ModelConfig
+from unet_cli.config.losses import LOSS_NAMES
 from unet_cli.data.labels import IGNORED
-from unet_cli.loss_names import LOSS_NAMES
 from unet_cli.models import build_model
-from unet_cli.processes import World, elastic_identity, restarts, together
-from unet_cli.training.losses import Denominators, Loss, loss_for
+from unet_cli.system.distributed import World, elastic_identity, restarts, together
+from unet_cli.training.losses.loss import Denominators, Loss, loss_for
 
 CPU = torch.device("cpu")
 NETWORK = ModelConfig(num_classes=3, base_channels=4, depth=1, norm="group")

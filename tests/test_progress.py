@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import TINY
 
-from unet_cli.console import Console
+from unet_cli.system.console import Console
 from unet_cli.training import progress
 from unet_cli.training.progress import EpochResult, Telling
 
@@ -65,14 +65,14 @@ def test_that_epochs_are_short_is_said_once(clock, capsys):
 
 
 NOTE = """
-import json, os, sys, unet_cli.console
+import json, os, sys, unet_cli.system.console
 RUN = "checkpoints/data-1"
-say = unet_cli.console.Console.say
+say = unet_cli.system.console.Console.say
 def noted(self, *lines):
     made = sorted(set(os.listdir(RUN) if os.path.isdir(RUN) else ()) & {"curves.png", "metrics.json", "report.html"})
     print(json.dumps([lines[0] if lines else "", "torch" in sys.modules, made]))
     say(self, *lines)
-unet_cli.console.Console.say = noted
+unet_cli.system.console.Console.say = noted
 from unet_cli.cli import main
 main()
 """

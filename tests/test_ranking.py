@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from unet_cli.evaluation.ranking import COARSE, LEVELS, average_precision, coarse, count_levels, roc_auc
 from unet_cli.inference.sheet import sixteen_bit
+from unet_cli.metrics.ranking import COARSE, LEVELS, average_precision, coarse, count_levels, roc_auc
 
 # Four levels. From the highest down: a positive; a positive and a negative; a negative; a negative.
 HAND = np.array([[1, 1, 1, 0], [0, 0, 1, 1]])

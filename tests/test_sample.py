@@ -6,7 +6,7 @@ import numpy as np
 from conftest import Run, assert_failed, pixels
 from PIL import Image
 
-from unet_cli.data.sample import draw_pair, write_sample
+from unet_cli.data.synthetic import draw_pair, write_sample
 
 COMMITTED = Path(__file__).parents[1] / "data"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_cli.data import split as split_module
+from unet_cli.data.samples import split as split_module
+from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split, write_split
 from unet_cli.data.source import Pair, Source
-from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split, write_split
 from unet_cli.errors import UserError
 
 

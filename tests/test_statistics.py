@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.processes import World
+from unet_cli.system.distributed import World
 from unet_cli.training.statistics import recompute_statistics
 
 

@@ -11,11 +11,11 @@ from test_card import QUIET, card_of
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config import DataConfig
-from unet_cli.data import stretching
-from unet_cli.data.facts import cache_folder
+from unet_cli.data.check import stretching
+from unet_cli.data.check.facts import cache_folder
+from unet_cli.data.check.stretching import ClassCost, StretchCost, compare_with_stretched, mode_for, stretch_cost
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.source import spread
-from unet_cli.data.stretching import ClassCost, StretchCost, compare_with_stretched, mode_for, stretch_cost
 
 COST = StretchCost(
     512, pairs=20, halved=0, measured=20, classes=(ClassCost("cell", 0.999, 0.998, 20), ClassCost("rim", 0.7, 0.6, 9))

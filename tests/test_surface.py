@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from skimage.metrics import hausdorff_distance
 
-from unet_cli.evaluation.surface import border_distances, compare_surfaces
+from unet_cli.metrics.surface import border_distances, compare_surfaces
 
 UNIT = (1.0, 1.0)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, label, shift
 
-from unet_cli.data.sample import draw_pair
+from unet_cli.data.synthetic import draw_pair
 from unet_cli.evaluation.suspects import Doubt, doubt, suspicious
 
 

@@ -14,10 +14,10 @@ import pytest
 from conftest import TINY, write_pairs
 from test_resume import start, wait_for
 
-from unet_cli.console import Console
 from unet_cli.errors import Stopped
-from unet_cli.run import _fit
-from unet_cli.signals import ENDING, StopRequest
+from unet_cli.runs.train import _fit
+from unet_cli.system.console import Console
+from unet_cli.system.signals import ENDING, StopRequest
 from unet_cli.system.streams import Unbreakable, printable
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and the signals of Linux")
@@ -153,7 +153,7 @@ def test_whatever_leaves_the_loop_is_saved_first_unless_it_is_torn_or_in_a_hurry
 
 def test_a_signal_that_the_kernel_repeats_is_noted_once(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("unet_cli.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("unet_cli.system.signals.time.monotonic", lambda: now[0])
     with StopRequest() as stop:
         for _ in range(10):
             os.kill(os.getpid(), signal.SIGXCPU)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from unet_cli.config import ModelConfig
+from unet_cli.data.tiles import Canvas, lay_tiles, mirrored
 from unet_cli.models import build_model
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.geometry import Geometry
-from unet_cli.tiles import Canvas, lay_tiles, mirrored
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unet_cli.data.tiles import Canvas, lay_tiles, mirrored
 from unet_cli.models.fitted import Fitted
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.unet_paper import UNetPaper, UnpaddedConvs
-from unet_cli.tiles import Canvas, lay_tiles, mirrored
 
 
 def small(seed=0, **settings):

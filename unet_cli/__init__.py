@@ -23,8 +23,8 @@ def load(weights: str | Path | Sequence[str | Path], **settings: Any) -> Predict
     """
     from unet_cli.checkpoint import find_checkpoints, load_checkpoint
     from unet_cli.config import Inference
-    from unet_cli.device import choose_compute
     from unet_cli.inference.predictor import Predictor
+    from unet_cli.system.device import choose_compute
 
     inference = Inference(**settings)
     paths = [weights] if isinstance(weights, (str, Path)) else weights

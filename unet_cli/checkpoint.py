@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain, types_of
-from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import MASKS_BESIDE
 from unet_cli.errors import UserError, explain
-from unet_cli.files import whole_file
 from unet_cli.foreign import recognised
 from unet_cli.models import Network, build_model, weightless
+from unet_cli.system.console import few, sides
+from unet_cli.system.files import whole_file
 from unet_cli.system.schema import Misfit, parsed
 from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.version import __version__

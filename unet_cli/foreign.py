@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unet_cli.config import DEFAULT_SIZE, ModelConfig, Preprocessing
-from unet_cli.console import few, sides
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.models import resolved, weightless
 from unet_cli.models.blocks import DoubleConv
+from unet_cli.system.console import few, sides
 
 MILESIAL, SMP = "milesial/Pytorch-UNet", "segmentation_models_pytorch.Unet"
 MILESIAL_SCALE = 0.5  # of its train.py and predict.py unless told otherwise

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unet_cli.signals import ENDING
+from unet_cli.system.signals import ENDING
 
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # what tells OpenMP how threads wait
 STARTED = time.monotonic()  # of the whole command: --max-time counts from here

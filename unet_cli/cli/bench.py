@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import BenchConfig, Output
-from unet_cli.console import Console
+from unet_cli.system.console import Console
 
 if TYPE_CHECKING:
-    from unet_cli.benchmarks import Timed
-    from unet_cli.device import Compute
+    from unet_cli.runs.benchmarks import Timed
+    from unet_cli.system.device import Compute
 
 TRAINED_BATCH = 16  # images on a GPU
 
@@ -19,8 +19,8 @@ TRAINED_BATCH = 16  # images on a GPU
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
 def bench_cli(config: BenchConfig, output: Output) -> int:
     """Time training steps, predictions and augmentation against the plain way of doing the same."""
-    from unet_cli import benchmarks
-    from unet_cli.device import choose_compute
+    from unet_cli.runs import benchmarks
+    from unet_cli.system.device import choose_compute
 
     console = Console(output.json, output.quiet)
     compute = choose_compute(config.device, config.precision)
@@ -55,7 +55,7 @@ def _timed(ways: tuple[Timed, Timed], compute: Compute, rounds: int) -> tuple[fl
     """Median seconds of both, timed in turn after a round that doesn't count, and the median of their ratio."""
     from statistics import median
 
-    from unet_cli.benchmarks import seconds
+    from unet_cli.runs.benchmarks import seconds
 
     ours, plain = ways
     pairs = [(seconds(ours, compute), seconds(plain, compute)) for _ in range(rounds + 1)][1:]
@@ -63,7 +63,7 @@ def _timed(ways: tuple[Timed, Timed], compute: Compute, rounds: int) -> tuple[fl
 
 
 def _augmentation(console: Console, compute: Compute, rounds: int) -> dict[str, float]:
-    from unet_cli.benchmarks import AUGMENTED_BATCH, AUGMENTED_BATCHES, augmentations
+    from unet_cli.runs.benchmarks import AUGMENTED_BATCH, AUGMENTED_BATCHES, augmentations
 
     ours, plain, ratio = _timed(augmentations(compute), compute, rounds)
     images = AUGMENTED_BATCH * AUGMENTED_BATCHES
@@ -82,7 +82,7 @@ def _evaluation(console: Console, compute: Compute, config: BenchConfig) -> dict
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from unet_cli.benchmarks import evaluations
+    from unet_cli.runs.benchmarks import evaluations
 
     with TemporaryDirectory() as folder:
         ours, plain, ratio = _timed(evaluations(Path(folder), config.masks), compute, config.rounds)
@@ -99,7 +99,7 @@ def _evaluation(console: Console, compute: Compute, config: BenchConfig) -> dict
 
 
 def _training(console: Console, compute: Compute, width: int) -> dict[str, float]:
-    from unet_cli.benchmarks import matrix_peak, training_pace
+    from unet_cli.runs.benchmarks import matrix_peak, training_pace
 
     peak = matrix_peak(compute)
     report = {"matrix_peak_flops": peak}

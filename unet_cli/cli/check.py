@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, USER_ERROR, command
 from unet_cli.config import DEFAULT_SIZE, CheckConfig, Output, flag_of
-from unet_cli.console import Console, counted
 from unet_cli.errors import UserError
+from unet_cli.system.console import Console, counted
 
 if TYPE_CHECKING:
-    from unet_cli.data.card import Card
+    from unet_cli.data.check.card import Card
 
 
 @command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
@@ -36,12 +36,12 @@ def check(config: CheckConfig, console: Console) -> int:
 
     Raises UserError where there is nothing that a card could be made of, and nothing to train on.
     """
-    from unet_cli.data.card import MOST_ODD, ask_about_missing
-    from unet_cli.data.examine import examine
-    from unet_cli.data.layout import layout_of
-    from unet_cli.data.orientation import way_up
-    from unet_cli.data.problems import listed
-    from unet_cli.data.stretching import mode_for, stretch_cost
+    from unet_cli.data.check.card import MOST_ODD, ask_about_missing
+    from unet_cli.data.check.examine import examine
+    from unet_cli.data.check.orientation import way_up
+    from unet_cli.data.check.problems import listed
+    from unet_cli.data.check.stretching import mode_for, stretch_cost
+    from unet_cli.data.folder.layout import layout_of
 
     layout = layout_of(config)
     card = examine(layout, config, console)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config import CompareConfig, Output
-from unet_cli.console import Console
+from unet_cli.system.console import Console
 
 if TYPE_CHECKING:
-    from unet_cli.compare import Result
+    from unet_cli.runs.compare import Result
 
 
 @command(
@@ -27,7 +27,7 @@ def compare_cli(config: CompareConfig, output: Output) -> int:
     several networks are compared and --width is not given, it is chosen so that a training step of each takes about the
     same time.
     """
-    from unet_cli.compare import compare
+    from unet_cli.runs.compare import compare
 
     console = Console(output.json, output.quiet)
     rows: list[Result] = []

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import EvaluateConfig, Output
-from unet_cli.console import Console, counted
-from unet_cli.evaluation.metric_names import metric_name
+from unet_cli.metrics.names import metric_name
+from unet_cli.system.console import Console, counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,11 +40,11 @@ def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
 
 def evaluate(config: EvaluateConfig, console: Console) -> int:
     """Evaluate as told; returns the exit code. Raises UserError before anything is computed, and at a bad file."""
-    from unet_cli.evaluation.pages import sizes_of
     from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
     from unet_cli.evaluation.subjects import case_of
-    from unet_cli.files import writable_folder
+    from unet_cli.report.pages import sizes_of
+    from unet_cli.system.files import writable_folder
 
     for path in filter(None, (config.csv, config.report)):
         writable_folder(path.parent)
@@ -94,9 +94,9 @@ def _headline(case: Case, config: EvaluateConfig) -> str:
 
 def _write_files(found: Evaluation, rows: list[Score], case: Case, config: EvaluateConfig) -> None:
     """What was asked for. Raises UserError."""
-    from unet_cli.evaluation.pages import page_of_evaluation
     from unet_cli.evaluation.per_image import write_csv
-    from unet_cli.evaluation.report import write_report
+    from unet_cli.report.page import write_report
+    from unet_cli.report.pages import page_of_evaluation
 
     if config.csv is not None:
         write_csv(config.csv, found)

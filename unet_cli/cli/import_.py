@@ -8,8 +8,8 @@ from dataclasses import replace
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import ImportConfig, Output, plain
-from unet_cli.console import Console
 from unet_cli.errors import UserError
+from unet_cli.system.console import Console
 
 
 @command(app, "import", ImportConfig, example="unet import MODEL.pth --output ours.pth --scale 0.5")
@@ -19,8 +19,8 @@ def import_cli(config: ImportConfig, output: Output) -> int:
         raise UserError(f"{config.output} exists already: give --output another name, or move the file away")
 
     from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-    from unet_cli.files import make_folder
     from unet_cli.models import parameter_count
+    from unet_cli.system.files import make_folder
 
     checkpoint = load_checkpoint(config.file)
     if checkpoint.preprocessing.scale is None:

@@ -7,7 +7,7 @@ import shlex
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import InfoConfig, Output, plain
-from unet_cli.console import Console, counted
+from unet_cli.system.console import Console, counted
 
 
 @command(app, "info", InfoConfig, example="unet info checkpoints/data-1/best.pth")

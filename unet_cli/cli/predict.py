@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config import Output, PredictConfig, flag_of
-from unet_cli.console import Console, counted, duration, speed
+from unet_cli.system.console import Console, counted, duration, speed
 from unet_cli.system.streams import printable
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def predict(config: PredictConfig, console: Console) -> int:
     Raises UserError before anything is computed, and Stopped after the files at hand.
     """
     from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
-    from unet_cli.device import choose_compute
-    from unet_cli.files import writable_folder
-    from unet_cli.inference.batch import predict_all
     from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, listed_paths, share_of
+    from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
-    from unet_cli.pace import Pace
-    from unet_cli.processes import wait_for_all
-    from unet_cli.signals import StopRequest
+    from unet_cli.system.device import choose_compute
+    from unet_cli.system.distributed import wait_for_all
+    from unet_cli.system.files import writable_folder
+    from unet_cli.system.pace import Pace
+    from unet_cli.system.signals import StopRequest
 
     checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
     console.say(*describe_unfinished(config.weights))
@@ -108,7 +108,7 @@ def _skipped(number: int) -> str:
 
 def _plan(predictor: Predictor) -> str:
     """What the images will go through, in words."""
-    from unet_cli.inference.picture import tile_side
+    from unet_cli.inference.views import tile_side
 
     first = predictor.members[0]
     model = first.checkpoint.model

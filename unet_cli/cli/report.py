@@ -7,7 +7,7 @@ from dataclasses import asdict
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, ReportConfig
-from unet_cli.console import Console, counted
+from unet_cli.system.console import Console, counted
 
 
 @command(app, "report", ReportConfig, example="unet report checkpoints/data-1 --suspects")
@@ -17,8 +17,8 @@ def report_cli(config: ReportConfig, output: Output) -> int:
     `unet train` does so at its end; this command looks again, with --suspects also at the training masks.
     """
     from unet_cli.checkpoint import find_checkpoints
-    from unet_cli.evaluation.runs import REPORT, report_run
-    from unet_cli.files import writable_folder
+    from unet_cli.report.runs import REPORT, report_run
+    from unet_cli.system.files import writable_folder
 
     console = Console(output.json, output.quiet)
     run = config.run.parent if config.run.is_file() else config.run

@@ -7,13 +7,13 @@ import shlex
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, SampleConfig
-from unet_cli.console import Console, counted
+from unet_cli.system.console import Console, counted
 
 
 @command(app, "sample", SampleConfig, example="unet sample cells/")
 def sample_cli(config: SampleConfig, output: Output) -> int:
     """Draw a data set of stained cells, with masks, to try things on."""
-    from unet_cli.data.sample import write_sample
+    from unet_cli.data.synthetic import write_sample
 
     console = Console(output.json, output.quiet)
     write_sample(config.folder, config.count, config.seed)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from unet_cli.cli import STARTED, app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config import Output, TrainConfig
-from unet_cli.console import Console, counted
-from unet_cli.processes import this_process
+from unet_cli.system.console import Console, counted
+from unet_cli.system.distributed import this_process
 
 if TYPE_CHECKING:
-    from unet_cli.folds import Folds
+    from unet_cli.runs.folds import Folds
 
 
 @command(app, "train", TrainConfig, example="unet train --data data/ --max-time 3m")
 def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
-    from unet_cli.data.layout import layout_of
+    from unet_cli.data.folder.layout import layout_of
 
     # Before torch is imported: a wrong path is told at once.
     layout = layout_of(config)
@@ -26,8 +26,8 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     pairs = counted(sum(map(len, layout.splits.values())), "pair")
     console.say(f"Reading {layout.root}, {pairs}")
 
-    from unet_cli.folds import is_for_all_folds, train_folds
-    from unet_cli.run import train
+    from unet_cli.runs.folds import is_for_all_folds, train_folds
+    from unet_cli.runs.train import train
 
     if is_for_all_folds(config):
         _print_folds(train_folds(config, layout, console, STARTED), console)

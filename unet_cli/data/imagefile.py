@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from unet_cli.console import counted
-from unet_cli.data.class_files import where_marked
+from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import EXTENSIONS, Decoded, decode, decode_bands, outline
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, carried_tags, software_of, write_stack
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
-from unet_cli.files import whole_file
+from unet_cli.system.console import counted
+from unet_cli.system.files import whole_file
 
 __all__ = [
     "EXTENSIONS",

@@ -14,7 +14,7 @@ from unet_cli.data.colours import Colour, Colours
 from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
 from unet_cli.data.labels import IGNORED
 from unet_cli.errors import UserError
-from unet_cli.files import make_folder
+from unet_cli.system.files import make_folder
 
 IGNORED_GRAY = 110
 CUT = 0.5  # percent of the pixels that may be blown out at either end

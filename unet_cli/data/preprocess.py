@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
-from unet_cli.console import counted
 from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray
 from unet_cli.errors import UserError
+from unet_cli.system.console import counted
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
 MOST_SORTED = 2**16  # values of an image that its percentiles are found from

@@ -9,18 +9,18 @@ from functools import cached_property, partial
 import numpy as np
 from torch import Tensor
 
-from unet_cli.ahead import ahead
 from unet_cli.config import Cleaning
-from unet_cli.console import Console
 from unet_cli.data.imagefile import missing_pixels, read_mask
 from unet_cli.data.labels import IGNORED, LabelMap, mask_as
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
+from unet_cli.inference.batching import Task, whole_images
 from unet_cli.inference.cleaning import clean, objects_of
-from unet_cli.inference.flow import Task, whole_images
-from unet_cli.inference.picture import Picture
 from unet_cli.inference.predictor import Predictor, to_classes
-from unet_cli.pace import Pace
+from unet_cli.inference.views import Picture
+from unet_cli.system.console import Console
+from unet_cli.system.pace import Pace
+from unet_cli.system.prefetch import ahead
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from unet_cli.ahead import ahead, default_workers
-from unet_cli.calibration import PixelSample, calibrated_number, fit_temperature
 from unet_cli.config import Cleaning, Scoring
-from unet_cli.console import Console
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
 from unet_cli.evaluation.answers import Answer, of_network
 from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
-from unet_cli.evaluation.ranking import coarse
 from unet_cli.inference.predictor import Predictor
-from unet_cli.metrics import counted_pixels, counts_of, ratio, set_dice, summarize
+from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_temperature
+from unet_cli.metrics.overlap import counted_pixels, counts_of, ratio, set_dice, summarize
+from unet_cli.metrics.ranking import coarse
+from unet_cli.system.console import Console
+from unet_cli.system.prefetch import ahead, default_workers
 
 SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
 LEAST_SAMPLED = 256  # of an image

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unet_cli.calibration import Reliability
 from unet_cli.data.colours import Colours
+from unet_cli.metrics.calibration import Reliability
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from unet_cli.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.config import Scoring
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import IGNORED
 from unet_cli.evaluation.answers import Answer
 from unet_cli.evaluation.findings import Panels
-from unet_cli.evaluation.instances import Matches, match_objects
-from unet_cli.evaluation.membranes import membrane_scores
 from unet_cli.evaluation.panels import draw_panels
-from unet_cli.evaluation.ranking import count_levels
-from unet_cli.evaluation.surface import compare_surfaces
 from unet_cli.evaluation.suspects import Doubt, doubt
-from unet_cli.metrics import confusion
+from unet_cli.metrics.calibration import PixelSample, calibrated, sample_pixels
+from unet_cli.metrics.membranes import membrane_scores
+from unet_cli.metrics.objects import Matches, match_objects
+from unet_cli.metrics.overlap import confusion
+from unet_cli.metrics.ranking import count_levels
+from unet_cli.metrics.surface import compare_surfaces
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.scores import EMPTY, by_image, mean_of_classes
-from unet_cli.files import make_folder, whole_file
-from unet_cli.metrics import dice, held_classes
+from unet_cli.metrics.overlap import dice, held_classes
+from unet_cli.system.files import make_folder, whole_file
 
 
 def write_csv(path: Path, found: Evaluation) -> None:

@@ -20,14 +20,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unet_cli.calibration import Reliability, calibration_error, reliability
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.findings import Score
-from unet_cli.evaluation.instances import bowl_score, object_f1
-from unet_cli.evaluation.membranes import best_over_thresholds
-from unet_cli.evaluation.metric_names import METRIC_NAMES
-from unet_cli.evaluation.ranking import average_precision, roc_auc
-from unet_cli.metrics import (
+from unet_cli.metrics.calibration import Reliability, calibration_error, reliability
+from unet_cli.metrics.membranes import best_over_thresholds
+from unet_cli.metrics.names import METRIC_NAMES
+from unet_cli.metrics.objects import bowl_score, object_f1
+from unet_cli.metrics.overlap import (
     accuracy,
     area_shares,
     counted_pixels,
@@ -39,6 +38,7 @@ from unet_cli.metrics import (
     recall,
     shown_classes,
 )
+from unet_cli.metrics.ranking import average_precision, roc_auc
 
 RESAMPLES = 2000
 MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer

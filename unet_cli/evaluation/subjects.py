@@ -10,24 +10,24 @@ from typing import Protocol
 
 import numpy as np
 
-from unet_cli.ahead import ahead
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
 from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, Inference
-from unet_cli.console import Console, counted, few
-from unet_cli.data.card import Card
-from unet_cli.data.examine import STRANGE_VALUES, examine
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.examine import STRANGE_VALUES, examine
+from unet_cli.data.check.problems import Problem
+from unet_cli.data.folder.layout import Layout, layout_of
+from unet_cli.data.folder.pairing import Matching, find_rule
+from unet_cli.data.folder.roles import stem, walk
 from unet_cli.data.imagefile import NAN_FILLED, read_mask
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.labels.numbering import could_be_objects
-from unet_cli.data.layout import Layout, layout_of
-from unet_cli.data.pairing import Matching, find_rule
-from unet_cli.data.problems import Problem
-from unet_cli.data.roles import stem, walk
 from unet_cli.data.source import Pair, Source
-from unet_cli.device import choose_compute
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network
 from unet_cli.inference.predictor import Predictor
+from unet_cli.system.console import Console, counted, few
+from unet_cli.system.device import choose_compute
+from unet_cli.system.prefetch import ahead
 
 NOTHING_TO_LEARN = "one class"  # a problem of training alone
 SCORED_BY_THEMSELVES = (

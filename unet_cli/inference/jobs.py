@@ -15,16 +15,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from unet_cli.config import PredictConfig, Preprocessing
-from unet_cli.console import counted
+from unet_cli.data.folder.layout import masks_among, merge_channels
+from unet_cli.data.folder.passed_over import describe
+from unet_cli.data.folder.roles import walk
 from unet_cli.data.formats import SLIDE_EXTENSIONS, count_pages, lacking_packages
 from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
-from unet_cli.data.layout import masks_among, merge_channels
-from unet_cli.data.passed_over import describe
-from unet_cli.data.roles import walk
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError, explain
-from unet_cli.files import sweep
-from unet_cli.processes import this_process
+from unet_cli.system.console import counted
+from unet_cli.system.distributed import this_process
+from unet_cli.system.files import sweep
 
 OVERLAY = "overlay.png"  # whatever the mask's type
 EXTRA_NAME = re.compile(r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif)")

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import Inference, Preprocessing
-from unet_cli.device import DTYPES, Compute
 from unet_cli.errors import UserError
 from unet_cli.models import Fitted, Geometry, Network
 from unet_cli.models.attention import GatedUNet
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.unet_plus_plus import UNetPlusPlus
+from unet_cli.system.device import DTYPES, Compute
 
 
 @dataclass(frozen=True)

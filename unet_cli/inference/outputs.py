@@ -14,10 +14,10 @@ from unet_cli.data.colours import colours_of
 from unet_cli.data.imagefile import carried_tags, joined, read_image, write_pages, write_png, write_rows
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
-from unet_cli.files import make_folder
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
+from unet_cli.system.files import make_folder
 
 ROWS_AT_ONCE = 256  # that are looked up: numpy takes 8 bytes a pixel for it
 

@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unet_cli.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, plain
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
-from unet_cli.device import DTYPES, Compute, compiling, keep_freed_memory
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member, make_member
-from unet_cli.inference.picture import Band, Picture, Stretched, Tiled, View
+from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
+from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
+from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 
 class Predictor:

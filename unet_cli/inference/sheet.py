@@ -11,13 +11,13 @@ from torch import Tensor
 
 from unet_cli.config import PredictConfig
 from unet_cli.errors import UserError
-from unet_cli.files import make_folder
-from unet_cli.inference.flow import Task
+from unet_cli.inference.batching import Task
 from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.outputs import Outputs
-from unet_cli.inference.picture import Band, Picture, Stack, Tiled, View
 from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.inference.store import InMemory, OnDisk, Store
+from unet_cli.inference.views import Band, Picture, Stack, Tiled, View
+from unet_cli.system.files import make_folder
 from unet_cli.version import __version__
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unet_cli.errors import UserError, explain
-from unet_cli.files import lock_alone
+from unet_cli.system.files import lock_alone
 
 RECORD = struct.Struct("<IQQQd")  # CRC-32 of the rest, first row, number of rows, bytes that follow, top probability
 MAGIC = b"unet-rows "

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.console import few, sides
 from unet_cli.errors import UserError, explain
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
+from unet_cli.system.console import few, sides
 from unet_cli.system.tensors import Unreadable, load_tensors
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)

@@ -8,30 +8,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from unet_cli.ahead import default_workers
-from unet_cli.call import Call
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH, LRS, MAX_PASSES, ModelConfig, Preprocessing, TrainConfig
-from unet_cli.data.augment import augmentation_of
-from unet_cli.data.card import Card
-from unet_cli.data.cutting import Crops, Cutting, Grid, Whole, patch_side_of
-from unet_cli.data.dataset import CACHE_SHARE, SegmentationDataset
+from unet_cli.config.losses import parse_loss
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.stretching import Mode
+from unet_cli.data.samples.augment import augmentation_of
+from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_side_of
+from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
+from unet_cli.data.samples.split import Split
 from unet_cli.data.source import MASKS_BESIDE, Pair, spread
-from unet_cli.data.split import Split
-from unet_cli.data.stretching import Mode
 from unet_cli.errors import UserError
-from unet_cli.loss_names import parse_loss
 from unet_cli.models import MODELS, Network
-from unet_cli.processes import processes_here
 from unet_cli.runs.plan import measuring_seconds
+from unet_cli.runs.resume import Call
+from unet_cli.system.distributed import processes_here
 from unet_cli.system.memory import total_memory
+from unet_cli.system.prefetch import default_workers
+from unet_cli.training.batch_size import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.budget import Budget
-from unet_cli.training.learner import Learner
 from unet_cli.training.loop import Trainer
-from unet_cli.training.losses import class_weights_for, loss_for
-from unet_cli.training.memory import cpu_batch_size, fastest_batch_size, trial
+from unet_cli.training.losses.loss import class_weights_for, loss_for
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
+from unet_cli.training.step import Learner
 
 MOST_GPU_BATCH = 128
 

@@ -10,22 +10,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unet_cli.call import Call
 from unet_cli.config import CPU_TRAIN_BATCH, MAX_PASSES, Inference, ModelConfig
-from unet_cli.console import Console, counted
-from unet_cli.data.card import Card
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.stretching import Mode, mode_for, stretch_cost
+from unet_cli.data.samples.split import Split
 from unet_cli.data.source import Pair, spread
-from unet_cli.data.split import Split
-from unet_cli.data.stretching import Mode, mode_for, stretch_cost
-from unet_cli.device import free_memory
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
 from unet_cli.models.trainable import check_trainable, only_whole
-from unet_cli.processes import World
 from unet_cli.runs.build import build_trainer, class_shares, template_of
 from unet_cli.runs.plan import MIN_WIDTH, TRAINING_SHARE, affordable, narrowest, smallest_side, work
-from unet_cli.signals import StopRequest
+from unet_cli.runs.resume import Call
+from unet_cli.system.console import Console, counted
+from unet_cli.system.device import free_memory
+from unet_cli.system.distributed import World
+from unet_cli.system.signals import StopRequest
 from unet_cli.training.plan import Plan
 
 MODES: tuple[Mode, Mode] = ("resize", "tile")

@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from unet_cli.ahead import default_workers
-from unet_cli.call import Call
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig, TrainConfig
-from unet_cli.console import duration
-from unet_cli.data.card import Card
-from unet_cli.data.split import Split
-from unet_cli.data.stretching import Mode
-from unet_cli.device import Compute, keep_freed_memory, same_threads
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.stretching import Mode
+from unet_cli.data.samples.split import Split
 from unet_cli.models import usual_width, weightless
 from unet_cli.models.cost import multiply_adds
 from unet_cli.models.trainable import is_trainable
-from unet_cli.training.memory import step_seconds
+from unet_cli.runs.resume import Call
+from unet_cli.system.console import duration
+from unet_cli.system.device import Compute, keep_freed_memory, same_threads
+from unet_cli.system.prefetch import default_workers
+from unet_cli.training.batch_size import step_seconds
 from unet_cli.training.plan import FORWARD, Plan
 
 # A run on a CPU sees small crops first, sixteen steps for the price of one, and larger ones later: sides as shares of

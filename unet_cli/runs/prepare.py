@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from unet_cli.call import Call, TrainedToItsEnd
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config import (
     METRICS,
@@ -17,27 +16,28 @@ from unet_cli.config import (
     TrainConfig,
     plain,
 )
-from unet_cli.console import Console, counted, duration
-from unet_cli.data.card import Card
-from unet_cli.data.examine import examine
-from unet_cli.data.layout import Layout
-from unet_cli.data.orientation import way_up
-from unet_cli.data.split import Split, draw_fold, draw_split, group_names, read_split
-from unet_cli.data.stretching import Mode
+from unet_cli.data.check.card import Card
+from unet_cli.data.check.examine import examine
+from unet_cli.data.check.orientation import way_up
+from unet_cli.data.check.stretching import Mode
+from unet_cli.data.folder.layout import Layout
+from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.models.trainable import check_trainable
-from unet_cli.plan import describe_plan, describe_resumed, unheld_classes, worth_a_look
+from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_trainer, class_shares, template_of
+from unet_cli.runs.describe import describe_plan, describe_resumed, unheld_classes, worth_a_look
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.plan import planned
-from unet_cli.training.learner import Learner
+from unet_cli.runs.resume import Call, TrainedToItsEnd
+from unet_cli.runs.saving import Saver
+from unet_cli.system.console import Console, counted, duration
 from unet_cli.training.loop import Trainer
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
-from unet_cli.training.record import Record, independent, new_run_folder
-from unet_cli.training.saving import Saver
+from unet_cli.training.step import Learner
 
 MAX_READING = 0.5  # of --max-time, beyond which it is said
 # By which torch refuses a state that is not an optimizer's or a network's.

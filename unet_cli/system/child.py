@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unet_cli.errors import Stopped, UserError, is_out_of_memory
-from unet_cli.signals import ENDING, stop_at_once, stop_on
+from unet_cli.system.signals import ENDING, stop_at_once, stop_on
 from unet_cli.system.streams import make_streams_unbreakable
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from unet_cli.ahead import default_workers, usable_processors
+from unet_cli.system.prefetch import default_workers, usable_processors
 
 POOLS = 3  # torch's, and those of the linear algebra in numpy and scipy, each with a thread for each processor
 OTHERS = 4  # that hand on batches, and a few to spare

@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 from unet_cli.config import TrainConfig
-from unet_cli.console import Console, counted, duration
-from unet_cli.data.augment import Augmentation, augment, augmentation_of
-from unet_cli.data.cutting import Cutting
-from unet_cli.data.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
+from unet_cli.data.samples.augment import Augmentation, augment, augmentation_of
+from unet_cli.data.samples.cutting import Cutting
+from unet_cli.data.samples.dataset import Batch, SegmentationDataset, epoch_order
+from unet_cli.data.samples.warp import middle
 from unet_cli.data.source import spread
-from unet_cli.data.warp import middle
 from unet_cli.errors import UserError
-from unet_cli.metrics import count_pixels, summarize
-from unet_cli.pace import Pace
-from unet_cli.processes import World
-from unet_cli.signals import StopRequest
+from unet_cli.metrics.overlap import count_pixels, summarize
+from unet_cli.system.console import Console, counted, duration
+from unet_cli.system.distributed import World
+from unet_cli.system.pace import Pace
+from unet_cli.system.signals import StopRequest
 from unet_cli.training.budget import Budget
-from unet_cli.training.learner import Learner
+from unet_cli.training.diagnostics import BadStep, describe_blank, is_blank, slow_loader
 from unet_cli.training.plan import FORWARD, Plan
 from unet_cli.training.progress import EpochResult, Progress
 from unet_cli.training.schedule import cooldown_epochs, has_settled, lr_factor, open_progress
 from unet_cli.training.statistics import STATISTICS_DRAWS, recompute_statistics
-from unet_cli.training.watch import BadStep, describe_blank, is_blank, slow_loader
+from unet_cli.training.step import Learner
 
 MOST_BAD_STEPS = 10  # in a row, before the run is given up
 STEPS_BEFORE_ESTIMATE = 3

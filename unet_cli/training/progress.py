@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unet_cli.console import Console, duration
+from unet_cli.system.console import Console, duration
 from unet_cli.system.schema import AnyFloat, Misfit, parsed
 
 SECONDS_BETWEEN_EPOCHS = 3.0  # that are told

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from unet_cli.processes import World
+from unet_cli.system.distributed import World
 
 STATISTICS_DRAWS = 3  # last part of the seed that chooses the images they are found from
 BatchNorm = nn.modules.batchnorm._BatchNorm

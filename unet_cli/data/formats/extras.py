@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, NamedTuple
 import imagecodecs
 import numpy as np
 
-from unet_cli.console import counted
 from unet_cli.data.formats.decoded import (
     Decoded,
     Refused,
@@ -24,6 +23,7 @@ from unet_cli.data.formats.decoded import (
     file_size,
     from_array,
 )
+from unet_cli.system.console import counted
 
 JXL_SIGNATURES = (b"\xff\n", b"\0\0\0\x0cJXL ")
 JXL_EXTENSIONS = (".jxl",)

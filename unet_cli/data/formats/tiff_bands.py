@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage
 
-from unet_cli.ahead import ahead, default_workers
 from unet_cli.data.formats.decoded import Decoded, Outline, check_pixels
 from unet_cli.data.formats.tiff import JPEG, check_part, check_segments, left_to_pillow, rules_itself, tiff_colours
 from unet_cli.data.formats.tiff_layout import Layout, Plane, open_tiff
+from unet_cli.system.prefetch import ahead, default_workers
 
 BAND_ROWS = 256  # at least, where they are not in tiles: fewer cost more to hand on than to decode
 SMALL_PART = 65_536  # pixels: such strips and tiles take less time than their way through a thread

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 from tifffile import TiffFile, TiffPage, TiffWriter
 
-from unet_cli.ahead import default_workers
 from unet_cli.data.formats.decoded import read
 from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES, open_tiff
+from unet_cli.system.prefetch import default_workers
 
 SOFTWARE = "unet"
 TILE = 512

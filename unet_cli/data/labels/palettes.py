@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet_cli.console import counted, few
 from unet_cli.data.labels.readings import Reading, pack_palette
 from unet_cli.data.labels.stats import ValueStats
 from unet_cli.errors import UserError
+from unet_cli.system.console import counted, few
 
 
 def palettes(masks: Sequence[ValueStats]) -> tuple[Reading, tuple[int, ...] | None]:

@@ -1,0 +1,238 @@
+"""Folder -> card: every pair is read once, and everything that is wrong is found at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from unet_cli.config import DataConfig
+from unet_cli.data.check.card import Card, refusal
+from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
+from unet_cli.data.check.problems import Problem, odd_things
+from unet_cli.data.folder.layout import Layout, one_class_options, swapped
+from unet_cli.data.imagefile import read_image
+from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, question, with_background
+from unet_cli.data.source import Source, spread
+from unet_cli.errors import UserError
+from unet_cli.system.console import Console, counted
+
+MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # values in most photographs, and in a mask of classes
+LOOKS = 4  # images whose values are counted where masks look like photographs
+STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
+DOUBTFUL = "objects or classes"  # a kind of problem: numbers that may be either
+
+
+def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
+    """Read every pair once, or remember it, and say what the set is.
+
+    spec: of the classes, in place of what the settings say. Raises UserError that lists every problem at once where
+    nothing is left that a card could be made of.
+    """
+    spec = spec or parse_classes(config.classes, config.ignore_index)
+    if layout.classes and not spec.names:
+        values = tuple(range(len(layout.classes) + 1))
+        spec = replace(spec, names=("background", *layout.classes), values=values)
+    known, problems = _read(layout, config, console)
+    _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+    if not spec.names:
+        _refuse_swapped(known["train"], layout)
+    try:
+        labels = find_labels([facts.values for pair, facts in known["train"] if not pair.mask.is_blank], spec)
+    except UserError as error:
+        if not problems:
+            raise
+        raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
+
+    known = {split: [_as_background(one, labels) for one in part] for split, part in known.items()}
+    everything = flat(known)
+    contents, strangers = labels.count_classes([facts.values for _, facts in everything])
+    is_train = np.array([split == "train" for split, part in known.items() for _ in part])
+    is_blank = np.array([pair.mask.is_blank for pair, _ in everything])
+    labels = with_background(labels, contents[is_train & ~is_blank].sum(0), config.background)
+    if not labels.background and is_blank.any():
+        raise UserError(
+            f"--missing-masks background: none of the classes {', '.join(labels.names)} is background, which missing "
+            "masks would be: say that the first one is with --background first, or draw these masks"
+        )
+    strange = [*_strange_values(everything, strangers, labels)]
+    problems += strange
+    known = _without(known, strange)
+    _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+
+    contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
+    doubts = []
+    if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
+        doubts.append(Problem(DOUBTFUL, question(labels), refuses=True))
+    odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
+    facts = known["train"][0][1]
+    return Card(
+        layout=layout,
+        known=known,
+        labels=labels,
+        problems=odd if config.skip_bad else problems + odd,
+        contents=contents,
+        in_channels=max(facts.channels for _, facts in known["train"]),
+        dtype=facts.dtype,
+        keep_alpha=config.keep_alpha and facts.channels in (2, 4),
+        left_out=problems if config.skip_bad else [],
+    )
+
+
+def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[str, list[Known]], list[Problem]]:
+    """The facts of all pairs that can be read and go together, by split, and why others can't."""
+    problems: list[Problem] = []
+    known: dict[str, list[Known]] = {split: [] for split in layout.splits}
+    todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
+    if "val" in layout.splits:  # names tell pairs apart in split.json
+        todo = [(split, replace(pair, name=f"{split}/{pair.name}")) for split, pair in todo]
+    read = read_all([pair for _, pair in todo], layout.root, config.keep_alpha, console, config.workers)
+    for (split, pair), found in zip(todo, read, strict=True):
+        if isinstance(found, UserError):
+            problems.append(Problem("bad file", str(found), (pair,), refuses=True))
+        else:
+            known[split] += found
+    problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # damage stands before these
+    misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha), *_overlapping(known, layout)]
+    return _without(known, misfits), problems + misfits
+
+
+def _stop_where_nothing_is_left(
+    known: dict[str, list[Known]], layout: Layout, problems: list[Problem], skip_bad: bool
+) -> None:
+    if all(pair.mask.is_blank for pair, _ in known.get("train", [])):
+        raise refusal(layout, problems, skip_bad)
+    if skip_bad and known.get("val") == []:  # another validation part than the user's must not be drawn
+        raise refusal(layout, problems, skip_bad, "No pair of the val folder is left without them.")
+
+
+def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: LabelMap) -> Iterable[Problem]:
+    """Classes that no mask shows."""
+    if not contents[:, 1:].any() or not np.delete(contents, 1, axis=1).any():
+        only = labels.names[int(not contents[:, 0].any())]
+        yield Problem(
+            "one class",
+            f"no mask holds anything but {only}: there is nothing to learn. Look at the masks",
+            refuses=True,
+        )
+        return
+    for name, pixels in zip(labels.names, contents.sum(0), strict=True):
+        if not pixels:
+            yield Problem("unseen class", f"no mask holds the class {name}: is its value right?")
+    ignored = any(labels.ignore in facts.values.counts for _, facts in flat(known))
+    if labels.ignore is not None and not ignored:
+        yield Problem("unseen class", f"no mask holds {labels.spell(labels.ignore)}, which is ignored: is it right?")
+
+
+def _refuse_swapped(train: list[Known], layout: Layout) -> None:
+    """Raises UserError where images hold as few values as masks do, and masks as many as photographs."""
+    shades = [len(facts.values.counts) for pair, facts in train if not pair.mask.is_blank]
+    if not shades or sorted(shades)[len(shades) // 2] <= MIN_OF_PHOTOGRAPHS:
+        return
+    levels = [len(np.unique(read_image(pair.image))) for pair, _ in spread(train, LOOKS)]
+    if max(levels) > MAX_OF_MASKS:
+        return
+    pair, facts = train[0]
+    raise UserError(
+        f"{layout.root}: are images and masks swapped? {pair.image} holds {counted(levels[0], 'value')}, as masks do, "
+        f"and {pair.mask} {len(facts.values.counts):,}, as photographs do. If so, say it with {swapped(layout)}; if "
+        "the masks number their objects, with --classes background,object"
+    )
+
+
+def _as_background(one: Known, labels: LabelMap) -> Known:
+    """A pair without a mask, as if it had one of nothing but the background's value."""
+    pair, facts = one
+    if not pair.mask.is_blank:
+        return one
+    value = labels.values[0] + (labels.reading == "planes from 0")
+    count = {value: facts.height * facts.width}
+    return pair, replace(facts, values=ValueStats(count, {}, colour=labels.kind == "colours"))
+
+
+def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
+    """Masks of another size than their images, unless all of the set are smaller or larger by the same factor."""
+    everything = [one for one in flat(known) if not one[0].mask.is_blank]
+    scales = Counter(facts.mask_scale for _, facts in everything)
+    is_one = 1.0 not in scales and len(everything) > 1
+    usual = scales.most_common(1)[0][0] if is_one else 1.0
+    for pair, facts in everything:
+        if facts.mask_scale != usual:
+            yield Problem("bad file", size_mismatch(pair, facts), (pair,), refuses=True)
+
+
+def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
+    """Classes in files of their own that claim the same pixels."""
+    found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
+    if not found:
+        return
+    pair, facts = max(found, key=lambda one: one[1].overlap / (one[1].height * one[1].width))
+    share = facts.overlap / (facts.height * facts.width)
+    masks = sum(bool(one.mask.classes) for one, _ in flat(known))
+    lines = "".join(f"\n    {option}" for option in one_class_options(layout))
+    yield Problem(
+        "overlap", f"the classes {', '.join(layout.classes)} overlap in {len(found):,} of {counted(masks, 'mask')}, by "
+        f"up to {share:.1%} of the pixels, as in {pair.mask}: overlapping classes can't be trained together yet. "
+        "Correct the masks; train one class, or one of several versions of the same mask; or leave these pairs out "
+        f"with --skip-bad{lines}", tuple(pair for pair, _ in found), refuses=True,
+    )  # fmt: skip
+
+
+def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
+    """Images of another depth, or with channels that can't be converted to those of most training images."""
+    everything = flat(known)
+    usual = known.get("train") or everything
+    if not usual:
+        return
+    depths = Counter(facts.dtype for _, facts in usual)
+    families = Counter(_family(facts, keep_alpha) for _, facts in usual)
+    depth, family = depths.most_common(1)[0][0], families.most_common(1)[0][0]
+    for pair, facts in everything:
+        if facts.dtype != depth:
+            yield Problem(
+                "depth", f"{pair.image} holds {facts.dtype} where most images hold {depth}: convert it, "
+                "or leave it out with --skip-bad", (pair,), refuses=True,
+            )  # fmt: skip
+        elif _family(facts, keep_alpha) != family:
+            yield Problem(
+                "channels", f"{pair.image} has {counted(facts.channels, 'channel')}, other than most images: convert "
+                "it, or leave it out with --skip-bad", (pair,), refuses=True,
+            )  # fmt: skip
+
+
+def _family(facts: Facts, keep_alpha: bool) -> int:
+    """Gray and colour go together, and with alpha as well; 1 and 2 stand for them, else the number of channels."""
+    together = {1: 1, 3: 1, 2: 2, 4: 2} if keep_alpha else {1: 1, 3: 1}
+    return facts.channels if facts.layered else together.get(facts.channels, facts.channels)
+
+
+def _strange_values(
+    everything: list[Known], strangers: list[tuple[int, int, int]], labels: LabelMap
+) -> Iterable[Problem]:
+    """Values or colours that no class has: all of them in one message, with counts and a file, and the pairs."""
+    counts, example = Counter[int](), dict[int, Source]()
+    pairs = dict.fromkeys(everything[row][0] for row, *_ in strangers)
+    for row, value, count in strangers:
+        counts[value] += count
+        example.setdefault(value, everything[row][0].mask)
+    if counts:
+        shown = [
+            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
+            for value, count in counts.most_common(10)
+        ]
+        more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
+        soft = ", as soft edges and JPEG make them: save masks as PNG, without smoothing" if len(counts) > 100 else ""
+        yield Problem(
+            STRANGE_VALUES, f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
+            f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
+            "out with --skip-bad", tuple(pairs), refuses=True,
+        )  # fmt: skip
+
+
+def _without(known: dict[str, list[Known]], problems: Iterable[Problem]) -> dict[str, list[Known]]:
+    bad = {pair for problem in problems for pair in problem.pairs}
+    if not bad:
+        return known
+    return {split: [one for one in part if one[0] not in bad] for split, part in known.items()}

@@ -1,0 +1,381 @@
+"""What one pair holds, in a few numbers: read once, and remembered until its files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from unet_cli.config import Dtype
+from unet_cli.data.formats import count_pages
+from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
+from unet_cli.data.labels import ValueStats, value_stats
+from unet_cli.data.labels.stats import Shape
+from unet_cli.data.source import Pair
+from unet_cli.errors import UserError
+from unet_cli.system.console import Console
+from unet_cli.system.files import make_folder, whole_file
+from unet_cli.system.prefetch import ahead
+from unet_cli.version import __version__
+
+LAYOUT_OF_FACTS = 5  # to be raised when facts are found or written down in another way
+THUMBNAIL = 8  # pixels a side
+MAX_SCALE = 16  # between an image and its mask
+SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
+PAIRS_AT_A_TIME = 32  # for each thread
+VALUES_AT_A_TIME = 2**18  # of each channel, summed in float64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pair holds. A gray image stored as RGB counts as one channel, and `stored` is 3.
+
+    low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
+    are the pages of its file. checksum: of the pixels of the first channel. thumbnail: 8 x 8 bytes, the brightness of
+    the image from its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the
+    mask's values. notes: what reading it did. mask_size: (H, W) of the mask's file, where that is a fraction or a
+    multiple of the image's. overlap: pixels that are of several classes.
+    """
+
+    channels: int
+    stored: int
+    height: int
+    width: int
+    dtype: Dtype
+    low: float
+    high: float
+    sums: tuple[float, ...]
+    squares: tuple[float, ...]
+    layered: bool
+    thumbnail: bytes
+    mask_thumbnail: bytes
+    checksum: int
+    notes: tuple[str, ...]
+    values: ValueStats
+    mask_size: tuple[int, int] | None = None
+    overlap: int = 0
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def mask_scale(self) -> float:
+        """How much larger the image is than the file of its mask: 2 of 1024 beside 2048."""
+        return _scale((self.height, self.width), self.mask_size) or 1.0 if self.mask_size else 1.0
+
+    def plain(self) -> list[Any]:
+        """As JSON can hold it, short: there may be a hundred thousand of them."""
+        values = self.values
+        return [
+            self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
+            self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
+            list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
+            values.colour, values.planes, values.palette, values.rest, values.nodata, self.mask_size,
+            self.overlap,
+        ]  # fmt: skip
+
+    @classmethod
+    def from_plain(cls, value: list[Any]) -> Facts:
+        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata, mask_size, overlap = value
+        channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
+        thumbnail, mask_thumbnail, checksum, notes = rest_of_image
+        values = ValueStats(
+            dict(zip(held, counts, strict=True)),
+            {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
+            colour, planes, None if palette is None else tuple(palette), rest, nodata,
+        )  # fmt: skip
+        return cls(
+            channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
+            bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), checksum, tuple(notes), values,
+            None if mask_size is None else tuple(mask_size), overlap,
+        )  # fmt: skip
+
+
+Known = tuple[Pair, Facts]
+
+
+def flat(known: dict[str, list[Known]]) -> list[Known]:
+    """All splits' pairs in one list."""
+    return [one for part in known.values() for one in part]
+
+
+def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
+    """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
+    image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
+    pages = count_pages(pair.image.path)
+    if pair.mask.is_blank and pages > 1:
+        raise UserError(
+            f"{pair.image} has {pages} pages and no mask, which tells whether these are images or channels: give it "
+            "one, or leave it out with --skip-bad"
+        )
+    mask_pages = 1 if pair.mask.is_blank else count_pages(pair.mask.path)
+    if mask_pages not in (1, pages):
+        raise UserError(
+            f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"
+        )
+    if mask_pages == 1:
+        return [_known(pair, _facts(pair, keep_alpha, layered=pages > 1))]
+    paged = [_page_of(pair, page) for page in range(pages)]
+    return [_known(one, _facts(one, keep_alpha, layered=False)) for one in paged]
+
+
+def _known(pair: Pair, facts: Facts) -> Known:
+    """The pair with its mask brought to the image's size."""
+    if facts.mask_size is None:
+        return pair, facts
+    return replace(pair, mask=replace(pair.mask, size=(facts.height, facts.width))), facts
+
+
+def size_mismatch(pair: Pair, facts: Facts) -> str:
+    """Of a mask whose size is another than the image's."""
+    assert facts.mask_size is not None
+    return _mismatch(pair, facts.mask_size, (facts.height, facts.width))
+
+
+def read_all(
+    pairs: Sequence[Pair], root: Path, keep_alpha: bool, console: Console, workers: int | None
+) -> Iterator[list[Known] | UserError]:
+    """The facts of each pair, in order, or why it can't be used. What is known from last time isn't read again."""
+    memory = Memory(root, keep_alpha)
+    known = {index: found for index, pair in enumerate(pairs) if (found := memory.recall(pair)) is not None}
+    new = [pair for index, pair in enumerate(pairs) if index not in known]
+    read = ahead(partial(_facts_or_error, keep_alpha), new, workers, chunk=PAIRS_AT_A_TIME)
+    fresh = console.progress(read, len(new), "reading", "pairs")
+    for index, pair in enumerate(pairs):
+        result: list[Known] | UserError = known[index] if index in known else next(fresh)
+        if not isinstance(result, UserError) and index not in known:
+            memory.keep(pair, result)
+        yield result
+    next(fresh, None)  # lets the progress bar close
+    trouble = memory.write() if new else None
+    if trouble:
+        console.say(f"What was read is not remembered for the next time: {trouble} (UNET_CACHE names the folder)")
+
+
+class Memory:
+    """The facts of a data set's pairs as they were when last read, in a file outside of it.
+
+    Keyed by path; a pair counts as unchanged while its files have the same sizes and times of change.
+    """
+
+    def __init__(self, root: Path, keep_alpha: bool) -> None:
+        self._root = str(root)
+        self.path = memory_file("facts", root, keep_alpha, LAYOUT_OF_FACTS)
+        self._known: dict[str, list[Any]] = remembered(self.path)
+        self._stamps: dict[str, list[list[int]]] = {}
+
+    def recall(self, pair: Pair) -> list[Known] | None:
+        """What is known of an unchanged pair."""
+        key, stamp = self._key(pair), stamp_of(pair)
+        self._stamps[key] = stamp
+        try:
+            known_stamp, records = self._known.get(key, ([], []))
+            if not stamp or known_stamp != stamp:
+                return None
+            return [
+                _known(pair if page is None else _page_of(pair, page), Facts.from_plain(record))
+                for page, record in records
+            ]
+        except (TypeError, ValueError, AttributeError):  # a file of another program
+            return None
+
+    def keep(self, pair: Pair, known: list[Known]) -> None:
+        key = self._key(pair)
+        self._known[key] = [self._stamps[key], [[one.image.page, facts.plain()] for one, facts in known]]
+
+    def write(self) -> str | None:
+        """Write what was asked for since the beginning; returns why that was not possible."""
+        return remember(self.path, {key: self._known[key] for key in self._stamps if key in self._known})
+
+    def _key(self, pair: Pair) -> str:
+        """The paths, from the data folder on, so that it may be given in different ways."""
+        paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
+        how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
+        return "\n".join([path.removeprefix(self._root) for path in paths] + how)
+
+
+def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
+    """Where it is kept what this version has found, with this setting, in the data folder `root`. layout: to be raised
+    when it is found or written down in another way."""
+    place = f"{root.resolve()}\n{setting}\n{__version__}\n{layout}"
+    return cache_folder() / f"{kind}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What `remember` wrote, to the last byte; nothing where that is gone, cut off, or of another program."""
+    try:
+        checksum, content = path.read_bytes().split(b"\n", 1)
+    except (OSError, ValueError):
+        return {}
+    known = json.loads(content) if hashlib.sha256(content).hexdigest().encode() == checksum else {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(path: Path, values: dict[str, Any]) -> str | None:
+    """Returns why that was not possible."""
+    if path.is_relative_to(os.devnull):
+        return "this user has no home folder"
+    try:
+        make_folder(path.parent)
+        content = json.dumps(values).encode()
+        with whole_file(path) as file:
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def cache_folder() -> Path:
+    """Where this system keeps what programs may lose: UNET_CACHE, else the usual place."""
+    if os.environ.get("UNET_CACHE"):
+        return Path(os.environ["UNET_CACHE"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or _home()) / "unet" / "cache"
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches" / "unet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "unet"
+
+
+def _home() -> Path:
+    """A place that nothing can be kept in, where the user has no home, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
+
+
+def _page_of(pair: Pair, page: int) -> Pair:
+    return Pair(f"{pair.name}#{page + 1}", replace(pair.image, page=page), replace(pair.mask, page=page))
+
+
+def stamp_of(pair: Pair) -> list[list[int]]:
+    """Sizes and times of change of its files; nothing where one can't be found."""
+    stamps = []
+    for path in (*pair.image.paths, *pair.mask.paths):
+        try:
+            found = os.stat(path)
+        except OSError:  # reading it will say why
+            return []
+        stamps.append([found.st_size, found.st_mtime_ns])
+    return stamps
+
+
+def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:
+    try:
+        return read_facts(pair, keep_alpha)
+    except UserError as error:
+        return error
+
+
+def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
+    stack, notes = read_stack(pair.image, keep_alpha)
+    image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
+    image, has_missing = filled(image)
+    notes += (NAN_FILLED,) if has_missing else ()
+    mask = read_mask(pair.mask)
+    height, width = image.shape[1:]
+    mask_size: tuple[int, int] | None = None
+    if mask.values.shape[1:] != (height, width):
+        _, *sides = mask.values.shape
+        mask_size = (sides[0], sides[1])
+        if _scale((height, width), mask_size) is None:
+            raise UserError(_mismatch(pair, mask_size, (height, width)))
+        mask = read_mask(replace(pair.mask, size=(height, width)))
+    stored = len(image)
+    if stored == 3 + keep_alpha and is_gray(image):
+        image = image[[0, *range(3, stored)]]
+    low, high = float(image.min()), float(image.max())
+    sums, squares = _sums(image)
+    return Facts(
+        channels=len(image),
+        stored=stored,
+        height=height,
+        width=width,
+        dtype=cast(Dtype, str(image.dtype)),
+        low=low,
+        high=high,
+        sums=sums,
+        squares=squares,
+        layered=layered,
+        thumbnail=_thumbnail(image[0], low, high),
+        mask_thumbnail=_mask_thumbnail(mask),
+        checksum=zlib.crc32(image[0].data),
+        notes=notes,
+        values=value_stats(mask, image=image[0]),
+        mask_size=mask_size,
+        overlap=mask.overlap,
+    )
+
+
+def _scale(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
+    """A whole number of times, up to MAX_SCALE, that (H, W) of the image is as large as the mask's, give or take a
+    pixel, or that fraction; None where it is neither."""
+    for large, small, is_fraction in ((image, mask, False), (mask, image, True)):
+        times = round(large[0] / small[0])
+        if not 2 <= times <= MAX_SCALE:
+            continue
+        if all(a // times <= b <= -(-a // times) for a, b in zip(large, small, strict=True)):
+            return 1 / times if is_fraction else times
+    return None
+
+
+def _mismatch(pair: Pair, mask: tuple[int, int], image: tuple[int, int]) -> str:
+    (mask_height, mask_width), (height, width) = mask, image
+    if (mask_width, mask_height) == (height, width):
+        return (
+            f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
+            "its side (an orientation in the EXIF data of an image turns it). Turn it; or take the orientation out of "
+            "a copy of the image, with exiftool -Orientation= -o stored/ IMAGE; or leave the pair out with --skip-bad"
+        )
+    return (
+        f"{pair.mask} is {mask_width}x{mask_height} but its image {pair.image} is {width}x{height}: "
+        "resize one, or leave the pair out with --skip-bad"
+    )
+
+
+def _sums(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(C, H, W) -> the sum of each channel, and of its squares; exact for 8 and 16 bits."""
+    values = image.reshape(len(image), -1)
+    total, squares = np.zeros((2, len(image)))
+    for start in range(0, values.shape[1], VALUES_AT_A_TIME):
+        part = values[:, start : start + VALUES_AT_A_TIME].astype(np.float64)
+        total += part.sum(1)
+        squares += np.einsum("ij,ij->i", part, part)  # not a product of BLAS, whose threads would get in the way
+    return tuple(total.tolist()), tuple(squares.tolist())
+
+
+def _thumbnail(channel: np.ndarray, low: float, high: float) -> bytes:
+    sampled = _sampled(channel).astype(np.float32)
+    return _shrunk((sampled - low) * (255 / max(high - low, 1e-30)))
+
+
+def _mask_thumbnail(mask: MaskPixels) -> bytes:
+    sampled = _sampled(mask.values[0])
+    low, high = int(sampled.min()), int(sampled.max())
+    return _shrunk((sampled > (low + high) / 2 if low < high else sampled > 0).astype(np.float32) * 255)
+
+
+def _sampled(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) -> (SAMPLED, SAMPLED) of its pixels, evenly spread."""
+    return pixels[_places(*pixels.shape)]
+
+
+@lru_cache(maxsize=256)
+def _places(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = (np.arange(SAMPLED) * side // SAMPLED for side in (height, width))
+    return rows[:, None], columns
+
+
+def _shrunk(sampled: np.ndarray) -> bytes:
+    blocks = sampled.reshape(THUMBNAIL, SAMPLED // THUMBNAIL, THUMBNAIL, SAMPLED // THUMBNAIL)
+    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8).tobytes()

@@ -1,0 +1,203 @@
+"""What looks odd in a set of pairs that can all be read: seen in their facts, and made sure of by a second look."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from unet_cli.data.check.facts import THUMBNAIL, Known, flat
+from unet_cli.data.imagefile import filled, read_image, read_mask
+from unet_cli.data.labels import LabelMap
+from unet_cli.data.source import Pair
+
+NEARLY = 0.995  # correlation of thumbnails, then of pixels, from which two images are nearly the same
+MASKS_DIFFER = 0.01  # share of pixels; for images that are nearly the same five times as many
+MOST_ALIKE = 100_000  # pairs of images in a block of them; the frames of a movie may all be alike
+MOST_LOOKS = 100  # pairs of images that are read a second time
+LEAST_FOR_INVERTED = 8  # pairs without which there is no 'rest' to compare a mask with
+INVERTED_ODDS = 6.0  # how much better the mask has to fit the rest when it is inverted, in log likelihood
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about the data that a person should know.
+
+    refuses: training can't use the pairs. kind: a few words, for programs and for counting.
+    """
+
+    kind: str
+    text: str
+    pairs: tuple[Pair, ...] = ()
+    refuses: bool = False
+
+
+def odd_things(known: dict[str, list[Known]], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
+    """Every pair of a set by split -> what looks odd, the worst first."""
+    everything = flat(known)
+    splits = [split for split, part in known.items() for _ in part]
+    if labels.num_classes == 2 and labels.kind in ("values", "soft") and labels.ignore is None:
+        yield from _inverted(everything)  # the upper half of the values is the foreground in these alone
+    groups = _identical(everything)
+    for group in groups:
+        yield from _repeated([everything[row] for row in group], {splits[row] for row in group}, labels)
+    yield from _nearly_identical(everything, splits, groups, labels, keep_alpha)
+    for pair, facts in everything:
+        if facts.low == facts.high:
+            yield Problem("constant image", f"{pair.image} is {facts.low:g} everywhere: replace it", (pair,))
+
+
+def _repeated(group: list[Known], splits: set[str], labels: LabelMap) -> Iterator[Problem]:
+    """Of identical images: parts that they leak between, and masks that differ, or just that they are the same."""
+    pairs = tuple(pair for pair, _ in group)
+    (first, facts), *others = group
+    shown = " and ".join(str(pair.image) for pair in pairs[:3]) + (f" and {len(pairs) - 3} more" if pairs[3:] else "")
+    if len(splits) > 1:
+        yield Problem("leak", f"{shown} are the same image in {' and '.join(sorted(splits))}: keep it in one", pairs)
+    for other, other_facts in others:
+        alike = facts.values == other_facts.values and facts.mask_thumbnail == other_facts.mask_thumbnail
+        share = 0.0 if alike else _difference(first, other, labels)
+        if share:
+            yield _different_masks(first, other, share, "the same image")
+            return
+    if len(splits) == 1:
+        yield Problem("same image", f"{shown} are the same image: keep one", pairs)
+
+
+def _identical(everything: list[Known]) -> list[list[int]]:
+    """Groups of rows, of images whose sizes, sums and checksums are all the same; constant ones are left out."""
+    groups = defaultdict(list)
+    for row, (_, facts) in enumerate(everything):
+        if facts.low < facts.high:
+            groups[facts.height, facts.width, facts.sums, facts.checksum].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _nearly_identical(
+    everything: list[Known], splits: list[str], groups: list[list[int]], labels: LabelMap, keep_alpha: bool
+) -> Iterator[Problem]:
+    """Images that are the same but for noise, compression or brightness, with masks that are not, or in two splits."""
+    repeated = {row for group in groups for row in group[1:]}
+    rows = [row for row, one in enumerate(everything) if row not in repeated and one[1].low < one[1].high]
+    if len(rows) < 2:
+        return
+    thumbnails = _standardised(everything[row][1].thumbnail for row in rows)
+    masks = np.array([np.frombuffer(everything[row][1].mask_thumbnail, np.uint8) for row in rows]) / np.float32(255)
+    parts = np.unique(splits, return_inverse=True)[1][rows]
+    looks = 0
+    for first, second in _alike(thumbnails):
+        differ = np.abs(masks[first] - masks[second]).mean(1) >= 5 * MASKS_DIFFER
+        leaks = parts[first] != parts[second]
+        for at in np.flatnonzero(differ | leaks):
+            looks += 1
+            if looks > MOST_LOOKS:
+                return
+            one, other = everything[rows[first[at]]][0], everything[rows[second[at]]][0]
+            found = {splits[rows[first[at]]], splits[rows[second[at]]]}
+            yield from _second_look(one, other, found, labels, keep_alpha)
+
+
+def _alike(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n, 64) of length 1 -> the first and the second rows of all pairs whose product is above NEARLY, some at a time.
+
+    Such points lie so close that along any one direction they do too: sorted along the one in which they are spread
+    most, each is compared with its neighbours only.
+    """
+    along = points @ np.linalg.eigh(points.T @ points)[1][:, -1]
+    order = np.argsort(along, kind="stable")
+    points, along = points[order], along[order]
+    reach = (2 - 2 * NEARLY) ** 0.5
+    for start in range(0, len(points), 512):
+        rows = points[start : start + 512]
+        end = np.searchsorted(along, along[start + len(rows) - 1] + reach, side="right")
+        likeness = rows @ points[start:end].T
+        found = np.flatnonzero(likeness.ravel() > NEARLY)[:MOST_ALIKE]
+        row, column = found // likeness.shape[1], found % likeness.shape[1]
+        apart = column > row  # each pair once, and none with itself
+        first, second = order[start + row[apart]], order[start + column[apart]]
+        yield np.minimum(first, second), np.maximum(first, second)
+
+
+def _second_look(first: Pair, second: Pair, splits: set[str], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
+    a, b = (filled(read_image(pair.image, keep_alpha))[0][0].astype(np.float32) for pair in (first, second))
+    if a.shape != b.shape or np.corrcoef(a.ravel(), b.ravel())[0, 1] < NEARLY:
+        return
+    if len(splits) > 1:
+        where = " and ".join(sorted(splits))
+        text = f"{first.image} and {second.image} are nearly the same image in {where}: keep it in one"
+        yield Problem("leak", text, (first, second))
+    share = _difference(first, second, labels)
+    if share > 5 * MASKS_DIFFER:
+        yield _different_masks(first, second, share, "nearly the same image")
+
+
+def _different_masks(first: Pair, second: Pair, share: float, alike: str) -> Problem:
+    return Problem(
+        "different masks",
+        f"{first.image} and {second.image} are {alike}, but {share:.1%} of the pixels of "
+        f"{first.mask} and {second.mask} differ: keep the right one",
+        (first, second),
+    )
+
+
+def _difference(first: Pair, second: Pair, labels: LabelMap) -> float:
+    """The share of pixels that the masks of two pairs have in different classes."""
+    a, b = (labels.encode(read_mask(pair.mask)) for pair in (first, second))
+    return float((a != b).mean()) if a.shape == b.shape else 1.0
+
+
+def _inverted(everything: list[Known]) -> Iterator[Problem]:
+    """Masks that fit the rest better with foreground and background exchanged.
+
+    Three figures of each mask (share of foreground, the same along the border, and how much brighter the foreground is
+    than the background), each compared with the median and the spread of all.
+    """
+    if len(everything) < LEAST_FOR_INVERTED:
+        return
+    masks = np.array([np.frombuffer(facts.mask_thumbnail, np.uint8) for _, facts in everything]) / 255
+    images = _standardised(facts.thumbnail for _, facts in everything)
+    share = masks.mean(1)
+    edge = np.ones((THUMBNAIL, THUMBNAIL), bool)
+    edge[1:-1, 1:-1] = False
+    border = masks[:, edge.ravel()].mean(1)
+    inside = (images * masks).sum(1) / np.maximum(masks.sum(1), 1e-6)
+    outside = (images * (1 - masks)).sum(1) / np.maximum((1 - masks).sum(1), 1e-6)
+    contrast = inside - outside
+    odds = np.zeros(len(everything))
+    for figure, inverted, least in ((share, 1 - share, 0.08), (border, 1 - border, 0.08), (contrast, -contrast, 0.03)):
+        centre = np.median(figure)
+        spread = max(1.5 * float(np.median(np.abs(figure - centre))), least)
+        # Cut at three deviations, so that no figure decides alone.
+        distances = [np.minimum(np.abs(values - centre) / spread, 3.0) for values in (figure, inverted)]
+        odds += (distances[0] ** 2 - distances[1] ** 2) / 2
+    partly = (share > 0) & (share < 1)
+    for index in np.flatnonzero((odds > INVERTED_ODDS) & partly):
+        pair = everything[index][0]
+        yield Problem(
+            "inverted mask",
+            f"{pair.mask} looks inverted: {share[index]:.0%} of it is foreground, where half of the masks have less "
+            f"than {np.median(share):.0%}; look at it, and exchange its values",
+            (pair,),
+        )
+
+
+def _standardised(thumbnails: Iterable[bytes]) -> np.ndarray:
+    """(n, 64) float32 of mean 0 and length 1 each, so that a product is a correlation."""
+    values = np.array([np.frombuffer(one, np.uint8) for one in thumbnails], dtype=np.float32)
+    values -= values.mean(1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+
+
+def listed(problems: list[Problem], most: int | None = None) -> list[str]:
+    """The problems a line each; of each kind the first `most`, and how many more there are."""
+    by_kind = defaultdict(list)
+    for problem in problems:
+        by_kind[problem.kind].append(problem)
+    lines = []
+    for kind, some in by_kind.items():
+        lines += [f"  {problem.text}" for problem in some[:most]]
+        if most is not None and len(some) > most:
+            lines.append(f"  ... and {len(some) - most:,} more of this kind ({kind})")
+    return lines

@@ -1,0 +1,275 @@
+"""Several files that make one image or one mask: its channels, its objects, its classes.
+
+All is told from names alone, `Files` being paths by the name that their role and split leave of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from os.path import commonprefix
+from pathlib import Path, PurePath
+
+from unet_cli.data.folder.pairing import SAME_NAME, Matching, find_rule, tokens
+from unet_cli.data.folder.words import NOTHING_NAMES
+from unet_cli.data.source import Pair, Source
+from unet_cli.errors import UserError
+from unet_cli.system.console import counted
+
+CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+MAX_CLASS_FILES = 64  # of one image
+# Of masks that show the same thing once more, in another way or by another person: no classes.
+VERSIONS = frozenset({
+    "viz", "vis", "color", "colors", "colour", "colours", "colored", "coloured", "overlay", "outline", "outlines",
+    "contour", "contours", "boundary", "boundaries", "edge", "edges", "preview", "instance", "instances", "semantic",
+    "panoptic", "ids", "raw", "gray", "grey", "rgb", "prob", "annotator", "rater", "observer", "expert", "reader", "st",
+    "nd", "rd", "manual", "old", "new", "final", "corrected", "copy", "v",
+})  # fmt: skip
+
+Files = Mapping[str, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The pairs of one split, and what Layout says of them.
+
+    unmasked: images without a mask, each with the mask that it has if what isn't there is background, and a message.
+    left: a message for every other file without a partner. classes: whose masks are files of their own.
+    """
+
+    pairs: list[Pair]
+    rule: str
+    left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files_per_image: int = 1
+    unmasked: list[tuple[Pair, str]] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+
+
+def result(matching: Matching, images: Files, masks: Files) -> Paired:
+    pairs = [Pair(image, Source(images[image]), Source(masks[mask])) for image, mask in matching.pairs]
+    unmasked = [without_mask(image, images[image]) for image in matching.images_left]
+    left = [f"mask without an image: {path}" for name in matching.masks_left for path in masks[name]]
+    return Paired(pairs, matching.rule.describe(), left, unmasked=unmasked)
+
+
+def without_mask(name: str, paths: tuple[Path, ...]) -> tuple[Pair, str]:
+    """An image whose mask is background, and the message that it has none."""
+    pair = Pair(name, Source(paths), Source(paths, is_blank=True))
+    return pair, "\n".join(f"image without a mask: {path}" for path in paths)
+
+
+def with_channels(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
+    """ID_0000 and ID_0001 are one image, where each mask has one."""
+    merged, lacking = _channels(images)
+    if not merged:
+        return None
+    try:
+        matching = find_rule([*merged, *lacking], list(masks))
+    except UserError:
+        return None
+    if matching.masks_left:
+        return None
+    # An image that lacks a channel is reported as that, and its mask not at all.
+    pairs = [(image, mask) for image, mask in matching.pairs if image in merged]
+    images_left = [image for image in matching.images_left if image in merged]
+    found = result(replace(matching, pairs=pairs, images_left=images_left), merged, alone(masks))
+    count = len(next(iter(merged.values())))
+    left = [f"image without its channel {channel}: {path}" for path, channel in lacking.values()]
+    notes = [f"{count} files make one image, a channel each: ID_0000 to ID_{count - 1:04}"]
+    return replace(found, left=found.left + left, notes=notes, files_per_image=count)
+
+
+def with_objects(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
+    """A folder of masks for each image: ID/images/x with ID/masks/*, or images/ID with masks/ID/*."""
+    folders: defaultdict[str, list[Path]] = defaultdict(list)
+    for name, path in masks.items():
+        folders[_folder(name)].append(path)
+    # images/rat/1 is no sample of its own, but rat/images/1 may be: its folder is not the one in its name.
+    samples = {_folder(name): path for name, path in images.items() if PurePath(_folder(name)).name != path.parent.name}
+    in_folders = len(samples) == len(images) and "" not in samples
+    if "" in folders or not (in_folders or len(folders) < len(masks)):
+        return None
+    if in_folders:
+        images = samples
+    elif any(_folder(name) in folders for name in images):
+        return None
+    try:
+        matching = find_rule(list(images), list(folders))
+    except UserError:
+        return None
+    # images/s1_1 is no image of masks/s1/*, and which folder an image is in is a matter of its very name.
+    if matching.rule != SAME_NAME if in_folders else matching.masks_left:
+        return None
+    if 2 * len(matching.pairs) < len(images):  # a folder that happens to have an image's name
+        return None
+    found = result(matching, alone(images), {name: tuple(paths) for name, paths in folders.items()})
+    if len(folders) == len(masks):
+        return replace(found, rule="a folder for each image and its mask")
+    notes = [f"{len(masks)} mask files, one for each object, make {len(folders)} masks"]
+    return replace(found, rule="a folder of masks for each image", notes=notes)
+
+
+def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
+    """Several masks that each have the name of their image and something else, ID_leaf and ID_stem, leaf/ID and
+    stem/ID, or ID_1, ID_2 ...: a class each, or an object each.
+
+    None where there is but one such form, or they are versions of one mask, or it can't be told.
+    """
+    forms = _forms(list(images), list(masks))
+    if not 2 <= len(forms) <= MAX_CLASS_FILES or len(masks) <= max(map(len, forms.values())):
+        return None
+    names = _differing(list(forms))
+    if _are_numbers(names.values()):
+        return _as_objects(forms, images, masks)
+    if 2 * len(masks) < 3 * len(set().union(*forms.values())):  # few images have more than one
+        return None
+    is_version = any(not name or VERSIONS & set(_letters(name)) for name in names.values())
+    if is_version or min(map(len, forms.values())) < 2 or len(set(names.values())) < len(forms):
+        return None
+    background = _background(names)
+    ordered = sorted(forms.keys() - {background}, key=lambda form: names[form])
+    classes = tuple(names[form] for form in ordered)
+    pairs, unmasked = [], []
+    for image, path in images.items():
+        found = {n: masks[forms[form][image]] for n, form in enumerate(ordered, 1) if image in forms[form]}
+        if not found:
+            unmasked.append(without_mask(image, (path,)))
+            continue
+        pair = Pair(image, Source((path,)), Source(tuple(found.values()), classes=tuple(found)))
+        lacking = ", ".join(name for n, name in enumerate(classes, 1) if n not in found)
+        if lacking:
+            unmasked.append((pair, f"image without a mask of {lacking}: {path}"))
+        else:
+            pairs.append(pair)
+    notes = [f"{len(forms)} mask files of each image, a class each: {', '.join(classes)}"]
+    if background is not None:
+        notes.append(f"the files of {names[background]} are not read: background is what no class marks")
+    rule = "; ".join("mask {}NAME{} for image NAME".format(*form) for form in ordered)
+    return Paired(pairs, rule, notes=notes, unmasked=unmasked, classes=classes)
+
+
+Form = tuple[str, str]  # what stands before and after the image's name in that of its mask
+
+
+def _forms(images: list[str], masks: list[str]) -> dict[Form, dict[str, str]]:
+    """For each form the masks that have it, by image; nothing where a mask has none."""
+    common = _common_end(images)
+    stems = {name[: len(name) - len(common)]: name for name in images}
+    if len(stems) < len(images):
+        return {}
+    forms: dict[Form, dict[str, str]] = {}
+    for mask in masks:
+        form = next((form for form in forms if _within(mask, form) in stems), None) or _form_of(mask, stems)
+        if form is None:
+            return {}
+        image = stems[_within(mask, form)]
+        if image in forms.setdefault(form, {}):
+            return {}
+        forms[form][image] = mask
+    return forms
+
+
+def _common_end(names: list[str]) -> str:
+    """The words, but no numbers, that all names end with: _sat."""
+    parts = [tokens(name)[::-1] for name in names]
+    common = commonprefix(parts) if len(parts) > 1 else []
+    words: list[str] = []
+    for part in common:
+        if part.isdigit() or part == "/":
+            break
+        words.append(part)
+    return "".join(reversed(words))
+
+
+def _within(mask: str, form: Form) -> str:
+    before, after = form
+    fits = mask.startswith(before) and mask.endswith(after) and len(mask) > len(before) + len(after)
+    return mask[len(before) : len(mask) - len(after)] if fits else ""
+
+
+def _form_of(mask: str, stems: dict[str, str]) -> Form | None:
+    """What stands around the longest name of an image that is in the mask's, as whole words."""
+    parts = tokens(mask)
+    borders = [0]
+    for part in parts:
+        borders.append(borders[-1] + len(part))
+    runs = [(start, end) for n, start in enumerate(borders) for end in borders[n + 1 :]]
+    for start, end in sorted(runs, key=lambda run: run[0] - run[1]):
+        if mask[start:end] in stems:
+            return mask[:start], mask[end:]
+    return None
+
+
+def _differing(forms: list[Form]) -> dict[Form, str]:
+    """What tells each form from the others: leaf of ('', '_class_leaf')."""
+    texts = [tokens(before + "\0" + after) for before, after in forms]
+    start = len(commonprefix(texts))
+    end = min(len(commonprefix([text[::-1] for text in texts])), min(map(len, texts)) - start)
+    middle = ["".join(text[start : len(text) - end]) for text in texts]
+    return {form: name.replace("\0", " ").strip(" _-./") for form, name in zip(forms, middle, strict=True)}
+
+
+def _background(names: Mapping[Form, str]) -> Form | None:
+    """The form that shows where no class is."""
+    plain = {form: "".join(filter(str.isalpha, name.lower())) for form, name in names.items()}
+    called = [form for form in names if plain[form] in NOTHING_NAMES]
+    so = [form for form in called if plain[form] == "background"] or called
+    return so[0] if len(so) == 1 else None
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    """Of parts that count: _mask, _mask_1, _mask_2."""
+    return all(name.isdigit() or not name for name in names)
+
+
+def _letters(name: str) -> list[str]:
+    return [token.casefold() for token in tokens(name) if token.isalpha()]
+
+
+def _as_objects(forms: dict[Form, dict[str, str]], images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
+    """Where their number varies from image to image; as many of each may be classes as well."""
+    found = {image: [masks[form[image]] for form in forms.values() if image in form] for image in images}
+    if len({len(paths) for paths in found.values() if paths}) == 1:
+        return None
+    pairs = [Pair(image, Source((images[image],)), Source(tuple(paths))) for image, paths in found.items() if paths]
+    unmasked = [without_mask(image, (images[image],)) for image, paths in found.items() if not paths]
+    notes = [f"{len(masks)} mask files, one for each object, make {counted(len(pairs), 'mask')}"]
+    return Paired(pairs, "several masks for each image, numbered", notes=notes, unmasked=unmasked)
+
+
+def _channels(files: Mapping[str, Path]) -> tuple[Files, dict[str, tuple[Path, str]]]:
+    """Names without channel -> their files in order; and of those that lack a channel: a file, and what it lacks.
+
+    Nothing where a name has no channel, or most names have not the same two or more.
+    """
+    ids: defaultdict[str, dict[str, Path]] = defaultdict(dict)
+    for name, path in files.items():
+        if not (parts := CHANNEL.fullmatch(name)):
+            return {}, {}
+        ids[parts[1]][parts[2]] = path
+    if not ids:
+        return {}, {}
+    [(usual, count)] = Counter(frozenset(channels) for channels in ids.values()).most_common(1)
+    expected = [f"{number:04}" for number in range(len(usual))]
+    if len(usual) < 2 or usual != set(expected) or 2 * count <= len(ids):
+        return {}, {}
+    if not all(channels.keys() <= usual for channels in ids.values()):
+        return {}, {}
+    merged, lacking = {}, {}
+    for name, channels in ids.items():
+        if channels.keys() == usual:
+            merged[name] = tuple(channels[channel] for channel in expected)
+        else:
+            lacking[name] = next(iter(channels.values())), next(c for c in expected if c not in channels)
+    return merged, lacking
+
+
+def alone(files: Mapping[str, Path]) -> Files:
+    return {name: (path,) for name, path in files.items()}
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]

@@ -1,0 +1,174 @@
+"""Joint augmentation of a batch, on the device that trains: one warp for image and mask, then intensity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unet_cli.config import Orientation
+from unet_cli.data.samples.warp import Warp, rotation, warped
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong each change may be, and how often the ones that have a `chance` are made.
+
+    flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns the one of
+    left and right alone is made. scale: largest factor of zoom, in either direction. rotation: degrees
+    beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
+    share of the image's side; elastic_pixels: likewise, but in pixels and of a grid of 3x3. brightness: in standard
+    deviations of the data set's intensity. contrast, gamma: largest factor, in either direction. noise: largest
+    standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels. ramp: passes over which the
+    chances grow to `chance`: a network that has yet to learn what the images show learns it faster from plain ones, and
+    only sees the same ones too often later.
+    """
+
+    flips: bool = True
+    upright: bool = False
+    scale: float = 1.0
+    rotation: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    elastic_pixels: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    noise: float = 0.0
+    blur: float = 0.0
+    chance: float = 0.3
+    ramp: int = 0
+
+    def at(self, passes: float) -> Augmentation:
+        """As it is in the pass over the training images that ends with this number of them."""
+        return replace(self, chance=self.chance * min(1.0, passes / self.ramp)) if self.ramp else self
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether some change moves pixels by other than whole ones."""
+        return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic or self.elastic_pixels)
+
+
+AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "none": None,
+    "light": Augmentation(brightness=0.1, contrast=1.1, chance=1.0),
+    "full": Augmentation(
+        scale=1.25,
+        rotation=20,
+        shear=8,
+        elastic=0.015,
+        brightness=0.3,
+        contrast=1.3,
+        gamma=1.4,
+        noise=0.15,
+        blur=1.0,
+        ramp=30,
+    ),  # fmt: skip
+    "paper": Augmentation(brightness=0.1, contrast=1.1, elastic_pixels=10, chance=1.0),
+}
+
+
+def augmentation_of(name: str, orientation: Orientation) -> Augmentation | None:
+    """By its name in the table, for images of that orientation."""
+    strength = AUGMENTATIONS[name]
+    return strength and replace(strength, upright=orientation == "upright")
+
+
+ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter Ronneberger et al. 2015, section 3.1
+BLUR_RADIUS = 3  # pixels
+
+
+def augment(
+    image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]], size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Change each sample in its own way: image (N, C, P, P) float32, normalised, and mask (N, P, P) integer ->
+    (N, C, S, S) and (N, S, S).
+
+    keys: (seed, epoch, index of the sample) for each sample; the change is a function of it alone. size: S, by default
+    P; of a larger patch the undistorted result is the middle, and what is around it fills turned corners. All geometric
+    changes are one warp, so that the image is interpolated at most once.
+    """
+    draws = [np.random.default_rng(key) for key in keys]
+    size = size or image.shape[-1]
+    warps = [_draw_warp(strength, draw, size) for draw in draws]
+    image, mask = warped(image, mask, warps, size)
+    for sample, draw in zip(image, draws, strict=True):
+        _change_intensity(sample, strength, draw)
+    return image, mask
+
+
+def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
+    turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
+    turns *= not strength.upright  # but drawn, so that all else is the same as of images without a way up
+    linear = _draw_linear(strength, draw)
+    elastic = None
+    points, share = (
+        (PAPER_GRID, strength.elastic_pixels / size) if strength.elastic_pixels else (ELASTIC_GRID, strength.elastic)
+    )
+    if share and draw.random() < strength.chance:
+        elastic = draw.normal(size=(2, points, points)) * (2 * share)  # a side is 2 long
+    if linear is None:
+        return Warp(turns, mirror, elastic=elastic)
+    room = np.maximum(1 - np.abs(linear).sum(1), 0)  # what is left beside a window that was zoomed in
+    return Warp(turns, mirror, linear, room * draw.uniform(-1, 1, 2), elastic)
+
+
+def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarray | None:
+    """(2, 2) matrix of zoom, rotation and shear, each by chance; None where there is none of them."""
+    amounts, hits = draw.uniform(-1, 1, 3), draw.random(3) < strength.chance
+    zoom, angle, slant = np.where(hits, amounts, 0) * (math.log(strength.scale), strength.rotation, strength.shear)
+    if not (zoom or angle or slant):
+        return None
+    sheared = np.array([[1, math.tan(math.radians(slant))], [0, 1]])
+    return math.exp(zoom) * rotation(math.radians(angle)) @ sheared
+
+
+def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Generator) -> None:
+    """Change one sample (C, S, S) in place."""
+
+    def hit(largest: float, neutral: float) -> bool:
+        return largest != neutral and draw.random() < strength.chance
+
+    if hit(strength.gamma, 1):
+        _bend(image, strength.gamma ** draw.uniform(-1, 1))
+    contrast = strength.contrast ** draw.uniform(-1, 1) if hit(strength.contrast, 1) else 1.0
+    brightness = strength.brightness * draw.uniform(-1, 1) if hit(strength.brightness, 0) else 0.0
+    if contrast != 1 or brightness:
+        offset = image.mean() * (1 - contrast) + brightness
+        image.mul_(contrast).add_(offset)
+    if hit(strength.blur, 0):
+        _blur(image, strength.blur * draw.uniform(0.2, 1))
+    if hit(strength.noise, 0):
+        generator = torch.Generator(image.device).manual_seed(int(draw.integers(2**62)))
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        image.add_(noise, alpha=strength.noise * draw.random())
+
+
+def _bend(image: Tensor, gamma: float) -> None:
+    """Gamma correction in place, between the lowest and the highest value, which stay."""
+    low, high = image.aminmax()
+    span = (high - low).clamp(min=1e-6)
+    image.sub_(low).log_().mul_(gamma).exp_()  # a power, in a third of the time that pow takes
+    image.mul_(span.pow(1 - gamma)).add_(low)
+
+
+def _blur(image: Tensor, sigma: float) -> None:
+    """Gaussian blur of (C, S, S) in place. sigma: pixels."""
+    radius = min(BLUR_RADIUS, image.shape[-1] - 1)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    padded = F.pad(image[None], (radius,) * 4, mode="reflect")[0]
+    image.copy_(_weighted(_weighted(padded, weights, -2), weights, -1))
+
+
+def _weighted(image: Tensor, weights: np.ndarray, dim: int) -> Tensor:
+    """Sum of shifted images; a few additions of whole images take less time than a convolution of few channels."""
+    length = image.shape[dim] - len(weights) + 1
+    total = image.narrow(dim, 0, length) * weights[0]
+    for first, weight in enumerate(weights[1:], start=1):
+        total.add_(image.narrow(dim, first, length), alpha=float(weight))
+    return total

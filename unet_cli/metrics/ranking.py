@@ -1,0 +1,75 @@
+"""How well probabilities rank pixels: average precision and area under the ROC curve, from counts that add up.
+
+Pixels are counted at the 65,536 levels that probability maps are written with, so memory is the same for a set of any
+size. Probabilities are the network's own. Calibration doesn't change their order where there is one foreground class;
+of several, the maps as files may rank pixels a little differently.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from unet_cli.inference.sheet import sixteen_bit
+from unet_cli.metrics.overlap import ratio
+
+LEVELS = 65536
+COARSE = 512
+
+
+def count_levels(probs: Tensor, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(H, W) float32 probabilities and two (H, W) bool -> (2, LEVELS) int64: negatives and positives at each level.
+
+    A level is round(65535 p), see `sixteen_bit`. counted: the others are left out.
+    """
+    places = sixteen_bit(probs) + LEVELS * positive.astype(np.int32)
+    return np.bincount(places[counted], minlength=2 * LEVELS).reshape(2, LEVELS)
+
+
+def average_precision(counts: np.ndarray) -> np.ndarray:
+    """sum over levels of (R_n - R_(n-1)) P_n, from the highest down: (..., 2, L) counts -> (...) float64, 0 to 1.
+
+    R_n, P_n: recall and precision where a level and all above it are taken for positive. NaN without positives.
+
+    Source: Zhu, "Recall, precision and average precision", University of Waterloo, 2004, as in scikit-learn: steps, no
+    interpolation.
+    """
+    negatives, positives = _downwards(counts)
+    false, true = negatives.cumsum(-1), positives.cumsum(-1)
+    precision = true / np.maximum(true + false, 1)
+    return ratio((positives * precision).sum(-1), true[..., -1], np.nan)
+
+
+def roc_auc(counts: np.ndarray) -> np.ndarray:
+    """The share of pairs of a positive and a negative in which the positive has the higher level, ties half.
+
+    (..., 2, L) counts -> (...) float64, 0 to 1. NaN without positives or without negatives. It is the area under the
+    curve of true over false positive rate, by trapezoids.
+
+    Source: Hanley, McNeil, "The Meaning and Use of the Area under a ROC Curve", Radiology 143 (1982), table II.
+    """
+    negatives, positives = _downwards(counts)
+    above = positives.cumsum(-1) - positives / 2
+    return ratio((negatives * above).sum(-1), negatives.sum(-1) * positives.sum(-1), np.nan)
+
+
+def coarse(counts: np.ndarray) -> np.ndarray:
+    """(..., LEVELS) int64 counts -> (..., COARSE), bins evenly spaced in logit(level).
+
+    Networks put most pixels near 0 and 1, and there the bins are one level each; the widest, at 0.5, spans 0.012. Both
+    scores change by less than 1e-3 for a network that is sure of most pixels, by a few 1e-3 for one that seldom is. A
+    thousand images take 8 MB a class.
+    """
+    reach = math.log(4 * LEVELS)  # a quarter of a level from either end
+    borders = np.rint(LEVELS / (1 + np.exp(-np.linspace(-reach, reach, COARSE + 1)))).astype(np.int64)
+    below = np.zeros((*counts.shape[:-1], LEVELS + 1), dtype=np.int64)
+    np.cumsum(counts, axis=-1, out=below[..., 1:])
+    return np.diff(below[..., borders], axis=-1)
+
+
+def _downwards(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(..., 2, L) -> negatives and positives, each (..., L) float64, the highest level first."""
+    downwards = counts[..., ::-1].astype(np.float64)
+    return downwards[..., 0, :], downwards[..., 1, :]

@@ -1,0 +1,219 @@
+"""The page that a person opens: one HTML file with everything inside, from what an evaluation found."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unet_cli.evaluation.findings import Curve, Entry, Page, Score
+from unet_cli.metrics.calibration import Reliability, calibration_error
+from unet_cli.metrics.names import METRIC_NAMES, MetricName, metric_name
+from unet_cli.report import figures
+from unet_cli.system.files import whole_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+NONE = "–"  # where there is no number
+MAX_COLUMNS = 7  # of a table of scores; further classes stand in another one below it
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A metric in a table: its words, with the unit; value and interval of each column, '' for one that isn't there."""
+
+    name: MetricName
+    unit: str
+    cells: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The metrics of one group. columns: 'all', and each class where there are several."""
+
+    title: str
+    columns: list[str]
+    rows: list[ScoreRow]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One class: its line in the figures, and its expected calibration error without and with the temperature."""
+
+    name: str
+    colour: str
+    marker: str
+    before: str
+    after: str
+
+
+def write_report(path: Path, page: Page) -> None:
+    """Write the page, to be opened in any browser, without a network. Raises UserError where the disk refuses."""
+    text = render(page)
+    with whole_file(path) as file:
+        file.write(text.encode(errors="backslashreplace"))  # a file's name may be no Unicode
+
+
+def render(page: Page) -> str:
+    """The page as HTML. Every text is escaped by the template."""
+    return template().render(
+        page=page,
+        headline=headline(page),
+        tables=score_tables(page),
+        entries=worst_first(page.entries),
+        curves=draw_curves(page.curves),
+        sizes=draw_sizes(page),
+        reliability=draw_reliability(page),
+        calibration=calibration_rows(page),
+        confusion=None if page.confusion is None else confusion_shares(page.confusion),
+    )
+
+
+@cache
+def template() -> Template:
+    """The page without its content."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("unet_cli", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"base64": lambda data: b64encode(data).decode(), "percent": percent, "drawing": Markup}
+    environment.globals |= {"number": number, "is_nan": math.isnan}
+    return environment.get_template("report.html")
+
+
+def headline(page: Page) -> list[tuple[str, str, str]]:
+    """What is read first: label, number and what stands below it."""
+    overall = {score.metric: score for score in page.scores if score.name == "all"}
+    shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
+    scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
+    return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")] if page.images else scores
+
+
+def score_tables(page: Page) -> list[ScoreTable]:
+    """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last. Of many classes a table has a
+    few, and the next ones stand in another table of the same title."""
+    several = len(page.classes) > 2  # or the class's scores are those of all
+    cells = {(score.metric, score.name): _texts(score) for score in page.scores if several or score.name == "all"}
+    columns = list(dict.fromkeys(["all", *page.classes[page.first :], *(name for _, name in cells)]))
+    known = [metric for metric in METRIC_NAMES if any(metric == key for key, _ in cells)]
+    metrics = list(dict.fromkeys([*known, *(metric for metric, _ in cells)]))
+    tables = []
+    for group, members in groupby(metrics, key=lambda metric: metric_name(metric).group):
+        rows = list(members)
+        held = [name for name in columns if any((metric, name) in cells for metric in rows)]
+        for start in range(0, len(held), MAX_COLUMNS):
+            part = held[start : start + MAX_COLUMNS]
+            tables.append(ScoreTable(group, part, [_score_row(metric, part, cells, page.units) for metric in rows]))
+    return tables
+
+
+def worst_first(entries: Sequence[Entry]) -> list[Entry]:
+    """By score; those without one at the end."""
+    return sorted(entries, key=lambda entry: (math.isnan(entry.score), entry.score))
+
+
+def draw_curves(curves: Sequence[Curve]) -> list[Drawing]:
+    """Loss and validation Dice over epochs, as far as there are any."""
+    folds = f"; a thin line for each of {len(curves)} runs" if len(curves) > 1 else ""
+    drawings = []
+    if any(np.isfinite(curve.train_loss).any() for curve in curves):
+        drawings.append(Drawing(figures.draw_losses(curves), f"Loss in training and validation{folds}"))
+    if any(np.isfinite(curve.val_dice).any() for curve in curves):
+        drawings.append(Drawing(figures.draw_dice(curves), f"Validation Dice at the network's size{folds}"))
+    return drawings
+
+
+def draw_sizes(page: Page) -> list[Drawing]:
+    """Objects found, missed and false by area."""
+    sizes = page.sizes
+    if not (sizes.found.size or sizes.missed.size or sizes.false.size):
+        return []
+    caption = f"{sizes.found.size:,} objects found, {sizes.missed.size:,} missed, {sizes.false.size:,} false, by area"
+    return [Drawing(figures.draw_sizes(sizes, page.colours.errors), caption)]
+
+
+def draw_reliability(page: Page) -> list[Drawing]:
+    """How often a pixel is of a class, over the probability for it: without and with the temperature."""
+    drawings = []
+    if page.before is not None:
+        drawings.append(
+            Drawing(figures.draw_reliability("before", page.before), "Before: probabilities as the network gives them")
+        )
+    if page.after is not None:
+        several = len(page.temperatures) > 1
+        each = "each network's own temperature" if several else f"a temperature of {page.temperatures[0]:.2f}"
+        caption = f"After: with {each}"
+        drawings.append(Drawing(figures.draw_reliability("after", page.after), caption))
+    return drawings
+
+
+def calibration_rows(page: Page) -> list[Calibration]:
+    """Each class with its marker in the figures and its calibration errors."""
+    if page.before is None:
+        return []
+    before, after = _errors(page.before), [NONE] * len(page.classes) if page.after is None else _errors(page.after)
+    rows = []
+    for index, (name, *errors) in enumerate(zip(page.classes[page.first :], before, after, strict=False)):
+        colour, marker = figures.line_style(index)
+        rows.append(Calibration(name, colour, figures.MARKERS[marker], *errors))
+    return rows
+
+
+def confusion_shares(confusion: np.ndarray) -> np.ndarray:
+    """(classes, classes) pixels, [truth, prediction] -> shares of each class of the truth; NaN where it has none."""
+    pixels = confusion.sum(axis=1, keepdims=True)
+    return np.where(pixels > 0, confusion / np.maximum(pixels, 1), np.nan)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """With so many digits after the point; a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of one digit, or of more where it is small; a dash for NaN."""
+    if math.isnan(share):
+        return NONE
+    return f"{100 * share:.1f} %" if share == 0 or share >= 0.0005 else "< 0.1 %"
+
+
+def _score_row(metric: str, columns: list[str], cells: dict[tuple[str, str], tuple[str, str]], units: str) -> ScoreRow:
+    name = metric_name(metric)
+    return ScoreRow(
+        name, units if name.is_length else "", [cells.get((metric, column), ("", "")) for column in columns]
+    )
+
+
+def _texts(score: Score) -> tuple[str, str]:
+    """The value, and its interval where there is one."""
+    digits = 3
+    if metric_name(score.metric).is_length:  # 1.23, 12.3, 123
+        digits = 2 if score.value < 10 else 1 if score.value < 100 else 0
+    value, low, high = (number(value, digits) for value in (score.value, score.low, score.high))
+    return value, "" if NONE in (low, high) else f"{low} to {high}"
+
+
+def _errors(found: Reliability) -> list[str]:
+    return [number(error) for error in calibration_error(found)]

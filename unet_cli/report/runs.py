@@ -1,0 +1,104 @@
+"""A run's folder -> its page: its networks are evaluated on the images that they were validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
+from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
+from unet_cli.data.folder.layout import layout_of
+from unet_cli.data.labels import LabelMap
+from unet_cli.data.samples.split import Split, read_split
+from unet_cli.data.source import Pair
+from unet_cli.errors import UserError
+from unet_cli.evaluation.evaluate import Evaluation, evaluate
+from unet_cli.evaluation.findings import Suspect
+from unet_cli.evaluation.subjects import Group, Networks, examined, spec_of
+from unet_cli.report.page import write_report
+from unet_cli.report.pages import page_of_run, suspects_of
+from unet_cli.system.console import Console
+
+REPORT = "report.html"  # in a run's folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, or the folds of one: the folder of each network, the network, and its parts of the data. labels: of the
+    masks as they are now. notes: what is to be said."""
+
+    runs: list[Path]
+    checkpoints: list[Checkpoint]
+    splits: list[Split]
+    labels: LabelMap
+    notes: list[str]
+
+
+def report_run(
+    run: Path, output: Path, hardware: Hardware, console: Console, data: Path | None = None, suspects: bool = False
+) -> tuple[Evaluation | None, list[Suspect] | None]:
+    """Write the page of a run, or of the folds in a folder, and return what it is made of.
+
+    The evaluation is of the validation part, or over all folds: every image predicted by the network that did not see
+    it; None where nothing was validated. data: where the images have moved to. suspects: look for training masks that
+    seem wrong; over folds these are the same images. Raises UserError.
+    """
+    trained = _trained(run, data, hardware, console)
+    console.say(*trained.notes)
+    validated = [split.val for split in trained.splits]
+    of_folds = len(trained.runs) > 1
+    found = _evaluated(trained, validated, hardware, console, doubts=suspects and of_folds)
+    doubted: list[Suspect] | None = None
+    if suspects:
+        learned = found if of_folds else _evaluated(trained, [trained.splits[0].train], hardware, console, doubts=True)
+        doubted = [] if learned is None else suspects_of(learned)
+    write_report(output, page_of_run(run, trained.runs, trained.checkpoints, found, doubted, trained.notes))
+    return found, doubted
+
+
+def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+    paths = find_checkpoints([run])
+    checkpoints = [load_checkpoint(path) for path in paths]
+    if len(paths) > 1 and not all(one.training.get("folds") for one in checkpoints):
+        raise UserError(
+            f"{run} holds {len(paths)} runs, which are not the folds of one: give one, such as {paths[0].parent}"
+        )
+    training = checkpoints[0].training
+    settings: dict[str, Any] = {spec.name: training.get(spec.name) for spec in fields(DataConfig)}
+    if not training.get("data") and not settings["images"]:
+        raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
+    if data is not None:
+        settings |= {"data": data, "images": None, "masks": None}
+    spec = spec_of(checkpoints[0])
+    if spec is not None:  # the file that told the classes may be gone
+        settings |= {"classes": None, "ignore_index": None}
+    settings["missing_masks"] = settings["missing_masks"] or "stop"  # older runs don't say
+    config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
+    layout = layout_of(config)
+    card, labels, notes = examined(layout, config, checkpoints[0].labels, console, spec)
+    pairs = card.pairs("train") + card.pairs("val")
+    runs = [path.parent for path in paths]
+    splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]
+    validated = [pair for split in splits for pair in split.val]
+    if len(set(validated)) < len(validated):
+        raise UserError(f"{run} holds {len(runs)} runs, which are not the folds of one: give one, such as {runs[0]}")
+    notes += describe_unfinished([run])
+    if training.get("data_fingerprint") != card.fingerprint():
+        notes.append("The data have changed since the training.")
+    return Trained(runs, checkpoints, splits, labels, notes)
+
+
+def _evaluated(
+    trained: Trained, parts: Sequence[list[Pair]], hardware: Hardware, console: Console, doubts: bool
+) -> Evaluation | None:
+    """Each network on its part."""
+    groups: list[Group] = [((one,), pairs) for one, pairs in zip(trained.checkpoints, parts, strict=True) if pairs]
+    if not groups:
+        return None
+    inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
+    networks = Networks(groups, inference, Cleaning(), [])
+    names, keep_alpha = [pair.name for pair in networks.pairs], trained.checkpoints[0].preprocessing.keep_alpha
+    answers = networks.answers(networks.pairs, trained.labels, console)
+    return evaluate(answers, trained.labels, names, Scoring(), hardware.workers, True, keep_alpha, doubts)

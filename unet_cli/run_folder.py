@@ -1,0 +1,179 @@
+"""What a run's folder says of how the run came about: settings, split, command, versions, machine, data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unet_cli.config import RUN_SETTINGS, TrainConfig
+from unet_cli.data.samples.split import Split, write_split
+from unet_cli.errors import UserError, explain
+from unet_cli.system.distributed import elastic_identity
+from unet_cli.system.files import make_folder, whole_file, writable_folder
+from unet_cli.system.schema import json_of, parsed, toml_of
+from unet_cli.version import __version__
+
+NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
+PATHS = ("data", "images", "masks", "classes", "split", "init", "encoder_weights", "output")  # or words for others
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder and its config.toml, split.json and run.json.
+
+    config: resolved, so that it says what 'auto' found. device: in words. fingerprint: of the data set.
+    """
+
+    folder: Path
+    config: TrainConfig
+    split: Split
+    device: str
+    fingerprint: str
+
+    def is_written(self) -> bool:
+        return (self.folder / RUN_SETTINGS).exists()
+
+    def write(self) -> None:
+        """Write the three, into a new folder where it is gone but its place is there. Raises UserError."""
+        if self.folder.parent.is_dir():  # else it is on a disk that has gone
+            make_folder(self.folder)
+        if not (self.folder / "split.json").exists():
+            write_split(self.folder / "split.json", self.split)
+        calls = calls_of(self.folder)
+        calls.append(
+            {
+                "command": shlex.join(["unet", *sys.argv[1:]]),
+                "folder": str(Path.cwd()),
+                "unet": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in LIBRARIES},
+                "system": platform.platform(),
+                "device": self.device,
+                "data_fingerprint": self.fingerprint,
+                "elastic": elastic_identity(),
+            }
+        )
+        write_json(self.folder / "run.json", {"calls": calls})
+        write_settings(self.folder, self.config)  # the last: with it a run can be gone on with
+
+
+def independent(config: TrainConfig) -> TrainConfig:
+    """The same settings with absolute paths, so that they hold in any folder."""
+    paths = {name: getattr(config, name) for name in PATHS}
+    return replace(
+        config,
+        **{name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and os.path.exists(path)},
+    )
+
+
+def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
+    """Create OUTPUT/<name>, or OUTPUT/<data folder>-1, -2, ...: never a folder that is there already.
+
+    Raises UserError where the name is taken or the folder can't be written.
+    """
+    writable_folder(output)
+    stem = data.resolve().name or "run"
+    candidates = [name] if name else (f"{stem}-{number}" for number in range(1, 1_000_000))
+    for candidate in candidates:
+        try:
+            (output / candidate).mkdir()
+            return output / candidate
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise explain(error, output / candidate) from error
+    raise UserError(
+        f"{output / str(name)} exists: choose another --name, or leave it out to get a number; "
+        f"{shlex.join(['--resume', str(output / str(name))])} goes on with that run"
+    )
+
+
+def elastic_run(output: Path) -> Path | None:
+    """The folder of the run that this torchrun job began before it was restarted, None where there is none."""
+    identity = elastic_identity()
+    records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in records:
+        calls = calls_of(path.parent)
+        if identity is not None and calls and calls[-1].get("elastic") == identity:
+            return path.parent
+    return None
+
+
+def settings_as_toml(config: TrainConfig, folder: Path) -> str:
+    """All settings that are set, by the flags' names; a name that is no Unicode can't be written, and is left out."""
+    lines = [
+        f"# Settings of the run in {folder.name}, with what was found for 'auto'.",
+        "# unet train --config FILE starts another run like it; --resume FOLDER goes on with this one.",
+    ]
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if value is None or spec.name in NOT_SETTINGS:
+            continue
+        spell = spec.metadata["spell"]
+        line = f"{spec.name.replace('_', '-')} = {_toml(spell(value) if spell else value)}"
+        lines.append(line if _is_unicode(line) else f"# {spec.name.replace('_', '-')} is no Unicode")
+    return "\n".join(lines) + "\n"
+
+
+def write_settings(folder: Path, config: TrainConfig) -> None:
+    """The folder's config.toml. Raises UserError."""
+    with whole_file(folder / RUN_SETTINGS) as file:
+        file.write(settings_as_toml(config, folder).encode())
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the folder's config.toml sets, by the settings' names, as it is spelled there. Raises UserError."""
+    path = folder / RUN_SETTINGS
+    try:
+        return _from_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain(error, path) from error
+    except ValueError as error:  # of TOML and of its encoding
+        raise UserError(f"{path} is not TOML: {error}") from error
+
+
+def changed_settings(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """What the folder's config.toml says of a setting, None where nothing, and what is said now, where that differs.
+
+    By the settings' names, spelled as in the file. Raises UserError.
+    """
+    then, now = read_settings(folder), _from_toml(settings_as_toml(independent(config), folder))
+    return {name: (then.get(name), value) for name, value in now.items() if value != then.get(name)}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Raises UserError."""
+    with whole_file(path) as file:
+        file.write(json.dumps(values, indent=1, default=str).encode("ascii") + b"\n")
+
+
+def _toml(value: Any) -> str:
+    """A plain value; JSON's strings, numbers and booleans are TOML's."""
+    if isinstance(value, float):
+        return repr(value)  # which may be inf
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _from_toml(text: str) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in toml_of(text).items()}
+
+
+def _is_unicode(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text
+
+
+def calls_of(folder: Path) -> list[dict[str, Any]]:
+    """What run.json holds: each call that has worked on the run."""
+    try:
+        content = json_of((folder / "run.json").read_bytes())
+        return parsed(dict[str, list[dict[str, Any]]], content, "it")["calls"]
+    except (OSError, ValueError, KeyError):  # there is none yet, or it's another's
+        return []

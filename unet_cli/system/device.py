@@ -1,0 +1,203 @@
+"""What computes, and in which number format."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from unet_cli.config import Precision
+from unet_cli.errors import UserError
+from unet_cli.system.distributed import local_number
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
+WORTHWHILE = 1.3  # bf16 has to be this many times as fast on a CPU, since it costs precision
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the format that its convolutions compute in; losses, and in training weights, stay float32.
+
+    channels_last: whether the channels of a pixel lie side by side in memory; results depend on it by rounding alone.
+    """
+
+    device: torch.device
+    precision: Precision
+    channels_last: bool = True
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of networks and their images of two dimensions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Within it, a network computes in `precision`."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.precision])
+
+    def usual(self, on_cpu: int, on_gpu: int) -> int:
+        """The default that suits this device."""
+        return on_cpu if self.device.type == "cpu" else on_gpu
+
+    @property
+    def kind(self) -> str:
+        return "CPU" if self.device.type == "cpu" else "GPU"
+
+    def describe(self) -> str:
+        """'CPU (2 threads), float32' or 'NVIDIA H100, bf16'."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        if self.device.type == "cpu":
+            return f"CPU ({torch.get_num_threads()} threads), {self.precision}"
+        return f"{self.device.type}, {self.precision}"
+
+
+def choose_compute(
+    device: str, precision: Literal["auto", "float32", "bf16", "float16"], by_trial: bool = True
+) -> Compute:
+    """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError.
+
+    by_trial: whether timing may decide, which of two formats is faster not being the same every time; else what the
+    processor has decides.
+    """
+    chosen = torch.device(_best_device() if device == "auto" else device)
+    number = local_number()
+    if chosen.type == "cuda" and number is not None:  # each process has a GPU of its own
+        chosen = torch.device("cuda", number)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: torch sees no NVIDIA GPU here; check the driver with nvidia-smi, or use --device cpu"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch sees no Apple GPU here; use --device cpu")
+    if precision == "auto":
+        precision = _best_precision(chosen, by_trial)
+    if precision == "float16" and chosen.type != "cuda":
+        raise UserError("--precision float16 is for NVIDIA GPUs: use bf16 or float32")
+    return Compute(chosen, precision, chosen.type != "cpu" or cpu_likes_channels_last())
+
+
+def cpu_likes_channels_last() -> bool:
+    """What is known without a trial: AVX2 alone computes faster with whole planes, AVX-512 and AMX with channels last.
+
+    GFLOP/s of convolution, batch norm and ReLU, forward and backward, on an AMD processor with AVX2, channels last and
+    planes: 32 channels at 512x512 45 and 52; 64 at 256 48 and 72; 128 at 128 68 and 132; 256 at 64 97 and 156.
+    """
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
+def be_deterministic() -> None:
+    """Let torch use only operations whose results are the same every time, or refuse with a RuntimeError that names the
+    one that has no such form: https://docs.pytorch.org/docs/stable/notes/randomness.html. Before the GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Where a network is run for the first time: if torch can't compile it, that is a UserError that says why."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
+        ) from error
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Within it torch may be told to compute with fewer threads; afterwards it has as many as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def finish(device: torch.device) -> None:
+    """Return when all that was begun on the device is done."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what torch holds unused of the device's memory, and the allocator of the machine's."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
+    if is_glibc():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
+def keep_freed_memory(compute: Compute) -> None:
+    """Where a CPU computes, tell glibc's allocator to keep what is freed for the next step.
+
+    By default it gives it back to the system: each activation, of tens of megabytes, is mapped, cleared page by page,
+    and unmapped again, which took a third of a training step. One arena, since the backward pass has a thread of its
+    own. Elsewhere than on Linux with glibc nothing is done.
+    """
+    if compute.device.type != "cpu" or not is_glibc():
+        return
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+    mallopt(m_trim_threshold, 2**31 - 1)
+    mallopt(m_mmap_max, 0)
+    mallopt(m_arena_max, 1)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_precision(device: torch.device, by_trial: bool) -> Precision:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "cpu" and (cpu_has_bf16() and bf16_speedup() >= WORTHWHILE if by_trial else cpu_has_amx()):
+        return "bf16"
+    return "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has instructions for bf16 products (AVX512-BF16 or AMX; those of ARM aren't asked for)."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+def cpu_has_amx() -> bool:
+    """Whether the processor multiplies tiles of bf16, several times as fast as float32 wherever it can."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+def bf16_speedup(size: int = 768, rounds: int = 5) -> float:
+    """Time of a float32 matrix product over that of a bf16 one, the best of a few rounds of each in turn.
+
+    Having the instructions doesn't mean that they are fast: with AMX or on AMD's Zen 4, bf16 is 2 to 8 times as fast;
+    Intel processors with AVX512-BF16 but no AMX issue it so slowly that float32 wins (measured: 0.6 times as fast).
+    Takes some 50 ms.
+    """
+    matrix = torch.ones(size, size)
+    times: dict[torch.dtype, float] = {}
+    for _ in range(rounds):
+        for dtype in (torch.float32, torch.bfloat16):
+            operand = matrix.to(dtype)
+            start = time.perf_counter()
+            torch.mm(operand, operand)
+            times[dtype] = min(time.perf_counter() - start, times.get(dtype, float("inf")))
+    return times[torch.float32] / times[torch.bfloat16]

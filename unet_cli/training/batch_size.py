@@ -1,0 +1,252 @@
+"""Batches that fit: how much memory is free, how much a step of training takes, and which batch size is fastest."""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from unet_cli.config import ModelConfig
+from unet_cli.errors import is_out_of_memory
+from unet_cli.models import Fitted, Network, build_model, parameter_count, weightless
+from unet_cli.system import memory
+from unet_cli.system.device import Compute, finish, free_memory
+from unet_cli.system.distributed import processes_here
+from unet_cli.training.optimizers import make_optimizer
+
+CPU_SHARE = 0.8  # of the free memory, that a run may plan with
+WEIGHT_COPIES = 5  # the weights, their gradient, Adam's two means, the averaged weights
+FACTOR, FIXED = 1.6, 256 * 2**20  # see step_bytes
+
+WARMUP_STEPS, TIMED_STEPS = 2, 4  # the first steps choose algorithms and allocate
+GPU_RESERVE = 0.1  # of a GPU's memory, that is left free
+LEAST_GAIN = 1.03
+WORTHWHILE = 0.9  # of the best throughput: a smaller batch that reaches it is as good
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes of memory that this process can still have: on an NVIDIA GPU of the GPU's, else of the machine's."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return memory.free_memory()
+
+
+class _Ledger(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made within it, and the most that there were at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._living: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._now = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._living:
+            self._living[key] = (weakref.ref(storage, lambda _: self._forget(key)), storage.nbytes())
+            self._now += storage.nbytes()
+            self.peak = max(self.peak, self._now)
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._living.pop(key)[1]
+
+
+@cache
+def activation_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool = False) -> int:
+    """Bytes that each further image (C, *spatial) of a batch adds to what a float32 step of training needs at its peak.
+
+    Found without computing anything: the network, its loss and its gradient are run on torch's 'meta' device, whose
+    tensors have sizes but no contents, and what is alive is counted: activations kept for the gradient, gradients on
+    their way, and with checkpointing the block that is computed again.
+    """
+    fewer, more = (_peak_bytes(config, (count, *shape), gradient_checkpointing) for count in (2, 4))
+    return (more - fewer) // 2
+
+
+def _peak_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool) -> int:
+    model = Fitted(weightless(config, gradient_checkpointing)).train()
+    with torch.device("meta"), _Ledger() as ledger:
+        loss = plain_loss(model(torch.empty(shape)), torch.empty(shape[0], *shape[2:], dtype=torch.int64))
+        loss.backward()
+    return ledger.peak
+
+
+def plain_loss(answer: Tensor | list[Tensor], target: Tensor) -> Tensor:
+    """logits (N, K, *spatial), or a list of such, of which some are coarser; target (N, *spatial) of class indices ->
+    scalar: cross-entropy, binary at K = 1."""
+    total = torch.zeros((), device=target.device)
+    for logits in answer if isinstance(answer, list) else [answer]:
+        factor = -(-target.shape[-1] // logits.shape[-1])
+        seen = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
+        if logits.shape[1] == 1:
+            total = total + F.binary_cross_entropy_with_logits(logits.float(), seen[:, None].float())
+        else:
+            total = total + F.cross_entropy(logits.float(), seen)
+    return total
+
+
+def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gradient_checkpointing: bool) -> int:
+    """Bytes that training takes on a CPU in float32, beyond those of a process that has imported torch.
+
+    Weights in five copies, 1.6 times the activations of each image, and 256 MiB. The factor is what glibc's allocator
+    can't fit together again and what convolutions put aside; it differs from case to case, and too much is said rather
+    than too little. In MiB, on Linux with torch 2.15 and 2 threads, batches of 1, 2 and 4 images with 3 channels, peak
+    of the resident memory (weights in four copies; tests/test_memory.py measures it again):
+
+        width  side   measured             said                 measured, checkpointing   said
+        16     256     341   467   720      438   582   871     292   378   528            373   452   611
+        16     512     694  1129  1951      871  1450  2607     532   744  1506            611   928  1563
+        32     256     525   773  1279      692   980  1556     429   583   862            562   719  1034
+        32     512    1308  2316  4362     1556  2708  5012     862  1524  2888           1034  1665  2926
+    """
+    weights = 4 * parameter_count(weightless(config))
+    activations = activation_bytes(config, shape, gradient_checkpointing)
+    return int(WEIGHT_COPIES * weights + FACTOR * batch_size * activations + FIXED)
+
+
+def cpu_batch_size(
+    config: ModelConfig, shape: tuple[int, ...], usual: int, gradient_checkpointing: bool, reserved: int = 0
+) -> int:
+    """Images (C, *spatial) in a batch on a CPU: `usual`, or fewer where memory is short, at least 1.
+
+    reserved: bytes that are wanted for something else.
+    """
+    most = CPU_SHARE * (available_bytes(torch.device("cpu")) / processes_here() - reserved)
+    fitting = (size for size in range(usual, 0, -1) if step_bytes(config, shape, size, gradient_checkpointing) <= most)
+    return next(fitting, 1)
+
+
+def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> int:
+    """The smallest of 1, 2, 4, ... within 10 % of the best throughput of them; `most` at most.
+
+    The search ends where doubling twice has brought nothing worth speaking of.
+    throughput: images a second at a batch size, or None where memory doesn't suffice, which ends the search. Returns 1
+    where even one image doesn't fit.
+    """
+    speeds: dict[int, float] = {}
+    size = 1
+    while size <= most:
+        speed = throughput(size)
+        if speed is None:
+            break
+        if speed < LEAST_GAIN * speeds.get(size // 4, 0.0):
+            break
+        speeds[size] = speed
+        size *= 2
+    best = max(speeds.values(), default=0.0)
+    return next((size for size, speed in speeds.items() if speed >= WORTHWHILE * best), 1)
+
+
+def trial(
+    model: Network,
+    compute: Compute,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
+) -> Callable[[int], float | None]:
+    """A function from batch size to images a second in training on this device, for fastest_batch_size().
+
+    It trains a copy of the network for a few steps on noise, images of `shape` (C, H, W), then predicts as in
+    validation. It returns None where memory doesn't suffice for both, or on an NVIDIA GPU not with 10 % to spare. The
+    network and torch's random state, of the CPU and of that GPU, stay as they are; the copy's memory is given back.
+    """
+
+    def throughput(batch_size: int) -> float | None:
+        devices = [compute.device] if compute.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            speed = _speed(model, compute, (batch_size, *shape), num_classes, optimizer_factory)
+        free_memory(compute.device)
+        return speed
+
+    return throughput
+
+
+def _speed(
+    model: Network,
+    compute: Compute,
+    shape: tuple[int, ...],
+    num_classes: int,
+    optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
+) -> float | None:
+    most = _most_bytes(compute.device)
+    try:
+        network = Fitted(copy.deepcopy(model))
+        optimizer = optimizer_factory(network.parameters())
+        image = torch.rand(shape, device=compute.device).contiguous(memory_format=compute.memory_format)
+        target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
+        network.train()
+        _train_steps(WARMUP_STEPS, network, optimizer, image, target, compute)
+        start = _time(compute.device)
+        _train_steps(TIMED_STEPS, network, optimizer, image, target, compute)
+        seconds = _time(compute.device) - start
+        network.eval()
+        with torch.inference_mode(), compute.autocast():
+            network(image)
+        _time(compute.device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    if compute.device.type == "cuda" and torch.cuda.max_memory_reserved(compute.device) > most:
+        return None
+    return TIMED_STEPS * shape[0] / seconds
+
+
+def step_seconds(model: ModelConfig, compute: Compute, side: int, batch_size: int) -> float:
+    """Of one training step of a fresh network on noise, images of that side; torch's random state stays as it is."""
+    with torch.random.fork_rng([]):
+        network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
+        image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=compute.memory_format)
+        target = torch.randint(model.num_classes, (batch_size, side, side))
+    optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
+    start = _time(compute.device)
+    _train_steps(1, network, optimizer, image, target, compute)
+    return _time(compute.device) - start
+
+
+def _train_steps(
+    count: int, network: nn.Module, optimizer: Optimizer, image: Tensor, target: Tensor, compute: Compute
+) -> None:
+    for _ in range(count):
+        optimizer.zero_grad(set_to_none=True)
+        with compute.autocast():
+            answer = network(image)
+        plain_loss(answer, target).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+
+
+def _most_bytes(device: torch.device) -> int:
+    """What torch may reserve of a GPU that others may be using too; what it has so far needn't be asked for again."""
+    if device.type != "cuda":
+        return 0
+    free_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    _, total = torch.cuda.mem_get_info(device)
+    return available_bytes(device) + torch.cuda.memory_allocated(device) - int(GPU_RESERVE * total)
+
+
+def _time(device: torch.device) -> float:
+    """Seconds of a clock, when all that was begun on the device is done."""
+    finish(device)
+    return time.perf_counter()
