@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unet_cli.cli import bench
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.models import build_model
 from unet_cli.runs import benchmarks
 from unet_cli.system.console import Console

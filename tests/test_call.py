@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import TrainConfig, plain
+from unet_cli.config.base import plain
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.errors import UserError
 from unet_cli.run_folder import independent

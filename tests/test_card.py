@@ -7,7 +7,7 @@ import pytest
 from conftest import pixels, write_pairs
 from PIL import Image
 
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout

@@ -10,7 +10,8 @@ from conftest import Run, json_lines
 
 import unet_cli.checkpoint
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unet_cli.config import ModelConfig, Preprocessing
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.model import ModelConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.models import build_model

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from unet_cli.config import Cleaning
+from unet_cli.config.prediction import Cleaning
 from unet_cli.errors import UserError
 from unet_cli.inference.cleaning import clean, number_objects, objects_of
 

@@ -12,7 +12,9 @@ import unet_cli.cli
 from unet_cli import __version__
 from unet_cli.cli import options
 from unet_cli.cli.options import _out_of_memory
-from unet_cli.config import CheckConfig, Output, TrainConfig
+from unet_cli.config.base import Output
+from unet_cli.config.data import CheckConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.errors import Stopped, UserError, explain
 
 COMMANDS = list(unet_cli.cli.COMMANDS)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unet_cli.config import CompareConfig, TrainConfig, parse_duration, parse_fold, parse_minutes, plain
+from unet_cli.config.base import plain
+from unet_cli.config.training import CompareConfig, TrainConfig, parse_duration, parse_fold, parse_minutes
 from unet_cli.errors import UserError
 
 

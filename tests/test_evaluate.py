@@ -15,7 +15,8 @@ from conftest import TINY, assert_failed, split_foreground, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
-from unet_cli.config import EvaluateConfig, Inference
+from unet_cli.config.evaluation import EvaluateConfig
+from unet_cli.config.prediction import Inference
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_image, read_mask

@@ -75,7 +75,7 @@ def test_bad_files_are_read_again_and_a_damaged_memory_is_done_without(data, rea
 def test_a_memory_that_cannot_be_written_is_said_and_stops_nothing(data, monkeypatch, capsys, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNET_CACHE", str(tmp_path / "file" / "cache"))
-    from unet_cli.config import DataConfig
+    from unet_cli.config.data import DataConfig
     from unet_cli.data.check.examine import examine
     from unet_cli.system.console import Console
 

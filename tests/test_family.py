@@ -4,7 +4,7 @@ channels, gradients everywhere, learning, saving, compiling and exporting."""
 import pytest
 import torch
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.metrics.overlap import count_pixels, summarize
 from unet_cli.models import MODELS, Fitted, build_model, defaults_of, parameter_count, resolved

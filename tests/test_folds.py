@@ -16,7 +16,7 @@ from conftest import Run, write_pairs
 
 import unet_cli
 from unet_cli.checkpoint import find_checkpoints, load_checkpoint
-from unet_cli.config import TrainConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.check.orientation import MIN_PAIRS, WayUp
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.samples.split import Split

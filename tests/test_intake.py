@@ -17,7 +17,7 @@ from conftest import TINY, assert_failed, drawn, json_lines
 from conftest import pixels as pixels_of
 from PIL import Image
 
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.samples.dataset import SegmentationDataset

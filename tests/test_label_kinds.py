@@ -15,7 +15,7 @@ from conftest import TINY, assert_failed, run_unet
 from PIL import Image, ImageFilter
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout

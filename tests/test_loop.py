@@ -9,7 +9,8 @@ import torch
 from conftest import write_pairs
 from test_card import card_of
 
-from unet_cli.config import ModelConfig, TrainConfig
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.samples.cutting import Crops, Grid
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError

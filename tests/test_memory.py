@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.models import Geometry, Network
 from unet_cli.system import memory as system
 from unet_cli.system.device import Compute
@@ -295,7 +295,7 @@ def test_a_gpu_keeps_a_tenth_of_its_memory_free(monkeypatch):
 
 STEP = """
 import re, sys, torch
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.system.device import Compute, keep_freed_memory
 from unet_cli.models import build_model
 from unet_cli.training.ema import Average

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models import build_model, parameter_count
 from unet_cli.models.blocks import NORMS, group_norm

@@ -12,7 +12,8 @@ import torch
 from test_stretching import disc, line, write_masks
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config import ModelConfig, TrainConfig
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.check import stretching
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.runs import modes

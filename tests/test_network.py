@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.models import MODELS, build_model, resolved
 
 SHARES = [0.9, 0.09, 0.01]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.config import LRS
+from unet_cli.config.training import LRS
 from unet_cli.training.optimizers import OPTIMIZERS, make_optimizer
 
 CPU = torch.device("cpu")

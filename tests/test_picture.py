@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unet_cli.config import Inference
+from unet_cli.config.prediction import Inference
 from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import whole_intensities
 from unet_cli.errors import UserError

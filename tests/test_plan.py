@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.models import resolved
 from unet_cli.runs import plan as planning
 from unet_cli.runs.plan import Cost, affordable_width, course, growth, measured, work

@@ -10,7 +10,8 @@ from PIL import Image
 
 from unet_cli import load
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unet_cli.config import Inference, ModelConfig
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.prediction import Inference
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor, to_classes

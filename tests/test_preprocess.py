@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.config import Preprocessing
+from unet_cli.config.data import Preprocessing
 from unet_cli.data.preprocess import (
     MOST_MEASURED,
     measured_step,

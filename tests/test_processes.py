@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.config import ModelConfig
 from unet_cli.config.losses import LOSS_NAMES
+from unet_cli.config.model import ModelConfig
 from unet_cli.data.labels import IGNORED
 from unet_cli.models import build_model
 from unet_cli.system.distributed import World, elastic_identity, restarts, together

@@ -5,7 +5,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from unet_cli.config import TrainConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.training.schedule import (
     PLATEAU,
     SCHEDULES,

@@ -19,7 +19,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from unet_cli.config import Cleaning, Scoring
+from unet_cli.config.evaluation import Scoring
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
 from unet_cli.evaluation.answers import Answer, Mask

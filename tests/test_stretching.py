@@ -10,7 +10,7 @@ from PIL import Image
 from test_card import QUIET, card_of
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check import stretching
 from unet_cli.data.check.facts import cache_folder
 from unet_cli.data.check.stretching import ClassCost, StretchCost, compare_with_stretched, mode_for, stretch_cost

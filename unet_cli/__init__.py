@@ -22,7 +22,7 @@ def load(weights: str | Path | Sequence[str | Path], **settings: Any) -> Predict
     Raises UserError.
     """
     from unet_cli.checkpoint import find_checkpoints, load_checkpoint
-    from unet_cli.config import Inference
+    from unet_cli.config.prediction import Inference
     from unet_cli.inference.predictor import Predictor
     from unet_cli.system.device import choose_compute
 

@@ -11,7 +11,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from unet_cli.config import METRICS, ModelConfig, Preprocessing, TrainConfig, plain, types_of
+from unet_cli.config.base import plain, types_of
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import MASKS_BESIDE
 from unet_cli.errors import UserError, explain

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.config import DEFAULT_SIZE, ModelConfig, Preprocessing
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.model import DEFAULT_SIZE, ModelConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.models import resolved, weightless

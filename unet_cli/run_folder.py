@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unet_cli.config import RUN_SETTINGS, TrainConfig
+from unet_cli.config.training import RUN_SETTINGS, TrainConfig
 from unet_cli.data.samples.split import Split, write_split
 from unet_cli.errors import UserError, explain
 from unet_cli.system.distributed import elastic_identity

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import BenchConfig, Output
+from unet_cli.config.base import Output
+from unet_cli.config.hardware import BenchConfig
 from unet_cli.system.console import Console
 
 if TYPE_CHECKING:

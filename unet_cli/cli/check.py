@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, USER_ERROR, command
-from unet_cli.config import DEFAULT_SIZE, CheckConfig, Output, flag_of
+from unet_cli.config.base import Output, flag_of
+from unet_cli.config.data import CheckConfig
+from unet_cli.config.model import DEFAULT_SIZE
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console, counted
 

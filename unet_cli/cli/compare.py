@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
-from unet_cli.config import CompareConfig, Output
+from unet_cli.config.base import Output
+from unet_cli.config.training import CompareConfig
 from unet_cli.system.console import Console
 
 if TYPE_CHECKING:

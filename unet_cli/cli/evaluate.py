@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import EvaluateConfig, Output
+from unet_cli.config.base import Output
+from unet_cli.config.evaluation import EvaluateConfig
 from unet_cli.metrics.names import metric_name
 from unet_cli.system.console import Console, counted
 

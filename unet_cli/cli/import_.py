@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import ImportConfig, Output, plain
+from unet_cli.config.base import Output, plain
+from unet_cli.config.model import ImportConfig
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 

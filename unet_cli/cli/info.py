@@ -6,7 +6,8 @@ import shlex
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import InfoConfig, Output, plain
+from unet_cli.config.base import Output, plain
+from unet_cli.config.model import InfoConfig
 from unet_cli.system.console import Console, counted
 
 

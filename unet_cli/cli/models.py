@@ -6,7 +6,9 @@ from typing import Any
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import DEFAULT_SIZE, LRS, MODEL_SETTINGS, ModelConfig, Output, flag_of
+from unet_cli.config.base import Output, flag_of
+from unet_cli.config.model import DEFAULT_SIZE, MODEL_SETTINGS, ModelConfig
+from unet_cli.config.training import LRS
 from unet_cli.system.console import Console
 
 COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source")

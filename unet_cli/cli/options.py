@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from unet_cli.config import Output, flag_of, types_of
+from unet_cli.config.base import Output, flag_of, types_of
 from unet_cli.errors import Stopped, UserError, explain, is_out_of_memory
 from unet_cli.system.signals import stop_at_once, stop_on
 from unet_cli.system.streams import make_streams_unbreakable, printable, unprinted_result

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
-from unet_cli.config import Output, PredictConfig, flag_of
+from unet_cli.config.base import Output, flag_of
+from unet_cli.config.prediction import PredictConfig
 from unet_cli.system.console import Console, counted, duration, speed
 from unet_cli.system.streams import printable
 

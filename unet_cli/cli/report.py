@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import Output, ReportConfig
+from unet_cli.config.base import Output
+from unet_cli.config.evaluation import ReportConfig
 from unet_cli.system.console import Console, counted
 
 

@@ -6,7 +6,8 @@ import shlex
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import Output, SampleConfig
+from unet_cli.config.base import Output
+from unet_cli.config.data import SampleConfig
 from unet_cli.system.console import Console, counted
 
 

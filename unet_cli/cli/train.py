@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from unet_cli.cli import STARTED, app
 from unet_cli.cli.options import DONE, command
-from unet_cli.config import Output, TrainConfig
+from unet_cli.config.base import Output
+from unet_cli.config.training import TrainConfig
 from unet_cli.system.console import Console, counted
 from unet_cli.system.distributed import this_process
 

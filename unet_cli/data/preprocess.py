@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.config import FLOAT_RESOLUTION, Preprocessing
+from unet_cli.config.data import FLOAT_RESOLUTION, Preprocessing
 from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from torch import Tensor
 
-from unet_cli.config import Cleaning
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.imagefile import missing_pixels, read_mask
 from unet_cli.data.labels import IGNORED, LabelMap, mask_as
 from unet_cli.data.source import Pair, Source

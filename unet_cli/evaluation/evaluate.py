@@ -8,7 +8,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from unet_cli.config import Cleaning, Scoring
+from unet_cli.config.evaluation import Scoring
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from unet_cli.config import Scoring
+from unet_cli.config.evaluation import Scoring
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import IGNORED

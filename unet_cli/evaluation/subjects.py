@@ -11,7 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
-from unet_cli.config import RUN_SETTINGS, Cleaning, DataConfig, EvaluateConfig, Inference
+from unet_cli.config.data import DataConfig
+from unet_cli.config.evaluation import EvaluateConfig
+from unet_cli.config.prediction import Cleaning, Inference
+from unet_cli.config.training import RUN_SETTINGS
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import STRANGE_VALUES, examine
 from unet_cli.data.check.problems import Problem

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unet_cli.config import Cleaning
+from unet_cli.config.prediction import Cleaning
 from unet_cli.errors import UserError
 
 MOST_OBJECTS = 2**16 - 1

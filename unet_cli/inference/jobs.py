@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from unet_cli.config import PredictConfig, Preprocessing
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.folder.layout import masks_among, merge_channels
 from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.roles import walk

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import Inference, Preprocessing
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.prediction import Inference
 from unet_cli.errors import UserError
 from unet_cli.models import Fitted, Geometry, Network
 from unet_cli.models.attention import GatedUNet

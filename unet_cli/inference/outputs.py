@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_cli.config import PredictConfig
+from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.colours import colours_of
 from unet_cli.data.imagefile import carried_tags, joined, read_image, write_pages, write_png, write_rows
 from unet_cli.data.labels import LabelMap

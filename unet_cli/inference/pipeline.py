@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from unet_cli.config import PredictConfig
+from unet_cli.config.prediction import PredictConfig
 from unet_cli.errors import UserError, memory_explained
 from unet_cli.inference.batching import through_network
 from unet_cli.inference.jobs import Job, Outcome, failed

@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH, Inference, plain
+from unet_cli.config.base import plain
+from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
+from unet_cli.config.prediction import Inference
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 from torch import Tensor
 
-from unet_cli.config import PredictConfig
+from unet_cli.config.prediction import PredictConfig
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task
 from unet_cli.inference.jobs import Job, Outcome, failed

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from unet_cli.config import CPU_WIDTH_SHARE, MODEL_SETTINGS, ModelConfig, flag_of
+from unet_cli.config.base import flag_of
+from unet_cli.config.model import CPU_WIDTH_SHARE, MODEL_SETTINGS, ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models.attention import AttentionUNet
 from unet_cli.models.attention_oktay import OktayAttentionUNet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet_cli.config import MOST_SIZE, ModelConfig
+from unet_cli.config.model import MOST_SIZE, ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models import Geometry, weightless
 

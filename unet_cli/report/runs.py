@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
-from unet_cli.config import Cleaning, DataConfig, Hardware, Inference, Scoring
+from unet_cli.config.data import DataConfig
+from unet_cli.config.evaluation import Scoring
+from unet_cli.config.hardware import Hardware
+from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.samples.split import Split, read_split

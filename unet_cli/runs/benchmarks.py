@@ -21,7 +21,10 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import Cleaning, Inference, ModelConfig, PredictConfig, Preprocessing, Scoring
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.evaluation import Scoring
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.prediction import Cleaning, Inference, PredictConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.samples.augment import AUGMENTATIONS, Augmentation, augment
 from unet_cli.data.source import Pair, Source

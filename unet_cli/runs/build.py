@@ -9,8 +9,11 @@ from dataclasses import replace
 from functools import partial
 
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
-from unet_cli.config import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH, LRS, MAX_PASSES, ModelConfig, Preprocessing, TrainConfig
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.hardware import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.losses import parse_loss
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.training import LRS, MAX_PASSES, TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.augment import augmentation_of

@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 
 from unet_cli.checkpoint import load_checkpoint
-from unet_cli.config import CPU_TRAIN_BATCH, LRS, CompareConfig, Inference, ModelConfig, TrainConfig
+from unet_cli.config.hardware import CPU_TRAIN_BATCH
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.prediction import Inference
+from unet_cli.config.training import LRS, CompareConfig, TrainConfig
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.stretching import Mode, mode_for, stretch_cost
 from unet_cli.data.folder.layout import Layout, layout_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import flag_of
+from unet_cli.config.base import flag_of
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.problems import listed
 from unet_cli.data.samples.split import Split

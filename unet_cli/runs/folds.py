@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from unet_cli.config import METRICS, MODEL_SETTINGS, TrainConfig
+from unet_cli.config.model import MODEL_SETTINGS
+from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split, read_split, write_split
 from unet_cli.errors import UserError, explain

@@ -10,7 +10,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unet_cli.config import CPU_TRAIN_BATCH, MAX_PASSES, Inference, ModelConfig
+from unet_cli.config.hardware import CPU_TRAIN_BATCH
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.prediction import Inference
+from unet_cli.config.training import MAX_PASSES
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode, mode_for, stretch_cost
 from unet_cli.data.samples.split import Split

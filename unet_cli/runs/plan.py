@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config import CPU_TRAIN_BATCH, ModelConfig, TrainConfig
+from unet_cli.config.hardware import CPU_TRAIN_BATCH
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.split import Split

@@ -8,14 +8,10 @@ from dataclasses import replace
 import torch
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config import (
-    METRICS,
-    MODEL_SETTINGS,
-    ModelConfig,
-    Orientation,
-    TrainConfig,
-    plain,
-)
+from unet_cli.config.base import plain
+from unet_cli.config.data import Orientation
+from unet_cli.config.model import MODEL_SETTINGS, ModelConfig
+from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up

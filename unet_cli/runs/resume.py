@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config import METRICS, TrainConfig, flag_of, plain
+from unet_cli.config.base import flag_of, plain
+from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.errors import UserError, explain
 from unet_cli.run_folder import NOT_SETTINGS, independent

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unet_cli.config import METRICS, Inference, TrainConfig
+from unet_cli.config.prediction import Inference
+from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.colours import colours_of
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.imagefile import write_png

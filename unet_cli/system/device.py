@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from unet_cli.config import Precision
+from unet_cli.config.hardware import Precision
 from unet_cli.errors import UserError
 from unet_cli.system.distributed import local_number
 

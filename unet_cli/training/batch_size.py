@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unet_cli.config import ModelConfig
+from unet_cli.config.model import ModelConfig
 from unet_cli.errors import is_out_of_memory
 from unet_cli.models import Fitted, Network, build_model, parameter_count, weightless
 from unet_cli.system import memory

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet_cli.config import TrainConfig
+from unet_cli.config.training import TrainConfig
 from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unet_cli.config import LRS, WEIGHT_DECAYS, TrainConfig
+from unet_cli.config.training import LRS, WEIGHT_DECAYS, TrainConfig
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.models import Fitted, Network
 from unet_cli.system.console import Console

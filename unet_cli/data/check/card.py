@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config import Dtype, Preprocessing, least_std
+from unet_cli.config.data import Dtype, Preprocessing, least_std
 from unet_cli.data.check.facts import Facts, Known, flat
 from unet_cli.data.check.problems import Problem, listed
 from unet_cli.data.folder.layout import Layout

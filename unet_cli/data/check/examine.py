@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check.card import Card, refusal
 from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.check.problems import Problem, odd_things

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from unet_cli.config import Dtype
+from unet_cli.config.data import Dtype
 from unet_cli.data.formats import count_pages
 from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
 from unet_cli.data.labels import ValueStats, value_stats

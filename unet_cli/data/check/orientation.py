@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_cli.config import Orientation
+from unet_cli.config.data import Orientation
 from unet_cli.data.check.facts import THUMBNAIL, Known
 from unet_cli.data.source import spread
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.facts import memory_file, remember, remembered, stamp_of
 from unet_cli.data.imagefile import read_mask

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unet_cli.config import DataConfig
+from unet_cli.config.data import DataConfig
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
 from unet_cli.data.folder.pairing import Rule, SeveralRules, apply_rule, as_text, find_rule, parse_pair
 from unet_cli.data.folder.passed_over import describe

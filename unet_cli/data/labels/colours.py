@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unet_cli.config import MAX_CLASSES
+from unet_cli.config.model import MAX_CLASSES
 from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
 from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP

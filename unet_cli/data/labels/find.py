@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from unet_cli.config import MAX_CLASSES
+from unet_cli.config.model import MAX_CLASSES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap

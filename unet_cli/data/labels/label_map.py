@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config import MAX_CLASSES
+from unet_cli.config.model import MAX_CLASSES
 from unet_cli.data.folder.words import BACKGROUND_NAMES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED, MaskPixels
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.config import Orientation
+from unet_cli.config.data import Orientation
 from unet_cli.data.samples.warp import Warp, rotation, warped
 
 

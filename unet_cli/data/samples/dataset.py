@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unet_cli.config import Preprocessing
+from unet_cli.config.data import Preprocessing
 from unet_cli.data.imagefile import missing_pixels, read_image, read_mask
 from unet_cli.data.labels import IGNORED, LabelMap, mask_as
 from unet_cli.data.objects import numbered

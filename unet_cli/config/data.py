@@ -1,0 +1,153 @@
+"""Settings of a data set and of how its images are prepared for a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unet_cli.config.base import Checked, setting, within
+from unet_cli.errors import UserError
+
+FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
+
+Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
+Orientation = Literal["upright", "any"]  # of images that have a way up, and of others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Checked):
+    """How files are read. The same in every command that reads many."""
+
+    workers: int | None = setting(
+        None,
+        help="Threads that read and write files.  [default: one a processor, 8 at most]",
+        panel="Hardware",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Reading):
+    """Which images and masks there are, and what their values mean. The same in check and training."""
+
+    data: Path | None = setting(None, help="Folder with the images and masks.", panel="Data", metavar="DIR")
+    images: str | None = setting(
+        None, help="Folder of the images, where it isn't found; or its name in each of train, val and test.",
+        panel="Data", metavar="DIR",
+    )  # fmt: skip
+    masks: str | None = setting(
+        None, help="Folder of the masks, likewise.", panel="Data", metavar="DIR",
+    )  # fmt: skip
+    pair: str | None = setting(
+        None, help="Which mask belongs to which image: 'images/{id}_image.png=masks/{id}_annotation.png'.  "
+        "[default: found from the names]", panel="Data", metavar="RULE",
+    )  # fmt: skip
+    missing_masks: Literal["stop", "background"] = setting(
+        "stop", help="Images without a mask: stop and list them, or take them as background.", panel="Data"
+    )
+    skip_bad: bool = setting(
+        False, help="Leave out files that can't be used, and name them, instead of stopping.", panel="Data"
+    )
+    classes: str | None = setting(
+        None, help="Names of the classes, such as background,weed,crop, or with their values, such as "
+        "background=0,weed=128 or soil=#000000,weed=#00ff00; or a TOML file of names and mask values.",
+        panel="Data", metavar="NAMES",
+    )  # fmt: skip
+    ignore_index: int | None = setting(
+        None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 "
+        "beside small whole numbers]",
+        panel="Data", minimum=-1,
+    )  # fmt: skip
+    background: Literal["auto", "first", "none"] = setting(
+        "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
+        "auto: where it is called so, where a value is ignored, and without a name where it is the largest.",
+        panel="Data",
+    )  # fmt: skip
+    keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is None and (self.images is None or self.masks is None):
+            raise UserError("say where the images and masks are: --data DIR, or both --images DIR and --masks DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataConfig):
+    """Everything that `unet check` can be told."""
+
+    pictures: Path | None = setting(
+        None, help="Write a contact sheet into this folder: images with the outlines of their masks.", panel="Output",
+        metavar="DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Checked):
+    """What `unet sample` can be told."""
+
+    folder: Path = setting(
+        help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True
+    )
+    count: int = setting(32, help="Number of pairs.", panel="Data", minimum=1, maximum=100_000)
+    seed: int = setting(0, help="Another seed draws other cells.", panel="Data", minimum=0, maximum=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing(Checked):
+    """How an image becomes network input, in training and in prediction alike.
+
+    mode: whether images are stretched to size x size, or cut into tiles of that size. scale: of networks of another
+    tool, which see images resized by this factor instead. dtype: of the files' values; all
+    that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
+    'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
+    the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
+    and std are in units of the files' values. keep_alpha: whether an alpha channel is one of the in_channels. files:
+    how many files hold the channels of an image. pages: whether each page of a file is an image, or all its pages are
+    the channels of one. orientation: 'upright' where images have a way up, so that the network knows none that are
+    upside down or turned.
+    """
+
+    size: int = within(1, 2**16)
+    in_channels: int = within(1, 4096)
+    dtype: Dtype
+    intensity: Literal["dataset", "image", "percentile"] = "dataset"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    keep_alpha: bool = False
+    files: int = within(1, 4096, 1)
+    pages: Literal["images", "channels"] = "images"
+    mode: Literal["resize", "tile"] = "resize"
+    scale: float | None = within(1e-3, 1e3, None)
+    orientation: Orientation = "any"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
+            raise UserError(f"mean is {self.mean}: there has to be a finite number for each channel, as of std")
+        if not all(math.isfinite(std) and std > 0 for std in self.std):
+            raise UserError(f"std is {self.std}: what is divided by has to be above 0")
+
+    def describe_size(self) -> str:
+        """Of what the network sees."""
+        if self.scale is not None and self.mode == "resize":
+            return f"{self.scale:g} times the image's size"
+        return f"{self.size}x{self.size}"
+
+    def describe_orientation(self) -> str:
+        return "upright" if self.orientation == "upright" else "any way up"
+
+    def describe_intensity(self) -> str:
+        if self.intensity == "image":
+            return "each normalised by its own mean and deviation"
+        if self.intensity == "percentile":
+            return "each normalised by its own mean and deviation between its 1st and 99th percentile"
+        numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(self.mean, self.std, strict=True))
+        return f"normalised by {numbers}"
+
+
+def least_std(dtype: str, mean: float) -> float:
+    """What is divided by at least, so that a constant image is all zero, not infinite: one grey level, or for floating
+    point the share of the mean that can still be told from rounding."""
+    return max(FLOAT_RESOLUTION * abs(mean), 1e-12) if dtype == "float32" else 1.0

@@ -1,0 +1,85 @@
+"""Settings of a network, and of commands about weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unet_cli.config.base import Checked, setting, within
+
+MAX_CLASSES = 255  # an index of 8 bits, of which the last is for ignored pixels
+DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
+CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig(Checked):
+    """What `unet info` can be told."""
+
+    weights: Path = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE",
+        positional=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Checked):
+    """What `unet import` can be told."""
+
+    file: Path = setting(
+        help="Weights of milesial/Pytorch-UNet, or of Unet of segmentation_models_pytorch with a ResNet encoder.",
+        panel="Files", metavar="FILE", positional=True,
+    )  # fmt: skip
+    output: Path = setting(help="Checkpoint to write, such as ours.pth.", panel="Files", metavar="FILE")
+    scale: float | None = setting(
+        None, help="What the sides of images were multiplied by in training.  [default: 0.5 for Pytorch-UNet, as its "
+        "own --scale, and 1 for segmentation_models_pytorch]", panel="Files", minimum=0.01, maximum=10.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """A network: enough to build it again.
+
+    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax. The others are None
+    where the network doesn't take them; while it is not resolved, also for what is usual. deep_supervision: losses at
+    several heads.
+    """
+
+    name: str = "unet"
+    in_channels: int = within(1, 4096, 3)
+    num_classes: int = within(2, MAX_CLASSES, 2)
+    base_channels: int | None = within(1, 4096, None)
+    depth: int | None = within(1, 12, None)
+    upsampling: Literal["transposed", "bilinear"] | None = None
+    norm: Literal["batch", "group", "instance", "none"] | None = None
+    dropout: float | None = within(0, 1, None)
+    deep_supervision: bool | None = None
+
+    @property
+    def out_channels(self) -> int:
+        return 1 if self.num_classes == 2 else self.num_classes
+
+    def describe(self) -> str:
+        """In words, as far as it is known."""
+        spelled = {
+            "base_channels": f"width {self.base_channels}",
+            "depth": f"depth {self.depth}",
+            "upsampling": f"{self.upsampling} upsampling",
+            "norm": f"{'no' if self.norm == 'none' else self.norm} norm",
+            "dropout": f"dropout {self.dropout}" if self.dropout else "",
+            "deep_supervision": "deep supervision" if self.deep_supervision else "",
+        }
+        said = [text for name, text in spelled.items() if text and getattr(self, name) is not None]
+        return ", ".join([self.name, *said])
+
+
+MODEL_SETTINGS = {  # of a network that has them, and their names as settings of a run
+    "base_channels": "width",
+    "depth": "depth",
+    "upsampling": "upsampling",
+    "norm": "norm",
+    "dropout": "dropout",
+    "deep_supervision": "deep_supervision",
+}

@@ -1,0 +1,139 @@
+"""Settings of prediction: what the network sees, the decision, and what is done to the masks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unet_cli.config.base import Checked, setting
+from unet_cli.config.hardware import Batches
+from unet_cli.config.model import LEAST_SIZE, MOST_SIZE
+from unet_cli.errors import UserError
+
+
+def parse_threshold(text: str) -> float | Literal["auto"]:
+    """'0.4' -> 0.4; 'auto' as it is. Raises UserError."""
+    if text == "auto":
+        return "auto"
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise UserError(f"'{text}' is no threshold: write a number from 0 to 1, or auto")
+    return number
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """'3/16' -> (3, 16). Raises UserError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    number, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"'{text}' is no shard: write which part of how many, from 1/16 to 16/16")
+    return number, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning(Checked):
+    """What is done to a mask after the network, wherever it goes. Objects are connected pixels of one class, corners
+    included."""
+
+    fill_holes: bool = setting(False, help="Fill the background that an object encloses.", panel="Masks")
+    remove_smaller: int = setting(
+        0, help="Remove objects of fewer than this many pixels.", panel="Masks", minimum=0, metavar="PIXELS"
+    )
+    keep_largest: bool = setting(False, help="Keep the largest object of each class only.", panel="Masks")
+    split_touching: bool = setting(
+        False, help="Number objects that touch apart, separated at their necks (watershed of the distance map); in "
+        "predict, --instances comes with it.", panel="Masks",
+    )  # fmt: skip
+
+    @property
+    def changes_masks(self) -> bool:
+        return self.fill_holes or self.keep_largest or self.remove_smaller > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Batches):
+    """How images become probabilities. The same in the command and in Python."""
+
+    size: int | None = setting(
+        None, help="Side of what the network sees: images are stretched to it, or cut into tiles of it.  "
+        "[default: as in training]", panel="Network", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+    )  # fmt: skip
+    mode: Literal["resize", "tile"] | None = setting(
+        None, help="Stretch each image to the network's size, or predict it in overlapping tiles at its own.  "
+        "[default: as in training]", panel="Network",
+    )  # fmt: skip
+    overlap: float = setting(
+        0.25, help="Share of a tile's side that it has in common with the next one.", panel="Network", minimum=0.0,
+        maximum=0.75,
+    )  # fmt: skip
+    prune: int | None = setting(
+        None, help="Of a unet++, use this one of its heads alone, and compute only what it needs: 1 is the fastest.",
+        panel="Network", minimum=1, metavar="HEAD",
+    )  # fmt: skip
+    flips: bool = setting(
+        False, help="Average over the image, its flips and quarter turns, 8 times the time; of upright images over the "
+        "mirror image alone, twice the time.", panel="Network",
+    )  # fmt: skip
+    attention_maps: bool = setting(
+        False, help="Also write NAME_attention_1 (finest) and so on, 16-bit: how much each gate of an attention U-Net "
+        "lets through.", panel="Masks",
+    )  # fmt: skip
+    threshold: float | str | None = setting(
+        None, help="Probability from which a pixel is foreground, with one class of it; auto: the one that was best on "
+        "the validation part.  [default: 0.5]", panel="Masks", parse=parse_threshold, metavar="NUMBER",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None:
+            parse_threshold(str(self.threshold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Inference, Cleaning):
+    """Everything that `unet predict` can be told."""
+
+    weights: tuple[Path, ...] = setting(
+        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth); or weights that `unet import` "
+        "knows. Several, or a folder of runs: their probabilities are averaged.", panel="Files", metavar="FILE",
+    )  # fmt: skip
+    input: str = setting(
+        help="An image, a folder (with its sub-folders), a quoted glob, or - for a list of paths on stdin.",
+        panel="Files", metavar="PATH",
+    )  # fmt: skip
+    output: Path | None = setting(
+        None,
+        help="Folder for the masks.  [default: FOLDER_masks beside the folder of the input]",
+        panel="Files",
+        metavar="DIR",
+    )
+    format: Literal["png", "tif"] | None = setting(
+        None, help="File type of the masks; tif keeps a TIFF's resolution and place on earth, and a stack's pages in "
+        "one file.  [default: png, tif for a TIFF in tiles]", panel="Files",
+    )  # fmt: skip
+    skip_existing: bool = setting(
+        False,
+        help="Leave out images that have their mask already, whatever made it: continues a stopped job.",
+        panel="Files",
+    )
+    shard: tuple[int, int] | None = setting(
+        None, help="Which part of the images is this call's, such as 3/16: 16 calls share a job.", panel="Files",
+        parse=parse_shard, metavar="N/COUNT",
+    )  # fmt: skip
+    overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
+    probabilities: bool = setting(
+        False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; of several classes "
+        "NAME_probability_CLASS for each.", panel="Masks",
+    )  # fmt: skip
+    instances: bool = setting(
+        False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
+    )
+
+    @property
+    def numbers_objects(self) -> bool:
+        return self.instances or self.split_touching

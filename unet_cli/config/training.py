@@ -1,0 +1,281 @@
+"""Settings of a training run, and of a comparison of several."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unet_cli.config.base import flag_of, setting
+from unet_cli.config.data import DataConfig
+from unet_cli.config.hardware import Batches
+from unet_cli.config.losses import LOSS_NAMES, check_loss
+from unet_cli.config.model import DEFAULT_SIZE, LEAST_SIZE, MODEL_SETTINGS, MOST_SIZE
+from unet_cli.errors import UserError
+
+MAX_PASSES = 300  # over the training images, in a run that is told no end
+LRS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2}  # of each optimizer unless given
+WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-2, "sgd": 1e-4}
+METRICS = "metrics.json"  # in the folder of a run that has come to its end
+RUN_SETTINGS = "config.toml"  # in a run's folder: its settings, with all that was found for 'auto'
+
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str | float) -> float:
+    """'2h30m', '90s', '1.5h' -> seconds; a number is one of seconds. Raises UserError."""
+    if isinstance(text, (int, float)):
+        text = spell_duration(text)
+    part = re.compile(r"(\d+(?:\.\d+)?)\s*([hms])")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in part.findall(str(text)))
+    leftover = part.sub("", str(text)).strip()
+    if leftover or seconds <= 0:
+        raise UserError(f"'{text}' is not a time: write 90s, 3m or 2h30m")
+    return seconds
+
+
+def spell_duration(seconds: float) -> str:
+    """Seconds as parse_duration reads them."""
+    return f"{seconds:.12g}s"
+
+
+def parse_fold(text: str) -> int | Literal["all"]:
+    """'2' -> 2; 'all' as it is. Raises UserError."""
+    if str(text) == "all":
+        return "all"
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", str(text)):
+        raise UserError(f"'{text}' is no fold: write which one, from 1, or all")
+    return int(text)
+
+
+def parse_minutes(text: str) -> tuple[float, ...]:
+    """'3,10' -> (3.0, 10.0), each number once. Raises UserError."""
+    try:
+        minutes = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        minutes = ()
+    if not minutes or not all(0 < 60 * number < math.inf for number in minutes):
+        raise UserError(f"'{text}' are no minutes: write positive numbers, separated by commas, such as 3,10")
+    return tuple(dict.fromkeys(minutes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig, Batches):
+    """Everything that `unet train` can be told."""
+
+    size: int = setting(
+        DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
+        panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+    )  # fmt: skip
+    mode: Literal["resize", "tile", "auto"] = setting(
+        "auto", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
+        "resolution and predict in tiles; auto stretches unless the masks show that thin structures would be lost.",
+        panel="Data",
+    )  # fmt: skip
+    foreground_crops: float = setting(
+        0.33, help="With crops: share of them that is laid on foreground, rare classes as often as common ones.",
+        panel="Data", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    val_fraction: float = setting(
+        0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Split",
+        minimum=0.0, maximum=0.9,
+    )  # fmt: skip
+    group_by: str | None = setting(
+        None, help="Regular expression that finds the patient, slide or movie in a name, such as '^(P\\d+)': "
+        "images of one group stay on one side.", panel="Split", metavar="REGEX",
+    )  # fmt: skip
+    folds: int | None = setting(
+        None, help="Cross-validation: cut the pairs into this many parts, of which --fold is for validation.",
+        panel="Split", minimum=2,
+    )  # fmt: skip
+    fold: int | Literal["all"] | None = setting(
+        None, help="Which of the folds, from 1; all: a network for each, one after the other.", panel="Split",
+        parse=parse_fold, metavar="NUMBER",
+    )  # fmt: skip
+    split: Path | None = setting(
+        None,
+        help="Read the split from this file: the split.json of another run (or that run's folder).",
+        panel="Split",
+        metavar="FILE",
+    )
+    normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
+        "auto", help="Intensities become: deviations from the mean of the training part (dataset) or of the image "
+        "itself (image, percentile: without its darkest and brightest 1 %), or 0 to 1 over the range of the file type "
+        "(range); auto chooses dataset or image.", panel="Data",
+    )  # fmt: skip
+    max_time: float | None = setting(
+        None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
+        panel="Training", parse=parse_duration, spell=spell_duration, metavar="TIME",
+    )  # fmt: skip
+    epochs: int | None = setting(
+        None, help="Passes over the training images.  [default: until the validation score has stopped improving, "
+        f"{MAX_PASSES} at most; with --max-time as many as fit]", panel="Training", minimum=1,
+    )  # fmt: skip
+    patience: int | None = setting(
+        None, help="End the run when the validation score hasn't improved for this many epochs.  [default: never]",
+        panel="Training", minimum=1, metavar="EPOCHS",
+    )  # fmt: skip
+    loss: str = setting(
+        "bce+dice", help="What is minimised: names joined by +, with factors where wanted, such as 0.5*bce+dice. There "
+        "are " + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
+    )  # fmt: skip
+    class_weights: str = setting(
+        "none", help="How much pixels of each class count in bce, ce, focal, top-k, paper: none, all the same; auto, "
+        "rare classes more; or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
+    )  # fmt: skip
+    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
+    lr: float | None = setting(
+        None, help="Highest learning rate.  [default: the network's own factor, mostly 1, times "
+        + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
+        + "]", panel="Training", minimum=1e-8, maximum=10.0,
+    )  # fmt: skip
+    weight_decay: float | None = setting(
+        None, help="How strongly weights are drawn to zero, as the optimizer defines it.  [default: "
+        + ", ".join(f"{decay:g} with {name}" for name, decay in WEIGHT_DECAYS.items()) + "]",
+        panel="Training", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    schedule: Literal["cosine", "poly", "plateau", "constant", "cooldown"] | None = setting(
+        None, help="How the learning rate falls: to zero at the end (cosine, poly), over the last 30 % (cooldown), by "
+        "half where the validation score no longer improves (plateau), or not at all.  [default: cosine; without "
+        "--max-time and --epochs cooldown, once the score has stopped improving]", panel="Training",
+    )  # fmt: skip
+    clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
+    augment: Literal["none", "light", "full", "paper"] = setting(
+        "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
+        "noise and blur; paper: light and the elastic deformation of the U-Net paper.", panel="Training",
+    )  # fmt: skip
+    orientation: Literal["auto", "upright", "any"] = setting(
+        "auto", help="Whether images have a way up, as streets, X-rays and faces do: upright leaves vertical flips and "
+        "quarter turns out of --augment, and of --flips in prediction; auto: where the training pairs can be told from "
+        "upside-down and turned copies of themselves.", panel="Training",
+    )  # fmt: skip
+    seed: int = setting(
+        0,
+        help="Decides split, order, initial weights and augmentation.",
+        panel="Training",
+        minimum=0,
+        maximum=2**63 - 1,
+    )
+    deterministic: bool = setting(
+        False, help="The same weights from the same seed on a GPU too, for some of its speed; needs --epochs.",
+        panel="Training",
+    )  # fmt: skip
+    init: Path | None = setting(
+        None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
+    )
+    resume: Path | None = setting(
+        None, help="Go on with this run, as it was told to, from where it was last saved; flags given here win.",
+        panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
+    )  # fmt: skip
+    model: str = setting(
+        "unet", help="Network, by its name in the table that `unet models` prints.", panel="Network", metavar="NAME"
+    )
+    width: int | None = setting(
+        None, help="Channels of the first level.  [default: the network's usual ones on a GPU, half of them on a CPU: "
+        "64 and 32 for unet]", panel="Network", minimum=1,
+    )  # fmt: skip
+    depth: int | None = setting(
+        None, help="Number of halvings of the resolution.  [default: as is usual for the network, 4 for unet]",
+        panel="Network", minimum=1, maximum=8,
+    )  # fmt: skip
+    upsampling: Literal["transposed", "bilinear"] | None = setting(
+        None, help="Learned or bilinear upsampling; bilinear has fewer weights.  [default: transposed]", panel="Network"
+    )
+    norm: Literal["batch", "group", "instance", "none"] | None = setting(
+        None, help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
+        "images; or nothing.  [default: as is usual for the network, batch for unet]", panel="Network",
+    )  # fmt: skip
+    dropout: float | None = setting(
+        None, help="Share of values that are dropped in training.  [default: as is usual for the network, 0 for unet]",
+        panel="Network", minimum=0.0, maximum=0.9,
+    )  # fmt: skip
+    deep_supervision: bool | None = setting(
+        None, help="Losses at several depths of a network that has heads there.  [default: yes, if it has]",
+        panel="Network",
+    )  # fmt: skip
+    encoder_weights: str | None = setting(
+        None, help="Begin with the weights of a torchvision encoder: a file of them, or imagenet, which is downloaded.",
+        panel="Network", metavar="FILE",
+    )  # fmt: skip
+    gradient_checkpointing: bool = setting(
+        False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
+    )
+    output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", metavar="DIR")
+    name: str | None = setting(
+        None, help="Name of the run's own folder in it.  [default: the data folder's name and a number]", panel="Output"
+    )
+    save_every: float = setting(
+        30.0, help="Checkpoints are written at the ends of epochs, at most this often, and within an epoch that lasts "
+        "ten times as long.", panel="Output", parse=parse_duration, spell=spell_duration, metavar="TIME",
+    )  # fmt: skip
+    show_augmented: int | None = setting(
+        None, help="Draw this many augmented samples into the run's folder, augmented.png, before training.",
+        panel="Output", minimum=1, maximum=256, metavar="N",
+    )  # fmt: skip
+    tensorboard: bool = setting(
+        False, help="Also write the log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
+    )
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """Those of MODEL_SETTINGS, by their names there; None where nothing is said."""
+        return {name: getattr(self, flag) for name, flag in MODEL_SETTINGS.items()}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.folds is None) != (self.fold is None):
+            raise UserError(
+                "--folds and --fold belong together: --folds 5 --fold all trains five networks, each of which is "
+                "validated on another fifth; --folds 5 --fold 1 only the first of them"
+            )
+        if self.fold is not None:
+            parse_fold(str(self.fold))
+        if self.split is not None and (self.folds is not None or self.group_by is not None):
+            raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
+        if self.deterministic and self.max_time is not None:
+            raise UserError(
+                "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "
+                "give --epochs instead"
+            )
+        if self.compile and self.gradient_checkpointing:
+            raise UserError("--compile can't compile what --gradient-checkpointing computes again: leave one out")
+        if self.resume is not None and self.name is not None:
+            raise UserError("--resume goes on in the run's own folder: leave out --name")
+        check_loss(self.loss, self.class_weights)
+        if self.encoder_weights is not None and self.init is not None:
+            raise UserError("--init has weights for the encoder too: leave out --encoder-weights")
+        if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):
+            raise UserError(f"--name is '{self.name}': it has to be a folder name; put the place into --output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainConfig):
+    """Everything that `unet compare` can be told."""
+
+    models: str = setting(
+        "all", help="Networks, separated by commas; all: the whole table; -NAME: without this one.", panel="Files",
+        metavar="NAMES",
+    )  # fmt: skip
+    test: Path | None = setting(
+        None, help="Folder with the images and masks that the networks are scored on.  [default: a test folder in the "
+        "data, or the validation part]", panel="Files", metavar="DIR",
+    )  # fmt: skip
+    minutes: tuple[float, ...] | None = setting(
+        None, help="Train each network once for each of these times, in minutes, such as 3,10: each is the --max-time "
+        "of a training of its own.", panel="Training", parse=parse_minutes, metavar="NUMBERS",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.minutes is not None:
+            parse_minutes(",".join(map(str, self.minutes)))
+            for name in ("max_time", "epochs", "deterministic"):
+                if getattr(self, name):
+                    raise UserError(f"--minutes says how long each network is trained: leave out {flag_of(name)}")
+        if self.resume or self.init or self.model != "unet":
+            flag = "--resume" if self.resume else "--init" if self.init else "--model"
+            raise UserError(f"{flag} is of one network: leave it out, and name several with --models")
+        if self.fold == "all":
+            raise UserError("--fold all: compare trains each network once: give one fold, such as --fold 1")
