@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.data.preprocess import resize_image, resize_mask
 from unet_cli.data.samples.cutting import Crops, Grid, Held, Whole, find_places, patch_side_of
 

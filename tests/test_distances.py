@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import components, separated
 from unet_cli.training.losses.distances import border_weights, radius, signed_distances
 

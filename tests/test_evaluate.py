@@ -16,11 +16,11 @@ from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config.evaluation import EvaluateConfig
+from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Inference
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_image, read_mask
-from unet_cli.data.labels import IGNORED
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network

@@ -8,11 +8,11 @@ from PIL import Image
 from test_card import QUIET
 
 from unet_cli.config.data import DataConfig
+from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.imagefile import read_mask
-from unet_cli.data.labels import IGNORED
 from unet_cli.errors import UserError
 
 SIDE = 96

@@ -16,11 +16,11 @@ from PIL import Image, ImageFilter
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.data import DataConfig
+from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_mask
-from unet_cli.data.labels import IGNORED
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.config.losses import LOSS_NAMES, WEIGHTED, check_loss, parse_class_weights, parse_loss
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.training.losses.distances import border_weights, radius, signed_distances
 from unet_cli.training.losses.loss import (

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from unet_cli.config.losses import LOSS_NAMES
-from unet_cli.config.model import ModelConfig
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED, ModelConfig
 from unet_cli.models import build_model
 from unet_cli.system.distributed import World, elastic_identity, restarts, together
 from unet_cli.training.losses.loss import Denominators, Loss, loss_for

@@ -8,7 +8,8 @@ from typing import Literal
 
 from unet_cli.config.base import Checked, setting, within
 
-MAX_CLASSES = 255  # an index of 8 bits, of which the last is for ignored pixels
+IGNORED = 255  # class index of mask pixels that no loss and no score counts: the last of 8 bits
+MAX_CLASSES = IGNORED
 DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 

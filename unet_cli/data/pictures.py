@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colour, Colours
 from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
-from unet_cli.data.labels import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder
 

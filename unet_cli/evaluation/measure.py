@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from unet_cli.config.evaluation import Scoring
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
-from unet_cli.data.labels import IGNORED
 from unet_cli.evaluation.answers import Answer
 from unet_cli.evaluation.findings import Panels
 from unet_cli.evaluation.panels import draw_panels

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
 from unet_cli.data.imagefile import to_rgb
-from unet_cli.data.labels import IGNORED
 from unet_cli.data.pictures import small
 from unet_cli.evaluation.findings import Panels
 

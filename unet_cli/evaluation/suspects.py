@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 
 SURE = 0.95  # from this probability on that the mask's class is wrong
 ZONE = 0.02  # of the shorter side: this near to a border in the mask, annotators differ

@@ -17,6 +17,7 @@ from unet_cli.inference.outputs import Outputs
 from unet_cli.inference.predictor import Predictor, to_classes
 from unet_cli.inference.store import InMemory, OnDisk, Store
 from unet_cli.inference.views import Band, Picture, Stack, Tiled, View
+from unet_cli.metrics.ranking import sixteen_bit
 from unet_cli.system.files import make_folder
 from unet_cli.version import __version__
 
@@ -151,8 +152,3 @@ def surest_pixel(probs: Tensor) -> Tensor:
     all pixels would tell.
     """
     return probs.flatten(1)[:, int(foreground(probs).argmax()) % probs[0].numel()]
-
-
-def sixteen_bit(probs: Tensor) -> np.ndarray:
-    """(H, W) probabilities -> uint16, 65535 being 1."""
-    return (probs.numpy() * 65535 + 0.5).astype(np.uint16)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 
 BINS = 15  # as in Guo et al. 2017, section 5
 BOUNDS = (0.25, 10.0)  # of a temperature: a few images that came out perfect ask for 0, and prove little

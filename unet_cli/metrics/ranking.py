@@ -12,11 +12,15 @@ import math
 import numpy as np
 from torch import Tensor
 
-from unet_cli.inference.sheet import sixteen_bit
 from unet_cli.metrics.overlap import ratio
 
 LEVELS = 65536
 COARSE = 512
+
+
+def sixteen_bit(probs: Tensor) -> np.ndarray:
+    """(H, W) probabilities -> uint16, 65535 being 1."""
+    return (probs.numpy() * 65535 + 0.5).astype(np.uint16)
 
 
 def count_levels(probs: Tensor, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:

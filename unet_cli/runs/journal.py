@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import colours_of
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
-from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.pictures import visible, with_legend
 from unet_cli.data.samples.cutting import Whole

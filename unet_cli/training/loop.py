@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unet_cli.config.model import IGNORED
 from unet_cli.config.training import TrainConfig
-from unet_cli.data.labels import IGNORED
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.samples.augment import Augmentation, augment, augmentation_of

@@ -5,7 +5,7 @@ of masks each. find: the kinds in their order. label_map: what is found. spec: w
 """
 
 from unet_cli.data.labels.find import find_labels
-from unet_cli.data.labels.label_map import CLASS_COLOURS, IGNORED, LabelMap, with_background
+from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap, with_background
 from unet_cli.data.labels.readings import mask_as
 from unet_cli.data.labels.remarks import question, remarks
 from unet_cli.data.labels.spec import ClassSpec, parse_classes
@@ -13,7 +13,6 @@ from unet_cli.data.labels.stats import ValueStats, value_stats
 
 __all__ = [
     "CLASS_COLOURS",
-    "IGNORED",
     "ClassSpec",
     "LabelMap",
     "ValueStats",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config.model import MAX_CLASSES
+from unet_cli.config.model import IGNORED, MAX_CLASSES
 from unet_cli.data.folder.words import BACKGROUND_NAMES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED, MaskPixels
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
@@ -22,7 +22,6 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import few
 
 MAX_NAME = 200  # characters of a class's name
-IGNORED = 255  # the class index of pixels that count nowhere: not in losses, metrics or shares
 SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
 NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
 MAX_STRAYS = 0.5  # of a mask's pixels; where more have no class, all of them are strange

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.preprocess import resize_image, resize_mask
 from unet_cli.data.samples.warp import middle

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_objects
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import components
 
 W0, SIGMA = 10.0, 5.0  # of the paper's weight map; sigma in pixels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.config.losses import parse_class_weights, parse_loss
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.training.losses.pixel import cross_entropy, focal, paper, top_k
 from unet_cli.training.losses.region import boundary, cldice, dice, focal_tversky, jaccard, lovasz, tversky

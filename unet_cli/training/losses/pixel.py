@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet_cli.data.labels import IGNORED
+from unet_cli.config.model import IGNORED
 from unet_cli.training.losses.distances import border_weights
 
 GAMMA = 2.0  # of the focal loss
