@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import OUTLINE, Colours, colours_of
 from unet_cli.data.imagefile import is_ours
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED, LabelMap
+from unet_cli.data.labels import CLASS_COLOURS, LabelMap
 from unet_cli.data.pictures import (
     ALARM,
     FRAME,

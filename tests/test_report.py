@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, IGNORED_COLOUR, Colours, colours_of
-from unet_cli.data.labels import CLASS_COLOURS, IGNORED, LabelMap
+from unet_cli.data.labels import CLASS_COLOURS, LabelMap
 from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.findings import Curve, Entry, Page, Panels, Score, Sizes, Suspect
