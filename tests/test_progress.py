@@ -9,7 +9,7 @@ from conftest import TINY
 
 from unet_cli.system.console import Console
 from unet_cli.training import progress
-from unet_cli.training.progress import EpochResult, Telling
+from unet_cli.training.progress import EpochLog, EpochResult
 
 
 class Clock:
@@ -36,30 +36,30 @@ def told(capsys) -> list[str]:
 
 
 def test_of_short_epochs_the_first_the_last_and_one_every_few_seconds_are_told_and_the_best(clock, capsys):
-    telling = Telling(Console())
+    log = EpochLog(Console())
     for number in range(1, 14):
-        telling.add(epoch(number, best=number in (1, 5, 12)))
+        log.add(epoch(number, best=number in (1, 5, 12)))
         clock.now += 0.5
-    telling.tell()
-    telling.tell()
+    log.flush()
+    log.flush()
     assert told(capsys) == ["1*", "5*", "7", "12*", "13"]
 
 
 def test_of_long_epochs_each_is_told_and_one_that_was_judged_again_once(clock, capsys):
-    telling = Telling(Console())
+    log = EpochLog(Console())
     for number in range(1, 4):
         clock.now += 10
-        telling.add(epoch(number))
-    telling.add(epoch(4))
-    telling.add(epoch(4, best=True))
-    telling.tell()
+        log.add(epoch(number))
+    log.add(epoch(4))
+    log.add(epoch(4, best=True))
+    log.flush()
     assert told(capsys) == ["1", "2", "3", "4*"]
 
 
 def test_that_epochs_are_short_is_said_once(clock, capsys):
-    telling = Telling(Console())
+    log = EpochLog(Console())
     for number in range(1, 30):
-        telling.add(epoch(number))
+        log.add(epoch(number))
         clock.now += 0.5
     assert capsys.readouterr().err.count("Epochs are short") == 1
 

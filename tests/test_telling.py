@@ -15,7 +15,7 @@ from conftest import TINY, write_pairs
 from test_resume import start, wait_for
 
 from unet_cli.errors import Stopped
-from unet_cli.runs.train import _fit
+from unet_cli.runs.train import _fit_and_save
 from unet_cli.system.console import Console
 from unet_cli.system.signals import ENDING, StopRequest
 from unet_cli.system.streams import Unbreakable, printable
@@ -122,32 +122,31 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(data):
 
 
 class Failing:
-    """A trainer in whose third step something breaks that nobody thought of; and what saves it."""
+    """A run that breaks in a way that nobody thought of, and what saves it."""
 
-    console, saved, is_whole, error = Console(quiet=True), 0, True, ZeroDivisionError()
+    def __init__(self, is_consistent: bool) -> None:
+        self.learner, self.is_consistent, self.saved = self, is_consistent, 0
+        self.step, self.console = 3, Console(quiet=True)
+        self.config = type("Config", (), {"deterministic": False})
 
-    def fit(self, stop: StopRequest):
-        yield None
-        yield None
-        raise self.error
-
-    def note(self, trainer, result) -> None:
-        pass
-
-    def save_at_last(self, trainer) -> None:
+    def save_at_last(self, snapshot) -> None:
         self.saved += 1
 
 
 @pytest.mark.parametrize(
-    ("error", "is_whole", "saved"),
+    ("error", "is_consistent", "saved"),
     [(ZeroDivisionError(), True, 1), (ZeroDivisionError(), False, 0), (Stopped(15), True, 0)],
 )
-def test_whatever_leaves_the_loop_is_saved_first_unless_it_is_torn_or_in_a_hurry(error, is_whole, saved):
-    failing = Failing()
-    failing.config = type("Config", (), {"deterministic": False})
-    failing.error, failing.is_whole = error, is_whole
+def test_whatever_leaves_the_loop_is_saved_first_unless_it_is_torn_or_in_a_hurry(
+    error, is_consistent, saved, monkeypatch
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("unet_cli.runs.train.fit", fail)
+    failing = Failing(is_consistent)
     with pytest.raises(type(error)):
-        _fit(failing, (failing, failing))
+        _fit_and_save(failing, failing, None)
     assert failing.saved == saved
 
 

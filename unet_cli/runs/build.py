@@ -1,12 +1,15 @@
-"""A trainer out of plain values: the checkpoint that a run fills, its plan, and its network."""
+"""A run out of plain values: the checkpoint that it fills, its plan, and its network."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
+
+from torch import Tensor
 
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.data import Preprocessing
@@ -30,7 +33,8 @@ from unet_cli.system.memory import total_memory
 from unet_cli.system.prefetch import default_workers
 from unet_cli.training.batch_size import cpu_batch_size, fastest_batch_size, trial
 from unet_cli.training.budget import Budget
-from unet_cli.training.loop import Trainer
+from unet_cli.training.course import Course
+from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import class_weights_for, loss_for
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
@@ -84,7 +88,39 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
     return then
 
 
-def build_trainer(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Trainer:
+@dataclass(frozen=True)
+class Run:
+    """What the training loop works with: the network and its optimizer, the training samples, the validation part, and
+    where the run is."""
+
+    learner: Learner
+    loader: TrainLoader
+    val_data: SegmentationDataset
+    course: Course
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether weights, optimizer and progress belong together, as everywhere but within a step's end and while
+        averaged weights are validated."""
+        return self.course.step == self.learner.step and not self.learner.average.is_swapped
+
+    def weights(self, averaged: bool = False) -> dict[str, Tensor]:
+        """A copy on the CPU, which training doesn't change any more."""
+        state = self.learner.average.state_dict() if averaged else self.learner.model.state_dict()
+        return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights."""
+        return {
+            "learner": self.learner.state(),
+            "progress": self.course.progress.plain(),
+            "seconds": time.monotonic() - self.course.budget.start,
+            "batch_size": self.loader.batch_size,
+            "plan": self.course.plan.plain(),
+        }
+
+
+def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Run:
     """What trains `model` by `plan` on samples that are prepared as the template says."""
     config = call.config
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
@@ -96,9 +132,30 @@ def build_trainer(call: Call, card: Card, split: Split, template: Checkpoint, pl
     loss = loss_for(config.loss, template.model.num_classes, weights_of, card.labels.scored.start)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, call.console, batch_size, context, factor)
-    return Trainer(
-        learner, train_data, val_data, config, batch_size, budget, call.world, call.console, plan=plan, cut=cut
+    loader = TrainLoader(
+        train_data,
+        plan,
+        augmentation_of(config.augment, template.preprocessing.orientation),
+        batch_size,
+        config.seed,
+        call.compute.device,
+        cut,
+        context,
+        config.workers,
+        call.world,
     )
+    course = Course(
+        plan,
+        budget,
+        config.schedule or ("cooldown" if plan.is_open else "cosine"),
+        learner.lr,
+        size=template.preprocessing.size,
+        samples=len(train_data),
+        val_samples=len(val_data),
+        step_samples=batch_size * call.world.count,
+        patience=config.patience,
+    )
+    return Run(learner, loader, val_data, course)
 
 
 def _cutting(

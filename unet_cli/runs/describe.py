@@ -10,16 +10,16 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.problems import listed
 from unet_cli.data.samples.split import Split
 from unet_cli.models import parameter_count
+from unet_cli.runs.build import Run
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import counted, duration
-from unet_cli.training.loop import Trainer
+from unet_cli.training.plan import Plan
 
 
-def describe_plan(trainer: Trainer, template: Checkpoint, reasons: list[str], folder: Path) -> list[str]:
+def describe_plan(run: Run, template: Checkpoint, reasons: list[str], folder: Path) -> list[str]:
     """What the run will do, in words. reasons: sentences on what the data set decided."""
-    config, budget, preprocessing = trainer.config, trainer.budget, template.preprocessing
-    learner, world = trainer.learner, trainer.world
-    plan = trainer.plan
+    learner, course, preprocessing = run.learner, run.course, template.preprocessing
+    config, world, budget, plan = learner.config, learner.world, course.budget, course.plan
     usual = "" if config.width or config.init else f" ({plan.reason or f'the usual width on a {learner.compute.kind}'})"
     limits = [counted(int(budget.epochs), "epoch")] if budget.epochs and not plan.is_open else []
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
@@ -29,28 +29,28 @@ def describe_plan(trainer: Trainer, template: Checkpoint, reasons: list[str], fo
     return [
         *reasons,
         f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
-        f"{_describe_samples(trainer)}, {preprocessing.describe_intensity()}; batches of "
-        f"{trainer.batch_size * world.count}; augmentation {config.augment}, {preprocessing.describe_orientation()}",
-        f"Loss {config.loss}, {config.optimizer}, learning rate {learner.lr:g}, {trainer.schedule}",
+        f"{_describe_samples(run)}, {preprocessing.describe_intensity()}; batches of "
+        f"{course.step_samples}; augmentation {config.augment}, {preprocessing.describe_orientation()}",
+        f"Loss {config.loss}, {config.optimizer}, learning rate {course.lr:g}, {course.schedule}",
         f"Computing on {learner.compute.describe()}{processes}",
-        f"Training {ends}{_describe_validation(trainer)}, into {folder}",
+        f"Training {ends}{_describe_validation(plan)}, into {folder}",
     ]
 
 
-def _describe_samples(trainer: Trainer) -> str:
+def _describe_samples(run: Run) -> str:
     """What the network sees in training, from the first phase to the last."""
-    preprocessing, sides = trainer.train_data.preprocessing, trainer.plan.sides or (trainer.train_data.side,)
+    preprocessing, sides = run.loader.data.preprocessing, run.course.plan.sides or (run.loader.side,)
     crops = "crops of " + ", then ".join(f"{side}x{side}" for side in sides)
-    crops += f" ({trainer.config.foreground_crops:.0%} on foreground)"
+    crops += f" ({run.learner.config.foreground_crops:.0%} on foreground)"
     if preprocessing.mode == "tile":
         return f"Images are seen in {crops}"
     stretched = f"Images are stretched to {preprocessing.describe_size()}"
     return stretched if sides == (preprocessing.size,) else f"{stretched} and seen in {crops}"
 
 
-def _describe_validation(trainer: Trainer) -> str:
+def _describe_validation(plan: Plan) -> str:
     """On what and how often, unless it is on all and at the end of every epoch."""
-    plan, said = trainer.plan, []
+    said = []
     if plan.val_images is not None:
         said.append(f"on {counted(plan.val_images, 'image')} of the validation part")
     if plan.validate_every > 1:
@@ -82,7 +82,7 @@ def worth_a_look(card: Card) -> list[str]:
     return ["Worth a look (unet check shows all):", *listed(card.problems, 2)]
 
 
-def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint, unused: int) -> list[str]:
+def describe_resumed(call: Call, run: Run, template: Checkpoint, unused: int) -> list[str]:
     """Of a run that is gone on with: where, and what is other than it was. unused: pairs that the run's split doesn't
     name."""
     if call.folder is None:
@@ -90,8 +90,8 @@ def describe_resumed(call: Call, trainer: Trainer, template: Checkpoint, unused:
     if call.saved is None:
         return [f"{call.folder} has no last.pth to go on from: it begins again"]
     said = [
-        f"Going on with {call.folder} in epoch {trainer.progress.epoch}, after "
-        f"{counted(trainer.learner.step, 'step')} and {duration(call.state['seconds'])}"
+        f"Going on with {call.folder} in epoch {run.course.progress.epoch}, after "
+        f"{counted(run.learner.step, 'step')} and {duration(call.state['seconds'])}"
     ]
     said += [f"  {flag_of(name)} was {then} and is now {now}" for name, (then, now) in call.changes().items()]
     if call.saved.training.get("data_fingerprint") != template.training["data_fingerprint"]:

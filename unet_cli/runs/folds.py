@@ -28,9 +28,10 @@ from unet_cli.run_folder import (
     write_json,
     write_settings,
 )
+from unet_cli.runs.finish import Report
 from unet_cli.runs.prepare import drawn_split, examined
 from unet_cli.runs.resume import LASTING, TrainedToItsEnd, refuse_changes
-from unet_cli.runs.train import Report, told_how_to_go_on, train
+from unet_cli.runs.train import told_how_to_go_on, train
 from unet_cli.system.console import Console
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import alone_in, make_folder, sweep

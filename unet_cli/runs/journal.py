@@ -3,77 +3,70 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from unet_cli.config.model import IGNORED
-from unet_cli.data.colours import colours_of
+from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import stretched, to_rgb, write_png
-from unet_cli.data.objects import CLASSES
 from unet_cli.data.pictures import visible, with_legend
 from unet_cli.data.samples.cutting import Whole
-from unet_cli.data.samples.dataset import SegmentationDataset
-from unet_cli.data.samples.warp import middle
 from unet_cli.errors import UserError, explain
+from unet_cli.runs.build import Run
 from unet_cli.system.files import whole_file
-from unet_cli.training.loop import Trainer, to_classes
 from unet_cli.training.progress import EpochResult
+from unet_cli.training.validation import PredictedSample, predict_samples
 
-PICTURED = 4  # validation images
 PANEL = 256  # pixels a side
 GAP = 4
+PICTURED = 4  # samples
+
+Samples = Callable[[], Sequence[PredictedSample]]
 
 
 class Journal:
     """The files of a run that people read. Each is written whole, after each epoch. Raises UserError where the disk
     refuses.
 
-    tensorboard: whether the log is written for TensorBoard too; see `tensorboard_writer`.
+    colours: of the classes, in pictures. tensorboard: whether the log is written for TensorBoard too, see
+    `tensorboard_writer`.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, colours: Colours, tensorboard: bool = False) -> None:
+        self.folder, self.colours = folder, colours
         self._tensorboard = tensorboard_writer()(str(folder / "tensorboard")) if tensorboard else None
 
-    def add(self, trainer: Trainer) -> None:
-        """Write log.csv, and a picture after the validations 1 to 10, 20, 30, ... 100, 200, ..."""
-        rows = trainer.progress.rows
+    def add(self, rows: Sequence[EpochResult], samples: Samples) -> None:
+        """Write log.csv, and a picture after the validations 1 to 10, 20, 30, ... 100, 200, ... samples: gives the
+        validation samples of the picture, with what the network predicts now."""
         self._write_log(rows)
         if _is_pictured(rows):
-            self.draw_pictures(rows[-1].epoch, trainer)
+            self.draw_pictures(rows[-1].epoch, samples())
         if self._tensorboard is not None:
             self._write_tensorboard(self._tensorboard, rows[-1])
 
-    def finish(self, trainer: Trainer) -> None:
-        """Draw curves.png, and the pictures of the last epoch."""
-        rows = trainer.progress.rows
+    def finish(self, rows: Sequence[EpochResult], samples: Samples) -> None:
+        """Draw curves.png, and the picture of the last epoch."""
         self._write_log(rows)
         self.draw_curves(rows)
         if not _is_pictured(rows):
-            self.draw_pictures(rows[-1].epoch, trainer)
+            self.draw_pictures(rows[-1].epoch, samples())
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def draw_pictures(self, epoch: int, trainer: Trainer) -> None:
-        """pictures/epoch_0001.png: a row for each of a few validation images: image, mask, prediction."""
-        dataset = trainer.val_data
-        if not len(dataset):
-            dataset = trainer.train_data
-            if dataset.preprocessing.mode == "resize":
-                dataset = dataset.cut_apart(Whole())
+    def draw_pictures(self, epoch: int, samples: Sequence[PredictedSample]) -> None:
+        """pictures/epoch_0001.png: a row for each sample: image, mask, prediction."""
         folder = self.folder / "pictures"
         try:
             folder.mkdir(exist_ok=True)  # but not the run's, which may be on a disk that has gone
         except OSError as error:
             raise explain(error, folder) from error
-        write_png(folder / f"epoch_{epoch:04d}.png", side_by_side(dataset, trainer))
+        write_png(folder / f"epoch_{epoch:04d}.png", _side_by_side(samples, self.colours))
 
     def draw_curves(self, rows: Sequence[EpochResult]) -> None:
         """curves.png: losses, and validation Dice, set Dice and IoU, over epochs."""
@@ -140,6 +133,20 @@ def tensorboard_writer() -> Any:
     return SummaryWriter
 
 
+def pictured_samples(run: Run) -> list[PredictedSample]:
+    """For the run's pictures: of the validation part, or where there is none, of the training part."""
+    data = run.val_data
+    if not len(data):
+        data = run.loader.data
+        data = data.cut_apart(Whole()) if data.preprocessing.mode == "resize" else data
+    return predict_samples(run.learner, data, PICTURED)
+
+
+def not_written(error: UserError | OSError, what_then: str = "") -> str:
+    """A line for the console; what_then: the end of the sentence."""
+    return f"Not written: {explain(error) if isinstance(error, OSError) else error}{what_then}"
+
+
 def _is_pictured(rows: Sequence[EpochResult]) -> bool:
     """Whether the last epoch's weights were judged, and it is their turn."""
     return rows[-1].averaged and is_round(sum(row.averaged for row in rows))
@@ -150,38 +157,16 @@ def is_round(number: int) -> bool:
     return number % 10 ** (len(str(number)) - 1) == 0 or number == 10
 
 
-@torch.inference_mode()
-def side_by_side(dataset: SegmentationDataset, trainer: Trainer) -> Image.Image:
-    """Image, mask and the averaged weights' prediction of a few samples, a row each, and a legend below: of the
-    first of each image, and where there are few images of the next ones.
-
-    A row's panels show the same pixels: those that the network answers for, without the context that it needs beside
-    them.
-    """
-    rows = []
-    learner, side, colours = trainer.learner, dataset.side, colours_of(dataset.labels)
+def _side_by_side(samples: Sequence[PredictedSample], colours: Colours) -> Image.Image:
+    """A row for each sample: image, mask, prediction; below them a legend."""
+    if any((sample.mask == IGNORED).any() for sample in samples):
+        colours = replace(colours, ignored=True)
     palette = colours.area_palette()
-    _, firsts = np.unique(dataset.image_numbers, return_index=True)
-    of_images = dict.fromkeys(firsts.tolist())
-    order = [*of_images, *(index for index in range(len(dataset)) if index not in of_images)]
-    for index in order[:PICTURED]:
-        (batch,) = dataset.batches([index], 1, workers=1)
-        image, mask = trainer.to_device(batch)
-        with learner.average.swapped_in(learner.model):
-            pred = to_classes(learner.logits(middle(image, side + 2 * learner.context)))[0].cpu()
-        shown = middle(batch.image[0], side)
-        target = middle(mask[0], side).cpu().numpy().astype(np.int32) % CLASSES  # it may number its objects
-        if (target == IGNORED).any():
-            colours = replace(colours, ignored=True)
-        panels = [
-            Image.fromarray(to_rgb(stretched(visible(shown.numpy()), cut=1))),
-            Image.fromarray(palette[target]),
-            Image.fromarray(palette[pred.numpy()]),
-        ]
-        rows.append([panel.resize((PANEL, PANEL), Image.Resampling.BILINEAR) for panel in panels])
-    sheet = Image.new("RGB", (3 * (PANEL + GAP) - GAP, len(rows) * (PANEL + GAP) - GAP), "white")
-    for y, row in enumerate(rows):
-        for x, panel in enumerate(row):
+    sheet = Image.new("RGB", (3 * (PANEL + GAP) - GAP, len(samples) * (PANEL + GAP) - GAP), "white")
+    for y, sample in enumerate(samples):
+        shown = to_rgb(stretched(visible(sample.image), cut=1))
+        for x, pixels in enumerate((shown, palette[sample.mask], palette[sample.pred])):
+            panel = Image.fromarray(pixels).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
             sheet.paste(panel, (x * (PANEL + GAP), y * (PANEL + GAP)))
     return with_legend(sheet, colours.area_legend())
 

@@ -22,14 +22,16 @@ from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
 from unet_cli.models.trainable import check_trainable, only_whole
-from unet_cli.runs.build import build_trainer, class_shares, template_of
+from unet_cli.runs.build import build_run, class_shares, template_of
 from unet_cli.runs.plan import MIN_WIDTH, TRAINING_SHARE, affordable, narrowest, smallest_side, work
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import Console, counted
 from unet_cli.system.device import free_memory
 from unet_cli.system.distributed import World
 from unet_cli.system.signals import StopRequest
+from unet_cli.training.loop import may_go_on, train_one_epoch
 from unet_cli.training.plan import Plan
+from unet_cli.training.validation import validate_averaged
 
 MODES: tuple[Mode, Mode] = ("resize", "tile")
 STEPS = 300  # of each of the two short runs
@@ -127,15 +129,20 @@ def _learned(call: Call, card: Card, split: Split, network: ModelConfig, mode: M
     torch.manual_seed(config.seed)  # as the run itself will do
     model = build_model(network, config.gradient_checkpointing)
     model.start_at(class_shares(card, split.train))
-    trainer = build_trainer(call, card, replace(split, val=[]), template, plan, model)
-    assert trainer.cut is not None
-    trainer.train_data.cut_by(trainer.cut(side))
-    trainer.budget.epochs = STEPS * trainer.batch_size / len(trainer.train_data)
-    for _ in trainer.fit(StopRequest()):  # a request that hears no signal: one ends the command at once, as all before
-        pass
-    weights = {name: value.cpu().clone() for name, value in trainer.learner.average.state_dict().items()}
-    predictor = Predictor([replace(template, weights=weights)], call.compute, Inference(batch_size=batch_size))
+    run = build_run(call, card, replace(split, val=[]), template, plan, model)
+    learner, loader, course = run.learner, run.loader, run.course
+    loader.change_side(side)
+    course.budget.epochs = STEPS * loader.batch_size / len(loader.data)
+    stop = StopRequest()  # that hears no signal: one ends the command at once, as everywhere before the first step
+    course.start()
+    while may_go_on(learner, course):
+        course.begin_epoch(side, len(loader.data))
+        train_one_epoch(learner, loader, course, stop, after_step=lambda: None)
+        course.end_epoch(course.lr, None)
+    validate_averaged(learner, loader, run.val_data, stop)
+    trained = replace(template, weights=run.weights(averaged=True))
+    predictor = Predictor([trained], call.compute, Inference(batch_size=batch_size))
     dice = evaluate_network(predictor, scored, config.workers, call.console).scores["set_dice"]
-    del trainer, predictor, model
+    del run, learner, loader, predictor, model
     free_memory(call.compute.device)
     return dice

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config.base import plain
@@ -23,24 +24,25 @@ from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet, encoder_state
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
-from unet_cli.runs.build import build_trainer, class_shares, template_of
+from unet_cli.runs.build import Run, build_run, class_shares, template_of
 from unet_cli.runs.describe import describe_plan, describe_resumed, unheld_classes, worth_a_look
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import Call, TrainedToItsEnd
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import Console, counted, duration
-from unet_cli.training.loop import Trainer
+from unet_cli.training.loop import may_go_on
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
 from unet_cli.training.step import Learner
+from unet_cli.training.validation import validate
 
 MAX_READING = 0.5  # of --max-time, beyond which it is said
 # By which torch refuses a state that is not an optimizer's or a network's.
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
-def prepare(call: Call) -> tuple[Trainer, Saver]:
+def prepare(call: Call) -> tuple[Run, Saver]:
     """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
     config, console = call.config, call.console
     call.check_lasting()
@@ -72,14 +74,14 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         model.start_at(class_shares(card, split.train))
         if config.encoder_weights:
             _load_encoder(call, model, config.encoder_weights)
-    trainer = build_trainer(call, card, split, template, plan, model)
+    run = build_run(call, card, split, template, plan, model)
     if call.state:
-        _load_learner(call, trainer.learner)
-        trainer.go_on_from(Progress.from_plain(call.state["progress"]))
-        if trainer.progress.lacks_score:
+        _load_learner(call, run.learner)
+        run.course.go_on_from(Progress.from_plain(call.state["progress"]), run.learner.step)
+        if run.course.progress.lacks_score:
             assert call.folder is not None
-            trainer.rescore_best(load_checkpoint(call.folder / "best.pth").weights)
-    record = _record(call, trainer, template, split)
+            rescore_best(run, load_checkpoint(call.folder / "best.pth").weights)
+    record = _record(call, run, template, split)
     unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
@@ -87,10 +89,22 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *unheld_classes(card, split),
         *worth_a_look(card),
-        *describe_plan(trainer, template, reasons, record.folder),
-        *(describe_resumed(call, trainer, template, unused) if record.is_written() else []),
+        *describe_plan(run, template, reasons, record.folder),
+        *(describe_resumed(call, run, template, unused) if record.is_written() else []),
     )
-    return trainer, Saver(record, template, config.save_every)
+    return run, Saver(record, template, config.save_every, console)
+
+
+def rescore_best(run: Run, weights: dict[str, Tensor]) -> None:
+    """Validate the best weights so far, of a run that was begun when another score chose them."""
+    model, rows = run.learner.model, run.course.progress.rows
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    scores = validate(run.learner, run.val_data, run.loader.batch_size)
+    model.load_state_dict(own)
+    assert scores
+    (place,) = [place for place, row in enumerate(rows) if row.is_best][-1:]
+    rows[place] = replace(rows[place], val_set_dice=scores["set_dice"])
 
 
 def _say_where_reading_took_long(call: Call) -> None:
@@ -222,15 +236,15 @@ def _load_encoder(call: Call, model: Network, weights: str) -> None:
         model.load_encoder(encoder_state(model.name, weights))
 
 
-def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) -> Record:
+def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
     """With a new folder, or that of the run that is gone on with. Raises UserError where that has come to its end."""
     config, world = call.config, call.world
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif world.first((folder / METRICS).exists()) and not trainer.may_go_on():
+    elif world.first((folder / METRICS).exists()) and not may_go_on(run.learner, run.course):
         raise TrainedToItsEnd(
-            f"{folder} has been trained to its end, {counted(trainer.progress.epoch - 1, 'epoch')} in "
+            f"{folder} has been trained to its end, {counted(run.course.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "
             "--patience beside --resume"
         )
@@ -238,11 +252,11 @@ def _record(call: Call, trainer: Trainer, template: Checkpoint, split: Split) ->
     resolved = replace(
         independent(config),
         width=template.model.base_channels,
-        batch_size=trainer.batch_size,
+        batch_size=run.loader.batch_size,
         precision=call.compute.precision,
         mode=template.preprocessing.mode,
-        lr=trainer.learner.lr,
-        weight_decay=trainer.learner.weight_decay,
+        lr=run.learner.lr,
+        weight_decay=run.learner.weight_decay,
         epochs=config.epochs,
     )
     return Record(folder, resolved, split, call.compute.describe(), template.training["data_fingerprint"])

@@ -65,7 +65,7 @@ class EpochResult:
         return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
 
 
-class Telling:
+class EpochLog:
     """Lines about epochs: the first and the last; between them the latest every few seconds, and the best since."""
 
     def __init__(self, console: Console) -> None:
@@ -73,13 +73,19 @@ class Telling:
         self._untold: list[EpochResult] = []
         self._explained = False
 
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
     def add(self, row: EpochResult) -> None:
-        """Of an epoch that has ended; again where it was judged afterwards."""
+        """Of an epoch that has ended; again where it was validated afterwards."""
         self._untold = [one for one in self._untold if one.epoch != row.epoch] + [row]
         if time.monotonic() - self._told >= SECONDS_BETWEEN_EPOCHS:
-            self.tell()
+            self.flush()
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Say where the run is, unless that has been said."""
         if not self._untold:
             return

@@ -1,0 +1,190 @@
+"""Where a run is and what comes next, by its plan, its budget and its learning rate schedule: numbers, no tensors."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from unet_cli.system.console import duration
+from unet_cli.training.budget import Budget
+from unet_cli.training.plan import FORWARD, Plan
+from unet_cli.training.progress import EpochResult, Progress
+from unet_cli.training.schedule import cooldown_epochs, has_settled, lr_factor, open_progress
+
+STEPS_BEFORE_ESTIMATE = 3
+
+
+@dataclass
+class Course:
+    """The course of a run.
+
+    schedule: its name in SCHEDULES. lr: learning rate before the schedule. size: side in pixels of what the network
+    sees in prediction. samples: of the training data, as it is cut in this epoch; val_samples: of the validation part.
+    step_samples: of one step, in all processes. patience: epochs without a better score after which the run ends.
+    step: the optimizer step that `progress` was counted up to.
+    """
+
+    plan: Plan
+    budget: Budget
+    schedule: str
+    lr: float
+    size: int
+    samples: int
+    val_samples: int
+    step_samples: int
+    patience: int | None = None
+    progress: Progress = field(default_factory=Progress)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self._timed_steps = 0  # in this process
+        self._side_before = self.size
+        self._has_timed_validation = False
+
+    @property
+    def done(self) -> float:
+        """Epochs that are behind, such as 2.5."""
+        return self.progress.epoch - 1 + self.progress.seen / max(1, self._epoch_samples)
+
+    @property
+    def share(self) -> float:
+        """How much of the run is behind, 0 to 1."""
+        if self.plan.is_open:
+            return open_progress(self.done, self.progress.cooling)
+        return self.budget.progress(self.done)
+
+    @property
+    def side(self) -> int:
+        """Of what the network sees in this epoch, in pixels."""
+        return self.progress.side or self.size
+
+    @property
+    def has_lost_patience(self) -> bool:
+        return self.patience is not None and self.progress.epochs_since_best >= self.patience
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the plan has this epoch end with a validation."""
+        return self.progress.epoch % self.plan.validate_every == 0
+
+    def next_lr(self) -> float | None:
+        """The learning rate of the next step, None where the budget allows none. It depends on this process's clock."""
+        if not self.budget.allows_step(self.done):
+            return None
+        return self.lr * lr_factor(self.schedule, self.share, self.progress.scores)
+
+    def next_side(self) -> int | None:
+        """What the plan has the network see in the epoch at hand; an epoch that was begun goes on with what it saw."""
+        is_last = self.progress.epoch == self.budget.epochs  # which sees what prediction sees
+        return self.progress.side or (self.plan.last_side if is_last else self.plan.side_at(self.share))
+
+    def start(self) -> None:
+        """The run's first step in this process comes next."""
+        if self.progress.began is None:
+            self.progress.began = time.monotonic() - self.budget.start
+        self.budget.begin = self.budget.start + self.progress.began
+
+    def begin_epoch(self, side: int | None, samples: int) -> None:
+        """With so many training samples of this side, None where nothing is planned."""
+        self.progress.side, self.samples = side, samples
+        self.budget.step_seconds *= (self.side / self._side_before) ** 2
+        self._side_before = self.side
+        self.budget.steps_per_epoch = -(-self._epoch_samples // self.step_samples)
+
+    def count_step(self, step: int, samples: int, loss: float) -> None:
+        """After the step of this number; loss: NaN where it was skipped."""
+        progress = self.progress
+        progress.seen += samples
+        if math.isnan(loss):
+            progress.skipped, progress.bad_steps = progress.skipped + 1, progress.bad_steps + 1
+        else:
+            progress.bad_steps = 0
+            progress.loss_sum += loss * samples
+            progress.loss_images += samples
+        self.step = step
+
+    def time_step(self, seconds: float) -> None:
+        """Keep a running mean of a step's time, and guess a validation's until one was timed."""
+        self._timed_steps += 1
+        budget = self.budget
+        is_warming_up = self._timed_steps <= 2  # the first step allocates memory and chooses algorithms
+        budget.step_seconds = seconds if is_warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
+        if not self._has_timed_validation:
+            whole = budget.step_seconds * (self.size / self.side) ** 2  # a step of samples of full size
+            seen = self.val_samples + self.plan.statistics
+            budget.validation_seconds = FORWARD * whole * seen / self.step_samples
+
+    def time_validation(self, seconds: float) -> None:
+        self.budget.validation_seconds, self._has_timed_validation = seconds, True
+
+    def estimate(self) -> str:
+        """When the run will end, once a few steps tell; else nothing."""
+        if self._timed_steps != STEPS_BEFORE_ESTIMATE:
+            return ""
+        budget = self.budget
+        epoch = budget.steps_per_epoch * budget.step_seconds + budget.validation_seconds / self.plan.validate_every
+        remaining = duration(budget.remaining(self.done))
+        ends = f"in {remaining} at the latest" if self.plan.is_open else f"in about {remaining}"
+        return f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; the run ends {ends}."
+
+    def end_epoch(self, lr: float, scores: dict[str, float] | None) -> EpochResult:
+        """Close the epoch. lr: of its last step. scores: see `add_scores`, None where nothing was validated."""
+        progress = self.progress
+        progress.end_epoch(
+            EpochResult(
+                epoch=progress.epoch,
+                step=self.step,
+                seconds=time.monotonic() - self.budget.start,
+                lr=lr,
+                train_loss=progress.loss_sum / progress.loss_images if progress.loss_images else math.nan,
+                skipped=progress.skipped,
+            )
+        )
+        return progress.rows[-1] if scores is None else self.add_scores(scores)
+
+    def add_scores(self, scores: dict[str, float]) -> EpochResult:
+        """Give the last epoch the scores of its averaged weights, see validate; none without a validation part."""
+        before, last = self.progress.best, self.progress.rows[-1]
+        # A network whose loss is not finite is never called the best.
+        score = scores["set_dice"] if scores and math.isfinite(scores["loss"]) else -1.0
+        self.progress.rows[-1] = replace(
+            last,
+            val_loss=scores.get("loss"),
+            val_dice=scores.get("dice"),
+            val_set_dice=scores.get("set_dice"),
+            val_iou=scores.get("iou"),
+            val_mean_iou=scores.get("mean_iou"),
+            val_foreground=scores.get("foreground"),
+            averaged=True,
+            is_best=not scores or score > before,
+            val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
+        )
+        return self.progress.rows[-1]
+
+    def cool_down_where_settled(self) -> int | None:
+        """Of a run without a fixed end: whether it has stopped learning, or has gone on for long enough. Returns the
+        epochs of the cool-down that begins now, else None."""
+        progress, most = self.progress, self.budget.epochs
+        if not self.plan.is_open or progress.cooling is not None or most is None:
+            return None
+        done = progress.epoch - 1
+        if not has_settled(progress.scores) and done + cooldown_epochs(done + 1) < most:
+            return None
+        progress.cooling = done
+        self.go_on_from(progress)
+        return cooldown_epochs(done)
+
+    def go_on_from(self, progress: Progress, step: int | None = None) -> None:
+        """Be where a run was interrupted, after this optimizer step."""
+        self.progress = progress
+        self.step = self.step if step is None else step
+        if self.plan.is_open and progress.cooling is not None:
+            self.budget.epochs = progress.cooling + cooldown_epochs(progress.cooling)
+
+    @property
+    def _epoch_samples(self) -> int:
+        """Of the epoch at hand: a pass over the training data may be several epochs."""
+        parts = min(self.plan.parts, self.samples)
+        part = (self.progress.epoch - 1) % parts if parts else 0
+        return self.samples * (part + 1) // parts - self.samples * part // parts if parts else 0
