@@ -108,10 +108,11 @@ class Preprocessing(Checked):
     that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
     'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
     the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
-    and std are in units of the files' values. keep_alpha: whether an alpha channel is one of the in_channels. files:
-    how many files hold the channels of an image. pages: whether each page of a file is an image, or all its pages are
-    the channels of one. orientation: 'upright' where images have a way up, so that the network knows none that are
-    upside down or turned.
+    and std are in units of the files' values, so that bit depth makes no difference: 16-bit images that fill a
+    thousandth of their range train as well as 8-bit ones. keep_alpha: whether an alpha channel is one of the
+    in_channels. files: how many files hold the channels of an image. pages: whether each page of a file is an image, or
+    all its pages are the channels of one. orientation: 'upright' where images have a way up, so that the network knows
+    none that are upside down or turned.
     """
 
     size: int = within(1, 2**16)

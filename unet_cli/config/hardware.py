@@ -31,8 +31,8 @@ class Hardware(Reading):
         "auto", help="Device to compute on; auto takes a GPU if there is one.", panel="Hardware"
     )
     precision: Literal["auto", "float32", "bf16", "float16"] = setting(
-        "auto", help="Number format of the network's arithmetic. auto: bf16 on GPUs that have it, and on CPUs that are "
-        "fast at it; else float32.", panel="Hardware",
+        "auto", help="Number format of the network's arithmetic. auto: bf16 on GPUs that have it, else "
+        "float16 there; bf16 on CPUs that are fast at it, else float32.", panel="Hardware",
     )  # fmt: skip
 
 

@@ -123,7 +123,8 @@ class PredictConfig(Inference, Cleaning):
         panel="Files",
     )
     shard: tuple[int, int] | None = setting(
-        None, help="Part of the images that this call predicts, such as 3/16: 16 calls share a job.", panel="Files",
+        None, help="Part of the images that this call predicts, such as 3/16: 16 calls share a job; on one machine "
+        "with OMP_NUM_THREADS=1 and the same --precision.", panel="Files",
         parse=parse_shard, metavar="N/COUNT",
     )  # fmt: skip
     overlay: bool = setting(

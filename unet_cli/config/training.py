@@ -158,7 +158,8 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     seed: int = setting(
         0,
-        help="Random seed of split, order, initial weights and augmentation.",
+        help="Random seed of split, order, initial weights and augmentation. On a CPU without --max-time, the same "
+        "seed gives the same weights.",
         panel="Training",
         minimum=0,
         maximum=2**63 - 1,
