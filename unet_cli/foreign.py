@@ -1,6 +1,8 @@
 """Weights of other tools, as checkpoints of ours: tensors get other names, and the function stays as it is.
 
 Known are the networks of milesial/Pytorch-UNet, and `Unet` of segmentation_models_pytorch with a ResNet encoder.
+Channels, classes and upsampling are found from the tensors. Images are resized bilinearly, where
+Pytorch-UNet's way is bicubic.
 """
 
 from __future__ import annotations

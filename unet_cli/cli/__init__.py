@@ -46,16 +46,16 @@ def _root(
 
 # Of each command the first line of its help, so that none has to be built for the list of them.
 COMMANDS = {
-    "bench": "Time training steps, predictions and augmentation against the plain way of doing the same.",
-    "check": "Say what a folder of images and masks holds, and list every problem.",
-    "compare": "Train several networks on the same data for the same time, and say which is best there.",
-    "evaluate": "Compare predictions with true masks: every usual score, with 95 % intervals.",
-    "import": "Turn weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint.",
-    "info": "Print what a checkpoint is: network, classes, preprocessing, training data, scores, version.",
-    "models": "Print all networks: parameters, multiply-adds, the smallest input, and the source.",
-    "predict": "Write a mask for every image of a folder.",
-    "report": "Write one HTML file about a run: its scores, curves, calibration, and the images that came out worst.",
-    "sample": "Draw a data set of stained cells, with masks, to try things on.",
+    "bench": "Time training, augmentation, prediction and evaluation, each against a plain implementation.",
+    "check": "Describe a folder of images and masks, and list every problem.",
+    "compare": "Train several networks on the same data for the same time, and say which is best.",
+    "evaluate": "Score predictions against true masks: every usual score, with its 95 % confidence interval.",
+    "import": "Convert weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint.",
+    "info": "Describe a checkpoint: network, classes, preprocessing, training data, scores, version.",
+    "models": "List all networks: parameters, multiply-adds, smallest input, source.",
+    "predict": "Predict a mask for every image of a folder.",
+    "report": "Write one HTML page about a run: its scores, curves, calibration, and the images that came out worst.",
+    "sample": "Draw a sample data set of stained cells with masks, to try things on.",
     "train": "Train a network on a folder of images and a folder of masks.",
 }
 

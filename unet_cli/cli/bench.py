@@ -19,7 +19,7 @@ TRAINED_BATCH = 16  # images on a GPU
 
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
 def bench_cli(config: BenchConfig, output: Output) -> int:
-    """Time training steps, predictions and augmentation against the plain way of doing the same."""
+    """Time training, augmentation, prediction and evaluation, each against a plain implementation."""
     from unet_cli.runs import benchmarks
     from unet_cli.system.device import choose_compute
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
 def check_cli(config: CheckConfig, output: Output) -> int:
-    """Say what a folder of images and masks holds, and list every problem."""
+    """Describe a folder of images and masks, and list every problem."""
     # Hundreds of thousands of objects are about to be made that don't refer to themselves: to look for some that do
     # would take a fifth of the time.
     gc.disable()

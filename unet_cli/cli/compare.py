@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     example="unet compare --data data/ --test test/ --models unet,attention,unet++ --minutes 3,10",
 )
 def compare_cli(config: CompareConfig, output: Output) -> int:
-    """Train several networks on the same data for the same time, and say which is best there.
+    """Train several networks on the same data for the same time, and say which is best.
 
     All options of `unet train` apply to each of them; --minutes 3,10 trains each twice, for 3 and for 10 minutes. Where
     several networks are compared and --width is not given, it is chosen so that a training step of each takes about the

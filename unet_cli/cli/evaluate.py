@@ -31,7 +31,7 @@ WORST = 5  # images that are named
 
 @command(app, "evaluate", EvaluateConfig, example="unet evaluate --weights checkpoints/data-1/best.pth --data test/")
 def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
-    """Compare predictions with true masks: every usual score, with 95 % intervals.
+    """Score predictions against true masks: every usual score, with its 95 % confidence interval.
 
     Scores are over the images, and over all pixels together. Images that the weights were trained on are left out.
     --pred evaluates masks that any tool made, --compare tests two networks against each other on the same images.

@@ -15,7 +15,7 @@ from unet_cli.system.console import Console
 
 @command(app, "import", ImportConfig, example="unet import MODEL.pth --output ours.pth --scale 0.5")
 def import_cli(config: ImportConfig, output: Output) -> int:
-    """Turn weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint."""
+    """Convert weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint."""
     if config.output.exists():
         raise UserError(f"{config.output} exists already: give --output another name, or move the file away")
 

@@ -13,7 +13,10 @@ from unet_cli.system.console import Console, counted
 
 @command(app, "info", InfoConfig, example="unet info checkpoints/data-1/best.pth")
 def info_cli(config: InfoConfig, output: Output) -> int:
-    """Print what a checkpoint is: network, classes, preprocessing, training data, scores, version."""
+    """Describe a checkpoint: network, classes, preprocessing, training data, scores, version.
+
+    Scores whose names begin with final_ are of the validation part at original size, the others at the network's.
+    """
     from unet_cli.checkpoint import load_checkpoint
     from unet_cli.models import parameter_count
 

@@ -16,7 +16,7 @@ COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source
 
 @command(app, "models", example="unet models")
 def models_cli(output: Output) -> int:
-    """Print all networks: parameters, multiply-adds, the smallest input, and the source.
+    """List all networks: parameters, multiply-adds, smallest input, source.
 
     For three channels and one foreground class, at the usual settings; multiply-adds are of an image of 512x512.
     """

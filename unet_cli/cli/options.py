@@ -210,7 +210,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _config_parameter() -> inspect.Parameter:
     option = typer.Option(
         "--config",
-        help="Read options from this TOML file: the flags' names as keys. Flags given here win.",
+        help="TOML file with options, the flags' names as keys. Flags on the command line win.",
         rich_help_panel="Messages",
         metavar="FILE",
         is_eager=True,

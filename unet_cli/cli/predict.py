@@ -25,7 +25,11 @@ ELSEWHERE = ("input", "output", "skip_existing", "shard")  # not repeated in the
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
 def predict_cli(config: PredictConfig, output: Output) -> int:
-    """Write a mask for every image of a folder."""
+    """Predict a mask for every image of a folder.
+
+    With --json, an object for each image: its size, the share of each class, the highest probability, the seconds that
+    it took, or the error.
+    """
     return predict(config, Console(output.json, output.quiet))
 
 

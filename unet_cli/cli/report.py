@@ -13,7 +13,7 @@ from unet_cli.system.console import Console, counted
 
 @command(app, "report", ReportConfig, example="unet report checkpoints/data-1 --suspects")
 def report_cli(config: ReportConfig, output: Output) -> int:
-    """Write one HTML file about a run: its scores, curves, calibration, and the images that came out worst.
+    """Write one HTML page about a run: its scores, curves, calibration, and the images that came out worst.
 
     `unet train` does so at its end; this command looks again, with --suspects also at the training masks.
     """

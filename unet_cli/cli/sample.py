@@ -13,7 +13,7 @@ from unet_cli.system.console import Console, counted
 
 @command(app, "sample", SampleConfig, example="unet sample cells/")
 def sample_cli(config: SampleConfig, output: Output) -> int:
-    """Draw a data set of stained cells, with masks, to try things on."""
+    """Draw a sample data set of stained cells with masks, to try things on."""
     from unet_cli.data.synthetic import write_sample
 
     console = Console(output.json, output.quiet)

@@ -93,7 +93,7 @@ class Checked:
 class Output(Checked):
     """How a command speaks. The same in every command."""
 
-    json: bool = setting(False, help="Print results as JSON on stdout.", panel="Messages")
+    json: bool = setting(False, help="Print the results as JSON on stdout.", panel="Messages")
     quiet: bool = setting(False, help="Print nothing but errors.", panel="Messages")
     debug: bool = setting(False, help="Show tracebacks.", panel="Messages")
 

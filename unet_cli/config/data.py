@@ -22,7 +22,7 @@ class Reading(Checked):
 
     workers: int | None = setting(
         None,
-        help="Threads that read and write files.  [default: one a processor, 8 at most]",
+        help="Number of threads that read and write files.  [default: one per processor, at most 8]",
         panel="Hardware",
         minimum=1,
     )
@@ -34,38 +34,41 @@ class DataConfig(Reading):
 
     data: Path | None = setting(None, help="Folder with the images and masks.", panel="Data", metavar="DIR")
     images: str | None = setting(
-        None, help="Folder of the images, where it isn't found; or its name in each of train, val and test.",
+        None, help="Folder of the images, if it isn't found by itself; or its name inside each of train, val and test.",
         panel="Data", metavar="DIR",
     )  # fmt: skip
     masks: str | None = setting(
-        None, help="Folder of the masks, likewise.", panel="Data", metavar="DIR",
+        None, help="Folder of the masks, or its name inside each of train, val and test.", panel="Data", metavar="DIR",
     )  # fmt: skip
     pair: str | None = setting(
-        None, help="Which mask belongs to which image: 'images/{id}_image.png=masks/{id}_annotation.png'.  "
-        "[default: found from the names]", panel="Data", metavar="RULE",
+        None, help="Rule that pairs images with masks, such as 'images/{id}_image.png=masks/{id}_annotation.png'.  "
+        "[default: inferred from the file names]", panel="Data", metavar="RULE",
     )  # fmt: skip
     missing_masks: Literal["stop", "background"] = setting(
-        "stop", help="Images without a mask: stop and list them, or take them as background.", panel="Data"
+        "stop", help="For images without a mask: stop and list them, or take them as all background.", panel="Data"
     )
     skip_bad: bool = setting(
-        False, help="Leave out files that can't be used, and name them, instead of stopping.", panel="Data"
+        False, help="Leave out files that can't be used, and list them, instead of stopping.", panel="Data"
     )
     classes: str | None = setting(
-        None, help="Names of the classes, such as background,weed,crop, or with their values, such as "
+        None, help="Names of the classes, such as background,weed,crop; names with mask values, such as "
         "background=0,weed=128 or soil=#000000,weed=#00ff00; or a TOML file of names and mask values.",
         panel="Data", metavar="NAMES",
     )  # fmt: skip
     ignore_index: int | None = setting(
-        None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 "
-        "beside small whole numbers]",
+        None, help="Mask value that loss and scores leave out; -1: this value if masks hold it, else none.  [default: "
+        "-1, and 255 beside small whole numbers]",
         panel="Data", minimum=-1,
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(
         "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
-        "auto: where it is called so, where a value is ignored, and without a name where it is the largest.",
+        "auto: yes if its name says so (background, void, unlabelled, other, ...), if a mask value is ignored, or if "
+        "it has no name and is the largest class.",
         panel="Data",
     )  # fmt: skip
-    keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
+    keep_alpha: bool = setting(
+        False, help="Use the alpha channel as an input channel instead of dropping it.", panel="Data"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,8 +93,10 @@ class SampleConfig(Checked):
     folder: Path = setting(
         help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True
     )
-    count: int = setting(32, help="Number of pairs.", panel="Data", minimum=1, maximum=100_000)
-    seed: int = setting(0, help="Another seed draws other cells.", panel="Data", minimum=0, maximum=2**63 - 1)
+    count: int = setting(32, help="Number of images, each with its mask.", panel="Data", minimum=1, maximum=100_000)
+    seed: int = setting(
+        0, help="Random seed: another seed draws other cells.", panel="Data", minimum=0, maximum=2**63 - 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +108,11 @@ class Preprocessing(Checked):
     that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
     'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
     the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
-    and std are in units of the files' values. keep_alpha: whether an alpha channel is one of the in_channels. files:
-    how many files hold the channels of an image. pages: whether each page of a file is an image, or all its pages are
-    the channels of one. orientation: 'upright' where images have a way up, so that the network knows none that are
-    upside down or turned.
+    and std are in units of the files' values, so that bit depth makes no difference: 16-bit images that fill a
+    thousandth of their range train as well as 8-bit ones. keep_alpha: whether an alpha channel is one of the
+    in_channels. files: how many files hold the channels of an image. pages: whether each page of a file is an image, or
+    all its pages are the channels of one. orientation: 'upright' where images have a way up, so that the network knows
+    none that are upside down or turned.
     """
 
     size: int = within(1, 2**16)

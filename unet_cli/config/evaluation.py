@@ -43,24 +43,24 @@ class Scoring(Checked):
     """How predictions are compared with truth."""
 
     empty: Literal["perfect", "skip", "worst"] = setting(
-        "perfect", help="What an image counts for a class that is neither in its mask nor in the prediction: as a "
-        "perfect score, not at all (skip), or as the worst one.", panel="Scores",
+        "perfect", help="Score of a class that is neither in an image's mask nor in the prediction: perfect, not "
+        "counted (skip), or the worst.", panel="Scores",
     )  # fmt: skip
     spacing: Spacing | None = setting(
-        None, help="Size of a pixel, such as 0.5um, or of rows,columns, such as 4.6,2.3nm: distances are then in this "
-        "unit.  [default: pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
+        None, help="Pixel size, such as 0.5um, or rows,columns, such as 4.6,2.3nm: distances are then in this unit.  "
+        "[default: distances in pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
     )  # fmt: skip
     tolerance: float | None = setting(
-        None, help="How far borders may lie apart for the surface Dice, in the unit of the spacing.  [default: 2 "
-        "pixels]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
+        None, help="Tolerance of the surface Dice: how far borders may lie apart, in the unit of --spacing.  "
+        "[default: 2 pixels]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
     )  # fmt: skip
     band: float | None = setting(
-        None, help="Width of the inner border that the boundary IoU compares, likewise.  [default: 2 % of the image's "
-        "diagonal]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
+        None, help="Width of the inner border that the boundary IoU compares, in the unit of --spacing.  [default: 2 % "
+        "of the image's diagonal]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
     )  # fmt: skip
     isbi: bool = setting(
-        False, help="Also the Rand and information scores of the ISBI 2012 challenge, for cells with membranes between "
-        "them: foreground is cell, background membrane.", panel="Scores",
+        False, help="Also compute the Rand and information scores of the ISBI 2012 challenge, for cells with membranes "
+        "between them: foreground is cell, background membrane.", panel="Scores",
     )  # fmt: skip
 
     @property
@@ -92,21 +92,21 @@ class EvaluateConfig(DataConfig, Inference, Cleaning, Scoring):
     """Everything that `unet evaluate` can be told."""
 
     weights: tuple[Path, ...] = setting(
-        (), help="Checkpoint that `unet train` wrote, or a run's folder. Of several, or of the folds of a run, those "
-        "that did not learn from an image are averaged.", panel="Files", metavar="FILE",
+        (), help="Checkpoint that `unet train` wrote, or the folder of a run. Several, or a folder of folds, are an "
+        "ensemble: for each image those that were not trained on it are averaged.", panel="Files", metavar="FILE",
     )  # fmt: skip
     pred: Path | None = setting(
-        None, help="Instead of weights: a folder of masks that any tool predicted.", panel="Files", metavar="DIR"
+        None, help="Folder of masks that any tool predicted, instead of --weights.", panel="Files", metavar="DIR"
     )
     compare: Path | None = setting(
-        None, help="Another checkpoint, run or folder of masks: is the difference on these images more than luck?",
-        panel="Files", metavar="FILE",
+        None, help="Another checkpoint, run or folder of masks: says of each score whether the difference on these "
+        "images is statistically significant.", panel="Files", metavar="FILE",
     )  # fmt: skip
     csv: Path | None = setting(
-        None, help="Write the scores of each image and class into this file.", panel="Output", metavar="FILE"
+        None, help="CSV file for the scores of each image and class.", panel="Output", metavar="FILE"
     )
     report: Path | None = setting(
-        None, help="Write a page with pictures of the images that came out worst into this HTML file.", panel="Output",
+        None, help="HTML file for a page with pictures of the images that came out worst.", panel="Output",
         metavar="FILE",
     )  # fmt: skip
 
@@ -132,13 +132,13 @@ class ReportConfig(Hardware):
         positional=True,
     )  # fmt: skip
     output: Path | None = setting(
-        None, help="File to write.  [default: report.html in the run's folder]", panel="Output", metavar="FILE"
+        None, help="HTML file to write.  [default: report.html in the run's folder]", panel="Output", metavar="FILE"
     )
     data: Path | None = setting(
-        None, help="Folder with the images and masks, where they have moved.", panel="Data", metavar="DIR"
+        None, help="Folder with the images and masks, if they have moved.", panel="Data", metavar="DIR"
     )
     suspects: bool = setting(
-        False, help="Also look for training masks that seem wrong: the network is sure of something else.",
+        False, help="Also list training masks that look wrong, where the network is sure of something else.",
         panel="Output",
     )  # fmt: skip
 

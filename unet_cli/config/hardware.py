@@ -28,11 +28,12 @@ class Hardware(Reading):
     """What computes, and how. The same in every command that runs a network."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(
-        "auto", help="What computes; auto takes a GPU where there is one.", panel="Hardware"
+        "auto", help="Device to compute on; auto takes a GPU if there is one.", panel="Hardware"
     )
     precision: Literal["auto", "float32", "bf16", "float16"] = setting(
-        "auto", help="Number format; auto takes bf16 where the hardware is fast at it.", panel="Hardware"
-    )
+        "auto", help="Number format of the network's arithmetic. auto: bf16 on GPUs that have it, else "
+        "float16 there; bf16 on CPUs that are fast at it, else float32.", panel="Hardware",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,13 @@ class Batches(Hardware):
     """How many images the network sees at once. The same in training and prediction."""
 
     batch_size: int | None = setting(
-        None, help="Images the network sees at once, in each process; auto: in training "
-        f"{CPU_TRAIN_BATCH} on a CPU if they fit, on a GPU the fastest that a trial finds; in prediction "
-        f"{CPU_PREDICT_BATCH} and {GPU_PREDICT_BATCH}.  [default: auto]",
+        None, help="Batch size of each process. auto: in training "
+        f"{CPU_TRAIN_BATCH} on a CPU, or fewer if memory is short, and on a GPU the smallest that a trial finds nearly "
+        f"the fastest; in prediction {CPU_PREDICT_BATCH} on a CPU and {GPU_PREDICT_BATCH} on a GPU.  [default: auto]",
         panel="Hardware", minimum=1, parse=parse_batch_size, metavar="NUMBER",
     )  # fmt: skip
     compile: bool = setting(
-        False, help="Compile the network first (a minute or more): pays for thousands of images.", panel="Hardware"
+        False, help="Compile the network first (a minute or more): pays off for thousands of images.", panel="Hardware"
     )
 
 
@@ -54,7 +55,7 @@ class Batches(Hardware):
 class BenchConfig(Hardware):
     """What `unet bench` can be told."""
 
-    rounds: int = setting(5, help="How often each is timed, in turn.", panel="Benchmark", minimum=1)
-    width: int = setting(64, help="Channels of the first level.", panel="Benchmark", minimum=1)
-    images: int = setting(8, help="How many are predicted from disk to disk.", panel="Benchmark", minimum=1)
-    masks: int = setting(16, help="How many are evaluated.", panel="Benchmark", minimum=1)
+    rounds: int = setting(5, help="Number of times that each is timed, in turn.", panel="Benchmark", minimum=1)
+    width: int = setting(64, help="Channels of the network's first level.", panel="Benchmark", minimum=1)
+    images: int = setting(8, help="Number of images to predict from disk to disk.", panel="Benchmark", minimum=1)
+    masks: int = setting(16, help="Number of masks to evaluate.", panel="Benchmark", minimum=1)

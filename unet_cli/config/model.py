@@ -19,8 +19,8 @@ class InfoConfig(Checked):
     """What `unet info` can be told."""
 
     weights: Path = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth).", panel="Files", metavar="FILE",
-        positional=True,
+        help="Checkpoint that `unet train` wrote, or the folder of a run (its best.pth).", panel="Files",
+        metavar="FILE", positional=True,
     )  # fmt: skip
 
 
@@ -29,13 +29,15 @@ class ImportConfig(Checked):
     """What `unet import` can be told."""
 
     file: Path = setting(
-        help="Weights of milesial/Pytorch-UNet, or of Unet of segmentation_models_pytorch with a ResNet encoder.",
+        help="State dict of milesial/Pytorch-UNet, or of Unet of segmentation_models_pytorch with a ResNet-18, -34 or "
+        "-50 encoder.",
         panel="Files", metavar="FILE", positional=True,
     )  # fmt: skip
     output: Path = setting(help="Checkpoint to write, such as ours.pth.", panel="Files", metavar="FILE")
     scale: float | None = setting(
-        None, help="What the sides of images were multiplied by in training.  [default: 0.5 for Pytorch-UNet, as its "
-        "own --scale, and 1 for segmentation_models_pytorch]", panel="Files", minimum=0.01, maximum=10.0,
+        None, help="Factor by which images were resized in training, which the file doesn't say.  [default: 0.5 for "
+        "Pytorch-UNet, as its own --scale, and 1 for segmentation_models_pytorch]", panel="Files", minimum=0.01,
+        maximum=10.0,
     )  # fmt: skip
 
 

@@ -40,14 +40,14 @@ class Cleaning(Checked):
     """What is done to a mask after the network, wherever it goes. Objects are connected pixels of one class, corners
     included."""
 
-    fill_holes: bool = setting(False, help="Fill the background that an object encloses.", panel="Masks")
+    fill_holes: bool = setting(False, help="Fill the holes of objects.", panel="Masks")
     remove_smaller: int = setting(
         0, help="Remove objects of fewer than this many pixels.", panel="Masks", minimum=0, metavar="PIXELS"
     )
-    keep_largest: bool = setting(False, help="Keep the largest object of each class only.", panel="Masks")
+    keep_largest: bool = setting(False, help="Keep only the largest object of each class.", panel="Masks")
     split_touching: bool = setting(
-        False, help="Number objects that touch apart, separated at their necks (watershed of the distance map); in "
-        "predict, --instances comes with it.", panel="Masks",
+        False, help="Separate touching objects at their necks (watershed of the distance map), and number them apart; "
+        "in predict this implies --instances.", panel="Masks",
     )  # fmt: skip
 
     @property
@@ -60,32 +60,32 @@ class Inference(Batches):
     """How images become probabilities. The same in the command and in Python."""
 
     size: int | None = setting(
-        None, help="Side of what the network sees: images are stretched to it, or cut into tiles of it.  "
+        None, help="Side in pixels of the network's input: images are stretched to it, or cut into tiles of it.  "
         "[default: as in training]", panel="Network", minimum=LEAST_SIZE, maximum=MOST_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile"] | None = setting(
-        None, help="Stretch each image to the network's size, or predict it in overlapping tiles at its own.  "
-        "[default: as in training]", panel="Network",
+        None, help="resize: stretch each image to the network's size. tile: predict it in overlapping tiles at its own "
+        "resolution.  [default: as in training]", panel="Network",
     )  # fmt: skip
     overlap: float = setting(
-        0.25, help="Share of a tile's side that it has in common with the next one.", panel="Network", minimum=0.0,
+        0.25, help="Overlap of neighbouring tiles, as a share of a tile's side.", panel="Network", minimum=0.0,
         maximum=0.75,
     )  # fmt: skip
     prune: int | None = setting(
-        None, help="Of a unet++, use this one of its heads alone, and compute only what it needs: 1 is the fastest.",
+        None, help="Use this head of a unet++ alone, and compute only what it needs: 1 is the fastest.",
         panel="Network", minimum=1, metavar="HEAD",
     )  # fmt: skip
     flips: bool = setting(
-        False, help="Average over the image, its flips and quarter turns, 8 times the time; of upright images over the "
-        "mirror image alone, twice the time.", panel="Network",
+        False, help="Test-time augmentation: average over the image, its flips and quarter turns (8 times the time), "
+        "or for upright images over the image and its mirror image (twice the time).", panel="Network",
     )  # fmt: skip
     attention_maps: bool = setting(
-        False, help="Also write NAME_attention_1 (finest) and so on, 16-bit: how much each gate of an attention U-Net "
-        "lets through.", panel="Masks",
+        False, help="Also write how much each gate of an attention U-Net lets through, as 16-bit maps "
+        "NAME_attention_1 (the finest), NAME_attention_2, ...", panel="Masks",
     )  # fmt: skip
     threshold: float | str | None = setting(
-        None, help="Probability from which a pixel is foreground, with one class of it; auto: the one that was best on "
-        "the validation part.  [default: 0.5]", panel="Masks", parse=parse_threshold, metavar="NUMBER",
+        None, help="Probability from which a pixel is foreground, where that is one class; auto: the threshold that "
+        "was best on the validation part.  [default: 0.5]", panel="Masks", parse=parse_threshold, metavar="NUMBER",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -99,39 +99,43 @@ class PredictConfig(Inference, Cleaning):
     """Everything that `unet predict` can be told."""
 
     weights: tuple[Path, ...] = setting(
-        help="Checkpoint that `unet train` wrote, or a run's folder (its best.pth); or weights that `unet import` "
-        "knows. Several, or a folder of runs: their probabilities are averaged.", panel="Files", metavar="FILE",
+        help="Checkpoint that `unet train` wrote, the folder of a run (its best.pth), or weights that `unet import` "
+        "reads. Several, or a folder of runs, are an ensemble: their probabilities are averaged.", panel="Files",
+        metavar="FILE",
     )  # fmt: skip
     input: str = setting(
-        help="An image, a folder (with its sub-folders), a quoted glob, or - for a list of paths on stdin.",
+        help="Images to predict: a file, a folder (with its sub-folders), a quoted glob, or - for a list on stdin.",
         panel="Files", metavar="PATH",
     )  # fmt: skip
     output: Path | None = setting(
         None,
-        help="Folder for the masks.  [default: FOLDER_masks beside the folder of the input]",
+        help="Folder for the masks.  [default: FOLDER_masks beside the folder of the images]",
         panel="Files",
         metavar="DIR",
     )
     format: Literal["png", "tif"] | None = setting(
-        None, help="File type of the masks; tif keeps a TIFF's resolution and place on earth, and a stack's pages in "
-        "one file.  [default: png, tif for a TIFF in tiles]", panel="Files",
+        None, help="File type of the masks; tif keeps a TIFF's resolution and GeoTIFF tags, and a stack's pages in one "
+        "file.  [default: png; tif for a TIFF that is predicted in tiles]", panel="Files",
     )  # fmt: skip
     skip_existing: bool = setting(
         False,
-        help="Leave out images that have their mask already, whatever made it: continues a stopped job.",
+        help="Skip images that already have a mask, whatever made it: continues a stopped job.",
         panel="Files",
     )
     shard: tuple[int, int] | None = setting(
-        None, help="Which part of the images is this call's, such as 3/16: 16 calls share a job.", panel="Files",
+        None, help="Part of the images that this call predicts, such as 3/16: 16 calls share a job; on one machine "
+        "with OMP_NUM_THREADS=1 and the same --precision.", panel="Files",
         parse=parse_shard, metavar="N/COUNT",
     )  # fmt: skip
-    overlay: bool = setting(False, help="Also write NAME_overlay.png: the outline over the image.", panel="Masks")
+    overlay: bool = setting(
+        False, help="Also write NAME_overlay.png: the image with the mask's outline.", panel="Masks"
+    )
     probabilities: bool = setting(
-        False, help="Also write NAME_probability, 16-bit: 0 is 0 and 65535 is 1; of several classes "
-        "NAME_probability_CLASS for each.", panel="Masks",
+        False, help="Also write the calibrated probability as a 16-bit NAME_probability, in which 65535 is 1; of "
+        "several classes NAME_probability_CLASS for each.", panel="Masks",
     )  # fmt: skip
     instances: bool = setting(
-        False, help="Also write NAME_instances, 16-bit: the objects are numbered from 1.", panel="Masks"
+        False, help="Also write NAME_instances, 16-bit, in which objects are numbered from 1.", panel="Masks"
     )
 
     @property

@@ -66,156 +66,166 @@ class TrainConfig(DataConfig, Batches):
     """Everything that `unet train` can be told."""
 
     size: int = setting(
-        DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
+        DEFAULT_SIZE, help="Side in pixels of the network's input: images are stretched to it, or crops of it are cut.",
         panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
-        "auto", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
-        "resolution and predict in tiles; auto stretches unless the masks show that thin structures would be lost.",
-        panel="Data",
+        "auto", help="resize: stretch each image to SIZE x SIZE. tile: train on random crops of that size at the "
+        "images' own resolution, and predict in tiles. auto: resize, unless masks show that thin structures would be "
+        "lost.", panel="Data",
     )  # fmt: skip
     foreground_crops: float = setting(
-        0.33, help="With crops: share of them that is laid on foreground, rare classes as often as common ones.",
+        0.33, help="Share of the random crops that are laid on foreground, on rare classes as often as common ones.",
         panel="Data", minimum=0.0, maximum=1.0,
     )  # fmt: skip
     val_fraction: float = setting(
-        0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Split",
+        0.15, help="Share of the pairs that is held out for validation, if there is no val folder.", panel="Split",
         minimum=0.0, maximum=0.9,
     )  # fmt: skip
     group_by: str | None = setting(
-        None, help="Regular expression that finds the patient, slide or movie in a name, such as '^(P\\d+)': "
-        "images of one group stay on one side.", panel="Split", metavar="REGEX",
+        None, help="Regular expression that finds the patient, slide or movie in an image's name, such as '^(P\\d+)': "
+        "images of one group are never split between training and validation.", panel="Split", metavar="REGEX",
     )  # fmt: skip
     folds: int | None = setting(
-        None, help="Cross-validation: cut the pairs into this many parts, of which --fold is for validation.",
-        panel="Split", minimum=2,
+        None, help="Number of folds of a cross-validation, of which --fold is for validation.", panel="Split",
+        minimum=2,
     )  # fmt: skip
     fold: int | Literal["all"] | None = setting(
-        None, help="Which of the folds, from 1; all: a network for each, one after the other.", panel="Split",
-        parse=parse_fold, metavar="NUMBER",
+        None, help="Fold to validate on, counted from 1; all: train a network for each fold, one after the other.",
+        panel="Split", parse=parse_fold, metavar="NUMBER",
     )  # fmt: skip
     split: Path | None = setting(
         None,
-        help="Read the split from this file: the split.json of another run (or that run's folder).",
+        help="Take the split of another run: its split.json, or its folder.",
         panel="Split",
         metavar="FILE",
     )
     normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
-        "auto", help="Intensities become: deviations from the mean of the training part (dataset) or of the image "
-        "itself (image, percentile: without its darkest and brightest 1 %), or 0 to 1 over the range of the file type "
-        "(range); auto chooses dataset or image.", panel="Data",
+        "auto", help="Intensity normalization. dataset: by mean and standard deviation of the training part. image: by "
+        "those of each image. percentile: the same without its darkest and brightest 1 %. range: to 0 to 1 over the "
+        "range of the file type. auto: image if images differ in brightness more than their pixels do, else dataset.",
+        panel="Data",
     )  # fmt: skip
     max_time: float | None = setting(
-        None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
+        None, help="Time for the whole command, such as 45s, 3m or 2h30m; the run is planned to fit it.",
         panel="Training", parse=parse_duration, spell=spell_duration, metavar="TIME",
     )  # fmt: skip
     epochs: int | None = setting(
-        None, help="Passes over the training images.  [default: until the validation score has stopped improving, "
-        f"{MAX_PASSES} at most; with --max-time as many as fit]", panel="Training", minimum=1,
+        None, help="Number of passes over the training images.  [default: until the validation score has stopped "
+        f"improving, at most {MAX_PASSES}; with --max-time as many as fit]", panel="Training", minimum=1,
     )  # fmt: skip
     patience: int | None = setting(
-        None, help="End the run when the validation score hasn't improved for this many epochs.  [default: never]",
+        None, help="Early stopping: end the run after this many epochs without a better validation score.  [default: "
+        "never]",
         panel="Training", minimum=1, metavar="EPOCHS",
     )  # fmt: skip
     loss: str = setting(
-        "bce+dice", help="What is minimised: names joined by +, with factors where wanted, such as 0.5*bce+dice. There "
-        "are " + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
+        "bce+dice", help="Loss: a name or a sum of names, with factors where wanted, such as 0.5*bce+dice. Names are "
+        + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
     )  # fmt: skip
     class_weights: str = setting(
-        "none", help="How much pixels of each class count in bce, ce, focal, top-k, paper: none, all the same; auto, "
-        "rare classes more; or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
+        "none", help="Class weights of the losses bce, ce, focal, top-k and paper. none: all equal. auto: higher for "
+        "rare classes. Or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
     )  # fmt: skip
-    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
+    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="Optimizer.", panel="Training")
     lr: float | None = setting(
-        None, help="Highest learning rate.  [default: the network's own factor, mostly 1, times "
-        + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
-        + "]", panel="Training", minimum=1e-8, maximum=10.0,
+        None, help="Maximum learning rate.  [default: " + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
+        + ", times a factor of the network, which is mostly 1]", panel="Training", minimum=1e-8, maximum=10.0,
     )  # fmt: skip
     weight_decay: float | None = setting(
-        None, help="How strongly weights are drawn to zero, as the optimizer defines it.  [default: "
+        None, help="Weight decay, as the optimizer defines it.  [default: "
         + ", ".join(f"{decay:g} with {name}" for name, decay in WEIGHT_DECAYS.items()) + "]",
         panel="Training", minimum=0.0, maximum=1.0,
     )  # fmt: skip
     schedule: Literal["cosine", "poly", "plateau", "constant", "cooldown"] | None = setting(
-        None, help="How the learning rate falls: to zero at the end (cosine, poly), over the last 30 % (cooldown), by "
-        "half where the validation score no longer improves (plateau), or not at all.  [default: cosine; without "
-        "--max-time and --epochs cooldown, once the score has stopped improving]", panel="Training",
+        None, help="Learning rate schedule, after a warm-up over the first 5 %. cosine, poly: falls to zero over the "
+        "whole run. cooldown: constant, then to zero over the last 30 %. plateau: halved when the validation score has "
+        "not improved for 10 epochs. constant: stays.  [default: cosine; without --max-time and --epochs cooldown, "
+        "which begins when the score has stopped improving]", panel="Training",
     )  # fmt: skip
-    clip_grad: float = setting(1.0, help="Largest norm of the gradient.", panel="Training", minimum=1e-6)
+    clip_grad: float = setting(
+        1.0, help="Gradient clipping: largest norm of the gradient.", panel="Training", minimum=1e-6
+    )
     augment: Literal["none", "light", "full", "paper"] = setting(
-        "full", help="light: flips, quarter turns, brightness, contrast; full adds scale, rotation, elastic, gamma, "
-        "noise and blur; paper: light and the elastic deformation of the U-Net paper.", panel="Training",
+        "full", help="Augmentation. light: flips, quarter turns, brightness and contrast. full: also zoom, rotation, "
+        "shear, elastic deformation, gamma, noise and blur. paper: light, and the elastic deformation of the U-Net "
+        "paper.", panel="Training",
     )  # fmt: skip
     orientation: Literal["auto", "upright", "any"] = setting(
-        "auto", help="Whether images have a way up, as streets, X-rays and faces do: upright leaves vertical flips and "
-        "quarter turns out of --augment, and of --flips in prediction; auto: where the training pairs can be told from "
-        "upside-down and turned copies of themselves.", panel="Training",
+        "auto", help="Whether images have a way up, as streets, X-rays and faces do. upright: no vertical flips and no "
+        "quarter turns in augmentation and in predict --flips. any: all of them. auto: upright if the training pairs "
+        "can be told from upside-down and turned copies of themselves.", panel="Training",
     )  # fmt: skip
     seed: int = setting(
         0,
-        help="Decides split, order, initial weights and augmentation.",
+        help="Random seed of split, order, initial weights and augmentation. On a CPU without --max-time, the same "
+        "seed gives the same weights.",
         panel="Training",
         minimum=0,
         maximum=2**63 - 1,
     )
     deterministic: bool = setting(
-        False, help="The same weights from the same seed on a GPU too, for some of its speed; needs --epochs.",
+        False, help="Get the same weights from the same seed on a GPU too, at some cost of speed; not with --max-time.",
         panel="Training",
     )  # fmt: skip
     init: Path | None = setting(
-        None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
+        None, help="Checkpoint with whose weights training starts.", panel="Training", metavar="FILE"
     )
     resume: Path | None = setting(
-        None, help="Go on with this run, as it was told to, from where it was last saved; flags given here win.",
+        None, help="Resume this run with its own settings from its last save; flags given beside it win.",
         panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
     )  # fmt: skip
     model: str = setting(
-        "unet", help="Network, by its name in the table that `unet models` prints.", panel="Network", metavar="NAME"
+        "unet", help="Network: a name from the table that `unet models` prints.", panel="Network", metavar="NAME"
     )
     width: int | None = setting(
-        None, help="Channels of the first level.  [default: the network's usual ones on a GPU, half of them on a CPU: "
-        "64 and 32 for unet]", panel="Network", minimum=1,
+        None, help="Channels of the first level.  [default: the network's usual number on a GPU, half of it on a CPU, "
+        "64 and 32 for unet; with --max-time on a CPU what fits the time]", panel="Network", minimum=1,
     )  # fmt: skip
     depth: int | None = setting(
-        None, help="Number of halvings of the resolution.  [default: as is usual for the network, 4 for unet]",
+        None, help="Number of downsamplings.  [default: as is usual for the network, 4 for unet]",
         panel="Network", minimum=1, maximum=8,
     )  # fmt: skip
     upsampling: Literal["transposed", "bilinear"] | None = setting(
-        None, help="Learned or bilinear upsampling; bilinear has fewer weights.  [default: transposed]", panel="Network"
-    )
+        None, help="Upsampling: learned, by transposed convolutions, or bilinear, with fewer weights.  [default: "
+        "transposed]", panel="Network",
+    )  # fmt: skip
     norm: Literal["batch", "group", "instance", "none"] | None = setting(
-        None, help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
-        "images; or nothing.  [default: as is usual for the network, batch for unet]", panel="Network",
+        None, help="Normalization layers; group or instance norm suits batches of one or two images.  [default: as is "
+        "usual for the network, batch for unet]", panel="Network",
     )  # fmt: skip
     dropout: float | None = setting(
-        None, help="Share of values that are dropped in training.  [default: as is usual for the network, 0 for unet]",
+        None, help="Dropout rate.  [default: as is usual for the network, 0 for unet]",
         panel="Network", minimum=0.0, maximum=0.9,
     )  # fmt: skip
     deep_supervision: bool | None = setting(
-        None, help="Losses at several depths of a network that has heads there.  [default: yes, if it has]",
+        None, help="Deep supervision: also compute the loss at coarser heads, of a network that has them.  [default: "
+        "yes, if it has them]",
         panel="Network",
     )  # fmt: skip
     encoder_weights: str | None = setting(
-        None, help="Begin with the weights of a torchvision encoder: a file of them, or imagenet, which is downloaded.",
+        None, help="Initial weights of a torchvision encoder: a file, or imagenet, which is downloaded.",
         panel="Network", metavar="FILE",
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
-        False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
+        False, help="Save memory for more time: activations are recomputed for the gradient.", panel="Network"
     )
-    output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", metavar="DIR")
+    output: Path = setting(Path("checkpoints"), help="Folder that holds all runs.", panel="Output", metavar="DIR")
     name: str | None = setting(
-        None, help="Name of the run's own folder in it.  [default: the data folder's name and a number]", panel="Output"
-    )
+        None, help="Name of the run's folder inside --output.  [default: the data folder's name and a number]",
+        panel="Output",
+    )  # fmt: skip
     save_every: float = setting(
-        30.0, help="Checkpoints are written at the ends of epochs, at most this often, and within an epoch that lasts "
-        "ten times as long.", panel="Output", parse=parse_duration, spell=spell_duration, metavar="TIME",
+        30.0, help="Least time between two saves of the checkpoints, at the ends of epochs; within a long epoch they "
+        "are saved after ten times this time.", panel="Output", parse=parse_duration, spell=spell_duration,
+        metavar="TIME",
     )  # fmt: skip
     show_augmented: int | None = setting(
-        None, help="Draw this many augmented samples into the run's folder, augmented.png, before training.",
+        None, help="Draw this many augmented samples into augmented.png in the run's folder, before training.",
         panel="Output", minimum=1, maximum=256, metavar="N",
     )  # fmt: skip
     tensorboard: bool = setting(
-        False, help="Also write the log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
+        False, help="Also write a log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
     )
 
     @property
@@ -255,16 +265,16 @@ class CompareConfig(TrainConfig):
     """Everything that `unet compare` can be told."""
 
     models: str = setting(
-        "all", help="Networks, separated by commas; all: the whole table; -NAME: without this one.", panel="Files",
-        metavar="NAMES",
+        "all", help="Networks to compare, separated by commas: names of `unet models`, all, or -NAME to leave one out, "
+        "such as all,-transunet.", panel="Files", metavar="NAMES",
     )  # fmt: skip
     test: Path | None = setting(
-        None, help="Folder with the images and masks that the networks are scored on.  [default: a test folder in the "
-        "data, or the validation part]", panel="Files", metavar="DIR",
+        None, help="Folder with the images and masks on which the networks are scored.  [default: a test folder in the "
+        "data, else the validation part]", panel="Files", metavar="DIR",
     )  # fmt: skip
     minutes: tuple[float, ...] | None = setting(
-        None, help="Train each network once for each of these times, in minutes, such as 3,10: each is the --max-time "
-        "of a training of its own.", panel="Training", parse=parse_minutes, metavar="NUMBERS",
+        None, help="Train each network once for each of these times, in minutes, such as 3,10; each is the --max-time "
+        "of one training.", panel="Training", parse=parse_minutes, metavar="NUMBERS",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: overlap, borders, objects, membranes, ranking, calibration."""

@@ -1,0 +1,1 @@
+"""The training journey from a folder to a run: prepare, plan, train, resume, folds, compare, benchmarks."""

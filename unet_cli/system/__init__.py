@@ -1,0 +1,1 @@
+"""The machine: prefetch, device, processes, signals, files, memory, console."""

@@ -1,0 +1,1 @@
+"""How a network learns: a step, the loop, the schedule, the budget, batches that fit."""

@@ -57,6 +57,9 @@ class WayUp:
         has a top and a bottom, and two sides that are nearly the same. The sections of one block, the frames of a
         camera that stands still, and what uneven light does to all images can be told from copies too, but differ as
         much from left to right. That these are alike is also why a mirror image is a good training image.
+
+        Not found are bodies seen from the side, and cardiac MRI in one position. Images of one symmetrical scene pass
+        for upright, which does little harm while new ones are upright too.
         """
         return "upright" if self.is_told and self.sidedness <= MAX_SIDEDNESS else "any"
 

@@ -1,0 +1,1 @@
+"""What the network sees of the data: the split, crops, batches, augmentation."""

@@ -1,0 +1,1 @@
+"""Losses: their terms, of pixels and of regions, and sums of them."""
