@@ -20,7 +20,7 @@ from unet_cli.system.device import Compute
 from unet_cli.system.distributed import World
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.budget import Budget
-from unet_cli.training.loop import Trainer, to_classes
+from unet_cli.training.loop import Trainer
 from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import EpochResult, Progress
@@ -400,11 +400,6 @@ def test_crops_train_and_a_grid_validates_every_pixel_once(tmp_path):
     counted = sum(int((trainer.val_data[index][1] != 255).sum()) for index in range(len(trainer.val_data)))
     assert counted == pixels
     assert scores["foreground"] == 1.0
-
-
-def test_classes_from_logits():
-    assert to_classes(torch.tensor([[[[-0.1, 0.1]]]])).tolist() == [[[0, 1]]]
-    assert to_classes(torch.tensor([[[[3.0]], [[1.0]], [[4.0]]]])).tolist() == [[[2]]]
 
 
 def test_an_epoch_without_time_for_a_step_is_not_logged(data):

@@ -22,8 +22,9 @@ from unet_cli.data.samples.cutting import Whole
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.data.samples.warp import middle
 from unet_cli.errors import UserError, explain
+from unet_cli.models.classes import to_classes
 from unet_cli.system.files import whole_file
-from unet_cli.training.loop import Trainer, to_classes
+from unet_cli.training.loop import Trainer
 from unet_cli.training.progress import EpochResult
 
 PICTURED = 4  # validation images

@@ -24,6 +24,7 @@ from unet_cli.data.samples.warp import middle
 from unet_cli.data.source import spread
 from unet_cli.errors import UserError
 from unet_cli.metrics.overlap import count_pixels, summarize
+from unet_cli.models.classes import to_classes
 from unet_cli.system.console import Console, counted, duration
 from unet_cli.system.distributed import World
 from unet_cli.system.pace import Pace
@@ -426,11 +427,6 @@ class Trainer:
             self.console.say(
                 f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; the run ends {ends}."
             )
-
-
-def to_classes(logits: Tensor) -> Tensor:
-    """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def _share_of_foreground(counts: np.ndarray) -> float:
