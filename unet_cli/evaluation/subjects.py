@@ -125,7 +125,7 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
         first = next(iter(named.values()))
         known, spec, layout = first.labels, spec_of(first), _paired_as(first, config)
         config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
-    card, labels, notes = examined(layout, config, known, console, spec)
+    card, labels, notes = examine_for_evaluation(layout, config, known, console, spec)
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
     if config.compare is not None:
@@ -185,7 +185,7 @@ def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelM
     return networks(named, card, labels, config, config)
 
 
-def examined(
+def examine_for_evaluation(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console, spec: ClassSpec | None = None
 ) -> tuple[Card, LabelMap, list[str]]:
     """The card of what is evaluated on, how its masks are read, and what is to be said of that: by the classes of the
@@ -230,7 +230,7 @@ def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console
 def _by_looks(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
 ) -> tuple[Card, LabelMap, list[str]]:
-    """As `examined`, by what the masks themselves look like."""
+    """As `examine_for_evaluation`, by what the masks themselves look like."""
     card = examine(layout, config, console)
     stats = [facts.values for _, facts in card.everything]
     if labels is not None and labels.num_classes == 2 and card.labels.could_be_objects(stats):

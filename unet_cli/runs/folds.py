@@ -28,7 +28,7 @@ from unet_cli.run_folder import (
     write_json,
     write_settings,
 )
-from unet_cli.runs.prepare import drawn_split, examined
+from unet_cli.runs.prepare import drawn_split, examine_for_training
 from unet_cli.runs.resume import LASTING, TrainedToItsEnd, refuse_changes
 from unet_cli.runs.train import Report, told_how_to_go_on, train
 from unet_cli.system.console import Console
@@ -108,7 +108,7 @@ def _with_all(command: str, folder: Path) -> str:
 def _splits(config: TrainConfig, layout: Layout, console: Console) -> list[Split]:
     """Of each fold, as the data are now. Raises UserError where they can't be cut or trained on."""
     assert config.folds is not None
-    card = examined(config, layout, console)
+    card = examine_for_training(config, layout, console)
     return [drawn_split(replace(config, fold=number), card) for number in range(1, config.folds + 1)]
 
 

@@ -45,7 +45,7 @@ def prepare(call: Call) -> tuple[Trainer, Saver]:
     config, console = call.config, call.console
     call.check_lasting()
     with call.world.first_before_others():
-        card = examined(config, call.layout, console)
+        card = examine_for_training(config, call.layout, console)
     if call.saved:
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _say_where_reading_took_long(call)
@@ -117,7 +117,7 @@ def _load_learner(call: Call, learner: Learner) -> None:
         ) from error
 
 
-def examined(config: TrainConfig, layout: Layout, console: Console) -> Card:
+def examine_for_training(config: TrainConfig, layout: Layout, console: Console) -> Card:
     """The data set card. Raises UserError where training can't be."""
     card = examine(layout, config, console)
     card.refuse()

@@ -36,7 +36,7 @@ from unet_cli.data.formats.extras import (
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
 from unet_cli.data.formats.tiff import count_tiff, decode_tiff
 from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
-from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES
+from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES
 
 __all__ = [
     "EXTENSIONS",
