@@ -11,7 +11,7 @@ from typing import Any, Literal
 from unet_cli.config.base import flag_of, setting
 from unet_cli.config.data import DataConfig
 from unet_cli.config.hardware import Batches
-from unet_cli.config.losses import LOSS_NAMES, check_loss
+from unet_cli.config.losses import LOSSES, check_loss, spelled_now
 from unet_cli.config.model import DEFAULT_SIZE, LEAST_SIZE, MODEL_SETTINGS, MOST_SIZE
 from unet_cli.errors import UserError
 
@@ -119,7 +119,7 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     loss: str = setting(
         "bce+dice", help="What is minimised: names joined by +, with factors where wanted, such as 0.5*bce+dice. There "
-        "are " + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
+        "are " + ", ".join(LOSSES) + "; see README.md.", panel="Training", metavar="LOSS", parse=spelled_now,
     )  # fmt: skip
     class_weights: str = setting(
         "none", help="How much pixels of each class count in bce, ce, focal, top-k, paper: none, all the same; auto, "
