@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from unet_cli.data.labels import LabelMap
     from unet_cli.evaluation.evaluate import Evaluation
-    from unet_cli.evaluation.findings import Score, Sizes
-    from unet_cli.evaluation.scores import Sampled
+    from unet_cli.evaluation.scores import Sampled, Score
     from unet_cli.evaluation.subjects import Case, Subject
+    from unet_cli.report.contents import Sizes
 
 MOST_CLASSES = 8  # that have a column of their own
 WORST = 5  # images that are named

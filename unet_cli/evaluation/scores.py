@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.findings import Score
 from unet_cli.metrics.calibration import Reliability, calibration_error, reliability
 from unet_cli.metrics.membranes import best_over_thresholds
 from unet_cli.metrics.names import METRIC_NAMES
@@ -55,6 +55,26 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score; as a distance, 1 - it diagonals
 
 Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): the score itself first, 'all' first
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a class, or over all of them.
+
+    metric: such as 'dice'. name: of the class; 'all' for the mean over the foreground classes, and for what is of no
+    class. low, high: its 95 % bootstrap interval over images. NaN where there is nothing to tell.
+    """
+
+    metric: str
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None where there is nothing to tell."""
+        return None if math.isnan(self.low) else (self.low, self.high)
 
 
 def sampled(found: Evaluation) -> Sampled:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet_cli.evaluation.findings import Curve, Entry, Page, Score
+from unet_cli.evaluation.scores import Score
 from unet_cli.metrics.calibration import Reliability, calibration_error
 from unet_cli.metrics.names import METRIC_NAMES, MetricName, metric_name
 from unet_cli.report import figures
+from unet_cli.report.contents import Curve, Entry, Page
 from unet_cli.system.files import whole_file
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from unet_cli.data.colours import colours_of
 from unet_cli.data.source import spread
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.findings import Curve, Entry, Page, Score, Sizes, Suspect
 from unet_cli.evaluation.measure import Measured
 from unet_cli.evaluation.per_image import image_dice
-from unet_cli.evaluation.scores import FEW_IMAGES, reliabilities, sampled, scores
+from unet_cli.evaluation.scores import FEW_IMAGES, Score, reliabilities, sampled, scores
 from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
+from unet_cli.report.contents import Curve, Entry, Page, Sizes, Suspect
 from unet_cli.run_folder import calls_of
 from unet_cli.system.console import counted, duration
 from unet_cli.system.schema import json_of, parsed
