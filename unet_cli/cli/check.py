@@ -82,7 +82,8 @@ def check(config: CheckConfig, console: Console) -> int:
 def _draw(card: Card, config: CheckConfig) -> str:
     """The contact sheet: pairs with problems first, then others, evenly spread."""
     from unet_cli.data.colours import colours_of
-    from unet_cli.data.imagefile import read_image, read_mask
+    from unet_cli.data.imagefile import read_image
+    from unet_cli.data.maskfile import read_mask
     from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
     from unet_cli.data.source import spread
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colour, Colours
-from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
+from unet_cli.data.writing import is_ours, write_png
 from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder
 
@@ -196,3 +196,14 @@ def _finite(pixels: np.ndarray) -> np.ndarray:
     """What is not a number, or infinite, becomes the lowest number that there is."""
     finite = np.isfinite(pixels)
     return np.where(finite, pixels, pixels[finite].min() if finite.any() else 0)
+
+
+def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
+    """Pixels of any depth -> uint8 that spans their own range, from the `cut` percentile to that far from the top."""
+    low, high = np.percentile(pixels, [cut, 100 - cut])
+    return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
+    return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()

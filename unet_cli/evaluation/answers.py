@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.imagefile import missing_pixels, read_mask
+from unet_cli.data.imagefile import missing_pixels
 from unet_cli.data.labels import LabelMap, mask_as
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task, whole_images

@@ -12,8 +12,7 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.imagefile import to_rgb
-from unet_cli.data.pictures import small
+from unet_cli.data.pictures import small, to_rgb
 
 PANEL = 320  # pixels of the longer side
 JPEG_QUALITY = 80

@@ -21,9 +21,10 @@ from unet_cli.data.check.problems import Problem
 from unet_cli.data.folder.layout import Layout, layout_of
 from unet_cli.data.folder.pairing import Matching, find_rule
 from unet_cli.data.folder.roles import stem, walk
-from unet_cli.data.imagefile import NAN_FILLED, read_mask
+from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
 from unet_cli.data.labels.numbering import could_be_objects
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network

@@ -19,9 +19,10 @@ from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.folder.layout import masks_among, merge_channels
 from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.roles import walk
-from unet_cli.data.formats import SLIDE_EXTENSIONS, count_pages, lacking_packages
-from unet_cli.data.imagefile import EXTENSIONS, TIFF_EXTENSIONS, is_image_file, is_ours
+from unet_cli.data.formats import EXTENSIONS, SLIDE_EXTENSIONS, TIFF_EXTENSIONS, count_pages, lacking_packages
+from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.source import Source
+from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.system.console import counted
 from unet_cli.system.distributed import this_process

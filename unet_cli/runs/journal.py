@@ -15,12 +15,12 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import colours_of
-from unet_cli.data.imagefile import stretched, to_rgb, write_png
 from unet_cli.data.objects import CLASSES
-from unet_cli.data.pictures import visible, with_legend
+from unet_cli.data.pictures import stretched, to_rgb, visible, with_legend
 from unet_cli.data.samples.cutting import Whole
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.data.samples.warp import middle
+from unet_cli.data.writing import write_png
 from unet_cli.errors import UserError, explain
 from unet_cli.models.classes import to_classes
 from unet_cli.system.files import whole_file

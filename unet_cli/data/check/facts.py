@@ -17,9 +17,10 @@ import numpy as np
 
 from unet_cli.config.data import Dtype
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
+from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.labels.stats import Shape
+from unet_cli.data.maskfile import MaskPixels, read_mask
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_cli.data.check.facts import THUMBNAIL, Known, flat
-from unet_cli.data.imagefile import filled, read_image, read_mask
+from unet_cli.data.imagefile import filled, read_image
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair
 
 NEARLY = 0.995  # correlation of thumbnails, then of pixels, from which two images are nearly the same

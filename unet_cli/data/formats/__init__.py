@@ -43,6 +43,7 @@ __all__ = [
     "PACKAGES",
     "SLIDE_EXTENSIONS",
     "STACK_EXTENSIONS",
+    "TIFF_EXTENSIONS",
     "Decoded",
     "Outline",
     "count_pages",
@@ -54,8 +55,9 @@ __all__ = [
 
 # TIFF under the names that the makers of scanners and microscopes give it.
 SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
+TIFF_EXTENSIONS = (".tif", ".tiff")
 # They may hold several pages.
-STACK_EXTENSIONS = SLIDE_EXTENSIONS | {".tif", ".tiff", ".btf", ".tf8", ".npy", ".npz", ".mat"}
+STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
 EXTENSIONS = STACK_EXTENSIONS.union(
     TGA_EXTENSIONS, JXL_EXTENSIONS, PACKAGES, (f".{name}" for name in " ".join(PILLOW.values()).split())
 )

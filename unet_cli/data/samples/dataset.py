@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import IGNORED
-from unet_cli.data.imagefile import missing_pixels, read_image, read_mask
+from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.labels import LabelMap, mask_as
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
 from unet_cli.data.samples.cutting import Cutting, Held, Whole
