@@ -19,7 +19,8 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import STRANGE_VALUES, examine
 from unet_cli.data.check.problems import Problem
 from unet_cli.data.folder.layout import Layout, layout_of
-from unet_cli.data.folder.pairing import Matching, find_rule
+from unet_cli.data.folder.name_rules import Matching
+from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.roles import stem, walk
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
