@@ -18,7 +18,8 @@ from unet_cli.data.samples.split import Split, read_split
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
-from unet_cli.evaluation.subjects import Group, Networks, examine_for_evaluation, spec_of
+from unet_cli.evaluation.subjects import Group, Networks
+from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
 from unet_cli.report.contents import Suspect
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run, suspects_of
