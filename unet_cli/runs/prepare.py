@@ -19,8 +19,9 @@ from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
+from unet_cli.foreign.torchvision import encoder_state
 from unet_cli.models import MODELS, Network, build_model, resolved
-from unet_cli.models.encoders import EncoderUNet, encoder_state
+from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_trainer, class_shares, template_of
