@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unet_cli.evaluation.subjects import Subject
     from unet_cli.report.contents import Sizes
 
-MOST_CLASSES = 8  # that have a column of their own
+MAX_CLASSES = 8  # that have a column of their own
 WORST = 5  # images that are named
 
 
@@ -156,7 +156,7 @@ def _compare(
 def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
     """A line a metric, grouped: over all classes with the interval, then each class."""
     names = labels.scored_names if labels.num_classes > 2 else ()
-    shown = names[:MOST_CLASSES]
+    shown = names[:MAX_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
     lines, group = [], ""
     for metric, by_class in _by_metric(rows).items():

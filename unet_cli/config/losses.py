@@ -55,7 +55,7 @@ LOSSES = {
 FORMER = {"bce-dice": "bce+dice"}  # spellings that are read and no longer written
 EXAMPLE = "names joined by +, with factors where wanted, such as bce+dice or 0.5*bce+dice"
 
-LEAST_FACTOR, MOST_FACTOR = 1e-6, 1e6  # which float32 can tell from nothing, and from infinity
+MIN_FACTOR, MAX_FACTOR = 1e-6, 1e6  # which float32 can tell from nothing, and from infinity
 
 TERM = re.compile(r"(?:(?P<factor>[0-9.]+(?:e-?[0-9]+)?)\s*\*)?\s*(?P<name>[a-z][a-z-]*)")
 
@@ -92,9 +92,9 @@ def parse_class_weights(text: str) -> tuple[float, ...] | Literal["auto"] | None
         raise UserError(
             f"--class-weights {text}: write none, auto, or a number for each class, background first, such as 1,5,2"
         ) from None
-    if not all(weight == 0 or LEAST_FACTOR <= weight <= MOST_FACTOR for weight in weights) or not any(weights):
+    if not all(weight == 0 or MIN_FACTOR <= weight <= MAX_FACTOR for weight in weights) or not any(weights):
         raise UserError(
-            f"--class-weights {text}: these have to be 0, or from {LEAST_FACTOR:g} to {MOST_FACTOR:g}, and not all 0"
+            f"--class-weights {text}: these have to be 0, or from {MIN_FACTOR:g} to {MAX_FACTOR:g}, and not all 0"
         )
     return weights
 
@@ -129,8 +129,6 @@ def _factor(digits: str | None, text: str) -> float:
         factor = 1.0 if digits is None else float(digits)
     except ValueError:
         raise UserError(f"--loss {text}: '{digits}' is no number: write {EXAMPLE}") from None
-    if not LEAST_FACTOR <= factor <= MOST_FACTOR:
-        raise UserError(
-            f"--loss {text}: a factor has to be from {LEAST_FACTOR:g} to {MOST_FACTOR:g}, but {digits} is not"
-        )
+    if not MIN_FACTOR <= factor <= MAX_FACTOR:
+        raise UserError(f"--loss {text}: a factor has to be from {MIN_FACTOR:g} to {MAX_FACTOR:g}, but {digits} is not")
     return factor

@@ -9,7 +9,7 @@ from typing import Literal
 
 from unet_cli.config.base import Checked, setting
 from unet_cli.config.hardware import Batches
-from unet_cli.config.model import LEAST_SIZE, MOST_SIZE
+from unet_cli.config.model import MAX_SIZE, MIN_SIZE
 from unet_cli.errors import UserError
 
 
@@ -61,7 +61,7 @@ class Inference(Batches):
 
     size: int | None = setting(
         None, help="Side of what the network sees: images are stretched to it, or cut into tiles of it.  "
-        "[default: as in training]", panel="Network", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+        "[default: as in training]", panel="Network", minimum=MIN_SIZE, maximum=MAX_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile"] | None = setting(
         None, help="Stretch each image to the network's size, or predict it in overlapping tiles at its own.  "

@@ -12,7 +12,7 @@ from unet_cli.config.base import flag_of, setting
 from unet_cli.config.data import DataConfig
 from unet_cli.config.hardware import Batches
 from unet_cli.config.losses import LOSSES, check_loss, spelled_now
-from unet_cli.config.model import DEFAULT_SIZE, LEAST_SIZE, MODEL_SETTINGS, MOST_SIZE
+from unet_cli.config.model import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, MODEL_SETTINGS
 from unet_cli.errors import UserError
 
 MAX_PASSES = 300  # over the training images, in a run that is told no end
@@ -67,7 +67,7 @@ class TrainConfig(DataConfig, Batches):
 
     size: int = setting(
         DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
-        panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+        panel="Data", minimum=MIN_SIZE, maximum=MAX_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
         "auto", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "

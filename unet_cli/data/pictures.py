@@ -19,9 +19,9 @@ from unet_cli.system.files import make_folder
 IGNORED_GRAY = 110
 CUT = 0.5  # percent of the pixels that may be blown out at either end
 
-MOST_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on a sheet
+MAX_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on a sheet
 
-MOST_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
+MAX_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
 GAP = 12  # pixels between the tiles of a sheet
 FRAME = 4
 OUTLINE_SHARE = 800  # an outline on a whole image is a pixel wide for each so many of its shorter side
@@ -172,7 +172,7 @@ def _border_width(indices: np.ndarray) -> int:
     held = np.bincount(indices[_is_foreground(indices)], minlength=256)
     hidden = np.bincount(indices[_border(indices, 2)], minlength=256)
     shares = hidden[held > 0] / held[held > 0]
-    return 1 if shares.size and shares.mean() > MOST_HIDDEN else 2
+    return 1 if shares.size and shares.mean() > MAX_HIDDEN else 2
 
 
 def _scaled(tile: Tile, side: int) -> Tile:

@@ -41,9 +41,9 @@ from unet_cli.metrics.overlap import (
 from unet_cli.metrics.ranking import average_precision, roc_auc
 
 RESAMPLES = 2000
-MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
+MAX_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
 FEW_IMAGES = 10  # of fewer, a bootstrap says little
-LEAST_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
+MIN_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
 SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
 DISTANCES = ("hd95", "assd")
 FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -107,8 +107,8 @@ def overall(found: Evaluation, metric: str) -> Score:
 
 def differences(table: Sampled, other: Sampled, found: Evaluation) -> list[Score]:
     """How much higher the scores of one are than those of another, on the same images in the same order: both were
-    drawn together (paired bootstrap). Without intervals for fewer than LEAST_COMPARED images."""
-    return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, LEAST_COMPARED)
+    drawn together (paired bootstrap). Without intervals for fewer than MIN_COMPARED images."""
+    return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, MIN_COMPARED)
 
 
 def is_sure(difference: Score) -> bool:
@@ -151,7 +151,7 @@ def mean_of_classes(table: np.ndarray) -> np.ndarray:
 
 def _drawn(images: int) -> np.ndarray:
     """(1 + resamples, images) how often each image counts: once, then as often as it was drawn."""
-    resamples = max(RESAMPLES // 10, min(RESAMPLES, MOST_DRAWN // images))
+    resamples = max(RESAMPLES // 10, min(RESAMPLES, MAX_DRAWN // images))
     draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
     return np.concatenate([np.ones((1, images)), draws])
 

@@ -12,7 +12,7 @@ from unet_cli.config.prediction import Cleaning
 from unet_cli.data.objects import components, components_by_class
 from unet_cli.errors import UserError
 
-MOST_OBJECTS = 2**16 - 1
+MAX_OBJECTS = 2**16 - 1
 
 # Chosen on outlines of cell nuclei, and so that bars, ellipses, rings and winding lines of even width stay whole.
 SMOOTHING = 0.7  # standard deviation in pixels, for the steps of a drawn outline
@@ -56,9 +56,9 @@ def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     """
     numbers = objects_of(pred, cleaning)
     count = int(numbers.max(initial=0))
-    if count > MOST_OBJECTS:
+    if count > MAX_OBJECTS:
         raise UserError(
-            f"the mask has {count:,} objects, and 16 bits number {MOST_OBJECTS:,} at most: "
+            f"the mask has {count:,} objects, and 16 bits number {MAX_OBJECTS:,} at most: "
             "remove the small ones with --remove-smaller PIXELS"
         )
     return _in_reading_order(numbers, count)

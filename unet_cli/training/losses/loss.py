@@ -14,7 +14,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.training.losses import pixel, region
 
-MOST_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
+MAX_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
 
 # What a term's function takes and returns, by the kind that config/losses.py gives it:
 #   pixel   (logits, target, weights) -> (N, *spatial), averaged over pixels
@@ -161,12 +161,12 @@ def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] |
 def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:
     """Of each class: one over the square root of its share of the pixels, scaled to a mean of 1 over the pixels.
 
-    A rare class weighs at most MOST_WEIGHT times what the commonest does; one that isn't there as much as the rarest.
+    A rare class weighs at most MAX_WEIGHT times what the commonest does; one that isn't there as much as the rarest.
     """
     seen = [share for share in shares if share > 0]
     if not seen:
         return (1.0,) * len(shares)
-    rarest = max(min(seen), max(seen) / MOST_WEIGHT**2)
+    rarest = max(min(seen), max(seen) / MAX_WEIGHT**2)
     raw = [1 / math.sqrt(max(share, rarest)) for share in shares]
     mean = sum(weight * share for weight, share in zip(raw, shares, strict=True)) / sum(shares)
     return tuple(weight / mean for weight in raw)
