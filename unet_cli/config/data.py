@@ -32,13 +32,15 @@ class Reading(Checked):
 class DataConfig(Reading):
     """Which images and masks there are, and what their values mean. The same in check and training."""
 
-    data: Path | None = setting(None, help="Folder with the images and masks.", panel="Data", metavar="DIR")
+    data: Path | None = setting(
+        None, help="Folder with the images and masks.", panel="Data", is_path=True, metavar="DIR"
+    )
     images: str | None = setting(
         None, help="Folder of the images, where it isn't found; or its name in each of train, val and test.",
-        panel="Data", metavar="DIR",
+        panel="Data", is_path=True, metavar="DIR",
     )  # fmt: skip
     masks: str | None = setting(
-        None, help="Folder of the masks, likewise.", panel="Data", metavar="DIR",
+        None, help="Folder of the masks, likewise.", panel="Data", is_path=True, metavar="DIR",
     )  # fmt: skip
     pair: str | None = setting(
         None, help="Which mask belongs to which image: 'images/{id}_image.png=masks/{id}_annotation.png'.  "
@@ -53,19 +55,21 @@ class DataConfig(Reading):
     classes: str | None = setting(
         None, help="Names of the classes, such as background,weed,crop, or with their values, such as "
         "background=0,weed=128 or soil=#000000,weed=#00ff00; or a TOML file of names and mask values.",
-        panel="Data", metavar="NAMES",
+        panel="Data", lasting="folds", is_path=True, metavar="NAMES",
     )  # fmt: skip
     ignore_index: int | None = setting(
         None, help="Mask value that counts nowhere; -1: this value where masks hold it, else none.  [default: -1; 255 "
         "beside small whole numbers]",
-        panel="Data", minimum=-1,
+        panel="Data", lasting="folds", minimum=-1,
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(
         "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
         "auto: where it is called so, where a value is ignored, and without a name where it is the largest.",
-        panel="Data",
+        panel="Data", lasting="run",
     )  # fmt: skip
-    keep_alpha: bool = setting(False, help="Train on the alpha channel too, instead of dropping it.", panel="Data")
+    keep_alpha: bool = setting(
+        False, help="Train on the alpha channel too, instead of dropping it.", panel="Data", lasting="folds"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

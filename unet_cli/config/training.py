@@ -67,12 +67,12 @@ class TrainConfig(DataConfig, Batches):
 
     size: int = setting(
         DEFAULT_SIZE, help="Side of what the network sees: images are stretched to it, or crops of it are cut out.",
-        panel="Data", minimum=MIN_SIZE, maximum=MAX_SIZE,
+        panel="Data", lasting="run", minimum=MIN_SIZE, maximum=MAX_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
         "auto", help="Stretch each image to SIZE x SIZE, or train on random crops of that size at the images' own "
         "resolution and predict in tiles; auto stretches unless the masks show that thin structures would be lost.",
-        panel="Data",
+        panel="Data", lasting="run",
     )  # fmt: skip
     foreground_crops: float = setting(
         0.33, help="With crops: share of them that is laid on foreground, rare classes as often as common ones.",
@@ -80,30 +80,32 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is kept for validation where there is no val folder.", panel="Split",
-        minimum=0.0, maximum=0.9,
+        lasting="run", minimum=0.0, maximum=0.9,
     )  # fmt: skip
     group_by: str | None = setting(
         None, help="Regular expression that finds the patient, slide or movie in a name, such as '^(P\\d+)': "
-        "images of one group stay on one side.", panel="Split", metavar="REGEX",
+        "images of one group stay on one side.", panel="Split", lasting="run", metavar="REGEX",
     )  # fmt: skip
     folds: int | None = setting(
         None, help="Cross-validation: cut the pairs into this many parts, of which --fold is for validation.",
-        panel="Split", minimum=2,
+        panel="Split", lasting="run", minimum=2,
     )  # fmt: skip
     fold: int | Literal["all"] | None = setting(
         None, help="Which of the folds, from 1; all: a network for each, one after the other.", panel="Split",
-        parse=parse_fold, metavar="NUMBER",
+        lasting="run", parse=parse_fold, metavar="NUMBER",
     )  # fmt: skip
     split: Path | None = setting(
         None,
         help="Read the split from this file: the split.json of another run (or that run's folder).",
         panel="Split",
+        lasting="run",
+        is_path=True,
         metavar="FILE",
     )
     normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
         "auto", help="Intensities become: deviations from the mean of the training part (dataset) or of the image "
         "itself (image, percentile: without its darkest and brightest 1 %), or 0 to 1 over the range of the file type "
-        "(range); auto chooses dataset or image.", panel="Data",
+        "(range); auto chooses dataset or image.", panel="Data", lasting="run",
     )  # fmt: skip
     max_time: float | None = setting(
         None, help="Time of the whole command, such as 45s, 3m or 2h30m; the learning rate fits it.",
@@ -125,7 +127,9 @@ class TrainConfig(DataConfig, Batches):
         "none", help="How much pixels of each class count in bce, ce, focal, top-k, paper: none, all the same; auto, "
         "rare classes more; or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
     )  # fmt: skip
-    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="What follows the gradient.", panel="Training")
+    optimizer: Literal["adam", "adamw", "sgd"] = setting(
+        "adam", help="What follows the gradient.", panel="Training", lasting="run"
+    )
     lr: float | None = setting(
         None, help="Highest learning rate.  [default: the network's own factor, mostly 1, times "
         + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
@@ -163,48 +167,63 @@ class TrainConfig(DataConfig, Batches):
         panel="Training",
     )  # fmt: skip
     init: Path | None = setting(
-        None, help="Start from the weights of this checkpoint.", panel="Training", metavar="FILE"
+        None,
+        help="Start from the weights of this checkpoint.",
+        panel="Training",
+        lasting="run",
+        is_path=True,
+        metavar="FILE",
     )
     resume: Path | None = setting(
         None, help="Go on with this run, as it was told to, from where it was last saved; flags given here win.",
-        panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
+        panel="Training", once=True, metavar="RUN", settings_file=RUN_SETTINGS,
     )  # fmt: skip
     model: str = setting(
-        "unet", help="Network, by its name in the table that `unet models` prints.", panel="Network", metavar="NAME"
+        "unet",
+        help="Network, by its name in the table that `unet models` prints.",
+        panel="Network",
+        lasting="folds",
+        metavar="NAME",
     )
     width: int | None = setting(
         None, help="Channels of the first level.  [default: the network's usual ones on a GPU, half of them on a CPU: "
-        "64 and 32 for unet]", panel="Network", minimum=1,
+        "64 and 32 for unet]", panel="Network", lasting="folds", minimum=1,
     )  # fmt: skip
     depth: int | None = setting(
         None, help="Number of halvings of the resolution.  [default: as is usual for the network, 4 for unet]",
-        panel="Network", minimum=1, maximum=8,
+        panel="Network", lasting="folds", minimum=1, maximum=8,
     )  # fmt: skip
     upsampling: Literal["transposed", "bilinear"] | None = setting(
-        None, help="Learned or bilinear upsampling; bilinear has fewer weights.  [default: transposed]", panel="Network"
+        None,
+        help="Learned or bilinear upsampling; bilinear has fewer weights.  [default: transposed]",
+        panel="Network",
+        lasting="folds",
     )
     norm: Literal["batch", "group", "instance", "none"] | None = setting(
         None, help="What keeps activations in range: batch norm; group or instance norm where a batch is one or two "
-        "images; or nothing.  [default: as is usual for the network, batch for unet]", panel="Network",
+        "images; or nothing.  [default: as is usual for the network, batch for unet]", panel="Network", lasting="folds",
     )  # fmt: skip
     dropout: float | None = setting(
         None, help="Share of values that are dropped in training.  [default: as is usual for the network, 0 for unet]",
-        panel="Network", minimum=0.0, maximum=0.9,
+        panel="Network", lasting="folds", minimum=0.0, maximum=0.9,
     )  # fmt: skip
     deep_supervision: bool | None = setting(
         None, help="Losses at several depths of a network that has heads there.  [default: yes, if it has]",
-        panel="Network",
+        panel="Network", lasting="folds",
     )  # fmt: skip
     encoder_weights: str | None = setting(
         None, help="Begin with the weights of a torchvision encoder: a file of them, or imagenet, which is downloaded.",
-        panel="Network", metavar="FILE",
+        panel="Network", lasting="run", is_path=True, metavar="FILE",
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
         False, help="Use less memory and more time: activations are computed again for the gradient.", panel="Network"
     )
-    output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", metavar="DIR")
+    output: Path = setting(Path("checkpoints"), help="Folder of all runs.", panel="Output", is_path=True, metavar="DIR")
     name: str | None = setting(
-        None, help="Name of the run's own folder in it.  [default: the data folder's name and a number]", panel="Output"
+        None,
+        help="Name of the run's own folder in it.  [default: the data folder's name and a number]",
+        panel="Output",
+        once=True,
     )
     save_every: float = setting(
         30.0, help="Checkpoints are written at the ends of epochs, at most this often, and within an epoch that lasts "
@@ -212,7 +231,7 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     show_augmented: int | None = setting(
         None, help="Draw this many augmented samples into the run's folder, augmented.png, before training.",
-        panel="Output", minimum=1, maximum=256, metavar="N",
+        panel="Output", once=True, minimum=1, maximum=256, metavar="N",
     )  # fmt: skip
     tensorboard: bool = setting(
         False, help="Also write the log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
