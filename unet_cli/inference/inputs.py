@@ -46,7 +46,7 @@ def find_files(
     elif path.is_dir():
         others: list[Path] = []
         images, base = list(walk(path, unread, others)), path
-        output = output or _ours(masks_beside(path))
+        output = output or _ours(output_beside(path))
         masks = real_path(output)
         if masks != real_path(path):  # masks of an earlier job in a folder below are not input
             images = [image for image in images if not real_path(image).is_relative_to(masks)]
@@ -58,7 +58,7 @@ def find_files(
         notes += describe(others)
     elif path.is_file():
         images = [path]
-        output = output or _ours(masks_beside(path.parent))
+        output = output or _ours(output_beside(path.parent))
     elif glob.has_magic(input):
         matching = [Path(found) for found in sorted(glob.glob(input, recursive=True))]
         images = [found for found in matching if is_image_file(found)]
@@ -118,7 +118,7 @@ def listed_paths(content: bytes) -> list[str]:
     return text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
 
 
-def masks_beside(folder: Path) -> Path:
+def output_beside(folder: Path) -> Path:
     """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + "_masks")

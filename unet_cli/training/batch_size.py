@@ -39,7 +39,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return memory.free_memory()
+    return memory.unused_memory()
 
 
 class _Ledger(TorchDispatchMode):

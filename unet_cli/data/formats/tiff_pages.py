@@ -71,7 +71,7 @@ class PageTable(NamedTuple):
         return self.pages if page is None else [self.pages[page // self.depth]]
 
 
-class Stack:
+class OpenTiff:
     """A TIFF that is open. identity: of the file as it was."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -104,7 +104,7 @@ def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
 
 
 _LOCK = threading.Lock()
-_KEPT: list[Stack] = []  # the last ones of many pages, which nobody is reading from
+_KEPT: list[OpenTiff] = []  # the last ones of many pages, which nobody is reading from
 MAX_KEPT = 16
 
 
@@ -116,7 +116,7 @@ def close_stacks() -> None:
 
 
 @contextmanager
-def open_tiff(file: BinaryIO) -> Iterator[Stack]:
+def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
     """The file's directories, which are whole. A stack is read page by page, from any thread: it stays open for the
     next one, so that its directories are not looked through for each."""
     identity = _identity(file)
@@ -126,7 +126,7 @@ def open_tiff(file: BinaryIO) -> Iterator[Stack]:
             _KEPT.remove(stack)
     if stack is None:
         _check_directories(file)
-        stack = Stack(file)
+        stack = OpenTiff(file)
     try:
         yield stack
     except BaseException:
