@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.training.ema import MOST_DECAY, Average, decay_at
+from unet_cli.training.ema import MAX_DECAY, Average, decay_at
 
 
 def network(seed=0):
@@ -31,7 +31,7 @@ def test_the_decay_grows_to_its_most():
     assert decay_at(1) == pytest.approx(2 / 11)
     decays = [decay_at(step) for step in range(1, 20_000)]
     assert decays == sorted(decays)
-    assert decays[-1] == MOST_DECAY
+    assert decays[-1] == MAX_DECAY
 
 
 def test_weights_and_statistics_are_averaged_and_counters_copied():

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 from test_formats import SAMPLES
 
-from unet_cli.data.formats import decoded, tiff_bands, tiff_layout
+from unet_cli.data.formats import decoded, tiff_bands, tiff_pages
 from unet_cli.data.imagefile import ALPHA_DROPPED, open_bands, read_image
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
@@ -235,7 +235,7 @@ def test_the_file_is_closed_with_the_rows(tmp_path, monkeypatch, end):
         return opened[-1]
 
     monkeypatch.setattr(decoded, "open", recorded, raising=False)
-    monkeypatch.setattr(tiff_layout, "open", recorded, raising=False)
+    monkeypatch.setattr(tiff_pages, "open", recorded, raising=False)
     array = np.ones((700, 50), np.float32)
     array[300] = np.inf if end == "failed" else 1
     tifffile.imwrite(tmp_path / "a.tif", array, tile=(64, 64), compression="zlib")
@@ -298,9 +298,9 @@ def test_what_is_no_image_is_told_at_once(tmp_path):
 
 def test_tiles_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch):
     looks = []
-    tiff_layout.close_stacks()
-    real = tiff_layout._check_directories
-    monkeypatch.setattr(tiff_layout, "_check_directories", lambda file: looks.append(real(file)))
+    tiff_pages.close_stacks()
+    real = tiff_pages._check_directories
+    monkeypatch.setattr(tiff_pages, "_check_directories", lambda file: looks.append(real(file)))
     pages = np.random.default_rng(0).integers(0, 255, (5, 700, 40), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pages, tile=(64, 64), photometric="minisblack", compression="zlib")
     for number in range(5):

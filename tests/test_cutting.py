@@ -9,7 +9,7 @@ import torch
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.preprocess import resize_image, resize_mask
-from unet_cli.data.samples.cutting import Crops, Grid, Held, Whole, find_places, patch_side_of
+from unet_cli.data.samples.cutting import CachedSample, Crops, Grid, Whole, find_places, patch_side_of
 
 
 def places(height: int, width: int) -> torch.Tensor:
@@ -17,12 +17,12 @@ def places(height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(np.indices((height, width)).astype(np.uint16))
 
 
-def held(cutting, height: int, width: int, mask: np.ndarray | None = None) -> Held:
+def held(cutting, height: int, width: int, mask: np.ndarray | None = None) -> CachedSample:
     mask = np.zeros((height, width), np.uint8) if mask is None else mask
     return cutting.hold(places(height, width), torch.from_numpy(mask), None, 8)
 
 
-def corners(cutting, held: Held, indices: Iterable[int], epoch: int = 0) -> list[tuple[int, int]]:
+def corners(cutting, held: CachedSample, indices: Iterable[int], epoch: int = 0) -> list[tuple[int, int]]:
     """The place of the first pixel of each of these crops."""
     images = [cutting.cut(held, 0, index, epoch)[0] for index in indices]
     return [(int(image[0, 0, 0]), int(image[1, 0, 0])) for image in images]

@@ -20,7 +20,7 @@ from conftest import TINY, Run, run_unet, write_pairs
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Inference
-from unet_cli.data.check.facts import remember, remembered
+from unet_cli.data.check.memory import remember, remembered
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor

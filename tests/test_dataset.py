@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.ndimage import label
 from test_card import card_of
 
-from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.imagefile import read_image
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.objects import CLASSES, parted
 from unet_cli.data.preprocess import own_intensities, prepare, resize_mask, whole_intensities
 from unet_cli.data.samples.augment import AUGMENTATIONS, augment

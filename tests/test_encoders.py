@@ -12,8 +12,9 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.ops import StochasticDepth
 
 from unet_cli.errors import UserError
+from unet_cli.foreign.torchvision import PATIENCE, encoder_state
 from unet_cli.models import encoders
-from unet_cli.models.encoders import ENCODERS, EncoderUNet, adapted_kernel, encoder_state
+from unet_cli.models.encoders import ENCODERS, EncoderUNet, adapted_kernel
 from unet_cli.models.fold import fold_batch_norm
 
 PARAMETERS = {  # of the resnets: segmentation_models_pytorch.Unet's, for one output
@@ -309,5 +310,5 @@ def test_a_download_waits_for_a_silent_server_for_a_limited_time_only(hub, monke
     monkeypatch.setattr(torch.hub, "urlopen", silent)
     with pytest.raises(UserError, match="timed out"):
         encoder_state("resnet18", "imagenet")
-    assert waits == [encoders.PATIENCE]
+    assert waits == [PATIENCE]
     assert socket.getdefaulttimeout() is None

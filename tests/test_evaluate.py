@@ -20,7 +20,8 @@ from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Inference
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
-from unet_cli.data.imagefile import read_image, read_mask
+from unet_cli.data.imagefile import read_image
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network

@@ -7,7 +7,7 @@ import scipy.io
 import tifffile
 
 from unet_cli.data.formats import count_pages, decode, extras, lacking_packages
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 

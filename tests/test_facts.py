@@ -10,7 +10,8 @@ from PIL import Image
 from test_card import card_of
 
 from unet_cli.data.check import facts
-from unet_cli.data.check.facts import Facts, Memory, read_facts, remember, remembered
+from unet_cli.data.check.facts import Facts, Memory, read_facts
+from unet_cli.data.check.memory import remember, remembered
 from unet_cli.data.folder.layout import find_layout
 
 

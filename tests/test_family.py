@@ -8,8 +8,8 @@ from unet_cli.config.model import ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.metrics.overlap import count_pixels, summarize
 from unet_cli.models import MODELS, Fitted, build_model, defaults_of, parameter_count, resolved
+from unet_cli.models.classes import to_classes
 from unet_cli.models.fold import fold_batch_norm
-from unet_cli.training.loop import to_classes
 from unet_cli.training.losses.loss import loss_for
 
 FLAT = [name for name in MODELS if name != "unet3d"]

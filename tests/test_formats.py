@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unet_cli.data.formats import count_pages, decode, decoded, pillow, tiff, tiff_layout
+from unet_cli.data.formats import count_pages, decode, decoded, pillow, tiff, tiff_pages
 from unet_cli.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -681,7 +681,7 @@ def test_an_imagej_stack_that_lost_pages_is_damaged(tmp_path):
 def test_the_pages_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(
-        tiff_layout, "_check_directories", lambda file, real=tiff_layout._check_directories: looks.append(real(file))
+        tiff_pages, "_check_directories", lambda file, real=tiff_pages._check_directories: looks.append(real(file))
     )
     pages = np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8)
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack", compression="zlib")
@@ -699,6 +699,6 @@ def test_many_stacks_are_not_all_kept_open(tmp_path):
     for page in range(3):
         for number in range(20):
             assert (decode(tmp_path / f"{number}.tif", page).pixels == number).all()
-    assert len(tiff_layout._KEPT) == tiff_layout.MAX_KEPT
-    tiff_layout.close_stacks()
-    assert not tiff_layout._KEPT
+    assert len(tiff_pages._KEPT) == tiff_pages.MAX_KEPT
+    tiff_pages.close_stacks()
+    assert not tiff_pages._KEPT

@@ -20,7 +20,8 @@ import pytest
 from test_formats import SAMPLES
 
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import read_image, read_mask, read_stack
+from unet_cli.data.imagefile import read_image, read_stack
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 

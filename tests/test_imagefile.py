@@ -5,17 +5,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unet_cli.data.imagefile import (
-    is_image_file,
-    is_ours,
-    read_image,
-    read_mask,
-    read_stack,
-    stretched,
-    to_rgb,
-    write_mask,
-)
+from unet_cli.data.imagefile import is_image_file, read_image, read_stack
+from unet_cli.data.maskfile import read_mask
+from unet_cli.data.pictures import stretched, to_rgb
 from unet_cli.data.source import Source
+from unet_cli.data.writing import is_ours, write_mask
 from unet_cli.errors import UserError
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5

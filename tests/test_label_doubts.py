@@ -12,7 +12,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import layout_of
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.maskfile import read_mask
 from unet_cli.errors import UserError
 
 SIDE = 96

@@ -20,7 +20,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
@@ -216,7 +216,7 @@ def test_a_soft_edge_from_black_to_white_has_no_ring_of_gray(tmp_path):
     card = card_of(write(tmp_path, blurred([0, 127, 255]), classes=2, each=2, radius=(9, 14)))
     ramp = np.zeros((1, 24, 24), np.uint8)
     ramp[..., 11:] = 64, 127, 191, *[255] * 10
-    from unet_cli.data.imagefile import MaskPixels
+    from unet_cli.data.maskfile import MaskPixels
 
     assert set(np.unique(card.labels.encode(MaskPixels(ramp)))) == {0, 2}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unet_cli.data.imagefile import MaskPixels
 from unet_cli.data.labels import stats, value_stats
+from unet_cli.data.maskfile import MaskPixels
 
 
 def by_hand(mask: np.ndarray, value: int) -> tuple[int, int, int]:

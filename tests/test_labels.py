@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from unet_cli.config.model import IGNORED
-from unet_cli.data.imagefile import MaskPixels
 from unet_cli.data.labels import ClassSpec, LabelMap, find_labels, parse_classes, value_stats, with_background
+from unet_cli.data.maskfile import MaskPixels
 from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 

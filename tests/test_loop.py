@@ -29,7 +29,7 @@ from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import EpochLog, EpochResult, Progress
-from unet_cli.training.step import Learner, to_classes
+from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
 QUIET = Console(quiet=True)
@@ -426,11 +426,6 @@ def test_crops_train_and_a_grid_validates_every_pixel_once(tmp_path):
     counted = sum(int((run.val_data[index][1] != 255).sum()) for index in range(len(run.val_data)))
     assert counted == pixels
     assert scores["foreground"] == 1.0
-
-
-def test_classes_from_logits():
-    assert to_classes(torch.tensor([[[[-0.1, 0.1]]]])).tolist() == [[[0, 1]]]
-    assert to_classes(torch.tensor([[[[3.0]], [[1.0]], [[4.0]]]])).tolist() == [[[2]]]
 
 
 def test_an_epoch_without_time_for_a_step_is_not_logged(data):

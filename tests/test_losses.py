@@ -1,6 +1,7 @@
 """Losses from logits, worked by hand; the parts of a batch add up; float32 whatever comes in."""
 
 import math
+from inspect import signature
 from itertools import permutations, product
 
 import numpy as np
@@ -8,20 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from unet_cli.config.losses import LOSS_NAMES, WEIGHTED, check_loss, parse_class_weights, parse_loss
+from unet_cli.config.losses import LOSSES, check_loss, parse_class_weights, parse_loss, spelled_now
 from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.training.losses.distances import border_weights, radius, signed_distances
 from unet_cli.training.losses.loss import (
-    IMAGE_TERMS,
-    PIXEL_TERMS,
-    REGION_TERMS,
     Denominators,
     Loss,
     balanced_weights,
     class_weights_for,
     loss_for,
     middles,
+    term_of,
 )
 from unet_cli.training.losses.region import (
     boundary,
@@ -34,8 +33,9 @@ from unet_cli.training.losses.region import (
     tversky,
 )
 
-TERMS = PIXEL_TERMS | IMAGE_TERMS | REGION_TERMS
-ALONE = [name for name in TERMS if name != "boundary"]
+REGION_TERMS = {name: term_of(name) for name, term in LOSSES.items() if term.kind == "region"}
+WEIGHTED = [name for name in LOSSES if name not in REGION_TERMS]
+ALONE = [name for name in LOSSES if name != "boundary"]
 EXPRESSIONS = [*ALONE, "bce+dice", "dice+boundary"]  # the last one whole, so that its second term shows
 
 
@@ -75,10 +75,17 @@ def row(*values: float) -> Tensor:
 ALL = row(1)  # every pixel is known
 
 
-def test_each_name_has_a_meaning_and_a_function():
-    assert TERMS.keys() == LOSS_NAMES.keys()
-    assert set(WEIGHTED) == (PIXEL_TERMS | IMAGE_TERMS).keys()
-    assert all(LOSS_NAMES.values())
+def test_each_row_has_a_meaning_and_a_function_in_the_file_of_its_kind():
+    for name, term in LOSSES.items():
+        assert term.help
+        assert term_of(name).__module__.rpartition(".")[2] == ("region" if term.kind == "region" else "pixel")
+        assert term.is_weighted == ("weights" in signature(term_of(name)).parameters)
+
+
+def test_former_spellings_are_written_as_what_they_are_called_now():
+    assert spelled_now("bce-dice") == "bce+dice"
+    assert spelled_now("0.5*ce + BCE-dice ") == "0.5*ce +bce+dice"
+    assert spelled_now("0.5*bce + dyce") == "0.5*bce + dyce"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +418,7 @@ def test_cldice_agrees_with_plain_loops():
         assert found[image, kind].item() == pytest.approx((overlap[image, kind].item() + slow) / 2)
 
 
-@pytest.mark.parametrize("name", [*PIXEL_TERMS, *IMAGE_TERMS])
+@pytest.mark.parametrize("name", WEIGHTED)
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_pixel_terms_agree_with_plain_loops(name, num_classes):
     logits, mask = random_batch(num_classes, images=2)
@@ -442,12 +449,12 @@ def test_gradients_are_those_of_the_values(name, spatial):
     assert torch.autograd.gradcheck(lambda p: REGION_TERMS[name](p, truth, known), probs.requires_grad_())
 
 
-@pytest.mark.parametrize("name", [*PIXEL_TERMS, *IMAGE_TERMS])
+@pytest.mark.parametrize("name", WEIGHTED)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_of_pixel_terms_are_those_of_the_values(name, channels):
     logits, mask = random_batch(2 if channels == 1 else 3, images=2)
     weights = (mask != IGNORED).double()
-    assert torch.autograd.gradcheck(lambda values: TERMS[name](values, mask, weights), logits)
+    assert torch.autograd.gradcheck(lambda values: term_of(name)(values, mask, weights), logits)
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)

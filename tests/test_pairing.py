@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from unet_cli.data.folder.pairing import Rule, apply_rule, find_rule, parse_pair, split_mixed
+from unet_cli.data.folder.name_rules import Rule, apply_rule, parse_pair
+from unet_cli.data.folder.pairing import find_rule, split_mixed
 from unet_cli.errors import UserError
 
 

@@ -128,7 +128,7 @@ def test_views_from_a_row_on_are_enough_for_the_rows_from_there(top):
 @pytest.mark.parametrize("intensity", ["image", "percentile"])
 @pytest.mark.parametrize("rows_at_once", [1, 7, 100])
 def test_the_intensities_of_an_image_are_those_that_training_on_crops_takes(monkeypatch, intensity, rows_at_once):
-    monkeypatch.setattr("unet_cli.data.preprocess.MOST_MEASURED", 3 * 1000)  # every 4th row and column
+    monkeypatch.setattr("unet_cli.data.preprocess.MAX_MEASURED", 3 * 1000)  # every 4th row and column
 
     def read(top):
         assert top == 0

@@ -9,7 +9,6 @@ from PIL import Image, ImageFont
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import OUTLINE, Colours, colours_of
-from unet_cli.data.imagefile import is_ours
 from unet_cli.data.labels import CLASS_COLOURS, LabelMap
 from unet_cli.data.pictures import (
     ALARM,
@@ -23,6 +22,7 @@ from unet_cli.data.pictures import (
     with_legend,
     write_contact_sheet,
 )
+from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError
 
 GRAY = np.full((1, 7, 7), 90, np.uint8)

@@ -9,7 +9,7 @@ import torch
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.data.preprocess import (
-    MOST_MEASURED,
+    MAX_MEASURED,
     measured_step,
     normalize,
     own_intensities,
@@ -119,11 +119,11 @@ def test_alpha_stays_the_last_channel():
 )
 def test_large_images_are_measured_at_every_nth_row_and_column(channels, side, step):
     assert measured_step(channels, side, side) == step
-    assert channels * (side // step) ** 2 <= MOST_MEASURED
+    assert channels * (side // step) ** 2 <= MAX_MEASURED
 
 
 def test_the_intensities_of_a_whole_image_are_those_of_the_network_channels(monkeypatch):
-    monkeypatch.setattr("unet_cli.data.preprocess.MOST_MEASURED", 3 * 50 * 40)
+    monkeypatch.setattr("unet_cli.data.preprocess.MAX_MEASURED", 3 * 50 * 40)
     colour = np.random.default_rng(0).integers(0, 255, (3, 100, 80), np.uint8)
     own = replace(settings(in_channels=1), intensity="image")
     gray = torch.from_numpy(to_channels(np.ascontiguousarray(colour[:, ::2, ::2]), 1)[0])

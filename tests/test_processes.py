@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from unet_cli.config.losses import LOSS_NAMES
+from unet_cli.config.losses import LOSSES
 from unet_cli.config.model import IGNORED, ModelConfig
 from unet_cli.models import build_model
 from unet_cli.system.distributed import World, elastic_identity, restarts, together
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 NETWORK = ModelConfig(num_classes=3, base_channels=4, depth=1, norm="group")
 LAST_BATCH = [0, 1, 2]  # of one process; of two processes with two samples each, the second one lacks one
 WEIGHTS = [0.7, 1.5, 3.0]
-LOSSES_TRIED = [name if name != "boundary" else "dice+0.5*boundary" for name in LOSS_NAMES]
+LOSSES_TRIED = [name if name != "boundary" else "dice+0.5*boundary" for name in LOSSES]
 
 
 def samples() -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,10 +21,11 @@ from unet_cli.data.colours import ERROR_COLOURS, IGNORED_COLOUR, Colours, colour
 from unet_cli.data.labels import CLASS_COLOURS, LabelMap
 from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
-from unet_cli.evaluation.findings import Curve, Entry, Page, Panels, Score, Sizes, Suspect
-from unet_cli.evaluation.panels import PANEL, draw_panels
+from unet_cli.evaluation.panels import PANEL, Panels, draw_panels
+from unet_cli.evaluation.scores import Score
 from unet_cli.metrics.calibration import Reliability
 from unet_cli.metrics.names import METRIC_NAMES, metric_name
+from unet_cli.report.contents import Curve, Entry, Page, Sizes, Suspect
 from unet_cli.report.figures import draw_losses, draw_reliability, draw_sizes, size_edges
 from unet_cli.report.page import confusion_shares, percent, render, score_tables, write_report
 from unet_cli.report.pages import strip_rows

@@ -25,8 +25,7 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
 from unet_cli.evaluation.answers import Answer, Mask
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
-from unet_cli.evaluation.findings import Score
-from unet_cli.evaluation.scores import by_image, is_sure, overall, reliabilities, sampled
+from unet_cli.evaluation.scores import Score, by_image, is_sure, overall, reliabilities, sampled
 from unet_cli.evaluation.scores import differences as gaps_of
 from unet_cli.evaluation.scores import scores as scores_of
 from unet_cli.inference.cleaning import objects_of

@@ -10,7 +10,7 @@ from PIL import Image
 from unet_cli.config.data import DataConfig
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console

@@ -163,7 +163,7 @@ def test_twenty_thousand_pairs_are_drawn_no_more_often_than_takes_a_breath(monke
     monkeypatch.setattr(split_module, "_fill", lambda *given: fills.append(1) or fill(*given))
     split = drawn(20_000, 0.15, rare=[5, 9_000])
     assert len(split.val) == 3_000
-    assert len(fills) == split_module.LEAST_DRAWS
+    assert len(fills) == split_module.MIN_DRAWS
 
 
 def test_folds_validate_every_pair_once_and_differ_by_one_pair_at_most():

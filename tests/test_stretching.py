@@ -13,7 +13,7 @@ from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check import stretching
-from unet_cli.data.check.facts import cache_folder
+from unet_cli.data.check.memory import cache_folder
 from unet_cli.data.check.stretching import ClassCost, StretchCost, compare_with_stretched, mode_for, stretch_cost
 from unet_cli.data.source import spread
 

@@ -10,8 +10,9 @@ import tifffile
 from PIL import Image
 
 from unet_cli.data.formats.tiff_write import carried_tags, write_tiff
-from unet_cli.data.imagefile import is_ours, read_mask, write_mask
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
+from unet_cli.data.writing import is_ours, write_mask
 from unet_cli.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -227,7 +228,7 @@ def test_huge_files_are_told_by_their_header(tmp_path):
 def test_a_full_disk_leaves_no_file_and_a_user_error(tmp_path):
     resource = pytest.importorskip("resource")  # not on Windows
     program = (
-        "import numpy as np\nfrom pathlib import Path\nfrom unet_cli.data.imagefile import write_mask\n"
+        "import numpy as np\nfrom pathlib import Path\nfrom unet_cli.data.writing import write_mask\n"
         "from unet_cli.errors import UserError\n"
         "try:\n write_mask(Path('a.tif'), np.random.default_rng(0).integers(0, 256, (2000, 2000), np.uint8))\n"
         "except UserError as error:\n print(error)"

@@ -95,7 +95,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, or the best one of a run's folder. Weights of other tools are read too, where foreign.py knows
+    """Read a checkpoint, or the best one of a run's folder. Weights of other tools are read too, where foreign/ knows
     them. Raises UserError."""
     path = find_checkpoint(path)
     try:

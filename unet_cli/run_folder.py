@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unet_cli.config.base import marked
 from unet_cli.config.training import RUN_SETTINGS, TrainConfig
 from unet_cli.data.samples.split import Split, write_split
 from unet_cli.errors import UserError, explain
@@ -20,8 +21,6 @@ from unet_cli.system.files import make_folder, whole_file, writable_folder
 from unet_cli.system.schema import json_of, parsed, toml_of
 from unet_cli.version import __version__
 
-NOT_SETTINGS = ("resume", "name", "show_augmented")  # of one call or one folder, not of how to train
-PATHS = ("data", "images", "masks", "classes", "split", "init", "encoder_weights", "output")  # or words for others
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs")
 
 
@@ -67,7 +66,7 @@ class Record:
 
 def independent(config: TrainConfig) -> TrainConfig:
     """The same settings with absolute paths, so that they hold in any folder."""
-    paths = {name: getattr(config, name) for name in PATHS}
+    paths = {name: getattr(config, name) for name in marked(config, "is_path")}
     return replace(
         config,
         **{name: type(path)(Path(path).absolute()) for name, path in paths.items() if path and os.path.exists(path)},
@@ -115,7 +114,7 @@ def settings_as_toml(config: TrainConfig, folder: Path) -> str:
     ]
     for spec in fields(config):
         value = getattr(config, spec.name)
-        if value is None or spec.name in NOT_SETTINGS:
+        if value is None or spec.metadata["once"]:
             continue
         spell = spec.metadata["spell"]
         line = f"{spec.name.replace('_', '-')} = {_toml(spell(value) if spell else value)}"

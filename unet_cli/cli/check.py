@@ -38,7 +38,7 @@ def check(config: CheckConfig, console: Console) -> int:
 
     Raises UserError where there is nothing that a card could be made of, and nothing to train on.
     """
-    from unet_cli.data.check.card import MOST_ODD, ask_about_missing
+    from unet_cli.data.check.card import MAX_ODD, ask_about_missing
     from unet_cli.data.check.examine import examine
     from unet_cli.data.check.orientation import way_up
     from unet_cli.data.check.problems import listed
@@ -72,7 +72,7 @@ def check(config: CheckConfig, console: Console) -> int:
             *ask_about_missing(card.layout),
         )
     if odd:
-        console.result("Worth a look:", *listed(odd, MOST_ODD))
+        console.result("Worth a look:", *listed(odd, MAX_ODD))
     if config.pictures is not None:
         console.result(f"Contact sheet: {_draw(card, config)}")
     console.result("", *_next_step(card, config))
@@ -82,8 +82,9 @@ def check(config: CheckConfig, console: Console) -> int:
 def _draw(card: Card, config: CheckConfig) -> str:
     """The contact sheet: pairs with problems first, then others, evenly spread."""
     from unet_cli.data.colours import colours_of
-    from unet_cli.data.imagefile import read_image, read_mask
-    from unet_cli.data.pictures import MOST_TILES, Tile, write_contact_sheet
+    from unet_cli.data.imagefile import read_image
+    from unet_cli.data.maskfile import read_mask
+    from unet_cli.data.pictures import MAX_TILES, Tile, write_contact_sheet
     from unet_cli.data.source import spread
 
     assert config.pictures is not None
@@ -91,9 +92,9 @@ def _draw(card: Card, config: CheckConfig) -> str:
         raise UserError(f"--pictures {config.pictures} is inside the data: choose a folder elsewhere")
     known = dict(card.everything)
     named = dict.fromkeys(pair for problem in card.problems for pair in problem.pairs if pair in known)
-    alarming = list(named)[:MOST_TILES]
+    alarming = list(named)[:MAX_TILES]
     calm = [pair for pair in known if pair not in named]
-    calm = spread(calm, MOST_TILES - len(alarming))
+    calm = spread(calm, MAX_TILES - len(alarming))
     tiles = (
         Tile(
             pair.name,

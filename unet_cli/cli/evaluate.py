@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unet_cli.data.labels import LabelMap
+    from unet_cli.evaluation.case import Case
     from unet_cli.evaluation.evaluate import Evaluation
-    from unet_cli.evaluation.findings import Score, Sizes
-    from unet_cli.evaluation.scores import Sampled
-    from unet_cli.evaluation.subjects import Case, Subject
+    from unet_cli.evaluation.scores import Sampled, Score
+    from unet_cli.evaluation.subjects import Subject
+    from unet_cli.report.contents import Sizes
 
-MOST_CLASSES = 8  # that have a column of their own
+MAX_CLASSES = 8  # that have a column of their own
 WORST = 5  # images that are named
 
 
@@ -41,9 +42,9 @@ def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
 
 def evaluate(config: EvaluateConfig, console: Console) -> int:
     """Evaluate as told; returns the exit code. Raises UserError before anything is computed, and at a bad file."""
+    from unet_cli.evaluation.case import case_of
     from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
-    from unet_cli.evaluation.subjects import case_of
     from unet_cli.report.pages import sizes_of
     from unet_cli.system.files import writable_folder
 
@@ -155,7 +156,7 @@ def _compare(
 def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
     """A line a metric, grouped: over all classes with the interval, then each class."""
     names = labels.scored_names if labels.num_classes > 2 else ()
-    shown = names[:MOST_CLASSES]
+    shown = names[:MAX_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
     lines, group = [], ""
     for metric, by_class in _by_metric(rows).items():

@@ -39,7 +39,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     Raises UserError before anything is computed, and Stopped after the files at hand.
     """
     from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
-    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, listed_paths, share_of
+    from unet_cli.inference.inputs import listed_paths
+    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, share_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.system.device import choose_compute

@@ -26,11 +26,19 @@ def setting(
     metavar: str | None = None,
     positional: bool = False,
     settings_file: str | None = None,
+    lasting: Literal["run", "folds"] | None = None,
+    is_path: bool = False,
+    once: bool = False,
 ) -> Any:
     """A dataclass field and its plain metadata. `minimum` and `maximum` belong to the range.
 
     parse: turns what the user wrote into the value; spell: the other way round, for a file. settings_file: the option
     names a folder, and this TOML file in it holds settings that flags given beside it win over.
+
+    Of training: lasting: what can't be changed while a run goes on, since another would be another run; 'folds': only
+    while a cross-validation goes on, whose next folds have to be like the first, since a run that has begun knows it
+    from its checkpoint. is_path: names a file or folder, or may do so; a run's record holds the absolute path. once: is
+    of one call or one folder, and stands in no record of how to train.
     """
     metadata = {
         "help": help,
@@ -42,6 +50,9 @@ def setting(
         "metavar": metavar,
         "positional": positional,
         "settings_file": settings_file,
+        "lasting": lasting,
+        "is_path": is_path,
+        "once": once,
     }
     return field(default=default, metadata=metadata)
 
@@ -66,6 +77,11 @@ def flag_of(name: str) -> str:
 def types_of(settings: type) -> dict[str, Any]:
     """Of all fields at once: evaluating the annotations takes as long for one."""
     return get_type_hints(settings)
+
+
+def marked(settings: Any, mark: str) -> dict[str, Any]:
+    """The fields whose metadata has this mark, by their names in their order, and what it says."""
+    return {spec.name: spec.metadata[mark] for spec in fields(settings) if spec.metadata.get(mark)}
 
 
 class Checked:

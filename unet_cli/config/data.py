@@ -32,13 +32,16 @@ class Reading(Checked):
 class DataConfig(Reading):
     """Which images and masks there are, and what their values mean. The same in check and training."""
 
-    data: Path | None = setting(None, help="Folder with the images and masks.", panel="Data", metavar="DIR")
+    data: Path | None = setting(
+        None, help="Folder with the images and masks.", panel="Data", is_path=True, metavar="DIR"
+    )
     images: str | None = setting(
         None, help="Folder of the images, if it isn't found by itself; or its name inside each of train, val and test.",
-        panel="Data", metavar="DIR",
+        panel="Data", is_path=True, metavar="DIR",
     )  # fmt: skip
     masks: str | None = setting(
-        None, help="Folder of the masks, or its name inside each of train, val and test.", panel="Data", metavar="DIR",
+        None, help="Folder of the masks, or its name inside each of train, val and test.",
+        panel="Data", is_path=True, metavar="DIR",
     )  # fmt: skip
     pair: str | None = setting(
         None, help="Rule that pairs images with masks, such as 'images/{id}_image.png=masks/{id}_annotation.png'.  "
@@ -53,21 +56,21 @@ class DataConfig(Reading):
     classes: str | None = setting(
         None, help="Names of the classes, such as background,weed,crop; names with mask values, such as "
         "background=0,weed=128 or soil=#000000,weed=#00ff00; or a TOML file of names and mask values.",
-        panel="Data", metavar="NAMES",
+        panel="Data", lasting="folds", is_path=True, metavar="NAMES",
     )  # fmt: skip
     ignore_index: int | None = setting(
         None, help="Mask value that loss and scores leave out; -1: this value if masks hold it, else none.  [default: "
         "-1, and 255 beside small whole numbers]",
-        panel="Data", minimum=-1,
+        panel="Data", lasting="folds", minimum=-1,
     )  # fmt: skip
     background: Literal["auto", "first", "none"] = setting(
         "auto", help="Whether the first of three or more classes is background, which losses and scores leave out. "
         "auto: yes if its name says so (background, void, unlabelled, other, ...), if a mask value is ignored, or if "
         "it has no name and is the largest class.",
-        panel="Data",
+        panel="Data", lasting="run",
     )  # fmt: skip
     keep_alpha: bool = setting(
-        False, help="Use the alpha channel as an input channel instead of dropping it.", panel="Data"
+        False, help="Use the alpha channel as an input channel instead of dropping it.", panel="Data", lasting="folds"
     )
 
     def __post_init__(self) -> None:

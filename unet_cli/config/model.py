@@ -10,7 +10,7 @@ from unet_cli.config.base import Checked, setting, within
 
 IGNORED = 255  # class index of mask pixels that no loss and no score counts: the last of 8 bits
 MAX_CLASSES = IGNORED
-DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = 512, 32, 8192  # of what a network sees, pixels
+DEFAULT_SIZE, MIN_SIZE, MAX_SIZE = 512, 32, 8192  # of what a network sees, pixels
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from unet_cli.config.base import Checked, setting
 from unet_cli.config.hardware import Batches
-from unet_cli.config.model import LEAST_SIZE, MOST_SIZE
+from unet_cli.config.model import MAX_SIZE, MIN_SIZE
 from unet_cli.errors import UserError
 
 
@@ -61,7 +61,7 @@ class Inference(Batches):
 
     size: int | None = setting(
         None, help="Side in pixels of the network's input: images are stretched to it, or cut into tiles of it.  "
-        "[default: as in training]", panel="Network", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+        "[default: as in training]", panel="Network", minimum=MIN_SIZE, maximum=MAX_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile"] | None = setting(
         None, help="resize: stretch each image to the network's size. tile: predict it in overlapping tiles at its own "
@@ -100,8 +100,8 @@ class PredictConfig(Inference, Cleaning):
 
     weights: tuple[Path, ...] = setting(
         help="Checkpoint that `unet train` wrote, the folder of a run (its best.pth), or weights that `unet import` "
-        "reads. Several, or a folder of runs, are an ensemble: their probabilities are averaged.", panel="Files",
-        metavar="FILE",
+        "reads. Several, or a folder of runs, are an ensemble: their probabilities are averaged.",
+        panel="Files", metavar="FILE",
     )  # fmt: skip
     input: str = setting(
         help="Images to predict: a file, a folder (with its sub-folders), a quoted glob, or - for a list on stdin.",

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from unet_cli.config.base import flag_of, setting
 from unet_cli.config.data import DataConfig
 from unet_cli.config.hardware import Batches
-from unet_cli.config.losses import LOSS_NAMES, check_loss
-from unet_cli.config.model import DEFAULT_SIZE, LEAST_SIZE, MODEL_SETTINGS, MOST_SIZE
+from unet_cli.config.losses import LOSSES, check_loss, spelled_now
+from unet_cli.config.model import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, MODEL_SETTINGS
 from unet_cli.errors import UserError
 
 MAX_PASSES = 300  # over the training images, in a run that is told no end
@@ -67,12 +67,13 @@ class TrainConfig(DataConfig, Batches):
 
     size: int = setting(
         DEFAULT_SIZE, help="Side in pixels of the network's input: images are stretched to it, or crops of it are cut.",
-        panel="Data", minimum=LEAST_SIZE, maximum=MOST_SIZE,
+        panel="Data", lasting="run", minimum=MIN_SIZE, maximum=MAX_SIZE,
     )  # fmt: skip
     mode: Literal["resize", "tile", "auto"] = setting(
         "auto", help="resize: stretch each image to SIZE x SIZE. tile: train on random crops of that size at the "
         "images' own resolution, and predict in tiles. auto: resize, unless masks show that thin structures would be "
-        "lost.", panel="Data",
+        "lost.",
+        panel="Data", lasting="run",
     )  # fmt: skip
     foreground_crops: float = setting(
         0.33, help="Share of the random crops that are laid on foreground, on rare classes as often as common ones.",
@@ -80,31 +81,35 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is held out for validation, if there is no val folder.", panel="Split",
-        minimum=0.0, maximum=0.9,
+        lasting="run", minimum=0.0, maximum=0.9,
     )  # fmt: skip
     group_by: str | None = setting(
         None, help="Regular expression that finds the patient, slide or movie in an image's name, such as '^(P\\d+)': "
-        "images of one group are never split between training and validation.", panel="Split", metavar="REGEX",
+        "images of one group are never split between training and validation.",
+        panel="Split", lasting="run", metavar="REGEX",
     )  # fmt: skip
     folds: int | None = setting(
-        None, help="Number of folds of a cross-validation, of which --fold is for validation.", panel="Split",
-        minimum=2,
+        None, help="Number of folds of a cross-validation, of which --fold is for validation.",
+        panel="Split", lasting="run", minimum=2,
     )  # fmt: skip
     fold: int | Literal["all"] | None = setting(
         None, help="Fold to validate on, counted from 1; all: train a network for each fold, one after the other.",
-        panel="Split", parse=parse_fold, metavar="NUMBER",
+        panel="Split",
+        lasting="run", parse=parse_fold, metavar="NUMBER",
     )  # fmt: skip
     split: Path | None = setting(
         None,
         help="Take the split of another run: its split.json, or its folder.",
         panel="Split",
+        lasting="run",
+        is_path=True,
         metavar="FILE",
     )
     normalize: Literal["auto", "dataset", "image", "percentile", "range"] = setting(
         "auto", help="Intensity normalization. dataset: by mean and standard deviation of the training part. image: by "
         "those of each image. percentile: the same without its darkest and brightest 1 %. range: to 0 to 1 over the "
         "range of the file type. auto: image if images differ in brightness more than their pixels do, else dataset.",
-        panel="Data",
+        panel="Data", lasting="run",
     )  # fmt: skip
     max_time: float | None = setting(
         None, help="Time for the whole command, such as 45s, 3m or 2h30m; the run is planned to fit it.",
@@ -121,13 +126,13 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     loss: str = setting(
         "bce+dice", help="Loss: a name or a sum of names, with factors where wanted, such as 0.5*bce+dice. Names are "
-        + ", ".join(LOSS_NAMES) + "; see README.md.", panel="Training", metavar="LOSS",
+        + ", ".join(LOSSES) + "; see README.md.", panel="Training", metavar="LOSS", parse=spelled_now,
     )  # fmt: skip
     class_weights: str = setting(
         "none", help="Class weights of the losses bce, ce, focal, top-k and paper. none: all equal. auto: higher for "
         "rare classes. Or numbers, background first, such as 1,5,2.", panel="Training", metavar="NUMBERS",
     )  # fmt: skip
-    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="Optimizer.", panel="Training")
+    optimizer: Literal["adam", "adamw", "sgd"] = setting("adam", help="Optimizer.", panel="Training", lasting="run")
     lr: float | None = setting(
         None, help="Maximum learning rate.  [default: " + ", ".join(f"{lr:g} with {name}" for name, lr in LRS.items())
         + ", times a factor of the network, which is mostly 1]", panel="Training", minimum=1e-8, maximum=10.0,
@@ -169,60 +174,75 @@ class TrainConfig(DataConfig, Batches):
         panel="Training",
     )  # fmt: skip
     init: Path | None = setting(
-        None, help="Checkpoint with whose weights training starts.", panel="Training", metavar="FILE"
+        None,
+        help="Checkpoint with whose weights training starts.",
+        panel="Training",
+        lasting="run",
+        is_path=True,
+        metavar="FILE",
     )
     resume: Path | None = setting(
         None, help="Resume this run with its own settings from its last save; flags given beside it win.",
-        panel="Training", metavar="RUN", settings_file=RUN_SETTINGS,
+        panel="Training", once=True, metavar="RUN", settings_file=RUN_SETTINGS,
     )  # fmt: skip
     model: str = setting(
-        "unet", help="Network: a name from the table that `unet models` prints.", panel="Network", metavar="NAME"
+        "unet",
+        help="Network: a name from the table that `unet models` prints.",
+        panel="Network",
+        lasting="folds",
+        metavar="NAME",
     )
     width: int | None = setting(
         None, help="Channels of the first level.  [default: the network's usual number on a GPU, half of it on a CPU, "
-        "64 and 32 for unet; with --max-time on a CPU what fits the time]", panel="Network", minimum=1,
+        "64 and 32 for unet; with --max-time on a CPU what fits the time]", panel="Network", lasting="folds", minimum=1,
     )  # fmt: skip
     depth: int | None = setting(
         None, help="Number of downsamplings.  [default: as is usual for the network, 4 for unet]",
-        panel="Network", minimum=1, maximum=8,
+        panel="Network", lasting="folds", minimum=1, maximum=8,
     )  # fmt: skip
     upsampling: Literal["transposed", "bilinear"] | None = setting(
-        None, help="Upsampling: learned, by transposed convolutions, or bilinear, with fewer weights.  [default: "
-        "transposed]", panel="Network",
-    )  # fmt: skip
+        None,
+        help="Upsampling: learned, by transposed convolutions, or bilinear, with fewer weights.  [default: transposed]",
+        panel="Network",
+        lasting="folds",
+    )
     norm: Literal["batch", "group", "instance", "none"] | None = setting(
         None, help="Normalization layers; group or instance norm suits batches of one or two images.  [default: as is "
-        "usual for the network, batch for unet]", panel="Network",
+        "usual for the network, batch for unet]", panel="Network", lasting="folds",
     )  # fmt: skip
     dropout: float | None = setting(
         None, help="Dropout rate.  [default: as is usual for the network, 0 for unet]",
-        panel="Network", minimum=0.0, maximum=0.9,
+        panel="Network", lasting="folds", minimum=0.0, maximum=0.9,
     )  # fmt: skip
     deep_supervision: bool | None = setting(
         None, help="Deep supervision: also compute the loss at coarser heads, of a network that has them.  [default: "
         "yes, if it has them]",
-        panel="Network",
+        panel="Network", lasting="folds",
     )  # fmt: skip
     encoder_weights: str | None = setting(
         None, help="Initial weights of a torchvision encoder: a file, or imagenet, which is downloaded.",
-        panel="Network", metavar="FILE",
+        panel="Network", lasting="run", is_path=True, metavar="FILE",
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
         False, help="Save memory for more time: activations are recomputed for the gradient.", panel="Network"
     )
-    output: Path = setting(Path("checkpoints"), help="Folder that holds all runs.", panel="Output", metavar="DIR")
+    output: Path = setting(
+        Path("checkpoints"), help="Folder that holds all runs.", panel="Output", is_path=True, metavar="DIR"
+    )
     name: str | None = setting(
-        None, help="Name of the run's folder inside --output.  [default: the data folder's name and a number]",
+        None,
+        help="Name of the run's folder inside --output.  [default: the data folder's name and a number]",
         panel="Output",
-    )  # fmt: skip
+        once=True,
+    )
     save_every: float = setting(
         30.0, help="Least time between two saves of the checkpoints, at the ends of epochs; within a long epoch they "
-        "are saved after ten times this time.", panel="Output", parse=parse_duration, spell=spell_duration,
-        metavar="TIME",
+        "are saved after ten times this time.",
+        panel="Output", parse=parse_duration, spell=spell_duration, metavar="TIME",
     )  # fmt: skip
     show_augmented: int | None = setting(
         None, help="Draw this many augmented samples into augmented.png in the run's folder, before training.",
-        panel="Output", minimum=1, maximum=256, metavar="N",
+        panel="Output", once=True, minimum=1, maximum=256, metavar="N",
     )  # fmt: skip
     tensorboard: bool = setting(
         False, help="Also write a log for TensorBoard, which the extra 'tensorboard' installs.", panel="Output"
@@ -266,7 +286,8 @@ class CompareConfig(TrainConfig):
 
     models: str = setting(
         "all", help="Networks to compare, separated by commas: names of `unet models`, all, or -NAME to leave one out, "
-        "such as all,-transunet.", panel="Files", metavar="NAMES",
+        "such as all,-transunet.", panel="Files",
+        metavar="NAMES",
     )  # fmt: skip
     test: Path | None = setting(
         None, help="Folder with the images and masks on which the networks are scored.  [default: a test folder in the "

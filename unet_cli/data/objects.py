@@ -1,10 +1,13 @@
-"""What one object of a mask is: pixels of one class that are joined at their sides, 4-connected in two dimensions.
+"""What one object of a mask is, in training, prediction and evaluation alike: pixels of one class that are joined at
+their sides or corners, 8-connected in two dimensions and 26-connected in three.
 
-Pixels that meet at a corner only belong to different objects, so that a line of background one pixel wide separates,
-also a diagonal one.
+Only the scores of the ISBI 2012 challenge join at sides alone, as its own script does: see metrics/membranes.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -29,19 +32,21 @@ def parted(mask: Tensor) -> Tensor:
 
 
 def separated(numbers: np.ndarray) -> np.ndarray:
-    """(H, W) numbers of objects, 0 being background -> the same with a line of background where objects touch.
+    """(H, W) numbers of objects, 0 being background -> the same with a line of background where objects touch, at a
+    side or a corner.
 
     The line is one pixel wide and is taken from the larger of the two, of equals from the one with the higher number.
-    Those that meet at a corner are separate already, see above. A part of an object that is nothing but border towards
-    smaller ones vanishes. Any number of dimensions.
+    A part of an object that is nothing but border towards smaller ones vanishes. Any number of dimensions.
 
     Source: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015, section 3 and figure 3: "touching cells" get "small
     separation borders", which the paper computes with morphological operations that it doesn't name.
     """
     found, ranks = _ranked(numbers)
     touches = np.zeros(numbers.shape, dtype=bool)
-    for axis in range(numbers.ndim):
-        before, after = _neighbours(numbers.ndim, axis)
+    for step in product((-1, 0, 1), repeat=numbers.ndim):
+        if step <= (0,) * numbers.ndim:  # of a pixel and its neighbour, one way is enough
+            continue
+        before, after = _neighbours(step)
         first, second = ranks[before], ranks[after]
         meet = (first != second) & found[before] & found[after]
         touches[before] |= meet & (first > second)
@@ -50,16 +55,25 @@ def separated(numbers: np.ndarray) -> np.ndarray:
 
 
 def components(classes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Class indices of any number of dimensions, 0 where nothing is -> numbers of objects from 1 on, and how many."""
-    from scipy.ndimage import label
+    """Class indices of any number of dimensions, 0 where nothing is -> int32 numbers of objects from 1 on, class by
+    class, and how many there are."""
+    numbers, total = np.zeros(classes.shape, dtype=np.int32), 0
+    for box, of_class, count in components_by_class(classes):
+        np.add(of_class, total, out=of_class, where=of_class > 0)
+        numbers[box] += of_class
+        total += count
+    return numbers, total
 
-    numbers, count = np.zeros(classes.shape, dtype=np.int32), 0
-    for index in np.unique(classes[classes > 0]):
-        inside = classes == index
-        of_class, more = label(inside)  # joined at their sides unless told otherwise
-        numbers[inside] = of_class[inside] + count
-        count += more
-    return numbers, count
+
+def components_by_class(classes: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray, int]]:
+    """For each class above 0 its bounding box, the int32 numbers from 1 of its objects in there, and their count."""
+    from scipy.ndimage import find_objects, label
+
+    corners_too = np.ones((3,) * classes.ndim, dtype=np.uint8)
+    for index, box in enumerate(find_objects(classes), start=1):
+        if box is not None:
+            of_class, count = label(classes[box] == index, corners_too)
+            yield box, of_class, count
 
 
 def _ranked(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +84,8 @@ def _ranked(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers != 0, ranks[places].reshape(numbers.shape)
 
 
-def _neighbours(ndim: int, axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The places of all pixels that have one after them along an axis, and of these."""
-    before, after = [slice(None)] * ndim, [slice(None)] * ndim
-    before[axis], after[axis] = slice(None, -1), slice(1, None)
-    return tuple(before), tuple(after)
+def _neighbours(step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The places of all pixels that have one at this step from them, of -1, 0 or 1 along each axis; and of these."""
+    from_first, from_second, to_last = slice(None, None), slice(1, None), slice(None, -1)
+    ways = {-1: (from_second, to_last), 0: (from_first, from_first), 1: (to_last, from_second)}
+    return tuple(ways[along][0] for along in step), tuple(ways[along][1] for along in step)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colour, Colours
-from unet_cli.data.imagefile import is_ours, stretched, to_rgb, write_png
+from unet_cli.data.writing import is_ours, write_png
 from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder
 
 IGNORED_GRAY = 110
 CUT = 0.5  # percent of the pixels that may be blown out at either end
 
-MOST_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on a sheet
+MAX_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on a sheet
 
-MOST_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
+MAX_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
 GAP = 12  # pixels between the tiles of a sheet
 FRAME = 4
 OUTLINE_SHARE = 800  # an outline on a whole image is a pixel wide for each so many of its shorter side
@@ -172,7 +172,7 @@ def _border_width(indices: np.ndarray) -> int:
     held = np.bincount(indices[_is_foreground(indices)], minlength=256)
     hidden = np.bincount(indices[_border(indices, 2)], minlength=256)
     shares = hidden[held > 0] / held[held > 0]
-    return 1 if shares.size and shares.mean() > MOST_HIDDEN else 2
+    return 1 if shares.size and shares.mean() > MAX_HIDDEN else 2
 
 
 def _scaled(tile: Tile, side: int) -> Tile:
@@ -196,3 +196,14 @@ def _finite(pixels: np.ndarray) -> np.ndarray:
     """What is not a number, or infinite, becomes the lowest number that there is."""
     finite = np.isfinite(pixels)
     return np.where(finite, pixels, pixels[finite].min() if finite.any() else 0)
+
+
+def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
+    """Pixels of any depth -> uint8 that spans their own range, from the `cut` percentile to that far from the top."""
+    low, high = np.percentile(pixels, [cut, 100 - cut])
+    return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
+    return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()

@@ -15,8 +15,8 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
-MOST_SORTED = 2**16  # values of an image that its percentiles are found from
-MOST_MEASURED = 2**22  # values of an image in tiles or crops that its mean and deviation are found from
+MAX_SORTED = 2**16  # values of an image that its percentiles are found from
+MAX_MEASURED = 2**22  # values of an image in tiles or crops that its mean and deviation are found from
 EQUAL_CHANNELS, CONVERTED_TO_GRAY = "RGB with equal channels was taken as gray", "RGB was converted to gray"
 KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point, signed or 32-bit"}
 
@@ -117,7 +117,7 @@ def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     low = -high
     if preprocessing.intensity == "percentile":
         values = image.flatten(1)
-        values = values[:, :: max(1, values.shape[1] // MOST_SORTED)]
+        values = values[:, :: max(1, values.shape[1] // MAX_SORTED)]
         low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=image.device), dim=1)
         image = image.clamp(low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1))
     mean = image.mean((1, 2, 3))
@@ -139,7 +139,7 @@ def whole_intensities(image: np.ndarray, preprocessing: Preprocessing) -> Tensor
 
 def measured_step(channels: int, height: int, width: int) -> int:
     """Every how many rows and columns an image that crops or tiles are cut from is measured."""
-    return math.ceil(math.sqrt(max(1, channels * height * width / MOST_MEASURED)))
+    return math.ceil(math.sqrt(max(1, channels * height * width / MAX_MEASURED)))
 
 
 def measured_intensities(sample: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from unet_cli.data.imagefile import write_mask
+from unet_cli.data.writing import write_mask
 from unet_cli.errors import UserError
 from unet_cli.system.files import whole_file, writable_folder
 

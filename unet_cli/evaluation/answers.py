@@ -11,13 +11,14 @@ from torch import Tensor
 
 from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.imagefile import missing_pixels, read_mask
+from unet_cli.data.imagefile import missing_pixels
 from unet_cli.data.labels import LabelMap, mask_as
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task, whole_images
 from unet_cli.inference.cleaning import clean, objects_of
-from unet_cli.inference.predictor import Predictor, to_classes
+from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Picture
 from unet_cli.system.console import Console
 from unet_cli.system.pace import Pace
@@ -74,7 +75,7 @@ def of_network(
     samples = ahead(partial(_read, predictor, labels), pairs, workers)
     predicted = whole_images(predictor, samples, Pace("scoring"))
     for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
-        pred = clean(to_classes(probs, predictor.cut), cleaning)
+        pred = clean(predictor.classes(probs), cleaning)
         yield Answer(sample.pair, sample.target, Mask(pred, objects_of(pred, cleaning)), probs, predictor.temperature)
 
 

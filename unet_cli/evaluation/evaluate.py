@@ -23,7 +23,7 @@ from unet_cli.system.console import Console
 from unet_cli.system.prefetch import ahead, default_workers
 
 SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
-LEAST_SAMPLED = 256  # of an image
+MIN_SAMPLED = 256  # of an image
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def evaluate(
     names: of the pairs that they are of, in the order that the evaluation is to have. panels: draw them, read with
     keep_alpha. doubts: about their masks. Raises UserError where an answer can't be had.
     """
-    pixels = max(LEAST_SAMPLED, SAMPLED_PIXELS // len(names))
+    pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(names))
     wanted = Wanted(scoring, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
     workers = workers or default_workers()
     measured: list[Measured] = []

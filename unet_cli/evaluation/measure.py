@@ -12,8 +12,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
 from unet_cli.evaluation.answers import Answer
-from unet_cli.evaluation.findings import Panels
-from unet_cli.evaluation.panels import draw_panels
+from unet_cli.evaluation.panels import Panels, draw_panels
 from unet_cli.evaluation.suspects import Doubt, doubt
 from unet_cli.metrics.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.metrics.membranes import membrane_scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -11,14 +12,25 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.imagefile import to_rgb
-from unet_cli.data.pictures import small
-from unet_cli.evaluation.findings import Panels
+from unet_cli.data.pictures import small, to_rgb
 
 PANEL = 320  # pixels of the longer side
 JPEG_QUALITY = 80
 
 BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
+
+
+@dataclass(frozen=True)
+class Panels:
+    """An image for the page: each a whole file, at most PANEL pixels a side.
+
+    image: JPEG. mask, pred, errors: PNG with a palette.
+    """
+
+    image: bytes
+    mask: bytes
+    pred: bytes
+    errors: bytes
 
 
 def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colours: Colours) -> Panels:

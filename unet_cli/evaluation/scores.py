@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.findings import Score
 from unet_cli.metrics.calibration import Reliability, calibration_error, reliability
 from unet_cli.metrics.membranes import best_over_thresholds
 from unet_cli.metrics.names import METRIC_NAMES
@@ -41,9 +41,9 @@ from unet_cli.metrics.overlap import (
 from unet_cli.metrics.ranking import average_precision, roc_auc
 
 RESAMPLES = 2000
-MOST_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
+MAX_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
 FEW_IMAGES = 10  # of fewer, a bootstrap says little
-LEAST_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
+MIN_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
 SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
 DISTANCES = ("hd95", "assd")
 FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -55,6 +55,26 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score; as a distance, 1 - it diagonals
 
 Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): the score itself first, 'all' first
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a class, or over all of them.
+
+    metric: such as 'dice'. name: of the class; 'all' for the mean over the foreground classes, and for what is of no
+    class. low, high: its 95 % bootstrap interval over images. NaN where there is nothing to tell.
+    """
+
+    metric: str
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None where there is nothing to tell."""
+        return None if math.isnan(self.low) else (self.low, self.high)
 
 
 def sampled(found: Evaluation) -> Sampled:
@@ -87,8 +107,8 @@ def overall(found: Evaluation, metric: str) -> Score:
 
 def differences(table: Sampled, other: Sampled, found: Evaluation) -> list[Score]:
     """How much higher the scores of one are than those of another, on the same images in the same order: both were
-    drawn together (paired bootstrap). Without intervals for fewer than LEAST_COMPARED images."""
-    return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, LEAST_COMPARED)
+    drawn together (paired bootstrap). Without intervals for fewer than MIN_COMPARED images."""
+    return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, MIN_COMPARED)
 
 
 def is_sure(difference: Score) -> bool:
@@ -131,7 +151,7 @@ def mean_of_classes(table: np.ndarray) -> np.ndarray:
 
 def _drawn(images: int) -> np.ndarray:
     """(1 + resamples, images) how often each image counts: once, then as often as it was drawn."""
-    resamples = max(RESAMPLES // 10, min(RESAMPLES, MOST_DRAWN // images))
+    resamples = max(RESAMPLES // 10, min(RESAMPLES, MAX_DRAWN // images))
     draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
     return np.concatenate([np.ones((1, images)), draws])
 

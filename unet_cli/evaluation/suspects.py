@@ -20,11 +20,11 @@ from unet_cli.config.model import IGNORED
 
 SURE = 0.95  # from this probability on that the mask's class is wrong
 ZONE = 0.02  # of the shorter side: this near to a border in the mask, annotators differ
-LEAST_ZONE = 2  # pixels
+MIN_ZONE = 2  # pixels
 DEVIATIONS = 10  # above the median; shares are skewed, so 3 would not do
-LEAST_SHARE = 0.005
-LEAST_PIXELS = 25
-MOST_SUSPECTS = 50
+MIN_SHARE = 0.005
+MIN_PIXELS = 25
+MAX_SUSPECTS = 50
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
 
 
 def suspicious(doubts: Sequence[Doubt]) -> list[int]:
-    """Indices of those that stand out, worst first, MOST_SUSPECTS of them at most; none where nothing does.
+    """Indices of those that stand out, worst first, MAX_SUSPECTS of them at most; none where nothing does.
 
-    Their share is at least LEAST_SHARE and more than DEVIATIONS robust standard deviations (1.4826 times the median
-    absolute deviation) above the median, and there are at least LEAST_PIXELS. A network that is often wrong, and so
+    Their share is at least MIN_SHARE and more than DEVIATIONS robust standard deviations (1.4826 times the median
+    absolute deviation) above the median, and there are at least MIN_PIXELS. A network that is often wrong, and so
     with many images, thus points at few or none.
     """
     if not doubts:
@@ -76,13 +76,13 @@ def suspicious(doubts: Sequence[Doubt]) -> list[int]:
     median = np.median(shares)
     bar = median + DEVIATIONS * 1.4826 * np.median(np.abs(shares - median))
     found = [index for index in np.argsort(-shares, kind="stable").tolist() if shares[index] > bar]
-    enough = [i for i in found if shares[i] >= LEAST_SHARE and doubts[i].pixels >= LEAST_PIXELS]
-    return enough[:MOST_SUSPECTS]
+    enough = [i for i in found if shares[i] >= MIN_SHARE and doubts[i].pixels >= MIN_PIXELS]
+    return enough[:MAX_SUSPECTS]
 
 
 def _far_from_borders(target: np.ndarray) -> np.ndarray:
     """(H, W) bool: the square around a pixel holds one value only."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    width = 2 * max(LEAST_ZONE, round(ZONE * min(target.shape))) + 1
+    width = 2 * max(MIN_ZONE, round(ZONE * min(target.shape))) + 1
     return maximum_filter(target, width) == minimum_filter(target, width)

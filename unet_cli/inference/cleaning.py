@@ -1,20 +1,18 @@
 """What is done to a predicted mask after the network: its objects are filled, removed and numbered.
 
-An object is 8-connected pixels of one foreground class; the background is 4-connected, so an outline whose pixels only
-touch at their corners encloses.
+What an object is, data/objects.py says. As objects are 8-connected, the background is 4-connected: an outline whose
+pixels only touch at their corners encloses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from unet_cli.config.prediction import Cleaning
+from unet_cli.data.objects import components, components_by_class
 from unet_cli.errors import UserError
 
-MOST_OBJECTS = 2**16 - 1
-CORNERS_TOO = np.ones((3, 3), dtype=np.uint8)
+MAX_OBJECTS = 2**16 - 1
 
 # Chosen on outlines of cell nuclei, and so that bars, ellipses, rings and winding lines of even width stay whole.
 SMOOTHING = 0.7  # standard deviation in pixels, for the steps of a drawn outline
@@ -45,7 +43,7 @@ def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     `_parts`; together they are still exactly the foreground. Takes up to 9 bytes a pixel meanwhile, and to split, 70
     more for each pixel of the largest bounding box of an object.
     """
-    numbers, count = _number_components(pred)
+    numbers, count = components(pred)
     if cleaning.split_touching:
         _split_touching(numbers, count)
     return numbers
@@ -58,22 +56,12 @@ def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     """
     numbers = objects_of(pred, cleaning)
     count = int(numbers.max(initial=0))
-    if count > MOST_OBJECTS:
+    if count > MAX_OBJECTS:
         raise UserError(
-            f"the mask has {count:,} objects, and 16 bits number {MOST_OBJECTS:,} at most: "
+            f"the mask has {count:,} objects, and 16 bits number {MAX_OBJECTS:,} at most: "
             "remove the small ones with --remove-smaller PIXELS"
         )
     return _in_reading_order(numbers, count)
-
-
-def _components(pred: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray, int]]:
-    """For each foreground class its bounding box, (h, w) int32 numbers of its objects in there, and their count."""
-    from scipy.ndimage import find_objects, label
-
-    for index, box in enumerate(find_objects(pred), start=1):
-        if box is not None:
-            labels, count = label(pred[box] == index, CORNERS_TOO)
-            yield box, labels, count
 
 
 def _fill_holes(pred: np.ndarray) -> None:
@@ -93,7 +81,7 @@ def _fill_holes(pred: np.ndarray) -> None:
 
 
 def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
-    for box, labels, count in _components(pred):
+    for box, labels, count in components_by_class(pred):
         sizes = np.zeros(count + 1, dtype=np.int64)
         for row in labels:
             np.add.at(sizes, row, 1)
@@ -103,16 +91,6 @@ def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
             removed |= np.arange(count + 1) != sizes.argmax()
         removed[0] = False
         pred[box][_look_up(removed, labels)] = 0
-
-
-def _number_components(pred: np.ndarray) -> tuple[np.ndarray, int]:
-    """(H, W) class indices -> (H, W) int32 numbers of the objects from 1, class by class, and their count."""
-    numbers, total = np.zeros(pred.shape, dtype=np.int32), 0
-    for box, labels, count in _components(pred):
-        np.add(labels, total, out=labels, where=labels > 0)
-        numbers[box] += labels
-        total += count
-    return numbers, total
 
 
 def _split_touching(numbers: np.ndarray, count: int) -> None:

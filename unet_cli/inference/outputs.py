@@ -11,9 +11,11 @@ import numpy as np
 
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.colours import colours_of
-from unet_cli.data.imagefile import carried_tags, joined, read_image, write_pages, write_png, write_rows
+from unet_cli.data.formats.tiff_write import carried_tags
+from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
+from unet_cli.data.writing import joined, write_pages, write_png, write_rows
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store

@@ -26,6 +26,7 @@ from unet_cli.errors import UserError
 from unet_cli.inference.member import Member, make_member
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
+from unet_cli.models.classes import to_classes
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 
@@ -34,7 +35,7 @@ class Predictor:
 
     labels: of the masks. mode: 'resize' or 'tile'. planes: of probabilities, 1 for two classes, else one a class; what
     follows them are attention maps. temperature: what calibrates the probabilities that people see. threshold: from
-    which of these on a pixel is foreground; cut: the same among the networks' own, of which masks are made.
+    which of these on a pixel is foreground.
     Raises UserError where the networks don't go together, or can't do what the settings ask for.
     """
 
@@ -48,7 +49,7 @@ class Predictor:
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _threshold(checkpoints, settings, self.temperature)
-        self.cut = uncalibrated(self.threshold, self.temperature)
+        self._threshold = uncalibrated(self.threshold, self.temperature)  # among the networks' own probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
@@ -97,8 +98,12 @@ class Predictor:
             picture = self.read(Source((Path(image),)))
         else:
             picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
-        rows = [to_classes(band.finished()[: self.planes], self.cut) for band in self.bands(picture)]
+        rows = [self.classes(band.finished()[: self.planes]) for band in self.bands(picture)]
         return self.labels.decode(np.concatenate(rows))
+
+    def classes(self, probs: Tensor) -> np.ndarray:
+        """(planes, H, W) probabilities as bands combine them -> (H, W) uint8 class indices."""
+        return to_classes(probs[None], self._threshold)[0].numpy()
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities as bands combine them, of the same pixels -> those that people see."""
@@ -172,13 +177,6 @@ class Predictor:
         probs = self._probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
         probs = torch.rot90(probs, -turns, (-2, -1))
         return probs.flip(-1) if flip else probs
-
-
-def to_classes(probs: Tensor, threshold: float) -> np.ndarray:
-    """(K, H, W) probabilities -> (H, W) uint8 class indices: from the threshold on for K = 1, else the largest."""
-    if probs.shape[0] == 1:
-        return (probs[0] >= threshold).numpy().astype(np.uint8)
-    return probs.argmax(0).numpy().astype(np.uint8)
 
 
 def _temperature(checkpoints: Sequence[Checkpoint]) -> float:

@@ -14,7 +14,7 @@ from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task
 from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.outputs import Outputs
-from unet_cli.inference.predictor import Predictor, to_classes
+from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.store import InMemory, OnDisk, Store
 from unet_cli.inference.views import Band, Picture, Stack, Tiled, View
 from unet_cli.metrics.ranking import sixteen_bit
@@ -117,7 +117,7 @@ class Sheet(Task):
         probs, attention = combined[: predictor.planes], combined[predictor.planes :]
         maps = [*predictor.calibrated(probs), *attention] if self._probabilities else attention
         surest = predictor.calibrated(surest_pixel(probs))
-        planes = [to_classes(probs, predictor.cut), *map(sixteen_bit, maps)]
+        planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
         self._store.add(top, planes, float(foreground(surest).max()))
 
     def _pause(self) -> None:

@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 
 TIE = 1 + 1e-9  # three pixels of 0.1 are within 0.3, though 3 * 0.1 is more once rounded
 NEAR = 7  # rows and columns that are looked at one by one
-MOST_STEPS = 64  # rows of a band: a transform is faster for wider ones
+MAX_STEPS = 64  # rows of a band: a transform is faster for wider ones
 MANY = 1 / 32  # of the pixels: for that many a transform is faster than a tree
 
 
@@ -148,7 +148,7 @@ def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[floa
     outside = ~mask if hidden is None else ~(mask | hidden)
     limit = max(band, min(spacing)) * TIE
     steps = int(min(limit / spacing[0], height - 1))
-    if steps > MOST_STEPS:
+    if steps > MAX_STEPS:
         return mask & (distance_transform_edt(~outside, sampling=spacing) <= limit)
     columns = _row_distances(outside, int(min(limit / spacing[1], width - 1)))
     near = np.zeros(mask.shape, dtype=bool)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
-LEAST_EDGE = 4  # pixels at the bottom
-MOST_CHANNELS = 512
+MIN_EDGE = 4  # pixels at the bottom
+MAX_CHANNELS = 512
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of each stage; further ones have as many as the last
 SLOPE = 0.01
 
@@ -26,7 +26,7 @@ def stages_for(size: int) -> int:
     (get_pool_and_conv_props): an edge of 15 is padded to 16 and halved twice, one of 7 is left as it is.
     """
     depth, edge = 0, size
-    while edge >= 2 * LEAST_EDGE:
+    while edge >= 2 * MIN_EDGE:
         depth, edge = depth + 1, -(-edge // 2)
     return max(depth, 1)
 
@@ -182,7 +182,7 @@ class NNUNetResEnc(Supervised):
 
 def _widths(base_channels: int, depth: int) -> list[int]:
     """Channels of each stage of the encoder."""
-    return [min(base_channels * 2**stage, max(MOST_CHANNELS, base_channels)) for stage in range(depth + 1)]
+    return [min(base_channels * 2**stage, max(MAX_CHANNELS, base_channels)) for stage in range(depth + 1)]
 
 
 def _blocks(in_channels: int, out_channels: int, stage: int) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unet_cli.config.model import MOST_SIZE, ModelConfig
+from unet_cli.config.model import MAX_SIZE, ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models import Geometry, weightless
 
@@ -16,7 +16,7 @@ def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
     if network.only_whole and mode == "tile":
         raise UserError(f"{model.name} is for whole images only, as it was published: use --mode resize")
     if not is_trainable(network.geometry, size):
-        least = next(side for side in range(size, 2 * MOST_SIZE) if is_trainable(network.geometry, side))
+        least = next(side for side in range(size, 2 * MAX_SIZE) if is_trainable(network.geometry, side))
         raise UserError(
             f"--size {size} vanishes on the way to the bottom of {model.describe()}: give at least --size {least}"
             + (", or a smaller --depth" if model.depth else "")

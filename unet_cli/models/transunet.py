@@ -16,7 +16,7 @@ GRID = 14  # learned positions along a side: one for each 16 pixels of 224
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sizes:
     """The sizes of a TransUNet.
 
     base_channels: width of the first convolution; the stages at strides 4, 8 and 16 have 1, 2 and 4 times that. blocks:
@@ -37,7 +37,7 @@ class Plan:
     norm: Norm
 
 
-R50_VIT_B16 = Plan(
+R50_VIT_B16 = Sizes(
     base_channels=64,
     blocks=(3, 4, 9),
     bottleneck=True,
@@ -50,8 +50,8 @@ R50_VIT_B16 = Plan(
 )
 
 
-def light(base_channels: int) -> Plan:
-    return Plan(
+def light(base_channels: int) -> Sizes:
+    return Sizes(
         base_channels=base_channels,
         blocks=(2, 2, 2),
         bottleneck=False,
@@ -237,7 +237,7 @@ class TransUNet(Network):
     convolution has as many channels as the image. From random weights it wants much data: see `transunet_light`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.1, plan: Plan = R50_VIT_B16) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.1, plan: Sizes = R50_VIT_B16) -> None:
         super().__init__()
         # The shortcuts' norms see one channel of one image, of which a single pixel would leave nothing.
         self.geometry = Geometry(multiple=16, least=32, stride=16)

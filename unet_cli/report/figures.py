@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unet_cli.data.colours import Colour
-from unet_cli.evaluation.findings import Curve, Sizes
 from unet_cli.metrics.calibration import Reliability
+from unet_cli.report.contents import Curve, Sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

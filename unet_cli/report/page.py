@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unet_cli.evaluation.findings import Curve, Entry, Page, Score
+from unet_cli.evaluation.scores import Score
 from unet_cli.metrics.calibration import Reliability, calibration_error
 from unet_cli.metrics.names import METRIC_NAMES, MetricName, metric_name
 from unet_cli.report import figures
+from unet_cli.report.contents import Curve, Entry, Page
 from unet_cli.system.files import whole_file
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def render(page: Page) -> str:
         headline=headline(page),
         tables=score_tables(page),
         entries=worst_first(page.entries),
-        curves=draw_curves(page.curves),
-        sizes=draw_sizes(page),
-        reliability=draw_reliability(page),
+        curves=curve_drawings(page.curves),
+        sizes=size_drawings(page),
+        reliability=reliability_drawings(page),
         calibration=calibration_rows(page),
         confusion=None if page.confusion is None else confusion_shares(page.confusion),
     )
@@ -134,7 +135,7 @@ def worst_first(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (math.isnan(entry.score), entry.score))
 
 
-def draw_curves(curves: Sequence[Curve]) -> list[Drawing]:
+def curve_drawings(curves: Sequence[Curve]) -> list[Drawing]:
     """Loss and validation Dice over epochs, as far as there are any."""
     folds = f"; a thin line for each of {len(curves)} runs" if len(curves) > 1 else ""
     drawings = []
@@ -145,7 +146,7 @@ def draw_curves(curves: Sequence[Curve]) -> list[Drawing]:
     return drawings
 
 
-def draw_sizes(page: Page) -> list[Drawing]:
+def size_drawings(page: Page) -> list[Drawing]:
     """Objects found, missed and false by area."""
     sizes = page.sizes
     if not (sizes.found.size or sizes.missed.size or sizes.false.size):
@@ -154,7 +155,7 @@ def draw_sizes(page: Page) -> list[Drawing]:
     return [Drawing(figures.draw_sizes(sizes, page.colours.errors), caption)]
 
 
-def draw_reliability(page: Page) -> list[Drawing]:
+def reliability_drawings(page: Page) -> list[Drawing]:
     """How often a pixel is of a class, over the probability for it: without and with the temperature."""
     drawings = []
     if page.before is not None:

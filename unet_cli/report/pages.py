@@ -16,12 +16,12 @@ from unet_cli.data.colours import colours_of
 from unet_cli.data.source import spread
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
-from unet_cli.evaluation.findings import Curve, Entry, Page, Score, Sizes, Suspect
 from unet_cli.evaluation.measure import Measured
 from unet_cli.evaluation.per_image import image_dice
-from unet_cli.evaluation.scores import FEW_IMAGES, reliabilities, sampled, scores
+from unet_cli.evaluation.scores import FEW_IMAGES, Score, reliabilities, sampled, scores
 from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
+from unet_cli.report.contents import Curve, Entry, Page, Sizes, Suspect
 from unet_cli.run_folder import calls_of
 from unet_cli.system.console import counted, duration
 from unet_cli.system.schema import json_of, parsed
@@ -30,9 +30,9 @@ COLUMNS = ("epoch", "seconds", "train_loss", "val_loss", "val_dice")  # of log.c
 SAID_OF_CALLS = ("command", "device", "unet", "torch")  # in run.json
 SAID_OF_TRAINING = ("loss", "optimizer", "lr", "batch_size", "augment")  # in a checkpoint
 MAX_EPOCH = 10**9
-MOST_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
+MAX_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
 PLACES = ("", "2nd ", "3rd ")
-MOST_IN_STRIP = len(PLACES)  # of the worst, and as many of the median ones
+MAX_IN_STRIP = len(PLACES)  # of the worst, and as many of the median ones
 NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
 OUT_OF_FOLD = "Every image was predicted by the network that did not see it in training."
@@ -196,7 +196,7 @@ def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
     others."""
     order = np.argsort(scores, kind="stable")
     order = order[: np.isfinite(scores).sum() or len(order)]
-    count = min(MOST_IN_STRIP, max(1, len(order) // 3))
+    count = min(MAX_IN_STRIP, max(1, len(order) // 3))
     first = max(count, (len(order) - count) // 2)
     worst = [
         (f"{place}worst of {len(order):,}", row) for place, row in zip(PLACES, order[:count].tolist(), strict=False)
@@ -214,8 +214,8 @@ def _gallery(found: Evaluation) -> list[Entry]:
     """The worst images and some of the others, the worst first."""
     by_dice = image_dice(found)
     order = np.argsort(by_dice, kind="stable").tolist()
-    worst, rest = order[: MOST_ENTRIES // 2], order[MOST_ENTRIES // 2 :]
-    rows = worst + spread(rest, MOST_ENTRIES - len(worst))
+    worst, rest = order[: MAX_ENTRIES // 2], order[MAX_ENTRIES // 2 :]
+    rows = worst + spread(rest, MAX_ENTRIES - len(worst))
     return [_entry(found.images[row], float(by_dice[row]), found.labels.scored.start) for row in rows]
 
 

@@ -18,8 +18,9 @@ from unet_cli.data.samples.split import Split, read_split
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
-from unet_cli.evaluation.findings import Suspect
-from unet_cli.evaluation.subjects import Group, Networks, examined, spec_of
+from unet_cli.evaluation.subjects import Group, Networks
+from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
+from unet_cli.report.contents import Suspect
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run, suspects_of
 from unet_cli.system.console import Console
@@ -80,7 +81,7 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     settings["missing_masks"] = settings["missing_masks"] or "stop"  # older runs don't say
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
-    card, labels, notes = examined(layout, config, checkpoints[0].labels, console, spec)
+    card, labels, notes = examine_for_evaluation(layout, config, checkpoints[0].labels, console, spec)
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]
     splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]

@@ -238,7 +238,7 @@ def _step_of(model: nn.Module, compute: Compute, batch_size: int, size: int, tun
     optimizer = torch.optim.Adam(model.parameters(), fused=tuned and compute.device.type in ("cpu", "cuda") or None)
     image = torch.randn(batch_size, 3, size, size, device=compute.device).contiguous(memory_format=layout)
     mask = torch.randint(2, (batch_size, size, size), device=compute.device)
-    loss = loss_for("bce-dice", num_classes=2)
+    loss = loss_for("bce+dice", num_classes=2)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from unet_cli.config.model import MODEL_SETTINGS
+from unet_cli.config.base import marked
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split, read_split, write_split
@@ -29,16 +29,14 @@ from unet_cli.run_folder import (
     write_settings,
 )
 from unet_cli.runs.finish import Report
-from unet_cli.runs.prepare import drawn_split, examined
-from unet_cli.runs.resume import LASTING, TrainedToItsEnd, refuse_changes
+from unet_cli.runs.prepare import drawn_split, examine_for_training
+from unet_cli.runs.resume import TrainedToItsEnd, refuse_changes
 from unet_cli.runs.train import told_how_to_go_on, train
 from unet_cli.system.console import Console
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import alone_in, make_folder, sweep
 from unet_cli.system.schema import json_of, parsed
 
-# A run that has begun knows its network and its classes from its checkpoint; one that hasn't has to have the same.
-LASTING_IN_ALL = (*LASTING, "model", *MODEL_SETTINGS.values(), "classes", "ignore_index", "keep_alpha")
 BUDGET = {"epochs", "max_time", "patience"}  # with more of them a run that has come to its end goes on
 
 
@@ -70,7 +68,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
     if this_process() != (1, 1):
         raise UserError("--fold all trains in one process: start it without torchrun, or give it one fold at a time")
     if config.resume is not None:
-        refuse_changes(changed_settings(config.resume, config), LASTING_IN_ALL)
+        refuse_changes(changed_settings(config.resume, config), marked(config, "lasting"))
     splits = _splits(config, layout, console)
     folder = config.resume or new_run_folder(config.output, config.name, layout.root)
     runs = [folder / f"fold{number:0{len(str(len(splits)))}}" for number in range(1, len(splits) + 1)]
@@ -109,7 +107,7 @@ def _with_all(command: str, folder: Path) -> str:
 def _splits(config: TrainConfig, layout: Layout, console: Console) -> list[Split]:
     """Of each fold, as the data are now. Raises UserError where they can't be cut or trained on."""
     assert config.folds is not None
-    card = examined(config, layout, console)
+    card = examine_for_training(config, layout, console)
     return [drawn_split(replace(config, fold=number), card) for number in range(1, config.folds + 1)]
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colours
-from unet_cli.data.imagefile import stretched, to_rgb, write_png
-from unet_cli.data.pictures import visible, with_legend
+from unet_cli.data.pictures import stretched, to_rgb, visible, with_legend
 from unet_cli.data.samples.cutting import Whole
+from unet_cli.data.writing import write_png
 from unet_cli.errors import UserError, explain
 from unet_cli.runs.build import Run
 from unet_cli.system.files import whole_file

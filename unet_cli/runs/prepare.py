@@ -20,8 +20,9 @@ from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
+from unet_cli.foreign.torchvision import encoder_state
 from unet_cli.models import MODELS, Network, build_model, resolved
-from unet_cli.models.encoders import EncoderUNet, encoder_state
+from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import Run, build_run, class_shares, template_of
@@ -47,7 +48,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     config, console = call.config, call.console
     call.check_lasting()
     with call.world.first_before_others():
-        card = examined(config, call.layout, console)
+        card = examine_for_training(config, call.layout, console)
     if call.saved:
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _say_where_reading_took_long(call)
@@ -131,7 +132,7 @@ def _load_learner(call: Call, learner: Learner) -> None:
         ) from error
 
 
-def examined(config: TrainConfig, layout: Layout, console: Console) -> Card:
+def examine_for_training(config: TrainConfig, layout: Layout, console: Console) -> Card:
     """The data set card. Raises UserError where training can't be."""
     card = examine(layout, config, console)
     card.refuse()

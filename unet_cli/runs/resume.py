@@ -10,33 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
-from unet_cli.config.base import flag_of, plain
+from unet_cli.config.base import flag_of, marked, plain
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.errors import UserError, explain
-from unet_cli.run_folder import NOT_SETTINGS, independent
+from unet_cli.run_folder import independent
 from unet_cli.system.console import Console
 from unet_cli.system.device import Compute
 from unet_cli.system.distributed import World
 from unet_cli.system.schema import Misfit, parsed
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
-
-# What can't be changed while a run goes on: another would be another run.
-LASTING = (
-    "size",
-    "mode",
-    "normalize",
-    "background",
-    "val_fraction",
-    "group_by",
-    "folds",
-    "fold",
-    "split",
-    "init",
-    "optimizer",
-    "encoder_weights",
-)
 
 
 @dataclass(frozen=True)
@@ -67,15 +51,17 @@ class Call:
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """Settings that were given to the run that is gone on with and are others now, by their names."""
         now, then = plain(independent(self.config)), self.saved.training if self.saved else {}
+        once = marked(self.config, "once")
         return {
             name: (then[name], value)
             for name, value in now.items()
-            if name in then and name not in NOT_SETTINGS and value not in (None, "auto", then[name])
+            if name in then and name not in once and value not in (None, "auto", then[name])
         }
 
     def check_lasting(self) -> None:
         """Raises UserError where a run is to go on with settings that would make it another."""
-        refuse_changes(self.changes(), LASTING)
+        lasting = marked(self.config, "lasting")
+        refuse_changes(self.changes(), [name for name, scope in lasting.items() if scope == "run"])
 
 
 class TrainedToItsEnd(UserError):

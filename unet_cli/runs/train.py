@@ -17,10 +17,10 @@ from torch import Tensor
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.colours import colours_of
 from unet_cli.data.folder.layout import Layout
-from unet_cli.data.imagefile import write_png
 from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.samples.dataset import epoch_order
 from unet_cli.data.samples.warp import middle
+from unet_cli.data.writing import write_png
 from unet_cli.errors import Stopped, UserError
 from unet_cli.run_folder import elastic_run
 from unet_cli.runs.build import Run

@@ -23,7 +23,7 @@ def total_memory() -> int:
     return min([_physical(), *(allowed for allowed, _ in _limits())])
 
 
-def free_memory() -> int:
+def unused_memory() -> int:
     """Bytes of the machine's memory that this process can still have."""
     return max(0, min([_available(), *(allowed - used for allowed, used in _limits())]))
 

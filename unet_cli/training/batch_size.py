@@ -30,7 +30,7 @@ FACTOR, FIXED = 1.6, 256 * 2**20  # see step_bytes
 
 WARMUP_STEPS, TIMED_STEPS = 2, 4  # the first steps choose algorithms and allocate
 GPU_RESERVE = 0.1  # of a GPU's memory, that is left free
-LEAST_GAIN = 1.03
+MIN_GAIN = 1.03
 WORTHWHILE = 0.9  # of the best throughput: a smaller batch that reaches it is as good
 
 
@@ -39,7 +39,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return memory.free_memory()
+    return memory.unused_memory()
 
 
 class _Ledger(TorchDispatchMode):
@@ -149,7 +149,7 @@ def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> 
         speed = throughput(size)
         if speed is None:
             break
-        if speed < LEAST_GAIN * speeds.get(size // 4, 0.0):
+        if speed < MIN_GAIN * speeds.get(size // 4, 0.0):
             break
         speeds[size] = speed
         size *= 2

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-MOST_DECAY = 0.999  # the average is then over the last thousand or so updates
+MAX_DECAY = 0.999  # the average is then over the last thousand or so updates
 WARMUP = 10.0  # the larger, the longer the first, untrained weights stay out of the average
 
 
 def decay_at(step: int) -> float:
-    """How much of the average stays at the step-th update, counted from 1: little at first, MOST_DECAY in the end."""
-    return min(MOST_DECAY, (1 + step) / (WARMUP + step))
+    """How much of the average stays at the step-th update, counted from 1: little at first, MAX_DECAY in the end."""
+    return min(MAX_DECAY, (1 + step) / (WARMUP + step))
 
 
 class Average:
@@ -24,7 +24,7 @@ class Average:
     network had when the average was made.
 
     Source: Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30 (1992).
-    It differs: recent weights count exponentially more than old ones, and the decay grows from 2/11 to MOST_DECAY.
+    It differs: recent weights count exponentially more than old ones, and the decay grows from 2/11 to MAX_DECAY.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -198,8 +198,3 @@ class Learner:
         """Make dropout a function of seed, step and process."""
         sequence = np.random.SeedSequence((self.config.seed, self.step, self.world.rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-
-
-def to_classes(logits: Tensor) -> Tensor:
-    """(N, K, *spatial) logits -> (N, *spatial) class indices: sigmoid at 0.5 for K = 1, else the largest."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)

@@ -13,10 +13,11 @@ from unet_cli.data.objects import CLASSES
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
 from unet_cli.data.samples.warp import middle
 from unet_cli.metrics.overlap import count_pixels, summarize
+from unet_cli.models.classes import to_classes
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.loader import TrainLoader, to_device
 from unet_cli.training.statistics import recompute_statistics
-from unet_cli.training.step import Learner, to_classes
+from unet_cli.training.step import Learner
 
 
 def validate_averaged(

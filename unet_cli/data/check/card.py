@@ -21,9 +21,9 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-MOST_ODD = 10  # problems of a kind that don't stop training are listed
-MOST_IMAGES = 50  # of a problem, for a program
-MOST_CLASSES = 12  # shown in a line
+MAX_ODD = 10  # problems of a kind that don't stop training are listed
+MAX_IMAGES = 50  # of a problem, for a program
+MAX_CLASSES = 12  # shown in a line
 RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
 
@@ -80,8 +80,8 @@ class Card:
             f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
             f"  images   {shown}; {self._colour()}, {self._depth()}, values {low:g} to {high:g}",
             f"  masks    {self.labels.describe()}{self._between()}",
-            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares()[:MOST_CLASSES])}"
-            + ", ..." * (self.labels.num_classes > MOST_CLASSES),
+            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares()[:MAX_CLASSES])}"
+            + ", ..." * (self.labels.num_classes > MAX_CLASSES),
             *(f"  note     {note}" for note in self._notes()),
         ]
 
@@ -289,7 +289,7 @@ def _plain(problem: Problem) -> dict[str, Any]:
         "kind": problem.kind,
         "stops_training": problem.refuses,
         "text": problem.text,
-        "images": [str(pair.image) for pair in problem.pairs[:MOST_IMAGES]],
+        "images": [str(pair.image) for pair in problem.pairs[:MAX_IMAGES]],
     }
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +13,16 @@ from typing import Any, cast
 import numpy as np
 
 from unet_cli.config.data import Dtype
+from unet_cli.data.check.memory import memory_file, remember, remembered, stamp_of
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import NAN_FILLED, MaskPixels, filled, is_gray, read_mask, read_stack
+from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.labels.stats import Shape
+from unet_cli.data.maskfile import MaskPixels, read_mask
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
-from unet_cli.system.files import make_folder, whole_file
 from unet_cli.system.prefetch import ahead
-from unet_cli.version import __version__
 
 LAYOUT_OF_FACTS = 5  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
@@ -204,70 +201,8 @@ class Memory:
         return "\n".join([path.removeprefix(self._root) for path in paths] + how)
 
 
-def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
-    """Where it is kept what this version has found, with this setting, in the data folder `root`. layout: to be raised
-    when it is found or written down in another way."""
-    place = f"{root.resolve()}\n{setting}\n{__version__}\n{layout}"
-    return cache_folder() / f"{kind}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
-
-
-def remembered(path: Path) -> dict[str, Any]:
-    """What `remember` wrote, to the last byte; nothing where that is gone, cut off, or of another program."""
-    try:
-        checksum, content = path.read_bytes().split(b"\n", 1)
-    except (OSError, ValueError):
-        return {}
-    known = json.loads(content) if hashlib.sha256(content).hexdigest().encode() == checksum else {}
-    return known if isinstance(known, dict) else {}
-
-
-def remember(path: Path, values: dict[str, Any]) -> str | None:
-    """Returns why that was not possible."""
-    if path.is_relative_to(os.devnull):
-        return "this user has no home folder"
-    try:
-        make_folder(path.parent)
-        content = json.dumps(values).encode()
-        with whole_file(path) as file:
-            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def cache_folder() -> Path:
-    """Where this system keeps what programs may lose: UNET_CACHE, else the usual place."""
-    if os.environ.get("UNET_CACHE"):
-        return Path(os.environ["UNET_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or _home()) / "unet" / "cache"
-    if sys.platform == "darwin":
-        return _home() / "Library" / "Caches" / "unet"
-    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "unet"
-
-
-def _home() -> Path:
-    """A place that nothing can be kept in, where the user has no home, as in some containers."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path(os.devnull)
-
-
 def _page_of(pair: Pair, page: int) -> Pair:
     return Pair(f"{pair.name}#{page + 1}", replace(pair.image, page=page), replace(pair.mask, page=page))
-
-
-def stamp_of(pair: Pair) -> list[list[int]]:
-    """Sizes and times of change of its files; nothing where one can't be found."""
-    stamps = []
-    for path in (*pair.image.paths, *pair.mask.paths):
-        try:
-            found = os.stat(path)
-        except OSError:  # reading it will say why
-            return []
-        stamps.append([found.st_size, found.st_mtime_ns])
-    return stamps
 
 
 def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:

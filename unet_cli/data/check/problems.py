@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_cli.data.check.facts import THUMBNAIL, Known, flat
-from unet_cli.data.imagefile import filled, read_image, read_mask
+from unet_cli.data.imagefile import filled, read_image
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair
 
 NEARLY = 0.995  # correlation of thumbnails, then of pixels, from which two images are nearly the same
 MASKS_DIFFER = 0.01  # share of pixels; for images that are nearly the same five times as many
-MOST_ALIKE = 100_000  # pairs of images in a block of them; the frames of a movie may all be alike
-MOST_LOOKS = 100  # pairs of images that are read a second time
-LEAST_FOR_INVERTED = 8  # pairs without which there is no 'rest' to compare a mask with
+MAX_ALIKE = 100_000  # pairs of images in a block of them; the frames of a movie may all be alike
+MAX_LOOKS = 100  # pairs of images that are read a second time
+MIN_FOR_INVERTED = 8  # pairs without which there is no 'rest' to compare a mask with
 INVERTED_ODDS = 6.0  # how much better the mask has to fit the rest when it is inverted, in log likelihood
 
 
@@ -92,7 +93,7 @@ def _nearly_identical(
         leaks = parts[first] != parts[second]
         for at in np.flatnonzero(differ | leaks):
             looks += 1
-            if looks > MOST_LOOKS:
+            if looks > MAX_LOOKS:
                 return
             one, other = everything[rows[first[at]]][0], everything[rows[second[at]]][0]
             found = {splits[rows[first[at]]], splits[rows[second[at]]]}
@@ -113,7 +114,7 @@ def _alike(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rows = points[start : start + 512]
         end = np.searchsorted(along, along[start + len(rows) - 1] + reach, side="right")
         likeness = rows @ points[start:end].T
-        found = np.flatnonzero(likeness.ravel() > NEARLY)[:MOST_ALIKE]
+        found = np.flatnonzero(likeness.ravel() > NEARLY)[:MAX_ALIKE]
         row, column = found // likeness.shape[1], found % likeness.shape[1]
         apart = column > row  # each pair once, and none with itself
         first, second = order[start + row[apart]], order[start + column[apart]]
@@ -154,7 +155,7 @@ def _inverted(everything: list[Known]) -> Iterator[Problem]:
     Three figures of each mask (share of foreground, the same along the border, and how much brighter the foreground is
     than the background), each compared with the median and the spread of all.
     """
-    if len(everything) < LEAST_FOR_INVERTED:
+    if len(everything) < MIN_FOR_INVERTED:
         return
     masks = np.array([np.frombuffer(facts.mask_thumbnail, np.uint8) for _, facts in everything]) / 255
     images = _standardised(facts.thumbnail for _, facts in everything)

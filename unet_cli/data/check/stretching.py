@@ -15,9 +15,9 @@ from PIL import Image
 from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
-from unet_cli.data.check.facts import memory_file, remember, remembered, stamp_of
-from unet_cli.data.imagefile import read_mask
+from unet_cli.data.check.memory import memory_file, remember, remembered, stamp_of
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console

@@ -2,23 +2,25 @@
 
 Every file is first given a role (image or mask), a split and a name, by the folders that it lies in: in
 `train/images/mouse/1.png`, `train` is a word for a split and `images` for a role, and what remains, `mouse/1`, is the
-name. Then the names of a split's images are paired with those of its masks (see pairing).
+name. Then the names of a split's images are paired with those of its masks (see file_pairs.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unet_cli.config.data import DataConfig
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
-from unet_cli.data.folder.pairing import Rule, SeveralRules, apply_rule, as_text, find_rule, parse_pair
+from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
+from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
+from unet_cli.data.folder.pairing import SeveralRules
 from unet_cli.data.folder.passed_over import describe
-from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_beside, with_extensions
+from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_beside
 from unet_cli.data.folder.roles import (
     File,
     assign_roles,
@@ -26,23 +28,13 @@ from unet_cli.data.folder.roles import (
     located,
     meaning,
     natural,
-    stem,
     twins_of,
     walk,
     without_companions,
 )
-from unet_cli.data.folder.several import (
-    CHANNEL,
-    Paired,
-    alone,
-    result,
-    with_channels,
-    with_objects,
-    with_parts,
-    without_mask,
-)
+from unet_cli.data.folder.several import Paired
 from unet_cli.data.formats import lacking_packages
-from unet_cli.data.source import MASKS_BESIDE, Pair, Source
+from unet_cli.data.source import MASKS_BESIDE, Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
@@ -87,7 +79,7 @@ def find_layout(
     """Understand the folder `data`, as far as the user does not say which are the images, the masks, and the pairs.
 
     images, masks: a folder or a file, from `data` or from the current directory, or the name that folders have anywhere
-    below `data`; with both, `data` may be None. pair: see pairing.parse_pair; its paths are below `data`.
+    below `data`; with both, `data` may be None. pair: see name_rules.parse_pair; its paths are below `data`.
     takes_missing: an image without a mask is background.
     Raises UserError where that isn't possible, or could be meant in several ways.
     """
@@ -101,7 +93,7 @@ def find_layout(
         if images is not None or masks is not None:
             raise UserError("--pair says where images and masks are: leave out --images and --masks")
         inside = list(walk(root, passed_over=others))
-        found, notes = _by_hand(root, pair, inside)
+        found, notes = paired_by_hand(root, pair, inside)
     else:
         inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
         try:
@@ -122,7 +114,7 @@ def _by_looks(
     """The pairs of each split, and notes, as far as names and the user tell."""
     sides, notes = _sides(root, assign_roles(root, inside, images, masks, others), others)
     try:
-        found = {split: _paired(*side) for split, side in sides.items()}
+        found = {split: paired_files(*side) for split, side in sides.items()}
     except SeveralRules as error:
         raise UserError(choose(root, error, *_side_of(sides, error), inside or list(walk(root)))) from error
     if masks is not None and images is not None and _look_swapped(images, masks):
@@ -167,16 +159,6 @@ def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missin
     )
 
 
-def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
-    """Put ID_0000.ext, ID_0001.ext, ... together: (folder/ID, its files in order); what isn't named so stays alone."""
-    images: defaultdict[Path, list[Path]] = defaultdict(list)
-    for path in files:
-        name = stem(path.name)
-        parts = CHANNEL.fullmatch(name)
-        images[path.with_name(parts[1] if parts else name)].append(path)
-    return [(place, tuple(sorted(paths))) for place, paths in images.items()]
-
-
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +192,7 @@ def _sides(
             if twins := twins_of(splits[split]):
                 raise UserError(types_choice(root, twins))
             raise UserError(no_layout(_split_folder(root, splits[split], split), root, others))
-    return sides, notes + _not_used(file for file in files if file.path not in used)
+    return sides, notes + not_used(file for file in files if file.path not in used)
 
 
 def _roles(files: list[File]) -> tuple[bool, bool]:
@@ -231,131 +213,7 @@ def _split_folder(root: Path, files: list[File], split: str) -> Path:
     return top if top.is_dir() and meaning(top.name)[1] == split else root
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
-
-
-def _paired(images: list[File], masks: list[File]) -> Paired:
-    """Pair file with file; or else the channels of an image, or the parts of a mask, where they are several files."""
-    if len(images) == len(masks) == 1 and images[0].said and masks[0].said:
-        only = Pair(images[0].name, Source((images[0].path,)), Source((masks[0].path,)))
-        return Paired([only], "the image and the mask that were given")
-    try:
-        image_files, mask_files = _by_name(images), _by_name(masks)
-    except UserError:
-        if whole := _by_whole_names(images, masks):
-            return whole
-        raise
-    try:
-        matching = find_rule(list(image_files), list(mask_files))
-    except UserError:
-        if several := _several(image_files, mask_files, images, masks):
-            return several
-        raise
-    several = None
-    if not matching.complete:
-        several = _several(image_files, mask_files, images, masks, bool(matching.masks_left))
-    return several or result(matching, alone(image_files), alone(mask_files))
-
-
-def _several(
-    by_image: dict[str, Path],
-    by_mask: dict[str, Path],
-    images: list[File],
-    masks: list[File],
-    may_be_parts: bool = True,
-) -> Paired | None:
-    """What else the names may mean, where they don't go together one by one."""
-    return (
-        with_channels(by_image, by_mask)
-        or with_objects(by_image, by_mask)
-        or _by_whole_names(images, masks)
-        or (with_parts(by_image, by_mask) if may_be_parts else None)
-    )
-
-
-def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
-    """By what masks were made from, with its extension: a.jpg_mask.png of a.jpg, where that leaves nothing over."""
-    types = {file.path.suffix for file in images}
-    if not any(extension in file.path.stem for file in masks for extension in types):
-        return None
-    whole = {file.name + file.path.suffix: file.path for file in images}
-    mask_files = {_folder(file.name) + file.path.stem: file.path for file in masks}
-    if len(whole) < len(images) or len(mask_files) < len(masks):
-        return None
-    with suppress(UserError):
-        matching = find_rule(list(whole), list(mask_files))
-        if matching.complete:
-            return result(matching, alone(whole), alone(mask_files))
-    return None
-
-
-def _by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[str, Paired], list[str]]:
-    """The pairs of each split, and notes, by the user's rule; case and leading zeros are overlooked if that pairs
-    more."""
-    rule = with_extensions(parse_pair(text))
-    by_path = {file.path.relative_to(root).as_posix(): file for file in located(root, inside)}
-    names = list(by_path)
-    matching = apply_rule(rule, names, names)
-    if not matching.complete:
-        # Names that differ only in what the loose rule overlooks are not its business.
-        with suppress(UserError):
-            loose = apply_rule(replace(rule, loose=True), names, names)
-            matching = max(matching, loose, key=lambda one: len(one.pairs))
-    if not matching.pairs:
-        counts = f"{len(matching.images_left)} files as images and {len(matching.masks_left)} as masks"
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
-        raise UserError(f"--pair '{text}' pairs nothing: it fits {counts}, of {len(names)} in {root}: {some}")
-    if twice := {image for image, _ in matching.pairs} & {mask for _, mask in matching.pairs}:
-        raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} an image and a mask: tell them apart")
-    # '{id}' fits the masks of '{id}_mask' as well.
-    paired = {name for pair in matching.pairs for name in pair}
-    masks_left = [name for name in matching.masks_left if name not in paired]
-    meant = paired.union(masks_left)
-    images_left = [name for name in matching.images_left if name not in meant]
-    found = {"train": Paired([], matching.rule.describe())}
-
-    def of(name: str) -> Paired:
-        return found.setdefault(by_path[name].split or "train", Paired([], matching.rule.describe()))
-
-    for image, mask in sorted(matching.pairs, key=lambda pair: natural(pair[0])):
-        pair = Pair(stem(image), Source((by_path[image].path,)), Source((by_path[mask].path,)))
-        of(image).pairs.append(pair)
-    for image in images_left:
-        of(image).unmasked.append(without_mask(stem(image), (by_path[image].path,)))
-    for mask in masks_left:
-        of(mask).left.append(f"mask without an image: {by_path[mask].path}")
-    if not found["train"].pairs:
-        raise UserError(f"--pair '{text}' pairs no files to train on, only some of val or test: let it fit more")
-    meant.update(images_left)
-    return found, _not_used(file for name, file in by_path.items() if name not in meant)
-
-
-def _by_name(files: list[File]) -> dict[str, Path]:
-    """Raises UserError where two have the same name."""
-    named: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        named[file.name].append(file.path)
-    alike = []
-    for paths in named.values():
-        if len(paths) > 1:
-            same_folder = len({path.parent for path in paths}) == 1
-            how = "differ in their extension alone" if same_folder else "have the same name and the same meaning"
-            alike.append(f"{' and '.join(map(str, paths))} {how}: keep one of them")
-    if alike:
-        raise UserError("\n".join(alike))
-    return {name: path for name, [path] in named.items()}
-
-
 # --- names and messages ----------------------------------------------------------------------------------------------
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _not_used(files: Iterable[File]) -> list[str]:
-    folders = Counter(file.path.parent for file in files)
-    return [f"{folder} is not used: {counted(count, 'image file')}" for folder, count in folders.items()]
 
 
 def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
@@ -399,7 +257,7 @@ def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) 
     found |= masks_beside(training.get(MASKS_BESIDE) or (), paths)
     if training.get("pair"):
         with suppress(UserError):
-            by_hand, _ = _by_hand(root, training["pair"], paths)
+            by_hand, _ = paired_by_hand(root, training["pair"], paths)
             found |= {path for one in by_hand.values() for pair in one.pairs for path in pair.mask.paths}
     return found if len(found) < len(paths) else set()
 

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from unet_cli.data.folder.pairing import Rule, apply_rule, as_text, parse_pair, templates
+from unet_cli.data.folder.name_rules import Rule, apply_rule, as_text, parse_pair
 from unet_cli.data.folder.roles import stem
+from unet_cli.data.folder.templates import templates
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from unet_cli.data.folder.pairing import split_mixed, tokens
+from unet_cli.data.folder.pairing import split_mixed
 from unet_cli.data.folder.words import (
     CELLPOSE_MASKS,
     CELLPOSE_OWN,
@@ -27,13 +27,13 @@ from unet_cli.data.folder.words import (
     MASK_WORDS,
     SPLIT_WORDS,
     known_words,
+    tokens,
 )
 from unet_cli.data.formats import EXTENSIONS, PACKAGES, SLIDE_EXTENSIONS
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.errors import UserError, explain
 
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
-
 
 # Of cameras and scanners: in these people seldom save masks. And in MASK_TYPES seldom images.
 IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from pathlib import Path, PurePath
 
-from unet_cli.data.folder.pairing import SAME_NAME, Matching, find_rule, tokens
-from unet_cli.data.folder.words import NOTHING_NAMES
+from unet_cli.data.folder.name_rules import SAME_NAME, Matching
+from unet_cli.data.folder.pairing import find_rule
+from unet_cli.data.folder.roles import stem
+from unet_cli.data.folder.words import NOTHING_NAMES, tokens
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -273,3 +275,13 @@ def alone(files: Mapping[str, Path]) -> Files:
 
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
+
+
+def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
+    """Put ID_0000.ext, ID_0001.ext, ... together: (folder/ID, its files in order); what isn't named so stays alone."""
+    images: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in files:
+        name = stem(path.name)
+        parts = CHANNEL.fullmatch(name)
+        images[path.with_name(parts[1] if parts else name)].append(path)
+    return [(place, tuple(sorted(paths))) for place, paths in images.items()]

@@ -5,6 +5,9 @@ The one place to add a word that data sets use.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 IMAGE_WORDS = frozenset({"image", "images", "img", "imgs", "input", "inputs"})
 MASK_WORDS = frozenset({
     "mask", "masks", "label", "labels", "lbl", "lbls", "seg", "segs", "segmentation", "segmentations", "annotation",
@@ -37,6 +40,9 @@ NOTHING_NAMES = frozenset({
 })  # fmt: skip
 BACKGROUND_NAMES = NOTHING_NAMES | {"other", "others", "rest", "unknown"}
 
+# Numbers, words (also thoseThatHumpsTellApart), and every other character by itself.
+TOKEN = re.compile(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+|[\W_]")
+
 
 def known_words(word: str) -> list[str]:
     """A word in lower case, or the two known words that run together in it: trainannot -> train, annot."""
@@ -49,3 +55,8 @@ def known_words(word: str) -> list[str]:
         if not two_splits and all(any(part in words for words in known) for part in (head, tail)):
             return [head, tail]
     return [word]
+
+
+def tokens(name: str) -> list[str]:
+    """A name cut into numbers, words and single other characters: 'imagesTr_07' -> images Tr _ 07."""
+    return TOKEN.findall(unicodedata.normalize("NFC", name))

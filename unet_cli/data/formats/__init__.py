@@ -36,13 +36,14 @@ from unet_cli.data.formats.extras import (
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
 from unet_cli.data.formats.tiff import count_tiff, decode_tiff
 from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
-from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES
+from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES
 
 __all__ = [
     "EXTENSIONS",
     "PACKAGES",
     "SLIDE_EXTENSIONS",
     "STACK_EXTENSIONS",
+    "TIFF_EXTENSIONS",
     "Decoded",
     "Outline",
     "count_pages",
@@ -54,8 +55,9 @@ __all__ = [
 
 # TIFF under the names that the makers of scanners and microscopes give it.
 SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
+TIFF_EXTENSIONS = (".tif", ".tiff")
 # They may hold several pages.
-STACK_EXTENSIONS = SLIDE_EXTENSIONS | {".tif", ".tiff", ".btf", ".tf8", ".npy", ".npz", ".mat"}
+STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
 EXTENSIONS = STACK_EXTENSIONS.union(
     TGA_EXTENSIONS, JXL_EXTENSIONS, PACKAGES, (f".{name}" for name in " ".join(PILLOW.values()).split())
 )

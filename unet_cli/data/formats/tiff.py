@@ -23,34 +23,34 @@ from unet_cli.data.formats.decoded import (
     upright,
 )
 from unet_cli.data.formats.pillow import SIZ, from_pillow
-from unet_cli.data.formats.tiff_layout import Layout, Plane, open_tiff
+from unet_cli.data.formats.tiff_pages import PageTable, Plane, open_tiff
 
 JPEG, JPEG2000 = (6, 7, 33007, 34892), (33003, 33004, 33005, 34712)  # compressions of TIFF
 
 
 def count_tiff(file: BinaryIO) -> int:
     with open_tiff(file) as stack:
-        return len(stack.layout)
+        return len(stack.table)
 
 
 def decode_tiff(file: BinaryIO, page: int | None) -> Decoded:
     with open_tiff(file) as stack:
-        keyframe, _, depth = layout = stack.layout
-        chosen = layout.planes(page)
-        check_pixels(layout.area)
-        with alone_if_huge(layout.area):
+        keyframe, _, depth = table = stack.table
+        chosen = table.planes(page)
+        check_pixels(table.area)
+        with alone_if_huge(table.area):
             if left_to_pillow(keyframe):
                 decoded = _tiff_by_pillow(file, [plane for planes in chosen for plane in planes])
             else:
-                decoded = tiff_colours(keyframe, _tiff_pixels(stack.tif, layout, chosen), len(chosen[0]))
+                decoded = tiff_colours(keyframe, _tiff_pixels(stack.tif, table, chosen), len(chosen[0]))
             if page is not None and depth > 1:
                 decoded = replace(decoded, pixels=decoded.pixels[page % depth :][:1])
             return decoded
 
 
-def _tiff_pixels(tif: TiffFile, layout: Layout, chosen: Sequence[list[Plane]]) -> np.ndarray:
+def _tiff_pixels(tif: TiffFile, table: PageTable, chosen: Sequence[list[Plane]]) -> np.ndarray:
     """The chosen pages, (P, C, H, W)."""
-    keyframe, depth = layout.keyframe, layout.depth
+    keyframe, depth = table.keyframe, table.depth
     separate, _, height, width, together = keyframe.shaped
     assert keyframe.dtype is not None
     channels = separate * together

@@ -15,7 +15,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage
 
 from unet_cli.data.formats.decoded import Decoded, Outline, check_pixels
 from unet_cli.data.formats.tiff import JPEG, check_part, check_segments, left_to_pillow, rules_itself, tiff_colours
-from unet_cli.data.formats.tiff_layout import Layout, Plane, open_tiff
+from unet_cli.data.formats.tiff_pages import PageTable, Plane, open_tiff
 from unet_cli.system.prefetch import ahead, default_workers
 
 BAND_ROWS = 256  # at least, where they are not in tiles: fewer cost more to hand on than to decode
@@ -126,30 +126,30 @@ class _Segments:
 def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
     """None where there is nothing to gain, or more to do than decoding: several planes, slices, another orientation."""
     with open_tiff(file) as stack:
-        layout = stack.layout
-        planes = layout.planes(page)
-        storage = _storage(file, stack.tif, layout, planes)
-        if storage is None or storage.rows >= layout.keyframe.imagelength:
+        table = stack.table
+        planes = table.planes(page)
+        storage = _storage(file, stack.tif, table, planes)
+        if storage is None or storage.rows >= table.keyframe.imagelength:
             return None
-        check_pixels(storage.rows * layout.keyframe.imagewidth)
-        separate, _, height, width, together = layout.keyframe.shaped
-        pixel = np.zeros((1, separate * together, 1, 1), layout.keyframe.dtype)
-        return Outline(height, width, tiff_colours(layout.keyframe, pixel, planes=1))
+        check_pixels(storage.rows * table.keyframe.imagewidth)
+        separate, _, height, width, together = table.keyframe.shaped
+        pixel = np.zeros((1, separate * together, 1, 1), table.keyframe.dtype)
+        return Outline(height, width, tiff_colours(table.keyframe, pixel, planes=1))
 
 
 def decode_tiff_bands(file: BinaryIO, page: int | None, top: int) -> Iterator[tuple[int, Decoded]]:
     """(first row, decoded rows) of a page that has an outline, from the band that holds row `top`."""
     with open_tiff(file) as stack:
-        layout = stack.layout
-        storage = _storage(file, stack.tif, layout, layout.planes(page))
+        table = stack.table
+        storage = _storage(file, stack.tif, table, table.planes(page))
         assert storage is not None
-        for start, pixels in _bands(storage, layout.keyframe, top):
-            yield start, tiff_colours(layout.keyframe, pixels, planes=1)
+        for start, pixels in _bands(storage, table.keyframe, top):
+            yield start, tiff_colours(table.keyframe, pixels, planes=1)
 
 
-def _storage(file: BinaryIO, tif: TiffFile, layout: Layout, pages: list[list[Plane]]) -> _Storage | None:
-    keyframe = layout.keyframe
-    if len(pages) > 1 or len(pages[0]) > 1 or layout.depth > 1 or left_to_pillow(keyframe):
+def _storage(file: BinaryIO, tif: TiffFile, table: PageTable, pages: list[list[Plane]]) -> _Storage | None:
+    keyframe = table.keyframe
+    if len(pages) > 1 or len(pages[0]) > 1 or table.depth > 1 or left_to_pillow(keyframe):
         return None
     if keyframe.tags.valueof(274, default=1) != 1:
         return None

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from tifffile import TiffFile, TiffPage, TiffWriter
 
 from unet_cli.data.formats.decoded import read
-from unet_cli.data.formats.tiff_layout import TIFF_SIGNATURES, open_tiff
+from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES, open_tiff
 from unet_cli.system.prefetch import default_workers
 
 SOFTWARE = "unet"
@@ -113,7 +113,7 @@ def _software(file: BinaryIO) -> str | None:
 
 def _carried(file: BinaryIO, page: int | None) -> Tags:
     with open_tiff(file) as stack:
-        series, number = plane = stack.layout.planes(page)[0][0]
+        series, number = plane = stack.table.planes(page)[0][0]
         # one piece may have the directory of its first plane only
         directory = series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
         values = {tag: _plain(directory, tag, kind) for tag, kind in PLACES.items()}

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from unet_cli.config.model import MAX_CLASSES
-from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
 from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP
 from unet_cli.data.labels.readings import Reading
 from unet_cli.data.labels.spec import SWAPPED, ClassSpec, named
 from unet_cli.data.labels.stats import CORE_SHARE, FEW_VALUES, Held, Total, ValueStats, unpacked
+from unet_cli.data.maskfile import TRANSPARENT
 from unet_cli.errors import UserError
 
 TRACE = 0.01  # of a class's pixels; a near colour as rare as that, and without areas, is a slip of the brush

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unet_cli.config.model import MAX_CLASSES
-from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
@@ -15,6 +14,7 @@ from unet_cli.data.labels.palettes import palettes
 from unet_cli.data.labels.readings import Reading, stats_as
 from unet_cli.data.labels.spec import FOUND, SWAPPED, ClassSpec, named
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
+from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED
 from unet_cli.errors import UserError
 
 SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas

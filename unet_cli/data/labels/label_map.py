@@ -12,12 +12,12 @@ import numpy as np
 
 from unet_cli.config.model import IGNORED, MAX_CLASSES
 from unet_cli.data.folder.words import BACKGROUND_NAMES
-from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED, MaskPixels
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
 from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
 from unet_cli.data.labels.spec import ClassSpec
 from unet_cli.data.labels.stats import ValueStats, unpacked
+from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED, MaskPixels
 from unet_cli.errors import UserError
 from unet_cli.system.console import few
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, Total
+from unet_cli.data.maskfile import UNLABELLED
 
 MIN_AREA = 16  # pixels within areas of a value that no class has, from which a mask is not noisy but wrong
 MIN_PIXELS = 64  # of a level of JPEG, within areas of it

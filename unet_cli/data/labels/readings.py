@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from unet_cli.data.imagefile import TRANSPARENT, MaskPixels
 from unet_cli.data.labels.stats import ValueStats, unpacked
+from unet_cli.data.maskfile import TRANSPARENT, MaskPixels
 
 # 'stored': palettes as indices, all else as it is. 'gray': palettes as the gray that they show. 'colours': 0xRRGGBB,
 # gray and palettes too. 'red', 'green', 'blue': the number is in that channel. 'rgb': R + 256 G + 65536 B. 'planes':

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unet_cli.data.imagefile import TRANSPARENT
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.numbering import MANY_CLASSES
 from unet_cli.data.labels.stats import ValueStats
+from unet_cli.data.maskfile import TRANSPARENT
 
 SHOWN = 20  # names that a flag may have, to be pasted
 READINGS = {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unet_cli.data.imagefile import MaskPixels
+from unet_cli.data.maskfile import MaskPixels
 
 MAX_VALUES = 1024  # values of one mask that are counted each for itself
 FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades

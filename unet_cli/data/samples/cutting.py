@@ -23,7 +23,7 @@ CROP_DRAWS = 1  # last part of the seed: other numbers than those that augmentat
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class ForegroundIndex:
     """Where a mask has foreground. classes: those it has. up_to: (H, classes) pixels of each, in the rows up to each
     one, itself included."""
 
@@ -32,14 +32,14 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class CachedSample:
     """What is held of a pair that was read: image (C, H, W) as in the file, mask (H, W) as of the data set,
     intensities (4,) of the whole image where tiles need them, and places where crops are laid on foreground."""
 
     image: Tensor
     mask: Tensor
     intensities: Tensor | None = None
-    places: Places | None = None
+    places: ForegroundIndex | None = None
 
     @property
     def nbytes(self) -> int:
@@ -57,10 +57,10 @@ class Cutting(Protocol):
     def count(self, pair: int) -> int:
         """How many samples pair number `pair` gives in an epoch."""
 
-    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
+    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
         """What samples are cut from. size: side of what the network sees, if it's stretched."""
 
-    def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         """One sample: image (C, P, P) and mask (P, P). number: which one of its pair; index: of the data set."""
 
 
@@ -72,10 +72,10 @@ class Whole:
     def count(self, pair: int) -> int:
         return 1
 
-    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
-        return Held(resize_image(image, (size, size)), resize_mask(mask, (size, size)))
+    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
+        return CachedSample(resize_image(image, (size, size)), resize_mask(mask, (size, size)))
 
-    def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         return held.image, held.mask
 
 
@@ -116,12 +116,12 @@ class Crops:
     def count(self, pair: int) -> int:
         return self._counts[pair]
 
-    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
+    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
         if self.sizes is None:
             image, mask = resize_image(image, (size, size)), resize_mask(mask, (size, size))
-        return Held(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
+        return CachedSample(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
 
-    def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))
         pixel = None
         if draw.random() < self.foreground and held.places is not None:
@@ -159,10 +159,10 @@ class Grid:
     def count(self, pair: int) -> int:
         return self._counts[pair]
 
-    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> Held:
-        return Held(image, mask, intensities)
+    def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
+        return CachedSample(image, mask, intensities)
 
-    def cut(self, held: Held, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         height, width = held.mask.shape
         row, column = divmod(number, len(_starts(width, self.side)))
         (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
@@ -194,14 +194,14 @@ def _classes(mask: Tensor) -> np.ndarray:
     return mask.numpy() if mask.dtype == torch.uint8 else (mask % CLASSES).to(torch.uint8).numpy()
 
 
-def find_places(mask: np.ndarray) -> Places | None:
+def find_places(mask: np.ndarray) -> ForegroundIndex | None:
     """Where an (H, W) uint8 mask has foreground: neither background nor IGNORED; None if nowhere."""
     counts = np.stack([np.bincount(row, minlength=IGNORED + 1)[1:IGNORED] for row in mask])
     present = np.flatnonzero(counts.any(0))
-    return Places(present + 1, counts[:, present].cumsum(0)) if len(present) else None
+    return ForegroundIndex(present + 1, counts[:, present].cumsum(0)) if len(present) else None
 
 
-def _draw_foreground(mask: np.ndarray, places: Places, draw: np.random.Generator) -> tuple[int, int]:
+def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, int]:
     """Row and column of a pixel of a class, both drawn evenly."""
     which = int(draw.integers(len(places.classes)))
     up_to = places.up_to[:, which]

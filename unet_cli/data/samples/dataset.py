@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import IGNORED
-from unet_cli.data.imagefile import missing_pixels, read_image, read_mask
+from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.labels import LabelMap, mask_as
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
-from unet_cli.data.samples.cutting import Cutting, Held, Whole
+from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.memory import total_memory
@@ -49,11 +50,11 @@ class _Cache:
     """What is held of pairs, by their numbers, as long as it fits. Threads may share it."""
 
     def __init__(self, bytes_left: int) -> None:
-        self.held: dict[int, Held] = {}
+        self.held: dict[int, CachedSample] = {}
         self.bytes_left = bytes_left
         self._lock = threading.Lock()
 
-    def keep(self, number: int, held: Held) -> None:
+    def keep(self, number: int, held: CachedSample) -> None:
         with self._lock:
             if number not in self.held and held.nbytes <= self.bytes_left:
                 self.held[number] = held
@@ -87,7 +88,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.numbered = with_numbers and labels.kind == "instances"
         self.cut_by(cutting or Whole())
         self._cache = _Cache(int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes)
-        self._latest: tuple[int, Held] | None = None  # of a grid's tiles the next is mostly of the same image
+        self._latest: tuple[int, CachedSample] | None = None  # of a grid's tiles the next is mostly of the same image
 
     def __len__(self) -> int:
         return len(self.image_numbers)
@@ -167,7 +168,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         for group in groups:
             yield _stack(group, [next(samples) for _ in group], pin)
 
-    def _read(self, number: int) -> Held:
+    def _read(self, number: int) -> CachedSample:
         pair, preprocessing = self.pairs[number], self.preprocessing
         try:
             pixels = read_image(pair.image, preprocessing.keep_alpha)

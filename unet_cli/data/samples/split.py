@@ -17,10 +17,10 @@ from unet_cli.errors import UserError, explain
 from unet_cli.system.files import whole_file
 from unet_cli.system.schema import json_of
 
-MOST_DRAWS, LEAST_DRAWS = 400, 100
+MAX_DRAWS, MIN_DRAWS = 400, 100
 DRAWN_GROUPS = 1_000_000  # in all draws together: keeps a split of 20,000 pairs within a second
-MOST_LISTED = 20  # names in a message
-MOST_NEAREST = 3  # names whose nearest one is looked for, which takes half a second among 20,000
+MAX_LISTED = 20  # names in a message
+MAX_NEAREST = 3  # names whose nearest one is looked for, which takes half a second among 20,000
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _draw_parts(content: np.ndarray, groups: Sequence[str], val_sizes: Sequence[
         sums = np.add.reduceat(of_group[order], np.searchsorted(part, np.arange(part[-1] + 1)))
         return _cost(sums[: len(val_sizes)], sums.sum(0), val_sizes), order, part
 
-    draws = min(max(DRAWN_GROUPS // len(names), LEAST_DRAWS), MOST_DRAWS)
+    draws = min(max(DRAWN_GROUPS // len(names), MIN_DRAWS), MAX_DRAWS)
     _, order, part = min((partition() for _ in range(draws)), key=itemgetter(0))
     return part[np.argsort(order)][group_of]
 
@@ -255,12 +255,12 @@ def _read_names(path: Path) -> tuple[set[str], set[str]]:
 
 def _with_nearest(unknown: Sequence[str], known: Sequence[str]) -> list[str]:
     """Names that were misspelt, the first few of them with the name that may have been meant."""
-    nearest = [get_close_matches(name, known, n=1) for name in unknown[:MOST_NEAREST]]
+    nearest = [get_close_matches(name, known, n=1) for name in unknown[:MAX_NEAREST]]
     hints = [f" (did you mean '{near[0]}'?)" if near else "" for near in nearest]
-    return [name + hint for name, hint in zip(unknown, hints, strict=False)] + list(unknown[MOST_NEAREST:])
+    return [name + hint for name, hint in zip(unknown, hints, strict=False)] + list(unknown[MAX_NEAREST:])
 
 
 def _listed(names: Sequence[str]) -> str:
     """All of them, or the first few and a count."""
-    shown = ", ".join(names[:MOST_LISTED])
-    return shown + (f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else "")
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown + (f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else "")

@@ -28,7 +28,7 @@ def border_weights(target: np.ndarray) -> np.ndarray:
     Source: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015, equation 2 without its first term. A border is that of the
     object next to it, so a gap one pixel wide has d1 = d2 = 1.
     """
-    numbers, _ = components(np.where(target == IGNORED, 0, target))
+    numbers, _ = components(np.where(target == IGNORED, 0, target).astype(np.uint8))
     nearest, second = np.full((2, *target.shape), np.inf, dtype=np.float32)
     for number, box in enumerate(find_objects(numbers), 1):
         window = tuple(slice(max(side.start - FAR, 0), side.stop + FAR) for side in box)

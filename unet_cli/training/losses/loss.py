@@ -9,39 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unet_cli.config.losses import parse_class_weights, parse_loss
+from unet_cli.config.losses import LOSSES, parse_class_weights, parse_loss
 from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
-from unet_cli.training.losses.pixel import cross_entropy, focal, paper, top_k
-from unet_cli.training.losses.region import boundary, cldice, dice, focal_tversky, jaccard, lovasz, tversky
+from unet_cli.training.losses import pixel, region
 
-MOST_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
+MAX_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
 
+# What a term's function takes and returns, by the kind that config/losses.py gives it:
+#   pixel   (logits, target, weights) -> (N, *spatial), averaged over pixels
+#   image   (logits, target, weights) -> (N,), averaged over images
+#   region  (probs, truth, known) -> (N, foreground classes), averaged over both
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+MODULES = {"pixel": pixel, "image": pixel, "region": region}
 
-# (logits, target, weights) -> (N, *spatial), averaged over pixels
-PIXEL_TERMS: dict[str, Term] = {
-    "bce": cross_entropy,
-    "ce": cross_entropy,
-    "focal": focal,
-    "paper": paper,
-}
 
-# (logits, target, weights) -> (N,), averaged over images
-IMAGE_TERMS: dict[str, Term] = {
-    "top-k": top_k,
-}
-
-# (probs, truth, known) -> (N, foreground classes), averaged over both
-REGION_TERMS: dict[str, Term] = {
-    "dice": dice,
-    "jaccard": jaccard,
-    "tversky": tversky,
-    "focal-tversky": focal_tversky,
-    "lovasz": lovasz,
-    "boundary": boundary,
-    "cldice": cldice,
-}
+def term_of(name: str) -> Term:
+    """The function of a loss in the table."""
+    row = LOSSES[name]
+    return getattr(MODULES[row.kind], row.function or name.replace("-", "_"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,7 @@ class Denominators:
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of terms. num_classes: background included. terms: of each its factor and its name in the tables above.
+    """A sum of terms. num_classes: background included. terms: of each its factor and its name in LOSSES.
 
     class_weights: of each class's pixels in pixel and image terms, background first; None: all 1. first: of the classes
     that region terms count, 0 where none is background.
@@ -83,14 +69,13 @@ class Loss:
         images, weight = whole.images.clamp(min=1), torch.where(whole.weight > 0, whole.weight, 1)
         total = logits.new_zeros(())
         for factor, name in self.terms:
-            if name in PIXEL_TERMS:
-                loss = PIXEL_TERMS[name](logits, target, weights).sum() / weight
-            elif name in IMAGE_TERMS:
-                loss = IMAGE_TERMS[name](logits, target, weights).sum() / images
+            kind, term = LOSSES[name].kind, term_of(name)
+            if kind == "pixel":
+                loss = term(logits, target, weights).sum() / weight
+            elif kind == "image":
+                loss = term(logits, target, weights).sum() / images
             else:
-                loss = REGION_TERMS[name](*self._regions(logits, target)).sum() / (
-                    images * (self.num_classes - self.first)
-                )
+                loss = term(*self._regions(logits, target)).sum() / (images * (self.num_classes - self.first))
             total = total + factor * loss
         return total
 
@@ -114,7 +99,7 @@ class Loss:
         return total
 
     def _regions(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """probs, truth, known: see region_terms.py."""
+        """probs, truth, known: see region.py."""
         classes = torch.arange(self.first, self.num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
         probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, self.first :]
         return probs, (target[:, None] == classes).float(), (target != IGNORED).float()[:, None]
@@ -176,12 +161,12 @@ def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] |
 def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:
     """Of each class: one over the square root of its share of the pixels, scaled to a mean of 1 over the pixels.
 
-    A rare class weighs at most MOST_WEIGHT times what the commonest does; one that isn't there as much as the rarest.
+    A rare class weighs at most MAX_WEIGHT times what the commonest does; one that isn't there as much as the rarest.
     """
     seen = [share for share in shares if share > 0]
     if not seen:
         return (1.0,) * len(shares)
-    rarest = max(min(seen), max(seen) / MOST_WEIGHT**2)
+    rarest = max(min(seen), max(seen) / MAX_WEIGHT**2)
     raw = [1 / math.sqrt(max(share, rarest)) for share in shares]
     mean = sum(weight * share for weight, share in zip(raw, shares, strict=True)) / sum(shares)
     return tuple(weight / mean for weight in raw)

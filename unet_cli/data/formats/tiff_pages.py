@@ -50,7 +50,7 @@ class Plane(NamedTuple):
         return index if isinstance(index, tuple) else (index,)
 
 
-class Layout(NamedTuple):
+class PageTable(NamedTuple):
     """keyframe: stands for every plane. pages: the planes of each; a plane of `depth` slices is as many pages."""
 
     keyframe: TiffPage
@@ -71,7 +71,7 @@ class Layout(NamedTuple):
         return self.pages if page is None else [self.pages[page // self.depth]]
 
 
-class Stack:
+class OpenTiff:
     """A TIFF that is open. identity: of the file as it was."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -85,8 +85,8 @@ class Stack:
             raise
 
     @cached_property
-    def layout(self) -> Layout:
-        return layout_of(self.tif)
+    def table(self) -> PageTable:
+        return page_table(self.tif)
 
     def close(self) -> None:
         self.tif.close()
@@ -104,7 +104,7 @@ def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
 
 
 _LOCK = threading.Lock()
-_KEPT: list[Stack] = []  # the last ones of many pages, which nobody is reading from
+_KEPT: list[OpenTiff] = []  # the last ones of many pages, which nobody is reading from
 MAX_KEPT = 16
 
 
@@ -116,7 +116,7 @@ def close_stacks() -> None:
 
 
 @contextmanager
-def open_tiff(file: BinaryIO) -> Iterator[Stack]:
+def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
     """The file's directories, which are whole. A stack is read page by page, from any thread: it stays open for the
     next one, so that its directories are not looked through for each."""
     identity = _identity(file)
@@ -126,7 +126,7 @@ def open_tiff(file: BinaryIO) -> Iterator[Stack]:
             _KEPT.remove(stack)
     if stack is None:
         _check_directories(file)
-        stack = Stack(file)
+        stack = OpenTiff(file)
     try:
         yield stack
     except BaseException:
@@ -146,7 +146,7 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def layout_of(tif: TiffFile) -> Layout:
+def page_table(tif: TiffFile) -> PageTable:
     """Which planes make which page. Pyramid levels, thumbnails and previews are left out."""
     size = tif.filehandle.size
     _check_ome(tif)
@@ -176,7 +176,7 @@ def layout_of(tif: TiffFile) -> Layout:
         raise Refused("holds images of different numbers of channels: split it")
     if series[0].kind == "generic" and len(series) > 1:  # grouped by how they are stored
         pages.sort(key=lambda planes: planes[0].place)
-    return Layout(keyframe, pages, keyframe.shaped[1])
+    return PageTable(keyframe, pages, keyframe.shaped[1])
 
 
 def _check_directories(file: BinaryIO) -> None:

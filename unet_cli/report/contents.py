@@ -1,47 +1,15 @@
-"""What an evaluation finds: plain values that pass from the measuring to tables and to the page."""
+"""What the page of a run or an evaluation shows: plain values, in the order in which they stand there."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from unet_cli.data.colours import Colours
+from unet_cli.evaluation.panels import Panels
+from unet_cli.evaluation.scores import Score
 from unet_cli.metrics.calibration import Reliability
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric of a class, or over all of them.
-
-    metric: such as 'dice'. name: of the class; 'all' for the mean over the foreground classes, and for what is of no
-    class. low, high: its 95 % bootstrap interval over images. NaN where there is nothing to tell.
-    """
-
-    metric: str
-    name: str
-    value: float
-    low: float
-    high: float
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """None where there is nothing to tell."""
-        return None if math.isnan(self.low) else (self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Panels:
-    """An image for the page: each a whole file, at most PANEL pixels a side.
-
-    image: JPEG. mask, pred, errors: PNG with a palette.
-    """
-
-    image: bytes
-    mask: bytes
-    pred: bytes
-    errors: bytes
 
 
 @dataclass(frozen=True)

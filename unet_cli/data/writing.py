@@ -1,0 +1,84 @@
+"""Write masks and pictures: PNG and TIFF, lossless and whole, with our name in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from unet_cli.data.formats import TIFF_EXTENSIONS
+from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
+from unet_cli.errors import UserError
+from unet_cli.system.files import whole_file
+
+SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
+
+
+def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
+    """Write (H, W) uint8 or uint16 values, with a palette where one is given; (H, W, 3) uint8 as RGB.
+
+    A TIFF with these tags where the path ends in .tif or .tiff, else a PNG. Raises UserError.
+    """
+    write_rows(path, [mask], len(mask), palette, tags)
+
+
+def write_rows(
+    path: Path, blocks: Iterable[np.ndarray], height: int, palette: list[int] | None = None, tags: Tags = ()
+) -> None:
+    """As `write_mask`, from blocks of rows, from top to bottom: to a TIFF one after the other, to a PNG at once."""
+    if path.suffix.lower() in TIFF_EXTENSIONS:
+        write_pages(path, [blocks], height, palette, [tags])
+        return
+    image = Image.fromarray(joined(_of_palette(blocks, palette)))
+    if palette is not None:
+        image.putpalette(palette)
+    write_png(path, image)
+
+
+def write_pages(
+    path: Path, pages: Iterable[Iterable[np.ndarray]], height: int, palette: list[int] | None, tags: Sequence[Tags]
+) -> None:
+    """Write a TIFF of as many pages as there are tags, from the blocks of rows of each, which are used up before the
+    next page is asked for. Raises UserError."""
+    upcoming = (_of_palette(blocks, palette) for blocks in pages)
+    rows = next(upcoming)
+    first = next(rows)
+    with whole_file(path) as file:
+        everything = chain([chain([first], rows)], upcoming)
+        write_stack(file, everything, (height, *first.shape[1:]), first.dtype, palette, tags)
+
+
+def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iterator[np.ndarray]:
+    return (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
+
+
+def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Blocks of rows as one array; a single one is not copied."""
+    parts = list(blocks)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write losslessly and whole, with our name in it. Raises UserError."""
+    signature = PngInfo()
+    signature.add_text(*SIGNATURE)
+    with whole_file(path) as file:
+        image.save(file, format="PNG", compress_level=3, pnginfo=signature)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether unet made this PNG or TIFF, so that it may be replaced: anything else belongs to the user.
+
+    From the header alone, whatever the size of the image.
+    """
+    try:
+        if path.suffix.lower() in TIFF_EXTENSIONS:
+            return software_of(path) == SIGNATURE[1]
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
+    except (UserError, OSError, SyntaxError, ValueError):
+        return False

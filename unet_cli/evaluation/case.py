@@ -1,0 +1,102 @@
+"""An evaluation as the settings ask for it: the data, who is evaluated on them, and who that is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
+from unet_cli.config.evaluation import EvaluateConfig
+from unet_cli.config.training import RUN_SETTINGS
+from unet_cli.data.check.card import Card
+from unet_cli.data.folder.layout import Layout, layout_of
+from unet_cli.data.labels import LabelMap
+from unet_cli.data.source import Pair
+from unet_cli.errors import UserError
+from unet_cli.evaluation.subjects import Subject, masks, networks
+from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
+from unet_cli.system.console import Console, few
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be evaluated on what. pairs: that both can honestly be judged by; other: what it is compared with."""
+
+    card: Card
+    labels: LabelMap
+    pairs: list[Pair]
+    subject: Subject
+    other: Subject | None
+    notes: list[str]
+
+
+def case_of(config: EvaluateConfig, console: Console) -> Case:
+    """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
+    named: Mapping[Path, Checkpoint] | Path
+    if config.pred is not None:
+        named, known, spec = config.pred, None, None
+        layout = layout_of(config)
+    else:
+        named = _loaded(config.weights)
+        first = next(iter(named.values()))
+        known, spec, layout = first.labels, spec_of(first), _paired_as(first, config)
+        config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
+    card, labels, notes = examine_for_evaluation(layout, config, known, console, spec)
+    subject = _subject(named, card, labels, config)
+    pairs, other = subject.pairs, None
+    if config.compare is not None:
+        try:
+            other = _subject(_named(config.compare), card, labels, config)
+        except UserError as error:
+            raise UserError(f"--compare: {error}") from error
+        new_to_other = set(other.pairs)
+        pairs = [pair for pair in pairs if pair in new_to_other]
+        if not pairs:
+            raise UserError(
+                "--compare: no image is new to both, since one or the other was trained on it: give other data"
+            )
+    notes += [*_unseen(card, labels, pairs), *describe_unfinished(config.weights), *subject.notes]
+    every = [*notes, *(other.notes if other else ())]
+    return Case(card, labels, pairs, subject, other, list(dict.fromkeys(every)))
+
+
+def _paired_as(trained: Checkpoint, config: EvaluateConfig) -> Layout:
+    """By the rule that the network was trained with, where the settings give none and it fits here too. Raises
+    UserError."""
+    rule = trained.training.get("pair")
+    if rule and config.images is None and config.masks is None and config.pair is None:
+        try:
+            return layout_of(replace(config, pair=rule))
+        except UserError:  # of data that are laid out in another way
+            pass
+    return layout_of(config)
+
+
+def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
+    """A line for classes that none of the masks holds."""
+    facts_of = dict(card.everything)
+    contents = labels.count_classes([facts_of[pair].values for pair in pairs])[0].sum(0)
+    unseen = [
+        name for name, pixels in zip(labels.scored_names, contents[labels.scored.start :], strict=True) if not pixels
+    ]
+    if not unseen or not contents.any() or labels.num_classes == 2:
+        return []
+    return [f"no mask holds {few(unseen)}: left out of the mean over classes"]
+
+
+def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
+    """The checkpoints by their files. Raises UserError."""
+    return {path: load_checkpoint(path) for path in find_checkpoints(paths)}
+
+
+def _named(path: Path) -> dict[Path, Checkpoint] | Path:
+    """The checkpoints that --compare names, or the folder of masks. Raises UserError."""
+    is_run = any((path / name).exists() for name in (RUN_SETTINGS, "best.pth")) or any(path.glob("*/best.pth"))
+    return path if path.is_dir() and not is_run else _loaded([path])
+
+
+def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
+    if isinstance(named, Path):
+        return masks(named, card, labels, config)
+    return networks(named, card, labels, config, config)

@@ -1,0 +1,138 @@
+"""What --input names: the files, the images that they hold, and the folder that their masks go to."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unet_cli.config.data import Preprocessing
+from unet_cli.config.prediction import PredictConfig
+from unet_cli.data.folder.layout import masks_among
+from unet_cli.data.folder.passed_over import describe
+from unet_cli.data.folder.roles import walk
+from unet_cli.data.folder.several import merge_channels
+from unet_cli.data.formats import EXTENSIONS, count_pages, lacking_packages
+from unet_cli.data.imagefile import is_image_file
+from unet_cli.data.source import Source
+from unet_cli.data.writing import is_ours
+from unet_cli.errors import UserError
+from unet_cli.system.console import counted
+
+
+def paged(name: str, page: int, pages: int) -> str:
+    """The name of a page of a stack, counted from 0: stack_01 of 20."""
+    return f"{name}_{page + 1:0{len(str(pages))}d}"
+
+
+def find_files(
+    config: PredictConfig,
+    listed: Iterable[str],
+    training: Mapping[str, Any],
+    unread: list[UserError],
+    notes: list[str],
+) -> tuple[list[Path], Path | None, Path]:
+    """The files of the input, the folder that is mirrored in the output, if any, and the output folder. unread: is told
+    of folders that can't be looked into, notes of what is passed over."""
+    input, output = config.input, config.output
+    path, base = Path(input), None
+    if input == "-":
+        images = [Path(line) for line in listed if line.strip()]
+        output = _required(output, "a list of paths")
+    elif path.is_dir():
+        others: list[Path] = []
+        images, base = list(walk(path, unread, others)), path
+        output = output or _ours(output_beside(path))
+        masks = real_path(output)
+        if masks != real_path(path):  # masks of an earlier job in a folder below are not input
+            images = [image for image in images if not real_path(image).is_relative_to(masks)]
+        given = masks_among(path, images, training)
+        images = [image for image in images if image not in given]
+        if given:
+            shown = f"{counted(len(given), 'mask')} in {input}, as training knows them, such as {min(given)}"
+            notes.append(f"left out: {shown}; to predict them, give their folder or a glob as --input")
+        notes += describe(others)
+    elif path.is_file():
+        images = [path]
+        output = output or _ours(output_beside(path.parent))
+    elif glob.has_magic(input):
+        matching = [Path(found) for found in sorted(glob.glob(input, recursive=True))]
+        images = [found for found in matching if is_image_file(found)]
+        notes += describe(found for found in matching if not is_image_file(found) and not found.is_dir())
+        output = _required(output, "a glob")
+    else:
+        raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
+    if not images:
+        raise unread[0] if unread else UserError("\n".join([_nothing(input), *notes]))
+    notes += lacking_packages(images)
+    if output.suffix.lower() in EXTENSIONS and not output.is_dir():
+        raise UserError(f"--output {output} looks like a file: give the folder that masks shall go to")
+    return images, base, output
+
+
+def real_path(path: Path) -> Path:
+    """Where links lead; a link to itself, to itself."""
+    return Path(os.path.realpath(path))
+
+
+def _nothing(input: str) -> str:
+    """Why there are no images."""
+    if input == "-":
+        return "no paths came in on stdin: pipe a list of images, one a line"
+    others = sorted(path.name for path in Path(input).iterdir()) if Path(input).is_dir() else []
+    what = f"{counted(len(others), 'other entry').replace('entrys', 'entries')}, such as {others[0]}" if others else ""
+    return f"{input} holds no images" + (
+        f", but {what}: see README.md for what can be read" if what else ": it is empty"
+    )
+
+
+def sources_in(
+    files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
+) -> Iterator[tuple[Source, Path, int]]:
+    """Each image that the files hold, what to call it, its path without extension, and how many pages it has: a stack
+    is one image where its masks have a suffix by which they go to one file, else each page is."""
+    merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
+    for place, paths in merged:
+        try:
+            pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
+        except UserError:  # reading it will tell why, and the others go on
+            pages = 1
+        whole = Source(paths)
+        if pages == 1 or suffix(whole) == "tif":
+            yield whole, place, pages
+        else:
+            for page in range(pages):
+                yield replace(whole, page=page), place.with_name(paged(place.name, page, pages)), 1
+
+
+def listed_paths(content: bytes) -> list[str]:
+    """The paths of a list: one a line, or with NUL between them as `find -print0` writes them; a byte order mark says
+    how they are encoded, else they are as the system has them."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", errors="replace").encode()
+    text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
+    return text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+
+
+def output_beside(folder: Path) -> Path:
+    """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(named.name + "_masks")
+
+
+def _ours(folder: Path) -> Path:
+    """A folder that nobody asked for is written to only where it holds nothing of the user's. Raises UserError."""
+    found = next((path for path in walk(folder) if not is_ours(path)), None) if folder.is_dir() else None
+    if found is not None:
+        raise UserError(f"{folder} holds files that unet did not write, such as {found}: choose an --output")
+    return folder
+
+
+def _required(output: Path | None, what: str) -> Path:
+    if output is None:
+        raise UserError(f"--input is {what}: say with --output DIR where the masks shall go")
+    return output
