@@ -27,7 +27,7 @@ from unet_cli.errors import UserError
 from unet_cli.files import make_folder, whole_file
 from unet_cli.version import __version__
 
-LAYOUT_OF_FACTS = 5  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 6  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 MAX_SCALE = 16  # between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of

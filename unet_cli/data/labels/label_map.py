@@ -193,7 +193,7 @@ class LabelMap:
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be numbers of a few objects: there is not enough to tell."""
-        if self.kind != "values" or self.num_classes <= 3 or self.palette is not None:
+        if self.kind != "values" or self.num_classes < 3 or self.palette is not None:
             return False
         return are_objects(self.read(masks), self.ignore) == "doubtful"
 

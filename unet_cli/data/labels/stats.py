@@ -61,15 +61,15 @@ class ValueStats:
     """What was seen in one mask.
 
     counts: pixels of each value. shapes: of each value; without any, both values cover areas. colour: the values are
-    colours. planes: they count the planes of a one-hot mask from 1 on. palette: (r, g, b, r, g, ...) up to the highest
-    value, where the mask has one. rest: pixels of the rarest values, where there are more than MAX_VALUES; these are
-    not in counts. nodata: the value that the file calls so.
+    colours. planes: how many a one-hot mask has, which the values number from 1 on; 0 of all others. palette: (r, g, b,
+    r, g, ...) up to the highest value, where the mask has one. rest: pixels of the rarest values, where there are more
+    than MAX_VALUES; these are not in counts. nodata: the value that the file calls so.
     """
 
     counts: dict[int, int]
     shapes: dict[int, Shape]
     colour: bool = False
-    planes: bool = False
+    planes: int = 0
     palette: tuple[int, ...] | None = None
     rest: int = 0
     nodata: int | None = None
@@ -84,7 +84,7 @@ class ValueStats:
             if shape is not None:
                 known = shapes.get(new)
                 shapes[new] = shape if known is None else known.with_more(shape)
-        return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=False, palette=None)
+        return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=0, palette=None)
 
 
 def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None) -> ValueStats:
