@@ -39,7 +39,8 @@ def card_of(folder, masks, **settings) -> Card:
     for index, mask in enumerate(masks):
         for part, pixels in (("images", noise.integers(0, 255, (*mask.shape[:2], 3), np.uint8)), ("masks", mask)):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / part / f"{index:03}.png")
+            extension = "tif" if pixels.dtype.kind == "f" else "png"
+            Image.fromarray(pixels).save(folder / part / f"{index:03}.{extension}")
     config = DataConfig(data=folder, **settings)
     return examine(layout_of(config), config, QUIET)
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from test_label_doubts import SIDE, card_of
+from test_label_doubts import SIDE, card_of, encoded
 
 from unet_cli.data.imagefile import MaskPixels
-from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, value_stats
+from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, value_stats
+from unet_cli.errors import UserError
 
 LAND_COVER = [
     111, 112, 121, 122, 123, 131, 132, 133, 141, 142, 211, 212, 213, 221, 222, 223, 231, 241, 242, 243, 244, 311, 312,
@@ -113,3 +114,44 @@ def test_planes_of_which_masks_have_different_numbers_may_be_objects():
     draw = np.random.default_rng(7)
     masks = [scattered(draw, range(1, draw.integers(14, 21)), 5) for _ in range(12)]
     assert asks_about_objects([one for mask in masks for one in counted([mask], planes=int(mask.max()))])
+
+
+# --- pixels without a value: background, or not labelled?
+
+
+def with_nothing(value: float, objects) -> list[np.ndarray]:
+    draw = np.random.default_rng(8)
+    masks = [scattered(draw, objects).astype(np.float32) for _ in range(6)]
+    for mask in masks:
+        mask[mask == 0] = value
+    return masks
+
+
+@pytest.mark.parametrize("value", [np.nan, -1])
+@pytest.mark.parametrize("objects", [(1, 1), (1, 2, 2)])
+def test_nothing_beside_objects_alone_is_asked_about_and_can_be_background(tmp_path, value, objects):
+    masks = with_nothing(value, objects)
+    with pytest.raises(UserError, match=r"are they background, or not labelled\?") as asked:
+        card_of(tmp_path, masks)
+    flag = str(asked.value).split("--classes '")[1].split("'")[0]
+    card = card_of(tmp_path, masks, classes=flag)
+    assert not card.refusals
+    assert (card.labels.values, card.labels.ignore) == ((0, *sorted(set(objects))), None)
+    assert (encoded(card) == np.nan_to_num(np.stack(masks), nan=0).clip(0)).all()
+    assert any("have no value (NaN, -1): background" in note for note in card.plain()["notes"])
+    assert LabelMap.from_plain(card.labels.plain()) == card.labels
+    again = card_of(tmp_path, masks, ignore_index=-1)
+    assert again.labels.ignore == -1
+
+
+def test_nothing_beside_several_classes_stays_unlabelled_and_the_other_flag_is_said(tmp_path):
+    masks = with_nothing(np.nan, (1, 1, 2, 2, 3, 3))
+    card = card_of(tmp_path, masks)
+    assert (card.labels.values, card.labels.ignore) == ((1, 2, 3), -1)
+    assert any("--classes 'background=-1,1=1,2=2,3=3'" in note for note in card.plain()["notes"])
+
+
+@pytest.mark.parametrize("classes", ["background=-1,cell=0", "background=-1,cell=1,ignore=-1", "background=0,cell=-1"])
+def test_no_second_class_has_what_has_no_value(classes):
+    with pytest.raises(UserError, match="-1"):
+        parse_classes(classes)

@@ -13,7 +13,15 @@ from unet_cli.console import Console, counted
 from unet_cli.data.card import Card, refusal
 from unet_cli.data.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.imagefile import read_image
-from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, question, with_background
+from unet_cli.data.labels import (
+    ClassSpec,
+    LabelMap,
+    ValueStats,
+    find_labels,
+    objects_or_classes,
+    parse_classes,
+    with_background,
+)
 from unet_cli.data.layout import Layout, one_class_options, swapped
 from unet_cli.data.problems import Problem, odd_things
 from unet_cli.data.source import Source, spread
@@ -65,7 +73,7 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
     doubts = []
     if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
-        doubts.append(Problem(DOUBTFUL, question(labels), refuses=True))
+        doubts.append(Problem(DOUBTFUL, objects_or_classes(labels), refuses=True))
     odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
     facts = known["train"][0][1]
     return Card(

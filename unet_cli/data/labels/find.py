@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from unet_cli.config import MAX_CLASSES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
+from unet_cli.data.labels.doubts import ask_what_unlabelled_pixels_are
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
 from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
@@ -95,8 +96,10 @@ def _has_colours(stats: ValueStats) -> bool:
 def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, ...] | None) -> Numbers:
     held = Held(masks if spec.values else _without_photographs(masks))
     ignore = None if spec.ignore == -1 else spec.ignore
-    if ignore is None and UNLABELLED in held.totals:
+    if ignore is None and UNLABELLED in held.totals and not spec.unlabelled_is_background:
         ignore = UNLABELLED
+        if spec.ignore is None and not spec.names:
+            ask_what_unlabelled_pixels_are(held)
     if spec.ignore is None and ignore is None and not spec.values:
         ignore = _nodata(held)
     levels = find_levels(held, ignore)
@@ -168,7 +171,15 @@ def _given(numbers: Numbers) -> LabelMap | None:
     strays = any(value not in {*spec.values, numbers.ignore} for value in numbers.levels.noise)
     gaps = [after - before for before, after in zip(sorted(spec.values), sorted(spec.values)[1:], strict=False)]
     reach = min(numbers.levels.reach, (min(gaps) - 1) // 3)
-    return LabelMap(spec.values, spec.names, ignore=numbers.ignore, palette=numbers.palette, strays=strays, reach=reach)
+    return LabelMap(
+        spec.values,
+        spec.names,
+        ignore=numbers.ignore,
+        palette=numbers.palette,
+        strays=strays,
+        reach=reach,
+        unlabelled_is_background=spec.unlabelled_is_background,
+    )
 
 
 def _classes(numbers: Numbers) -> LabelMap:
