@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion, grey_dilation, grey_erosion
 from test_label_doubts import SIDE, card_of, encoded
 
 from unet_cli.data.imagefile import MaskPixels
@@ -155,3 +156,61 @@ def test_nothing_beside_several_classes_stays_unlabelled_and_the_other_flag_is_s
 def test_no_second_class_has_what_has_no_value(classes):
     with pytest.raises(UserError, match="-1"):
         parse_classes(classes)
+
+
+# --- 255 beside small numbers: a class, or what nobody has labelled?
+
+
+def vessels(draw: np.random.Generator) -> np.ndarray:
+    """A field of view at 1, with winding lines of 255."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    view = np.hypot(rows - SIDE / 2, columns - SIDE / 2) < 45
+    middle = draw.uniform(20, 70, (4, 1, 1)) + 6 * np.sin(columns / 9 + draw.uniform(0, 6, (4, 1, 1)))
+    is_vessel = (np.abs(rows - middle) < draw.integers(1, 4)).any(0)
+    return np.where(view, np.where(is_vessel, 255, 1), 0).astype(np.uint8)
+
+
+def nuclei(draw: np.random.Generator) -> np.ndarray:
+    mask = scattered(draw, [1, 2, 1], 12).astype(np.uint8)
+    mask[binary_erosion(mask > 0, iterations=5)] = 255
+    return mask
+
+
+def bordered(width: int):
+    """Objects with a border of 255 around each, as in PASCAL VOC."""
+
+    def draw_mask(draw: np.random.Generator) -> np.ndarray:
+        mask = scattered(draw, [1, 1, 2, 2], 10).astype(np.uint8)
+        border = grey_dilation(mask, 3) != grey_erosion(mask, 3)
+        mask[binary_dilation(border, iterations=width)] = 255
+        return mask
+
+    return draw_mask
+
+
+def street(draw: np.random.Generator) -> np.ndarray:
+    """Patches of classes, some not labelled, and the bonnet of the car along the lower border."""
+    mask = patchwork(draw, [0, 1, 2, 3, 4, 255], 20).astype(np.uint8)
+    mask[-10:] = 255
+    return mask
+
+
+@pytest.mark.parametrize("draw_mask", [vessels, nuclei])
+def test_255_within_other_values_is_asked_about(tmp_path, draw_mask):
+    draw = np.random.default_rng(9)
+    masks = [draw_mask(draw) for _ in range(6)]
+    values = tuple(np.unique(masks))
+    with pytest.raises(UserError, match="is 255 a class, or pixels that nobody has labelled") as asked:
+        card_of(tmp_path, masks)
+    assert "--ignore-index -1 if it is a class, or --ignore-index 255" in str(asked.value)
+    assert card_of(tmp_path, masks, ignore_index=-1).labels.values == values
+    labels = card_of(tmp_path, masks, ignore_index=255).labels
+    assert (labels.values, labels.ignore) == (values[:-1], 255)
+
+
+@pytest.mark.parametrize("draw_mask", [bordered(1), bordered(3), street])
+def test_255_between_values_and_along_the_borders_is_not_labelled(draw_mask):
+    draw = np.random.default_rng(10)
+    labels = found(counted([draw_mask(draw) for _ in range(10)]))
+    assert labels.ignore == 255
+    assert 255 not in labels.values

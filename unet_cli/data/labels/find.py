@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from unet_cli.config import MAX_CLASSES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
-from unet_cli.data.labels.doubts import ask_what_unlabelled_pixels_are
+from unet_cli.data.labels.doubts import ask_what_unlabelled_pixels_are, ask_whether_255_is_a_class
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
 from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
@@ -297,6 +297,7 @@ def _find_ignored(held: Held, levels: Levels) -> int | None:
             f"{len(holders):,} of {len(held.masks):,} masks hold 255 and others 1, never both: "
             "save all masks with the same values, or give --ignore-index 255 if that is what it means"
         )
+    ask_whether_255_is_a_class(held, rest)
     return 255
 
 
