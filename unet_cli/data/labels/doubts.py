@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from unet_cli.console import few
 from unet_cli.data.imagefile import UNLABELLED
 from unet_cli.data.labels.label_map import LabelMap
-from unet_cli.data.labels.stats import Held
+from unet_cli.data.labels.noise import MIN_PIXELS, NEAR, Levels
+from unet_cli.data.labels.stats import FLAT, Held, Total
 from unet_cli.errors import UserError
 
+ONE_LEVEL = 0.98  # share of the pixels between two values that have the same, from which it may be a class
+CLEAN = 0.9  # share of the pixels with nearly the value of a level that lie on ramps, where areas are exact
+LEFT_BY_INTERPOLATION = 0.06  # share of the noise that lies on no ramp: as at corners
+LEFT_BY_JPEG = 0.025  # the same as a share of all pixels
+LIKE_PHOTOGRAPHS = 0.5  # share of the pixels that are noise
+PEAK_SHARE, PEAK = 0.04, 3.0  # share of the noise that a level has; times as many pixels as values near it
 LIKE_OBJECTS = 0.5  # share of the pixels of 255 that lie within another value, from which it may be a class
 SHOWN = 20  # names that a flag may have, to be pasted
 
@@ -55,6 +64,64 @@ def ask_whether_255_is_a_class(held: Held, others: Sequence[int]) -> None:
         "and not along the images' borders or between values. Add --ignore-index -1 if it is a class, or "
         "--ignore-index 255 if it counts nowhere"
     )
+
+
+def ask_whether_a_ring_is_a_class(held: Held, ends: tuple[int, int]) -> None:
+    """Soft edges have several values; where nearly all pixels between the two of a binary mask have one, it may be a
+    class that was drawn around objects."""
+    reach = FLAT if ends[1] < 256 else FLAT * 257
+    between = {value: total for value, total in held.totals.items() if ends[0] + reach < value < ends[1] - reach}
+    pixels = sum(total.pixels for total in between.values())
+    value = max(between, key=lambda value: between[value].pixels, default=0)
+    if pixels < MIN_PIXELS or between[value].pixels < ONE_LEVEL * pixels:
+        return
+    raise UserError(
+        f"the masks hold {ends[0]}, {ends[1]} and, in thin structures, {value} ({pixels / held.pixels:.2%} of the "
+        f"pixels): is {value} a class, or a soft edge? Add {classes_flag([ends[0], value, ends[1]])} if it is a class "
+        "(or real names), or --classes background,foreground if it is an edge"
+    )
+
+
+def ask_whether_they_were_resized(held: Held, levels: Levels) -> None:
+    """Interpolation leaves values between those of neighbouring areas, on ramps. Others, beyond all levels or on no
+    ramp, are of thin classes, no pixel of which may have its own value any more."""
+    noise = {value: held.totals[value] for value in levels.noise}
+    pixels = sum(total.pixels for total in noise.values())
+    lowest, highest = levels.values[0] - FLAT, levels.values[-1] + FLAT
+    beyond = sum(total.pixels for value, total in noise.items() if not lowest <= value <= highest)
+    on_no_ramp = pixels - sum(total.ramps for total in noise.values())
+    usual = LEFT_BY_INTERPOLATION * pixels if _has_clean_areas(held, levels) else LEFT_BY_JPEG * held.pixels
+    if max(beyond, on_no_ramp) < max(MIN_PIXELS, usual) or pixels > LIKE_PHOTOGRAPHS * held.pixels:
+        return
+    every = sorted({*levels.values, *_peaks(noise)})
+    raise UserError(
+        "the masks look as though they were resized with interpolation, or saved as JPEG of low quality: "
+        f"{pixels / held.pixels:.1%} of the pixels have other values than the {len(levels.values)} that cover areas "
+        f"({', '.join(map(str, levels.values[:SHOWN]))}), and thin classes may be lost among these. Save the masks "
+        "again, resized with nearest neighbour, as PNG; or give the value of every class, such as "
+        f"{classes_flag(every)}"
+    )
+
+
+def _has_clean_areas(held: Held, levels: Levels) -> bool:
+    """Whether values near a level lie on ramps alone, as interpolation leaves them; JPEG spreads them over areas."""
+    near = [
+        total
+        for value, total in held.totals.items()
+        if 0 < min(abs(value - level) for level in levels.values) <= levels.reach
+    ]
+    return sum(total.ramps for total in near) > CLEAN * sum(total.pixels for total in near)
+
+
+def _peaks(noise: dict[int, Total]) -> list[int]:
+    """Values that many more pixels have than others near them."""
+    pixels = sum(total.pixels for total in noise.values())
+    return [
+        value
+        for value, total in noise.items()
+        if total.pixels >= PEAK_SHARE * pixels
+        and total.pixels >= PEAK * np.median([one.pixels for near, one in noise.items() if abs(near - value) <= NEAR])
+    ]
 
 
 def classes_flag(values: Sequence[int]) -> str:

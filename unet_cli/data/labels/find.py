@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from unet_cli.config import MAX_CLASSES
 from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
-from unet_cli.data.labels.doubts import ask_what_unlabelled_pixels_are, ask_whether_255_is_a_class
+from unet_cli.data.labels.doubts import (
+    ask_what_unlabelled_pixels_are,
+    ask_whether_255_is_a_class,
+    ask_whether_a_ring_is_a_class,
+    ask_whether_they_were_resized,
+)
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
 from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
@@ -141,8 +146,10 @@ def _soft(numbers: Numbers) -> LabelMap | None:
         return None
     ends = values[0], values[-1]
     if len(values) > 3 and _is_soft(numbers):
-        if len(levels) > 2 and _between(numbers):
+        if len(levels) > 2 and (numbers.levels.drawn or _between(numbers)):
             return None
+        if not numbers.spec.names:
+            ask_whether_a_ring_is_a_class(numbers.held, ends)
     elif len(levels) == 2 and numbers.levels.noise and levels[1] - levels[0] >= MIN_RANGE:
         ends = levels[0], levels[1]
     else:
@@ -192,6 +199,7 @@ def _classes(numbers: Numbers) -> LabelMap:
         only = values[0]
         values = [0, only] if only else [0, 1 if palette else 255]
     if not spec.names:
+        ask_whether_they_were_resized(numbers.held, numbers.levels)
         _check_plausible(numbers)
     if len(values) > MAX_CLASSES:
         raise UserError(
