@@ -28,9 +28,9 @@ def discs(draw: np.random.Generator, values, radius: int = 9) -> np.ndarray:
     return mask
 
 
-def as_jpeg(mask: np.ndarray) -> np.ndarray:
+def as_jpeg(mask: np.ndarray, quality: int = 75) -> np.ndarray:
     file = io.BytesIO()
-    Image.fromarray(mask).save(file, format="JPEG", quality=75)
+    Image.fromarray(mask).save(file, format="JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, binary_erosion, grey_dilation, grey_erosion
 from test_label_doubts import SIDE, card_of, encoded
 
@@ -215,95 +214,3 @@ def test_255_between_values_and_along_the_borders_is_not_labelled(draw_mask):
     labels = found(counted([draw_mask(draw) for _ in range(10)]))
     assert labels.ignore == 255
     assert 255 not in labels.values
-
-
-# --- thin structures: a class, a soft edge, or what interpolation has left of a class?
-
-
-def ringed(draw: np.random.Generator, iterations: int = 1) -> np.ndarray:
-    """Objects of 255, the outermost pixels of which are 128."""
-    mask = np.where(scattered(draw, [1, 2, 3], 10) > 0, 255, 0).astype(np.uint8)
-    mask[(mask == 255) & ~binary_erosion(mask, iterations=iterations)] = 128
-    return mask
-
-
-def lined(draw: np.random.Generator, levels, width: int, side: int = SIDE, count: int = 10) -> Image.Image:
-    image = Image.new("L", (side, side))
-    for number in range(count):
-        ends = draw.integers(0, side, 4).tolist()
-        ImageDraw.Draw(image).line(ends, fill=int(levels[number % len(levels)]), width=width)
-    return image
-
-
-def halved(image: Image.Image | np.ndarray, how: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    return np.asarray(image.resize((image.width // 2, image.height // 2), how))
-
-
-def crossed_by_lines(draw: np.random.Generator, areas, level: int) -> np.ndarray:
-    """Patches of some values, and thin lines of another level across them, at twice the size."""
-    mask = np.kron(patchwork(draw, areas, 8), np.ones((2, 2))).astype(np.uint8)
-    lines = np.asarray(lined(draw, [1], 2, 2 * SIDE, 8))
-    return np.where(lines > 0, level, mask).astype(np.uint8)
-
-
-@pytest.mark.parametrize("count", [1, 8, 30])
-def test_a_ring_and_a_slip_are_no_soft_edge_before_somebody_says_so(tmp_path, count):
-    draw = np.random.default_rng(11)
-    masks = [ringed(draw) for _ in range(count)]
-    masks[0][0, 0] = 77
-    with pytest.raises(UserError, match="in thin structures, 128 .* is 128 a class, or a soft edge") as asked:
-        card_of(tmp_path, masks)
-    flag = str(asked.value).split("--classes '")[1].split("'")[0]
-    card = card_of(tmp_path, masks, classes=flag)
-    assert not card.refusals
-    masks[0][0, 0] = 0
-    assert (encoded(card) == np.searchsorted([0, 128, 255], masks)).all()
-    assert card_of(tmp_path, masks, classes="background,foreground").labels.num_classes == 2
-
-
-def test_a_wide_ring_and_a_slip_are_a_class_and_noise():
-    draw = np.random.default_rng(12)
-    masks = [ringed(draw, 2) for _ in range(8)]
-    masks[0][0, 0] = 77
-    assert found(counted(masks)).values == (0, 128, 255)
-
-
-@pytest.mark.parametrize("levels", [(85, 170, 255), (50, 100, 150, 200, 255), (40, 80, 120, 160, 200, 255)])
-@pytest.mark.parametrize("width", [1, 2])
-@pytest.mark.parametrize("beside", [False, True])
-def test_thin_lines_of_several_levels_are_classes(levels, width, beside):
-    draw = np.random.default_rng(13)
-    masks = [np.array(lined(draw, levels, width)) for _ in range(8)]
-    for mask in masks[: 8 * beside]:
-        mask[30:50, 30:60] = 255
-    masks[0][3, 2:4] = 9  # a slip
-    assert found(counted(masks)).values == (0, *levels)
-
-
-@pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BOX])
-@pytest.mark.parametrize("width", [2, 3, 6])
-def test_thin_lines_that_were_resized_stay_binary(how, width):
-    draw = np.random.default_rng(14)
-    labels = found(counted([halved(lined(draw, [255], width, 2 * SIDE), how) for _ in range(8)]))
-    assert (labels.kind, labels.values) == ("soft", (0, 255))
-
-
-@pytest.mark.parametrize(("areas", "level"), [((60, 120, 255), 0), ((0, 60, 200), 255), ((0, 60, 255), 160)])
-def test_thin_classes_that_interpolation_has_blurred_are_not_left_out_silently(tmp_path, areas, level):
-    draw = np.random.default_rng(15)
-    sharp = [crossed_by_lines(draw, areas, level) for _ in range(8)]
-    with pytest.raises(UserError, match="resized with interpolation.* resized with nearest neighbour") as asked:
-        card_of(tmp_path, [halved(mask) for mask in sharp])
-    assert "--classes 'background=" in str(asked.value)
-    values = sorted([*areas, level])
-    named = ",".join(f"class{value}={value}" for value in values)
-    assert not card_of(tmp_path, [halved(mask) for mask in sharp], classes=named).refusals
-    assert found(counted([mask[::2, ::2] for mask in sharp])).values == tuple(values)
-
-
-@pytest.mark.parametrize("how", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
-def test_classes_that_all_cover_areas_survive_interpolation(how):
-    draw = np.random.default_rng(16)
-    masks = [np.kron(patchwork(draw, [0, 80, 160, 255], 6), np.ones((2, 2))).astype(np.uint8) for _ in range(8)]
-    assert found(counted([halved(mask, how) for mask in masks])).values == (0, 80, 160, 255)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from unet_cli.console import few
-from unet_cli.data.imagefile import UNLABELLED
-from unet_cli.data.labels.label_map import LabelMap
+from unet_cli.data.imagefile import TRANSPARENT, UNLABELLED
+from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
+from unet_cli.data.labels.mixtures import off_mixtures
 from unet_cli.data.labels.noise import MIN_PIXELS, NEAR, Levels
-from unet_cli.data.labels.stats import FLAT, Held, Total
+from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, Total
 from unet_cli.errors import UserError
 
 ONE_LEVEL = 0.98  # share of the pixels between two values that have the same, from which it may be a class
@@ -22,6 +23,8 @@ LEFT_BY_INTERPOLATION = 0.06  # share of the noise that lies on no ramp: as at c
 LEFT_BY_JPEG = 0.025  # the same as a share of all pixels
 LIKE_PHOTOGRAPHS = 0.5  # share of the pixels that are noise
 PEAK_SHARE, PEAK = 0.04, 3.0  # share of the noise that a level has; times as many pixels as values near it
+LOST, LOST_IN = 0.01, 0.2  # share of the pixels, and of the masks, with colours that no two classes give when mixed
+MAX_MIXED = 40  # classes whose mixtures are looked at
 LIKE_OBJECTS = 0.5  # share of the pixels of 255 that lie within another value, from which it may be a class
 SHOWN = 20  # names that a flag may have, to be pasted
 
@@ -122,6 +125,43 @@ def _peaks(noise: dict[int, Total]) -> list[int]:
         if total.pixels >= PEAK_SHARE * pixels
         and total.pixels >= PEAK * np.median([one.pixels for near, one in noise.items() if abs(near - value) <= NEAR])
     ]
+
+
+def ask_whether_an_outline_is_a_class(edges: dict[int, int]) -> None:
+    """The same of colours. edges: pixels of those that lie between two others, in value and in place."""
+    colour = max(edges, key=lambda colour: edges[colour])
+    if edges[colour] < ONE_LEVEL * sum(edges.values()):
+        return
+    raise UserError(
+        f"the masks hold {spelled(colour)} in thin structures, and it lies between two other colours: is it a class, "
+        "or a soft edge? Name the colour of every class, with or without this one, such as --classes "
+        f"'background=#000000,outline={spelled(colour)}', or in a --classes FILE.toml"
+    )
+
+
+def ask_about_lost_colours(held: Held, chosen: Sequence[int]) -> None:
+    """JPEG leaves no areas of classes that are small or thin; their colours are no mixtures of those that have some.
+
+    chosen: colours that cover areas.
+    """
+    if len(held.totals) <= FEW_VALUES or not 1 <= len(chosen) <= MAX_MIXED:
+        return
+    colours = np.array([colour for colour in held.totals if colour != TRANSPARENT])
+    lost = set(colours[off_mixtures(colours, chosen) > 3 * NEAR_COLOURS].tolist())
+    pixels = sum(held.totals[colour].pixels for colour in lost)
+    # A photograph among masks is another matter, which is said when it is encoded.
+    holders = sum(
+        sum(count for colour, count in stats.counts.items() if colour in lost) > LOST * sum(stats.counts.values())
+        for stats in held.masks
+    )
+    if pixels < max(MIN_PIXELS, LOST * held.pixels) or holders < LOST_IN * len(held.masks):
+        return
+    raise UserError(
+        f"{pixels / held.pixels:.1%} of the masks' pixels have colours that are none of the {len(chosen)} that cover "
+        f"areas ({', '.join(map(spelled, chosen[:SHOWN]))}), nor between two of these: JPEG seems to have blurred "
+        "classes that are small or thin. Save the masks again as PNG; or name the colour of every class, such as "
+        f"--classes 'background={spelled(chosen[0])},name=#rrggbb', or in a --classes FILE.toml"
+    )
 
 
 def classes_flag(values: Sequence[int]) -> str:
