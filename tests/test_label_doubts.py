@@ -28,9 +28,9 @@ def discs(draw: np.random.Generator, values, radius: int = 9) -> np.ndarray:
     return mask
 
 
-def as_jpeg(mask: np.ndarray) -> np.ndarray:
+def as_jpeg(mask: np.ndarray, quality: int = 75) -> np.ndarray:
     file = io.BytesIO()
-    Image.fromarray(mask).save(file, format="JPEG", quality=75)
+    Image.fromarray(mask).save(file, format="JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
@@ -39,7 +39,8 @@ def card_of(folder, masks, **settings) -> Card:
     for index, mask in enumerate(masks):
         for part, pixels in (("images", noise.integers(0, 255, (*mask.shape[:2], 3), np.uint8)), ("masks", mask)):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / part / f"{index:03}.png")
+            extension = "tif" if pixels.dtype.kind == "f" else "png"
+            Image.fromarray(pixels).save(folder / part / f"{index:03}.{extension}")
     config = DataConfig(data=folder, **settings)
     return examine(layout_of(config), config, QUIET)
 

@@ -24,16 +24,17 @@ class MaskPixels:
     """A mask as its file has it.
 
     values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: of a one-hot mask, the number of the
-    plane that marks a pixel, from 1 on. nodata: the value that the file calls so. UNLABELLED pixels are where the file
-    has NaN, -1 or another number that stands for nothing. is_blank: there is no file, and all is background, whatever
-    its value. overlap: pixels that the files of several classes claim; there the last of these counts.
+    indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: how many a one-hot mask has, whose values
+    are the number of the plane that marks a pixel, from 1 on; 0 of all others. nodata: the value that the file calls
+    so. UNLABELLED pixels are where the file has NaN, -1 or another number that stands for nothing. is_blank: there is
+    no file, and all is background, whatever its value. overlap: pixels that the files of several classes claim; there
+    the last of these counts.
     """
 
     values: np.ndarray
     palette: list[int] | None = None
     colour: bool = False
-    planes: bool = False
+    planes: int = 0
     nodata: int | None = None
     is_blank: bool = False
     overlap: int = 0
@@ -115,7 +116,7 @@ def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:
 def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
     planes = _marked_planes(decoded)
     if planes is not None:
-        return MaskPixels(planes, planes=True)
+        return MaskPixels(planes, planes=decoded.pixels.shape[1])
     is_alone = decoded.alpha and _is_constant(decoded.pixels[:, :-1])
     if is_alone and not _is_constant(decoded.pixels[:, -1:]):
         raise UserError(f"{path} holds its mask in the alpha channel alone: save that channel as gray")

@@ -14,7 +14,15 @@ from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatc
 from unet_cli.data.check.problems import Problem, odd_things
 from unet_cli.data.folder.layout import Layout, one_class_options, swapped
 from unet_cli.data.imagefile import read_image
-from unet_cli.data.labels import ClassSpec, LabelMap, ValueStats, find_labels, parse_classes, question, with_background
+from unet_cli.data.labels import (
+    ClassSpec,
+    LabelMap,
+    ValueStats,
+    find_labels,
+    objects_or_classes,
+    parse_classes,
+    with_background,
+)
 from unet_cli.data.source import Source, spread
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console, counted
@@ -65,7 +73,7 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     contents = np.delete(contents, sorted({row for row, *_ in strangers}), axis=0)
     doubts = []
     if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
-        doubts.append(Problem(DOUBTFUL, question(labels), refuses=True))
+        doubts.append(Problem(DOUBTFUL, objects_or_classes(labels), refuses=True))
     odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
     facts = known["train"][0][1]
     return Card(

@@ -24,7 +24,7 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import ahead
 
-LAYOUT_OF_FACTS = 5  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 6  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
 MAX_SCALE = 16  # between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
@@ -77,19 +77,21 @@ class Facts:
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
             list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
-            values.colour, values.planes, values.palette, values.rest, values.nodata, self.mask_size,
+            values.colour, values.planes, values.palette, values.rest, values.nodata, values.enclosed, self.mask_size,
             self.overlap,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata, mask_size, overlap = value
+        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata, enclosed, mask_size, overlap = (
+            value
+        )
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
             dict(zip(held, counts, strict=True)),
             {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
-            colour, planes, None if palette is None else tuple(palette), rest, nodata,
+            colour, planes, None if palette is None else tuple(palette), rest, nodata, enclosed,
         )  # fmt: skip
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from unet_cli.config.model import MAX_CLASSES
+from unet_cli.data.labels.doubts import ask_about_lost_colours, ask_whether_an_outline_is_a_class
 from unet_cli.data.labels.label_map import NEAR_COLOURS, LabelMap, spelled
-from unet_cli.data.labels.noise import FLATNESS, SHADES, SNAP
+from unet_cli.data.labels.mixtures import is_mixture
+from unet_cli.data.labels.noise import FLATNESS, ON_BORDERS, SHADES, SNAP
 from unet_cli.data.labels.readings import Reading
 from unet_cli.data.labels.spec import SWAPPED, ClassSpec, named
 from unet_cli.data.labels.stats import CORE_SHARE, FEW_VALUES, Held, Total, ValueStats, unpacked
@@ -62,7 +64,8 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
             "give `ignore = '#rrggbb'` and the classes in a --classes FILE.toml"
         )
     ignore = None if spec.ignore == -1 else spec.ignore
-    chosen, has_strays = _chosen(held, ignore)
+    is_told = bool(spec.names or spec.values)
+    chosen, has_strays = _chosen(held, ignore, is_told)
     if ignore is None and {TRANSPARENT, 0} <= set(chosen) and not spec.values and _is_at_borders(held, 0):
         ignore = TRANSPARENT  # beside a background, it is what nobody has labelled
         chosen.remove(TRANSPARENT)
@@ -84,6 +87,8 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
             "the masks hold no colour that covers an area: these look like photographs. "
             f"{SWAPPED}. Else name the classes in a --classes FILE.toml"
         )
+    if not is_told:
+        ask_about_lost_colours(held, [colour for colour in chosen if colour != TRANSPARENT])
     background = _background(held, chosen)
     values = [background, *sorted(set(chosen) - {background})]
     if len(values) == 1:
@@ -93,18 +98,22 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
     return LabelMap(tuple(values), named(spec, usual, "colours"), "colours", ignore, strays=has_strays)
 
 
-def _chosen(held: Held, ignore: int | None) -> tuple[list[int], bool]:
+def _chosen(held: Held, ignore: int | None, is_told: bool) -> tuple[list[int], bool]:
     """The colours that are classes, the most frequent first, and whether others are noise."""
     totals = {value: total for value, total in held.totals.items() if value != ignore}
     # Few colours are as they were painted, thin lines too; many come from JPEG or soft edges, which have no areas.
     as_painted = len(totals) <= FEW_VALUES and not held.rest
     chosen = _painted(totals) if as_painted else _clusters(totals)
+    edges = _edges(totals, chosen) if as_painted else {}
+    if edges and not is_told:
+        ask_whether_an_outline_is_a_class(edges)
+    chosen = [colour for colour in chosen if colour not in edges]
     far = [value for value in totals if min((_distance(value, one) for one in chosen), default=0) > NEAR_COLOURS]
     if as_painted and len(far) + sum(not totals[value].has_areas for value in chosen) >= SHADES:
         chosen = [
             value for value in chosen if totals[value].has_areas or totals[value].parts < LINE * totals[value].pixels
         ]
-    return chosen, len(far) >= SHADES or held.rest > 0
+    return chosen, len(far) >= SHADES or held.rest > 0 or bool(edges)
 
 
 def _painted(totals: dict[int, Total]) -> list[int]:
@@ -119,6 +128,17 @@ def _painted(totals: dict[int, Total]) -> list[int]:
     return chosen
 
 
+def _edges(totals: dict[int, Total], painted: list[int]) -> dict[int, int]:
+    """Pixels of each colour in which soft edges mix two others, if one of these would else be a class."""
+    sure = [colour for colour in painted if totals[colour].has_areas]
+    edges = {
+        colour: total.pixels
+        for colour, total in totals.items()
+        if not total.has_areas and total.ramps >= ON_BORDERS * total.pixels and is_mixture(colour, sure)
+    }
+    return edges if edges.keys() & set(painted) else {}
+
+
 def _clusters(totals: dict[int, Total]) -> list[int]:
     """The colours around which those crowd that JPEG and soft edges have left in flat areas."""
     flat = sorted((value for value in totals if totals[value].flats), key=lambda value: -totals[value].flats)
@@ -126,6 +146,7 @@ def _clusters(totals: dict[int, Total]) -> list[int]:
     flats, pixels, cores = (np.array([totals[value][place] for value in values.tolist()]) for place in (2, 0, 1))
     channels = np.stack(unpacked(values), 1).astype(np.float32)
     chosen: list[int] = []
+    sure: list[int] = []
     left = flats.copy()
     while left.any() and len(chosen) <= MAX_CLASSES:
         best = int(left.argmax())
@@ -135,10 +156,13 @@ def _clusters(totals: dict[int, Total]) -> list[int]:
         near = distances <= NEAR_COLOURS
         if flats[near].sum() >= max(MIN_COLOUR, FLATNESS * pixels[near].sum()):
             chosen.append(_snapped(int(values[best])))
+            if cores[near].sum() >= CORE_SHARE * pixels[near].sum():
+                sure.append(chosen[-1])
         left[near] = 0
         # Around objects JPEG tints what is flat; a class of such a colour has areas of exactly this colour.
         left[(distances <= TINTED) & (cores < CORE_SHARE * pixels)] = 0
-    return list(dict.fromkeys(chosen))
+    # A wide blur is flat halfway between two colours.
+    return [colour for colour in dict.fromkeys(chosen) if colour in sure or not is_mixture(colour, sure)]
 
 
 def _snapped(colour: int) -> int:

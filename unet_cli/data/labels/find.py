@@ -7,6 +7,12 @@ from dataclasses import dataclass, replace
 
 from unet_cli.config.model import MAX_CLASSES
 from unet_cli.data.labels.colours import find_colours, numbers_in_colours
+from unet_cli.data.labels.doubts import (
+    ask_what_unlabelled_pixels_are,
+    ask_whether_255_is_a_class,
+    ask_whether_a_ring_is_a_class,
+    ask_whether_they_were_resized,
+)
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.noise import MIN_PIXELS, MIN_RANGE, Levels, find_levels
 from unet_cli.data.labels.numbering import MANY_CLASSES, are_drawn_at_random, are_objects
@@ -95,8 +101,10 @@ def _has_colours(stats: ValueStats) -> bool:
 def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, ...] | None) -> Numbers:
     held = Held(masks if spec.values else _without_photographs(masks))
     ignore = None if spec.ignore == -1 else spec.ignore
-    if ignore is None and UNLABELLED in held.totals:
+    if ignore is None and UNLABELLED in held.totals and not spec.unlabelled_is_background:
         ignore = UNLABELLED
+        if spec.ignore is None and not spec.names:
+            ask_what_unlabelled_pixels_are(held)
     if spec.ignore is None and ignore is None and not spec.values:
         ignore = _nodata(held)
     levels = find_levels(held, ignore)
@@ -138,8 +146,10 @@ def _soft(numbers: Numbers) -> LabelMap | None:
         return None
     ends = values[0], values[-1]
     if len(values) > 3 and _is_soft(numbers):
-        if len(levels) > 2 and _between(numbers):
+        if len(levels) > 2 and (numbers.levels.drawn or _between(numbers)):
             return None
+        if not numbers.spec.names:
+            ask_whether_a_ring_is_a_class(numbers.held, ends)
     elif len(levels) == 2 and numbers.levels.noise and levels[1] - levels[0] >= MIN_RANGE:
         ends = levels[0], levels[1]
     else:
@@ -168,7 +178,15 @@ def _given(numbers: Numbers) -> LabelMap | None:
     strays = any(value not in {*spec.values, numbers.ignore} for value in numbers.levels.noise)
     gaps = [after - before for before, after in zip(sorted(spec.values), sorted(spec.values)[1:], strict=False)]
     reach = min(numbers.levels.reach, (min(gaps) - 1) // 3)
-    return LabelMap(spec.values, spec.names, ignore=numbers.ignore, palette=numbers.palette, strays=strays, reach=reach)
+    return LabelMap(
+        spec.values,
+        spec.names,
+        ignore=numbers.ignore,
+        palette=numbers.palette,
+        strays=strays,
+        reach=reach,
+        unlabelled_is_background=spec.unlabelled_is_background,
+    )
 
 
 def _classes(numbers: Numbers) -> LabelMap:
@@ -181,6 +199,7 @@ def _classes(numbers: Numbers) -> LabelMap:
         only = values[0]
         values = [0, only] if only else [0, 1 if palette else 255]
     if not spec.names:
+        ask_whether_they_were_resized(numbers.held, numbers.levels)
         _check_plausible(numbers)
     if len(values) > MAX_CLASSES:
         raise UserError(
@@ -286,6 +305,7 @@ def _find_ignored(held: Held, levels: Levels) -> int | None:
             f"{len(holders):,} of {len(held.masks):,} masks hold 255 and others 1, never both: "
             "save all masks with the same values, or give --ignore-index 255 if that is what it means"
         )
+    ask_whether_255_is_a_class(held, rest)
     return 255
 
 

@@ -45,7 +45,8 @@ class LabelMap:
     foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class. background: whether the
     first class is background, and not one like the others. reading: how files become values; colours always as such.
     strays: values without a class are noise where they cover no area, and of the class of the nearest sure pixel.
-    reach: how far from a class's value JPEG leads; such values are of that class.
+    reach: how far from a class's value JPEG leads; such values are of that class. unlabelled_is_background: pixels
+    without a value (NaN, -1) are of the first class; else they are ignored.
     """
 
     values: tuple[int, ...]
@@ -57,6 +58,7 @@ class LabelMap:
     reading: Reading = "stored"
     strays: bool = False
     reach: int = 0
+    unlabelled_is_background: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError at what can't be classes."""
@@ -102,7 +104,8 @@ class LabelMap:
             return None
         if self.kind == "instances":
             return ClassSpec(self.names, ignore=self.ignore)
-        return ClassSpec(self.names, self.values, self.kind == "colours", -1 if self.ignore is None else self.ignore)
+        ignore = -1 if self.ignore is None else self.ignore
+        return ClassSpec(self.names, self.values, self.kind == "colours", ignore, self.unlabelled_is_background)
 
     def encode(self, mask: MaskPixels) -> np.ndarray:
         """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
@@ -136,7 +139,7 @@ class LabelMap:
         known, index_of = self._known()
         places = np.searchsorted(known, values).clip(max=len(known) - 1)
         indices = np.where(known[places] == values, index_of[places], np.int16(-1))
-        indices[values == UNLABELLED] = IGNORED
+        indices[values == UNLABELLED] = 0 if self.unlabelled_is_background else IGNORED
         strange = indices < 0
         if (self.kind == "colours" or self.reach) and strange.any():
             strangers, inverse = np.unique(values[strange], return_inverse=True)
@@ -192,7 +195,7 @@ class LabelMap:
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be numbers of a few objects: there is not enough to tell."""
-        if self.kind != "values" or self.num_classes <= 3 or self.palette is not None:
+        if self.kind != "values" or self.num_classes < 3 or self.palette is not None:
             return False
         return are_objects(self.read(masks), self.ignore) == "doubtful"
 

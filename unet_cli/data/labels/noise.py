@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, Total
+from unet_cli.data.labels.stats import FEW_VALUES, FLAT, MIN_CORES, Held, Total
 from unet_cli.data.maskfile import UNLABELLED
 
 MIN_AREA = 16  # pixels within areas of a value that no class has, from which a mask is not noisy but wrong
@@ -24,15 +24,19 @@ FLATNESS, PEAK = 0.2, 0.4  # share of a level's pixels in areas; of the pixels n
 FEW_MASKS, OF_MANY = 0.05, 20  # share of the masks that hold a slip, of at least so many
 MAX_NOISE = 0.3  # share of the pixels that are noise, where JPEG made it
 BESIDE = 2  # pixels from noise, within which a soft edge is part of it
+MAIN, NEARLY_ALL = 0.05, 0.9  # share of the pixels without areas that each level of lines has, and all of them
+NO_RAMPS = 0.3  # share of such pixels on ramps, below which lines cross, and are not soft
 SNAP = 4  # from a level of JPEG to the end of the range that is meant
 
 
 class Levels(NamedTuple):
-    """The values that are meant. reach: how far JPEG leads from them. noise: values that are not meant."""
+    """The values that are meant. reach: how far JPEG leads from them. noise: values that are not meant. drawn: those
+    that are meant though they cover no areas, for thin lines were drawn in them."""
 
     values: list[int]
     reach: int = 0
     noise: frozenset[int] = frozenset()
+    drawn: frozenset[int] = frozenset()
 
 
 def find_levels(held: Held, ignore: int | None) -> Levels:
@@ -44,7 +48,8 @@ def find_levels(held: Held, ignore: int | None) -> Levels:
     sure = _sure(totals)
     thin = [value for value in values if value not in sure]
     noise = {value for value in thin if _is_slip(value, totals[value], sure, values, len(held.masks))}
-    doubtful = [value for value in thin if value not in noise and _is_shade(totals[value])]
+    drawn = _drawn({value: totals[value] for value in thin if value not in noise}, sure)
+    doubtful = [value for value in thin if value not in noise | drawn and _is_shade(totals[value])]
     if len(doubtful) + len(noise) >= SHADES and values[-1] - values[0] >= MIN_RANGE:
         noise |= set(doubtful)
     if len(values) > FEW_VALUES and values[-1] - values[0] >= MIN_RANGE:
@@ -52,7 +57,7 @@ def find_levels(held: Held, ignore: int | None) -> Levels:
         far = sum(totals[value].pixels for value in peaks.noise)
         if len(peaks.values) > 1 and far < MAX_NOISE * held.pixels and not sure & peaks.noise:
             return peaks
-    return Levels([value for value in values if value not in noise], 0, frozenset(noise))
+    return Levels([value for value in values if value not in noise], 0, frozenset(noise), frozenset(drawn))
 
 
 def _sure(totals: dict[int, Total]) -> set[int]:
@@ -65,17 +70,31 @@ def _sure(totals: dict[int, Total]) -> set[int]:
     return sure
 
 
+def _drawn(thin: dict[int, Total], sure: set[int]) -> set[int]:
+    """Of values without areas, far from those that have some, those that thin lines were drawn in: a few hold nearly
+    all such pixels, and lie on no ramps, on which soft edges and resized lines have nearly all of theirs."""
+    reach = FLAT if max(sure | set(thin)) < 256 else FLAT * 257
+    far = {value: one for value, one in thin.items() if min(abs(value - other) for other in sure) > reach}
+    pixels = sum(one.pixels for one in far.values())
+    most = {value: one for value, one in far.items() if one.pixels >= MAIN * pixels}
+    held = sum(one.pixels for one in most.values())
+    ramps = sum(one.ramps for one in most.values())
+    return set(most) if held >= max(MIN_PIXELS, NEARLY_ALL * pixels) and ramps < NO_RAMPS * held else set()
+
+
 def _is_shade(total: Total) -> bool:
     return total.ramps >= ON_BORDERS * total.pixels or total.parts >= ALONE * total.pixels
 
 
 def _is_slip(value: int, total: Total, sure: set[int], values: list[int], masks: int) -> bool:
-    """Beside one sure value, on borders or alone; or alone in a few of many masks."""
+    """Beside one sure value, on borders or alone; or alone in a few of many masks, or hardly there at all."""
     alone = total.parts >= ALONE * total.pixels
     if alone and masks >= OF_MANY and total.masks <= FEW_MASKS * masks:
         return True
     if values[-1] - values[0] < MIN_RANGE:
         return False
+    if alone and total.pixels < MIN_CORES:
+        return True
     near = [other for other in sure if abs(other - value) <= NEAR]
     return len(near) == 1 and (_is_shade(total) or min(value, *near) > FEW_VALUES)
 

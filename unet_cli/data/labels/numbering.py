@@ -26,6 +26,10 @@ ALIKE, APART = 2.5, 8.0
 FIXED = 0.8  # share of the variance that is between values, from which a place is a value's own
 EXPLAINED = 0.15  # share of the variance, below which many masks make a ratio of what is no difference
 MIN_REPEATS = 24  # values beyond one of each, without which F ratios of about 1 say nothing
+MIN_PARTIAL = 2  # masks that don't show every value, without which counting from 1 says nothing
+UNUSED = 0.75  # of as many different values as numbers drawn at random would give, below which they are codes
+MIN_CODES = 8  # repeats of values, without which it says nothing that few are used
+MIN_BACKGROUND = 0.05  # of the pixels are 0 where objects are numbered on a background
 IN_ORDER = 0.8  # correlation of places with numbers, as where objects are numbered from the top
 
 
@@ -37,56 +41,104 @@ class Difference(NamedTuple):
 
 
 class Counting(NamedTuple):
-    """Of the masks that hold anything but 0: the highest value of each, and how many count up to it without gaps."""
+    """Of the masks that hold anything but 0. highest: value of each. numbers: values in each. gapless: whether these
+    are all from 1 to the highest. held: the values of all of them."""
 
     highest: list[int]
-    gapless: int
+    numbers: list[int]
+    gapless: list[bool]
+    held: set[int]
+
+    @property
+    def share_gapless(self) -> float:
+        return sum(self.gapless) / len(self.gapless)
+
+    @property
+    def goes_on_from_one(self) -> bool:
+        """Whether masks that don't show every value, which have no gaps whatever these are, count from 1."""
+        both = zip(self.gapless, self.numbers, strict=True)
+        partial = [gapless for gapless, number in both if number < len(self.held)]
+        return len(partial) >= MIN_PARTIAL and sum(partial) >= COUNTING * len(partial)
 
 
 def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     """Of numbers in masks, 0 being background.
 
     'objects': they count far and differently from mask to mask, or don't recur, or nothing tells the values apart.
-    'classes': they recur, as several areas, or each with a size, a brightness or a place of its own. 'doubtful': a few
-    numbers that count from 1, each a single area, and not enough is there to tell.
+    'classes': they recur, as several areas, or each with a size, a brightness or a place of its own; or are codes, of
+    which few of the numbers that could be are used; or planes, as many in each mask. 'doubtful': a few numbers that
+    count from 1, each a single area, and not enough is there to tell.
     """
+    planes = {stats.planes for stats in masks}
+    if len(planes) == 1 and 0 not in planes:
+        return "classes"
+    verdict = _verdict_on_numbers(masks, ignore)
+    return "doubtful" if verdict == "objects" and planes != {0} else verdict  # a plane an object, or a class
+
+
+def _verdict_on_numbers(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
     counting = _counting(masks, ignore)
     if not counting.highest:
         return "classes"
-    held = {value for stats in masks for value in stats.counts} - {0, ignore}
     several, most = len(set(counting.highest)), max(counting.highest)
-    gapless = counting.gapless / len(counting.highest)
-    if most > 255 and len(held) >= FEW_VALUES:
+    are_codes = _are_codes(counting)
+    if most > 255 and len(counting.held) >= FEW_VALUES and not are_codes:
         beyond = sum(number > 255 for number in counting.highest)
         if 2 * max(several, beyond) >= len(counting.highest):
             return "objects"
-    count_far = several >= max(2, min(4, len(counting.highest))) and most > DOZEN and gapless >= COUNTING
+    count_far = several >= max(2, min(4, len(counting.highest))) and most > DOZEN and counting.share_gapless >= COUNTING
     if not count_far and _share_of_single_parts(masks, ignore) < ONE_PART:
         return "classes"
     ratios = _differences(masks, ignore)
-    apart = {name for name, one in (ratios or {}).items() if one.ratio > APART and one.explained > EXPLAINED}
+    limit = 2 * APART if counting.goes_on_from_one else APART  # luck makes the lower one, once in ten small sets
+    apart = {name for name, one in (ratios or {}).items() if one.ratio > limit and one.explained > EXPLAINED}
     if count_far:
         return "classes" if apart & {"size", "gray"} else "objects"
     if apart:
         return "classes"
-    numbers = [len(stats.counts.keys() - {0, ignore}) for stats in masks]
+    if are_codes:
+        return "classes" if len(counting.held) <= DOZEN or not _have_background(masks) else "doubtful"
     are_alike = ratios is not None and max(one.ratio for one in ratios.values()) < ALIKE
-    if len(held) > DOZEN and len(held) >= RARELY * max(numbers) and len(counting.highest) > 1:
-        recur = sum(numbers) >= RECURRING * len(held)
-        if max(numbers) == 1:  # an animal of one of some species in each image, say
-            return "classes" if recur else "doubtful"
-        often = sum(numbers) >= OFTEN * len(held)
-        if often and gapless < COUNTING:
-            return "classes"
-        # A small set shows most of its classes once or twice, but few of them in one image.
-        are_many = len(held) > MANY_CLASSES or sum(numbers) >= SEVERAL * len(counting.highest)
-        return "objects" if are_many and (not recur or (are_alike and not often)) else "doubtful"
-    if len(held) < 3:
+    is_long = len(counting.held) > DOZEN and len(counting.held) >= RARELY * max(counting.numbers)
+    if is_long and len(counting.highest) > 1:
+        return _verdict_on_many(counting, are_alike)
+    return _verdict_on_a_few(counting, are_alike)
+
+
+def _verdict_on_many(counting: Counting, are_alike: bool) -> Verdict:
+    """Of many values in the set and few in a mask, each a single area: whether they recur."""
+    count, every = sum(counting.numbers), len(counting.held)
+    recur, often = count >= RECURRING * every, count >= OFTEN * every
+    if max(counting.numbers) == 1:  # an animal of one of some species in each image, say
+        return "classes" if recur else "doubtful"
+    if often and counting.share_gapless < COUNTING:
         return "classes"
-    filled = sum(numbers) / sum(counting.highest)
-    if are_alike and filled >= COUNTING and sum(numbers) > len(counting.highest):
-        return "objects"
-    return "doubtful" if several > 2 and gapless >= COUNTING else "classes"
+    # A small set shows most of its classes once or twice, but few of them in one image.
+    are_many = every > MANY_CLASSES or count >= SEVERAL * len(counting.highest)
+    return "objects" if are_many and (not recur or (are_alike and not often)) else "doubtful"
+
+
+def _verdict_on_a_few(counting: Counting, are_alike: bool) -> Verdict:
+    """Of few values, each a single area: numbers of objects go on from 1 without gaps, and how far differs."""
+    if len(counting.held) < 2:
+        return "classes"
+    filled = sum(counting.numbers) / sum(counting.highest)
+    if are_alike and filled >= COUNTING and sum(counting.numbers) > len(counting.highest):
+        return "objects" if len(counting.held) > 2 else "doubtful"
+    counts_vary = len(set(counting.highest)) > 2 and counting.share_gapless >= COUNTING
+    return "doubtful" if counts_vary or counting.goes_on_from_one else "classes"
+
+
+def _are_codes(counting: Counting) -> bool:
+    """Whether values recur more than numbers that are drawn from as many: codes leave most of the numbers unused."""
+    count, most = sum(counting.numbers), max(counting.held)
+    expected = most * (1 - math.exp(-count / most))  # different ones
+    return len(counting.held) < UNUSED * expected and count - len(counting.held) >= MIN_CODES
+
+
+def _have_background(masks: Sequence[ValueStats]) -> bool:
+    whole = sum(sum(stats.counts.values()) + stats.rest for stats in masks)
+    return sum(stats.counts.get(0, 0) for stats in masks) >= MIN_BACKGROUND * whole
 
 
 def are_drawn_at_random(masks: Sequence[ValueStats]) -> bool:
@@ -107,13 +159,15 @@ def could_be_objects(masks: Sequence[ValueStats], ignore: int | None) -> bool:
 
 
 def _counting(masks: Sequence[ValueStats], ignore: int | None) -> Counting:
-    highest, gapless = [], 0
+    counting = Counting([], [], [], set())
     for stats in masks:
-        held = [value for value in stats.counts if value not in (0, ignore)]
+        held = stats.counts.keys() - {0, ignore}
         if held:
-            highest.append(max(held))
-            gapless += stats.rest == 0 and len(held) == max(held)
-    return Counting(highest, gapless)
+            counting.highest.append(max(held))
+            counting.numbers.append(len(held))
+            counting.gapless.append(stats.rest == 0 and len(held) == max(held))
+            counting.held.update(held)
+    return counting
 
 
 def _share_of_single_parts(masks: Sequence[ValueStats], ignore: int | None) -> float:

@@ -35,6 +35,8 @@ def stats_as(reading: Reading, stats: ValueStats) -> ValueStats:
     if reading in ("stored", "planes") or (stats.colour and colour):
         return stats
     read = stats.renamed(partial(values_as, reading, stats.colour, stats.palette), colour)
+    if reading == "planes from 0":
+        return replace(read, planes=stats.planes)
     return read if reading == "gray" or stats.palette is None or colour else replace(read, palette=stats.palette)
 
 

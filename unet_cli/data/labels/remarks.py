@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unet_cli.data.labels.doubts import classes_flag
 from unet_cli.data.labels.label_map import LabelMap
 from unet_cli.data.labels.numbering import MANY_CLASSES
 from unet_cli.data.labels.stats import ValueStats
-from unet_cli.data.maskfile import TRANSPARENT
+from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED
 
-SHOWN = 20  # names that a flag may have, to be pasted
 READINGS = {
     "gray": "the masks' palettes are read as the gray that they show: white comes first, or they number otherwise",
     "red": "the masks keep numbers in their red channel: read as such, and written as gray",
@@ -42,6 +42,9 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
         lines.append(
             f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
         )
+    unlabelled = sum(stats.counts.get(UNLABELLED, 0) for stats in masks)
+    if labels.unlabelled_is_background and unlabelled:
+        lines.append(f"{unlabelled / pixels:.1%} of the pixels have no value (NaN, -1): {labels.names[0]}")
     if labels.num_classes > MANY_CLASSES:
         lines.append(f"{labels.num_classes} classes are many; if the masks number objects: --classes background,object")
     if labels.ignore is not None:
@@ -51,6 +54,8 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
             f"{labels.spell(labels.ignore)} counts nowhere in the masks ({ignored / pixels:.1%} of the pixels); "
             f"{same}--ignore-index or --classes FILE.toml decides otherwise"
         )
+    if labels.ignore == UNLABELLED and 0 not in labels.values:
+        lines.append(f"if pixels without a value are background: {classes_flag([-1, *labels.values])} (or real names)")
     return lines
 
 
@@ -65,13 +70,3 @@ def _of_colours(labels: LabelMap) -> list[str]:
             f"it round: --classes 'background={second},foreground={first}'"
         )
     return lines
-
-
-def question(labels: LabelMap) -> str:
-    """To be asked where values may be classes or numbers of objects."""
-    names = ",".join(["background", *labels.names[1:]]) if labels.num_classes <= SHOWN else "FILE.toml"
-    return (
-        f"the masks hold values up to {labels.values[-1]}, nearly each a single area in its mask: are these numbers of "
-        f"objects, or classes? Add --classes background,object for objects, or --classes {names} for "
-        "classes (or their real names)"
-    )

@@ -18,13 +18,15 @@ class ClassSpec:
     """What the user said of the classes (--classes, --ignore-index).
 
     names: background first. values: the mask value of each, where they were given. ignore: a mask value; -1 is none
-    unless masks hold this value, None is whatever is found.
+    unless masks hold this value, None is whatever is found. unlabelled_is_background: pixels without a value (NaN, -1)
+    are of the first class, as is 0.
     """
 
     names: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     colour: bool = False
     ignore: int | None = None
+    unlabelled_is_background: bool = False
 
 
 FOUND = ClassSpec()  # the user said nothing
@@ -33,7 +35,7 @@ FOUND = ClassSpec()  # the user said nothing
 def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
     """--classes: names with commas between them, or each with its value (`background=0,cell=7`), or a TOML file of
     `name = value`, a value being a number, '#rrggbb' or [r, g, b], and `ignore` the name of what is ignored. The first
-    class is the background. Raises UserError."""
+    class is the background; its value may be -1, which stands for pixels without a value. Raises UserError."""
     if text is None:
         return ClassSpec(ignore=ignore)
     if not text.lower().endswith(".toml"):
@@ -68,7 +70,8 @@ def _written_out(text: str) -> dict[str, Any]:
 
 def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
     """content: values by name. text: where they are from, for messages. Raises UserError."""
-    values = {name: _parse_value(text, name, value) for name, value in content.items()}
+    background = next((name for name in content if name != "ignore"), None)
+    values = {name: _parse_value(text, name, value, name == background) for name, value in content.items()}
     colour = any(not isinstance(value, int) for value in content.values())
     if colour and any(isinstance(value, int) for value in content.values()):
         raise UserError(f"{text} mixes numbers and colours: give all classes as one of them")
@@ -77,11 +80,14 @@ def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpe
     ignore = values.pop("ignore", ignore)
     if len(values) < 2 or len(set(values.values())) < len(values):
         raise UserError(f"{text} has to name at least two classes, each with a value of its own: background = 0")
-    return ClassSpec(tuple(values), tuple(values.values()), colour, ignore)
+    unlabelled = -1 in values.values()
+    if unlabelled and (0 in values.values() or ignore == -1):
+        raise UserError(f"{text}: {background} = -1 has the pixels without a value, and 0: give no other class these")
+    return ClassSpec(tuple(values), tuple(max(value, 0) for value in values.values()), colour, ignore, unlabelled)
 
 
-def _parse_value(path: str, name: str, value: Any) -> int:
-    lowest = -1 if name == "ignore" else 0
+def _parse_value(path: str, name: str, value: Any, is_background: bool) -> int:
+    lowest = -1 if name == "ignore" or is_background else 0
     if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= 65535:
         return value
     if isinstance(value, str) and len(value) == 7 and value[0] == "#":

@@ -23,6 +23,8 @@ PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
 CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
 MIN_CORES = 4
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
+SMALL = 200  # numbers below may be classes that 255 is not one of
+SURROUNDED = 0.9  # of an outline is of one value, where a part lies within it
 GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
 
 
@@ -61,18 +63,20 @@ class ValueStats:
     """What was seen in one mask.
 
     counts: pixels of each value. shapes: of each value; without any, both values cover areas. colour: the values are
-    colours. planes: they count the planes of a one-hot mask from 1 on. palette: (r, g, b, r, g, ...) up to the highest
-    value, where the mask has one. rest: pixels of the rarest values, where there are more than MAX_VALUES; these are
-    not in counts. nodata: the value that the file calls so.
+    colours. planes: how many a one-hot mask has, which the values number from 1 on; 0 of all others. palette: (r, g, b,
+    r, g, ...) up to the highest value, where the mask has one. rest: pixels of the rarest values, where there are more
+    than MAX_VALUES; these are not in counts. nodata: the value that the file calls so. enclosed: pixels of 255 in areas
+    and lines that a single other value surrounds; None where nobody looked.
     """
 
     counts: dict[int, int]
     shapes: dict[int, Shape]
     colour: bool = False
-    planes: bool = False
+    planes: int = 0
     palette: tuple[int, ...] | None = None
     rest: int = 0
     nodata: int | None = None
+    enclosed: int | None = None
 
     def renamed(self, rename: Callable[[np.ndarray], np.ndarray], colour: bool = False) -> ValueStats:
         """The same with other values; of several that become one, the figures are added."""
@@ -84,7 +88,7 @@ class ValueStats:
             if shape is not None:
                 known = shapes.get(new)
                 shapes[new] = shape if known is None else known.with_more(shape)
-        return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=False, palette=None)
+        return replace(self, counts=dict(counts), shapes=shapes, colour=colour, planes=0, palette=None, enclosed=None)
 
 
 def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None) -> ValueStats:
@@ -112,7 +116,36 @@ def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None
         )
     counted = dict(zip(names[kept].tolist(), counts[kept].tolist(), strict=True))
     rest = int(counts.sum() - counts[kept].sum())
-    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata)
+    of_objects = _enclosed(mask.values[page]) if not mask.colour and _may_be_unlabelled(counted) else None
+    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata, of_objects)
+
+
+def _may_be_unlabelled(counts: dict[int, int]) -> bool:
+    """Whether 255 stands beside small numbers; nobody asks in masks of 0 and 255 alone."""
+    others = counts.keys() - {255}
+    return 255 in counts and 0 < max(others, default=0) < SMALL and len(others) <= FEW_VALUES
+
+
+def _enclosed(values: np.ndarray) -> int:
+    """Pixels of 255 in connected parts whose outline, the image's border included, is nearly all of one other value.
+
+    values: (H, W). Vessels within a field of view are such parts; unlabelled pixels lie along the image's border and
+    between values, as around the objects of PASCAL VOC.
+    """
+    from scipy.ndimage import label
+
+    framed = np.pad(values, 1, constant_values=254)  # which is none of the small numbers
+    parts, _ = label(framed == 255, np.ones((3, 3)))
+    keys = []
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        for part, beside in ((parts[here], framed[there]), (parts[there], framed[here])):
+            outline = (part > 0) & (beside != 255)
+            keys.append(part[outline].astype(np.int64) << 8 | beside[outline])
+    pairs, lengths = np.unique(np.concatenate(keys), return_counts=True)
+    longest, whole = np.zeros(parts.max() + 1, np.int64), np.zeros(parts.max() + 1, np.int64)
+    np.maximum.at(longest, pairs >> 8, np.where(pairs & 255 == 254, 0, lengths))
+    np.add.at(whole, pairs >> 8, lengths)
+    return int(np.bincount(parts.ravel())[(longest > 0) & (longest >= SURROUNDED * whole)].sum())
 
 
 def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

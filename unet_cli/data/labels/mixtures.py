@@ -1,0 +1,29 @@
+"""Colours that lie between others, as soft edges, resizing and JPEG mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from unet_cli.data.labels.stats import unpacked
+
+EXACT = 12.0  # largest distance in RGB from the line between two colours at which a colour is a mixture of them
+
+
+def is_mixture(colour: int, others: Sequence[int]) -> bool:
+    """Whether it lies on the line between two others."""
+    return len(others) > 1 and bool(off_mixtures(np.array([colour]), others)[0] <= EXACT)
+
+
+def off_mixtures(colours: np.ndarray, others: Sequence[int]) -> np.ndarray:
+    """(n) packed colours -> (n) how far each is, in RGB, from all that one or two of the others give when mixed."""
+    points = np.stack(unpacked(colours), 1).astype(np.float32)
+    ends = np.stack(unpacked(np.array(others)), 1).astype(np.float32)
+    nearest = np.linalg.norm(points[:, None] - ends, axis=2).min(1)
+    for start, end in combinations(ends, 2):
+        share = (points - start) @ (end - start) / np.sum((end - start) ** 2)
+        mixed = start + share.clip(0, 1)[:, None] * (end - start)
+        nearest = np.minimum(nearest, np.linalg.norm(points - mixed, axis=1))
+    return nearest
