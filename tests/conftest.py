@@ -1,25 +1,28 @@
-"""Tiny data sets that our own code draws, and the real command line in a subprocess."""
+"""Tiny data sets that our own code draws, and the real command line in a subprocess.
+
+What takes long to import is imported where it is used: the process that hands out the tests reads this file too.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import unet_cli
-from unet_cli.data.synthetic import draw_pair
 
 # The fastest settings with which a network still learns something: for tests about everything but quality.
 TINY = [
@@ -37,9 +40,68 @@ TINY = [
     "float32",
 ]
 
-drawn = cache(draw_pair)  # which takes a tenth of a second, and hundreds of tests want the same few
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need a GPU are skipped without one."""
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU")
+
+
+@cache  # it takes a tenth of a second, and hundreds of tests want the same few
+def drawn(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    from unet_cli.data.synthetic import draw_pair
+
+    return draw_pair(seed=seed, index=index)
+
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Started:
+    """A command line in a process of its own, with the part of Popen that tests of stopped and killed ones need."""
+
+    returncode: int | None = None
+
+    def __init__(self, server: Prepared, arguments: list[str], cwd: Path, stdin: str | None) -> None:
+        self._server, self._folder = server, tempfile.mkdtemp()
+        self._streams = [os.path.join(self._folder, name) for name in ("stdin", "stdout", "stderr")]
+        Path(self._streams[0]).write_text(stdin or "")
+        self.pid = server.ask(
+            arguments=[str(Path(unet_cli.__file__).parent / "__main__.py"), *arguments],
+            cwd=str(cwd),
+            environment=dict(os.environ),
+            streams=self._streams,
+        )
+        assert self.pid is not None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._server.ask(poll=self.pid)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for its end; stdout and stderr. It is killed where it takes longer."""
+        killer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
+        killer.start()
+        if self.returncode is None:
+            self.returncode = self._server.ask(wait=self.pid)
+        killer.cancel()
+        out, err = (Path(name).read_text(errors="surrogateescape") for name in self._streams[1:])
+        shutil.rmtree(self._folder)
+        return out, err
 
 
 class Prepared:
@@ -48,38 +110,23 @@ class Prepared:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def call(self, arguments: list[str], cwd: Path, stdin: str | None, timeout: float) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        with tempfile.TemporaryDirectory() as folder:
-            streams = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
-            Path(streams[0]).write_text(stdin or "")
-            request = {
-                "arguments": [str(Path(unet_cli.__file__).parent / "__main__.py"), *arguments],
-                "cwd": str(cwd),
-                "environment": dict(os.environ),
-                "streams": streams,
-            }
-            code = self._ask(json.dumps(request), timeout)
-            out, err = (Path(name).read_text(errors="surrogateescape") for name in streams[1:])
-        return code, out, err
+    def start(self, arguments: list[str], cwd: Path, stdin: str | None = None) -> Started:
+        return Started(self, arguments, cwd, stdin)
 
     def close(self) -> None:
         if self._process is not None:
             self._process.communicate("")
 
-    def _ask(self, request: str, timeout: float) -> int:
+    def ask(self, **request: object) -> int | None:
         if self._process is None:
             command = [sys.executable, str(Path(__file__).with_name("prepared.py"))]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(request, file=self._process.stdin, flush=True)
-        child = int(self._process.stdout.readline())
-        killer = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
-        killer.start()
-        code = int(self._process.stdout.readline())
-        killer.cancel()
-        return code
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        assert answer is None or isinstance(answer, int)
+        return answer
 
 
 PREPARED = Prepared()
@@ -88,8 +135,22 @@ PREPARED = Prepared()
 def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """`unet ARGUMENTS` in a process of its own, as a user would call it."""
     words = [*map(str, arguments)]
-    code, out, err = PREPARED.call(words, cwd, stdin, timeout=300)
-    return subprocess.CompletedProcess(words, code, out, err)
+    process = PREPARED.start(words, cwd, stdin)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def start_unet(*arguments: object, cwd: Path) -> Started:
+    """Likewise, but without waiting for its end."""
+    return PREPARED.start([*map(str, arguments)], cwd)
+
+
+def wait_for(path: Path, process: Started | subprocess.Popen[str]) -> None:
+    """Until the process has written the file."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate(timeout=10)
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -98,6 +159,8 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     These, and the tests, take one thread each: tiny networks gain nothing from more, and tests run side by side.
     """
+    import torch
+
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

@@ -1,7 +1,10 @@
 """A process that has imported what every command needs, and forks for each call of the command line: a test then waits
-for the command, not for torch. Requests come on stdin, a line of JSON each; exit codes go to stdout."""
+for the command, not for torch. Requests come on stdin, a line of JSON each, and answers go to stdout: the number of the
+process that was begun, or how one has ended."""
 
 import atexit
+import gc
+import io
 import json
 import os
 import sys
@@ -10,24 +13,46 @@ import traceback
 from importlib import import_module
 
 NEEDED = (
-    "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "scipy.optimize", "torchvision",
-    "unet_cli.runs.benchmarks", "unet_cli.runs.compare", "unet_cli.runs.folds",
+    "imagecodecs._png", "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "multiprocessing.synchronize",
+    "scipy.optimize", "torch.utils.serialization.config", "torchvision", "typer._adapters", "unet_cli.cli.compare",
+    "unet_cli.cli.evaluate", "unet_cli.cli.predict", "unet_cli.cli.train", "unet_cli.runs.benchmarks",
+    "unet_cli.runs.compare", "unet_cli.runs.folds",
 )  # fmt: skip # and with these all others
 
 
 def main() -> None:
-    for needed in NEEDED:
-        import_module(needed)
-    import_module("unet_cli.report.page").template()
+    warm_up()
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if not child:
-            become(request)
-            return
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        if "arguments" in request:
+            answer: int | None = os.fork()
+            if not answer:
+                become(request)
+                return
+        else:  # how a child has ended
+            child, status = os.waitpid(request.get("wait", request.get("poll")), os.WNOHANG * ("poll" in request))
+            answer = os.waitstatus_to_exitcode(status) if child else None
+        print(json.dumps(answer), flush=True)
+
+
+def warm_up() -> None:
+    """Do once what else every child would do first. Nothing here starts a thread, which a fork would lose."""
+    import torch
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    for needed in NEEDED:
+        import_module(needed)
+    Image.init()
+    import_module("unet_cli.report.page").template()
+    axes = Figure().subplots()
+    axes.plot([0, 1], [0, 1], marker="o", label="line")
+    axes.legend()
+    for kind in ("png", "svg"):
+        axes.figure.savefig(io.BytesIO(), format=kind)
+    torch.save({"weight": torch.zeros(1)}, io.BytesIO())
+    gc.collect()
+    gc.freeze()  # else the children's collections copy every page
 
 
 def become(request: dict) -> None:

@@ -6,20 +6,27 @@ import torch
 from unet_cli.cli import bench
 from unet_cli.config.model import ModelConfig
 from unet_cli.models import build_model
-from unet_cli.runs import benchmarks
 from unet_cli.system.console import Console
 from unet_cli.system.device import Compute
 
 CPU = Compute(torch.device("cpu"), "float32")
 
 
+@pytest.fixture(scope="module")
+def benchmarks():
+    """The module, which takes seconds to import."""
+    from unet_cli.runs import benchmarks
+
+    return benchmarks
+
+
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch, benchmarks):
     """Every timed call takes two seconds."""
     monkeypatch.setattr(benchmarks, "seconds", lambda function, compute: (function(), 2.0)[1])
 
 
-def test_training_pace_counts_images_and_operations(clock):
+def test_training_pace_counts_images_and_operations(clock, benchmarks):
     pace = benchmarks.training_pace(2, CPU, compiled=False, batch_size=3, size=32, rounds=2)
     assert pace["images_per_second"] == 2 * 3 / 2.0
     assert pace["bytes"] == 0
@@ -31,11 +38,11 @@ def test_training_pace_counts_images_and_operations(clock):
     assert 3 < wider["flops"] / pace["flops"] < 4  # fourfold but for the first and the last layer
 
 
-def test_the_peak_is_that_of_all_products(clock):
+def test_the_peak_is_that_of_all_products(clock, benchmarks):
     assert benchmarks.matrix_peak(CPU, size=16, rounds=3) == 3 * 2 * 16**3 / 2.0
 
 
-def test_shares_of_the_peak_are_reported(monkeypatch, capsys):
+def test_shares_of_the_peak_are_reported(monkeypatch, capsys, benchmarks):
     paces = {False: {"images_per_second": 50.0, "flops": 4e12, "bytes": 2**30}}
     paces[True] = paces[False] | {"images_per_second": 100.0}
     monkeypatch.setattr(benchmarks, "matrix_peak", lambda compute: 8e14)
@@ -46,13 +53,13 @@ def test_shares_of_the_peak_are_reported(monkeypatch, capsys):
     assert "compiled, batch 16, 512x512: 100.0 images/s, 50% of the 800 TFLOP/s" in capsys.readouterr().out
 
 
-def test_ratios_are_medians_of_rounds_after_the_first(monkeypatch):
+def test_ratios_are_medians_of_rounds_after_the_first(monkeypatch, benchmarks):
     times = iter([99.0, 1.0, 1.0, 4.0, 2.0, 4.0, 9.0, 4.0])
     monkeypatch.setattr(benchmarks, "seconds", lambda function, compute: next(times))
     assert bench._timed((lambda: None, lambda: None), CPU, rounds=3) == (2.0, 4.0, 0.5)
 
 
-def test_both_ways_of_augmenting_change_as_many_images(monkeypatch, clock, capsys):
+def test_both_ways_of_augmenting_change_as_many_images(monkeypatch, clock, capsys, benchmarks):
     small = benchmarks.augmentations(CPU, size=64)
     monkeypatch.setattr(benchmarks, "augmentations", lambda compute: small)
     report = bench._augmentation(Console(False, False), CPU, rounds=2)
@@ -61,7 +68,7 @@ def test_both_ways_of_augmenting_change_as_many_images(monkeypatch, clock, capsy
     assert "4.0 images/s against 4.0" in capsys.readouterr().out
 
 
-def test_torchvision_changes_image_and_mask_together():
+def test_torchvision_changes_image_and_mask_together(benchmarks):
     strength = benchmarks.AUGMENTATIONS["full"]
     transforms = benchmarks._torchvision_transforms(strength, 128)
     inside = torch.zeros(1, 128, 128)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.calibration import calibration_curve
 
 from unet_cli.metrics.calibration import (
     PixelSample,
@@ -164,6 +163,8 @@ def test_temperature_stays_in_bounds_where_all_or_none_are_right():
 
 
 def test_reliability_is_that_of_scikit_learn():
+    from sklearn.calibration import calibration_curve
+
     draw = np.random.default_rng(0)
     probs = np.round(draw.random((2000, 1)), 2).astype(np.float32)
     probs[:300] = 1 / 3
@@ -177,6 +178,8 @@ def test_reliability_is_that_of_scikit_learn():
 
 
 def test_reliability_of_several_classes_leaves_background_out():
+    from sklearn.calibration import calibration_curve
+
     sample = softmaxed(np.random.default_rng(0).normal(0, 2, (3000, 3)), np.arange(3000, dtype=np.uint8) % 3)
     found = reliability(sample, 2.0)
     assert found.count.shape == (2, 15)

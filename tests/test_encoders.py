@@ -8,8 +8,6 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.ops import StochasticDepth
 
 from unet_cli.errors import UserError
 from unet_cli.foreign.torchvision import PATIENCE, encoder_state
@@ -41,6 +39,8 @@ def filled(model):
 
 
 def classifier(encoder):
+    from torchvision.models import get_model
+
     with torch.device("meta"):
         return get_model(encoder, weights=None, num_classes=2)
 
@@ -120,6 +120,8 @@ def test_a_single_picture_of_the_least_size_can_be_learned_from():
 
 
 def test_dropout_is_the_only_thing_that_is_random_in_training():
+    from torchvision.ops import StochasticDepth
+
     depths = [m.p for m in on_meta("convnext_tiny").modules() if isinstance(m, StochasticDepth)]
     assert depths == [0.0] * 18
     image, model = torch.randn(2, 3, 64, 64), filled(on_meta("efficientnet_b0")).train()
@@ -265,8 +267,15 @@ def test_a_file_that_is_no_state_dict_is_refused_with_what_to_give(tmp_path, con
         encoder_state("resnet18", str(path))
 
 
+def url_of(encoder):
+    """Of the weights that torchvision has for it."""
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(encoder).DEFAULT.url
+
+
 def test_imagenet_takes_the_file_in_the_folder_of_torch_hub(hub, capsys):
-    name = get_model_weights("resnet18").DEFAULT.url.rpartition("/")[2]
+    name = url_of("resnet18").rpartition("/")[2]
     torch.save({"conv1.weight": torch.ones(2)}, hub / name)
     assert encoder_state("resnet18", "imagenet")["conv1.weight"].tolist() == [1, 1]
     assert capsys.readouterr() == ("", "")
@@ -277,7 +286,7 @@ def test_imagenet_without_a_network_says_which_file_goes_where(hub, encoder, cap
     with pytest.raises(UserError) as caught:
         encoder_state(encoder, "imagenet")
     message = str(caught.value)
-    assert get_model_weights(encoder).DEFAULT.url in message
+    assert url_of(encoder) in message
     assert str(hub) in message
     assert "name resolution failed" in message
     assert "--encoder-weights FILE" in message
@@ -285,7 +294,7 @@ def test_imagenet_without_a_network_says_which_file_goes_where(hub, encoder, cap
 
 
 def test_a_damaged_file_in_the_folder_of_torch_hub_is_named(hub):
-    cached = hub / get_model_weights("resnet18").DEFAULT.url.rpartition("/")[2]
+    cached = hub / url_of("resnet18").rpartition("/")[2]
     cached.write_bytes(b"half a file")
     with pytest.raises(UserError, match=f"{re.escape(str(cached))} is damaged: delete it, or fetch http"):
         encoder_state("resnet18", "imagenet")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from unet_cli.inference.sheet import sixteen_bit
 from unet_cli.metrics.ranking import COARSE, LEVELS, average_precision, coarse, count_levels, roc_auc
@@ -26,14 +25,20 @@ def test_scores_by_hand():
     assert roc_auc(HAND) == pytest.approx(5.5 / 6)
 
 
+def assert_as_scikit_learn(counts, truth, scores):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    assert average_precision(counts) == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    assert roc_auc(counts) == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+
+
 @pytest.mark.parametrize(("spread", "levels"), [(1, LEVELS), (8, LEVELS), (40, LEVELS), (3, 12)])
 def test_scores_are_those_of_scikit_learn(spread, levels):
     for seed in range(3):
         positive, probs, counted = ranked(seed, spread, levels)
         counts = count_levels(probs, positive, counted)
         truth, scores = positive[counted], sixteen_bit(probs)[counted]
-        assert average_precision(counts) == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
-        assert roc_auc(counts) == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+        assert_as_scikit_learn(counts, truth, scores)
 
 
 def test_levels_are_those_of_probability_maps():
@@ -51,8 +56,7 @@ def test_counts_add_up_over_images():
     counts = sum(count_levels(probs, positive, counted) for positive, probs, counted in images)
     truth = np.concatenate([positive[counted] for positive, _, counted in images])
     scores = np.concatenate([sixteen_bit(probs)[counted] for _, probs, counted in images])
-    assert average_precision(counts) == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
-    assert roc_auc(counts) == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert_as_scikit_learn(counts, truth, scores)
 
 
 def test_all_tied_ranks_nothing():

@@ -9,15 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    jaccard_score,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-)
 
 from unet_cli.config.evaluation import Scoring
 from unet_cli.config.prediction import Cleaning
@@ -129,6 +120,8 @@ def test_a_class_that_no_mask_holds_has_no_score():
 
 
 def test_scores_agree_with_scikit_learn_on_random_masks():
+    from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
+
     rng = np.random.default_rng(1)
     images = [(rng.integers(0, 3, (9, 14)), rng.integers(0, 3, (9, 14))) for _ in range(5)]
     got = values(evaluated(THREE, *images))
@@ -145,6 +138,8 @@ def test_scores_agree_with_scikit_learn_on_random_masks():
 
 
 def test_ranking_agrees_with_scikit_learn_on_maps_as_they_are_written():
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     rng = np.random.default_rng(2)
     images = []
     for _ in range(3):

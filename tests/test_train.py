@@ -229,7 +229,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     ("signum", "code"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),  # test_resume and test_telling send it too
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),  # test_resume and test_console send it too
     ],
 )
 def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):

@@ -9,19 +9,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from unet_cli.checkpoint import Checkpoint
+from unet_cli.config.model import ModelConfig
 from unet_cli.config.prediction import Inference
 from unet_cli.data.imagefile import Bands
-from unet_cli.data.preprocess import whole_intensities
+from unet_cli.data.labels import LabelMap
+from unet_cli.data.preprocess import Preprocessing, whole_intensities
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Band, Stack, Stretched, Tiled
-from unet_cli.models import Fitted, Geometry, Network
-from unet_cli.runs.benchmarks import untrained
+from unet_cli.models import Fitted, Geometry, Network, build_model
 from unet_cli.system.device import Compute
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (3, 100, 130), np.uint8)
-CHECKPOINT = untrained(1)
+NETWORK = ModelConfig(base_channels=1)
+CHECKPOINT = Checkpoint(
+    NETWORK,
+    Preprocessing(size=512, in_channels=3, dtype="uint8", mean=(120.0,) * 3, std=(60.0,) * 3),
+    LabelMap((0, 255), ("background", "foreground")),
+    build_model(NETWORK).state_dict(),
+)
 
 
 class Through(Network):
