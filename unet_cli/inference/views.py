@@ -24,7 +24,7 @@ from unet_cli.data.preprocess import (
 from unet_cli.data.tiles import Canvas, lay_tiles, mirrored
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Stack:
 
     def views(self, top: int = 0) -> Generator[View]:
         first = top // self._height
-        pages = ahead(self._open, range(first, self._pages), self._workers, self._ahead_of)
+        pages = prefetch(self._open, range(first, self._pages), self._workers, self._ahead_of)
         try:
             for page, picture in enumerate(pages, first):
                 self._opened[page] = picture

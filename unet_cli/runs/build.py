@@ -40,7 +40,7 @@ from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
 from unet_cli.training.step import Learner
 
-MOST_GPU_BATCH = 128
+MAX_GPU_BATCH = 128
 
 
 def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
@@ -242,7 +242,7 @@ def _batch_size(call: Call, template: Checkpoint, model: Network, *data: Segment
     name = config.optimizer
     optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
     throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
-    return world.lowest(fastest_batch_size(throughput, min(MOST_GPU_BATCH, most)))
+    return world.lowest(fastest_batch_size(throughput, min(MAX_GPU_BATCH, most)))
 
 
 def _budget(
