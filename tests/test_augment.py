@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unet_cli.data.samples.augment import AUGMENTATIONS, Augmentation, augment, augmentation_of
-from unet_cli.data.samples.warp import Warp, middle, rotation, warped
+from unet_cli.data.samples.warp import Warp, center_crop, rotation, warped
 
 FULL = AUGMENTATIONS["full"]
 LIGHT = AUGMENTATIONS["light"]
@@ -127,7 +127,7 @@ def test_the_nearest_pixel_of_the_mask_is_that_of_the_image():
 def test_displacements_are_smooth_and_as_large_as_told():
     image, mask = places(20, side=128)
     gentle = Augmentation(flips=False, elastic=0.01, chance=1.0)
-    shifts = augment(image, mask, gentle, keys(20), size=96)[0] - middle(image, 96)
+    shifts = augment(image, mask, gentle, keys(20), size=96)[0] - center_crop(image, 96)
     assert 0.5 * 0.96 < shifts.std() < 1.1 * 0.96  # 1 % of the window's side, less between control points
     assert shifts.diff(dim=-1).abs().max() < 0.8
 
@@ -146,7 +146,7 @@ def test_the_papers_deformation_is_of_10_pixels_on_a_grid_of_3():
 def test_of_a_larger_patch_the_middle_comes_back_and_corners_have_real_pixels():
     image, mask = places(6, side=90)
     for size in (60, 61):
-        inner, inner_mask = middle(image, size), middle(mask, size)
+        inner, inner_mask = center_crop(image, size), center_crop(mask, size)
         first = (90 - size) // 2
         assert torch.equal(inner, image[..., first : first + size, first : first + size])
         assert torch.equal(inner_mask, mask[..., first : first + size, first : first + size])

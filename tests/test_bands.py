@@ -13,7 +13,7 @@ from unet_cli.data.formats import decoded, tiff_bands, tiff_pages
 from unet_cli.data.imagefile import ALPHA_DROPPED, open_bands, read_image
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
-from unet_cli.system.prefetch import prefetched
+from unet_cli.system.prefetch import buffered
 
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (700, 50, 4), np.uint8)
@@ -305,6 +305,6 @@ def test_tiles_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch
     tifffile.imwrite(tmp_path / "a.tif", pages, tile=(64, 64), photometric="minisblack", compression="zlib")
     for number in range(5):
         bands = open_bands(Source((tmp_path / "a.tif",), number))
-        read = prefetched(bands.rows(), 2)  # in a thread of its own
+        read = buffered(bands.rows(), 2)  # in a thread of its own
         assert (np.concatenate([block for _, block in read], axis=1)[0] == pages[number]).all()
     assert len(looks) == 1

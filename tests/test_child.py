@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from unet_cli.errors import Stopped, UserError
-from unet_cli.system.child import Died, in_child
+from unet_cli.system.child import ChildDied, in_child
 
 
 def work(kind: str) -> int:
@@ -37,9 +37,9 @@ def test_the_work_is_done_elsewhere():
         ("mistake", UserError, "^give another$"),
         ("defect", UserError, "defect of unet, please report it .ZeroDivisionError: of ours"),
         ("memory", UserError, "the memory is not enough"),
-        ("exit", Died, "ended with exit code 5"),
-        ("SIGSEGV", Died, "^its process died with signal SIGSEGV$"),
-        ("SIGKILL", Died, "died with signal SIGKILL, as where the memory is not enough"),
+        ("exit", ChildDied, "ended with exit code 5"),
+        ("SIGSEGV", ChildDied, "^its process died with signal SIGSEGV$"),
+        ("SIGKILL", ChildDied, "died with signal SIGKILL, as where the memory is not enough"),
         ("SIGTERM", Stopped, "stopped by signal 15"),
     ],
 )

@@ -21,7 +21,7 @@ from unet_cli.data.samples.augment import AUGMENTATIONS, augment
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid
 from unet_cli.data.samples.dataset import SegmentationDataset, epoch_order
 from unet_cli.errors import UserError
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
 
 SIZES = [(40, 40 + index) for index in range(6)]  # of the pairs of `data`
 
@@ -178,7 +178,7 @@ def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, mon
 
 def test_what_is_kept_never_goes_beyond_the_budget_with_many_threads(data):
     dataset = dataset_of(data, 3 * 40 * 45 * 4, crops())
-    list(ahead(dataset.sample, [*range(len(dataset))] * 5, workers=8))
+    list(prefetch(dataset.sample, [*range(len(dataset))] * 5, workers=8))
     kept = sum(held.nbytes for held in dataset._cache.held.values())
     assert 0 < kept <= 3 * 40 * 45 * 4
     assert dataset._cache.bytes_left == 3 * 40 * 45 * 4 - kept

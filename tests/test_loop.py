@@ -79,16 +79,16 @@ def trained(run: Run) -> list[EpochResult]:
 
 def stopped_after(run: Run, steps: int) -> Run:
     """The run, trained until a stop was asked for in the step of this number."""
-    stop, learn = StopRequest(), run.learner.learn
+    stop, learn = StopRequest(), run.learner.train_step
 
     def learn_and_stop(*batch):
         loss = learn(*batch)
         stop.signum = 15 if run.learner.step == steps else None
         return loss
 
-    run.learner.learn = learn_and_stop
+    run.learner.train_step = learn_and_stop
     fit(run, stop)
-    run.learner.learn = learn
+    run.learner.train_step = learn
     return run
 
 
@@ -166,8 +166,8 @@ def test_samples_grow_as_planned(data):
     sizes = [(40, 40)] * len(run.loader.data.pairs)
     run.loader.cut = lambda side: Crops(sizes, side, 0.0, 0, stretched=32)
     seen = []
-    learn = run.learner.learn
-    run.learner.learn = lambda image, mask, *rest: seen.append(image.shape[-1]) or learn(image, mask, *rest)
+    learn = run.learner.train_step
+    run.learner.train_step = lambda image, mask, *rest: seen.append(image.shape[-1]) or learn(image, mask, *rest)
     results = trained(run)
     assert seen == [16] * 16 + [32] * 4
     assert [row.step for row in results] == [8, 16, 18, 20]
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(data):
     before, averaged = weights_of(run), run.learner.state()["average"]["head.weight"].clone()
     run.learner.loss = NotFinite()
     image, mask = run.loader.network_input(batch_of(run), epoch=1)
-    assert math.isnan(run.learner.learn(image, mask, 2, lr=0.1))
+    assert math.isnan(run.learner.train_step(image, mask, 2, lr=0.1))
     assert torch.equal(weights_of(run), before)
     assert torch.equal(run.learner.state()["average"]["head.weight"], averaged)
 
@@ -217,7 +217,7 @@ def test_activations_that_are_not_finite_leave_no_trace_in_the_running_statistic
     run = run_for(data)
     before = weights_of(run)
     image, mask = run.loader.network_input(batch_of(run), epoch=1)
-    assert math.isnan(run.learner.learn(image * math.nan, mask, 2, lr=0.1))
+    assert math.isnan(run.learner.train_step(image * math.nan, mask, 2, lr=0.1))
     assert torch.equal(weights_of(run), before)
 
 
@@ -275,7 +275,7 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(data, after):
     second = run_for(data, epochs=3, seed=0)
     second.learner.model.load_state_dict(weights)
     second.learner.load_state(state["learner"])
-    second.course.go_on_from(Progress.from_plain(state["progress"]), second.learner.step)
+    second.course.resume_from(Progress.from_plain(state["progress"]), second.learner.step)
     again = trained(second)
     assert torch.equal(weights_of(second), weights_of(whole))
     assert [replace(row, seconds=0) for row in again] == [replace(row, seconds=0) for row in rows]
@@ -331,7 +331,7 @@ def test_the_best_weights_of_an_older_run_are_scored_again(data):
     expected, progress = scores_of(run)["set_dice"], run.course.progress
     older = [replace(row, val_set_dice=None, is_best=row.epoch == 1) for row in progress.rows]
     again = run_for(data)
-    again.course.go_on_from(replace(progress, rows=older))
+    again.course.resume_from(replace(progress, rows=older))
     assert again.course.progress.lacks_score
     before = weights_of(again)
     rescore_best(again, best)
@@ -361,8 +361,8 @@ def test_nothing_but_one_class_is_called_out_once(data, said, monkeypatch, share
 def test_a_loader_that_sets_the_pace_is_named_with_two_figures(data, said, monkeypatch):
     run = run_for(data, epochs=3)
     run.learner.console = said
-    monkeypatch.setattr("unet_cli.training.loop.Pace.spent", lambda pace, stage: 0.75 * pace.seconds)
-    monkeypatch.setattr("unet_cli.training.loop.Pace.seconds", 2.0)
+    monkeypatch.setattr("unet_cli.training.loop.StageTimes.spent", lambda pace, stage: 0.75 * pace.seconds)
+    monkeypatch.setattr("unet_cli.training.loop.StageTimes.seconds", 2.0)
     trained(run)
     assert [line[:69] for line in said.lines if "sets the pace" in line] == [
         "Reading sets the pace: 2 images a second come from the disk, and the C"[:69]

@@ -32,7 +32,7 @@ from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Tiled
 from unet_cli.models import build_model
 from unet_cli.system.device import Compute
-from unet_cli.system.pace import Pace
+from unet_cli.system.stage_times import StageTimes
 
 
 def test_a_folder_is_mirrored_with_masks_of_the_original_sizes(unet: Run, trained, images, tmp_path):
@@ -793,7 +793,7 @@ def test_where_the_memory_does_not_suffice_batches_are_halved_and_one_image_fail
     names = ("a", "blank", "b", "deeper/c")
     jobs = [Job(Source((tmp_path / f"imgs/{name}.png",)), tmp_path / f"out/{name}.png") for name in names]
     config = PredictConfig(weights=(trained,), input="imgs")
-    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, Pace("writing")) if o}
+    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, StageTimes("writing")) if o}
     assert "needs more memory than there is" in outcomes.pop("blank")
     assert outcomes == {"a": None, "b": None, "c": None}
     assert tried[:2] == [4, 2]
@@ -813,7 +813,7 @@ def test_a_batch_that_is_filled_up_is_halved_until_a_single_image_fits(trained, 
     predictor.probabilities = probabilities
     job = Job(Source((tmp_path / "imgs/a.png",)), tmp_path / "out/a.png")
     config = PredictConfig(weights=(trained,), input="imgs")
-    assert [o.error for o in predict_all(predictor, config, [job], Pace("writing")) if o] == [None]
+    assert [o.error for o in predict_all(predictor, config, [job], StageTimes("writing")) if o] == [None]
     assert sizes == [8, 4, 2]
 
 
@@ -830,7 +830,7 @@ def test_an_image_for_whose_tiles_there_is_no_room_fails_alone(trained, images, 
     Image.fromarray(np.zeros((100, 40, 3), np.uint8)).save(tmp_path / "imgs/tall.png")
     predictor = Predictor([load_checkpoint(trained)], Compute(torch.device("cpu"), "float32"), config)
     jobs = [Job(Source((tmp_path / f"imgs/{name}.png",)), tmp_path / f"out/{name}.png") for name in ("tall", "a")]
-    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, Pace("writing")) if o}
+    outcomes = {o.job.mask.stem: o.error for o in predict_all(predictor, config, jobs, StageTimes("writing")) if o}
     assert "needs more memory" in outcomes["tall"]
     assert outcomes["a"] is None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
@@ -853,7 +853,7 @@ def test_tiles_that_were_tried_again_count_once(trained, images, tmp_path):
 
         predictor.probabilities = probabilities
         job = Job(Source((tmp_path / "imgs/large.png",)), tmp_path / f"{name}.png", ("probability",))
-        assert [o.error for o in predict_all(predictor, config, [job], Pace("writing")) if o] == [None]
+        assert [o.error for o in predict_all(predictor, config, [job], StageTimes("writing")) if o] == [None]
         masks.append(pixels(tmp_path / f"{name}_probability.png").astype(int))
     assert np.abs(masks[0] - masks[1]).max() <= 1
 

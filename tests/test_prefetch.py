@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from unet_cli.system.prefetch import ahead, prefetched
+from unet_cli.system.prefetch import buffered, prefetch
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -20,7 +20,7 @@ def test_results_come_in_the_order_of_the_items():
             gate.set()
         return item * item
 
-    assert list(ahead(slow_first, range(5), workers=2)) == [0, 1, 4, 9, 16]
+    assert list(prefetch(slow_first, range(5), workers=2)) == [0, 1, 4, 9, 16]
 
 
 def test_no_more_than_the_depth_is_taken_from_the_source():
@@ -31,7 +31,7 @@ def test_no_more_than_the_depth_is_taken_from_the_source():
             taken.append(item)
             yield item
 
-    results = ahead(lambda item: item, source(), workers=2, depth=4)
+    results = prefetch(lambda item: item, source(), workers=2, depth=4)
     assert next(results) == 0
     assert len(taken) == 5
     results.close()
@@ -39,7 +39,7 @@ def test_no_more_than_the_depth_is_taken_from_the_source():
 
 
 def test_an_error_is_raised_where_its_result_is_due():
-    results = ahead(lambda item: 1 // (2 - item), range(5), workers=3)
+    results = prefetch(lambda item: 1 // (2 - item), range(5), workers=3)
     assert next(results) == 0
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
@@ -49,8 +49,8 @@ def test_an_error_is_raised_where_its_result_is_due():
 def test_threads_that_read_compute_alone_and_the_caller_keeps_its_helpers():
     plain = "import torch; print(torch.get_num_threads())"
     reading = (
-        "import torch; from unet_cli.system.prefetch import ahead;"
-        "print(set(ahead(lambda _: torch.get_num_threads(), range(8), workers=2)), torch.get_num_threads())"
+        "import torch; from unet_cli.system.prefetch import prefetch;"
+        "print(set(prefetch(lambda _: torch.get_num_threads(), range(8), workers=2)), torch.get_num_threads())"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     usual, found = (
@@ -74,7 +74,7 @@ def test_prefetched_items_come_in_order_from_one_other_thread_up_to_the_depth():
             if item == 3:
                 gate.set()
 
-    items = prefetched(source(), depth=3)
+    items = buffered(source(), depth=3)
     assert next(items) == 0
     assert gate.wait(10)
     assert len(made) <= 6  # one was taken, three wait, one is in hand, and one may be on its way
@@ -92,10 +92,10 @@ def test_closing_prefetched_items_ends_their_thread_and_their_source():
         finally:
             closed.append(True)
 
-    items = prefetched(source(), depth=2)
+    items = buffered(source(), depth=2)
     next(items)
     items.close()
-    assert not any(thread.name == "prefetched" for thread in threading.enumerate())
+    assert not any(thread.name == "buffered" for thread in threading.enumerate())
     assert closed == [True]
 
 
@@ -104,7 +104,7 @@ def test_an_error_of_a_prefetched_source_is_raised_after_its_items():
         yield 1
         raise ZeroDivisionError
 
-    items = prefetched(source(), depth=2)
+    items = buffered(source(), depth=2)
     assert next(items) == 1
     with pytest.raises(ZeroDivisionError):
         next(items)
@@ -127,11 +127,11 @@ def test_where_no_more_threads_can_be_started_the_work_is_done_all_the_same(monk
         return 2 * item
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert list(ahead(work, range(7), workers=4)) == [0, 2, 4, 6, 8, 10, 12]
-    assert list(ahead(lambda item: list(ahead(work, [item])), range(3))) == [[0], [2], [4]]
+    assert list(prefetch(work, range(7), workers=4)) == [0, 2, 4, 6, 8, 10, 12]
+    assert list(prefetch(lambda item: list(prefetch(work, [item])), range(3))) == [[0], [2], [4]]
     del done[7:]
     assert sorted(done) == list(range(7))
     with pytest.raises(KeyError):
-        list(ahead(work, [1, 7], workers=4))
+        list(prefetch(work, [1, 7], workers=4))
     started.clear()
-    assert list(prefetched(iter(range(5)), 2)) == [0, 1, 2, 3, 4]
+    assert list(buffered(iter(range(5)), 2)) == [0, 1, 2, 3, 4]

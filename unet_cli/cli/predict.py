@@ -46,8 +46,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.system.device import choose_compute
     from unet_cli.system.distributed import wait_for_all
     from unet_cli.system.files import writable_folder
-    from unet_cli.system.pace import Pace
     from unet_cli.system.signals import StopRequest
+    from unet_cli.system.stage_times import StageTimes
 
     checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
     console.say(*describe_unfinished(config.weights))
@@ -68,7 +68,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     console.say(*notes)
 
     outcomes: list[Outcome] = []
-    pace = Pace("writing")
+    pace = StageTimes("writing")
     with StopRequest() as stop:
         results = predict_all(predictor, config, jobs, pace, lambda: stop.signum is not None)
         for outcome in console.progress(results, len(jobs), "predicting", "images", pace.describe):

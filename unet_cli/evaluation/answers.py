@@ -21,8 +21,8 @@ from unet_cli.inference.cleaning import clean, objects_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Picture
 from unet_cli.system.console import Console
-from unet_cli.system.pace import Pace
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
+from unet_cli.system.stage_times import StageTimes
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def of_network(
 
     Raises UserError at a file that can't be read.
     """
-    samples = ahead(partial(_read, predictor, labels), pairs, workers)
-    predicted = whole_images(predictor, samples, Pace("scoring"))
+    samples = prefetch(partial(_read, predictor, labels), pairs, workers)
+    predicted = whole_images(predictor, samples, StageTimes("scoring"))
     for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
         pred = clean(predictor.classes(probs), cleaning)
         yield Answer(sample.pair, sample.target, Mask(pred, objects_of(pred, cleaning)), probs, predictor.temperature)
@@ -90,7 +90,7 @@ def of_masks(
 ) -> Iterator[Answer]:
     """Answers that are masks on disk: of each pair another tool's. lacking: pairs whose image lacks pixels; no other
     image is read. Raises UserError at a file that can't be read, or is of another size than the truth."""
-    answers = ahead(partial(_read_both, labels, their_labels, cleaning, lacking), masks.items(), workers)
+    answers = prefetch(partial(_read_both, labels, their_labels, cleaning, lacking), masks.items(), workers)
     yield from console.progress(answers, len(masks), "reading masks", "images")
 
 

@@ -20,7 +20,7 @@ from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_tem
 from unet_cli.metrics.overlap import counted_pixels, counts_of, ratio, set_dice, summarize
 from unet_cli.metrics.ranking import coarse
 from unet_cli.system.console import Console
-from unet_cli.system.prefetch import ahead, default_workers
+from unet_cli.system.prefetch import default_workers, prefetch
 
 SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
 MIN_SAMPLED = 256  # of an image
@@ -104,7 +104,7 @@ def evaluate(
     workers = workers or default_workers()
     measured: list[Measured] = []
     levels: np.ndarray | None = None
-    for one in ahead(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
+    for one in prefetch(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
         if one.levels is not None:
             levels = one.levels if levels is None else levels + one.levels
             one = replace(one, levels=coarse(one.levels))

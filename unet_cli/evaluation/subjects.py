@@ -25,7 +25,7 @@ from unet_cli.evaluation.same_classes import as_classes, values_or_objects
 from unet_cli.inference.predictor import Predictor
 from unet_cli.system.console import Console, counted
 from unet_cli.system.device import choose_compute
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
 
 SCORED_BY_THEMSELVES = (
     "they were not trained on, but they chose the best epoch and the temperature; on images that played no part, "
@@ -153,7 +153,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     pairs = {pair.name: pair for pair in judged_by(card)}
     matching, files = _matched(folder, list(pairs))
     of = {pairs[name]: Source((files[mask],)) for name, mask in matching.pairs}
-    read = dict(zip(of, ahead(_stats, of.values(), config.workers), strict=True))
+    read = dict(zip(of, prefetch(_stats, of.values(), config.workers), strict=True))
     problems = [f"image without a mask: {pairs[name].image}" for name in matching.images_left]
     for pair, found in list(read.items()):
         facts = facts_of[pair]

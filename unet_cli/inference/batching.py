@@ -15,8 +15,8 @@ from unet_cli.inference.jobs import Outcome
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Band, Picture, View
 from unet_cli.system.device import free_memory
-from unet_cli.system.pace import Pace
-from unet_cli.system.prefetch import prefetched
+from unet_cli.system.prefetch import buffered
+from unet_cli.system.stage_times import StageTimes
 
 
 class Task:
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 def through_network(
-    predictor: Predictor, items: Iterable[SomeTask | Outcome], pace: Pace
+    predictor: Predictor, items: Iterable[SomeTask | Outcome], pace: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError] | Outcome]:
     """Each task with its finished rows, from top to bottom, and an error where the rest of it can't be had.
 
@@ -50,7 +50,7 @@ def through_network(
         task = item
         views = task.views()
         if task.picture.view_count > 1:
-            views = prefetched(views, 2 * predictor.batch_size)
+            views = buffered(views, 2 * predictor.batch_size)
         try:
             for view in pace.waiting("reading", views):
                 waiting.append((task, view))
@@ -69,7 +69,9 @@ def through_network(
     yield from _compute(predictor, waiting, pace)
 
 
-def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) -> Iterator[tuple[SomeTask, Tensor]]:
+def whole_images(
+    predictor: Predictor, tasks: Iterable[SomeTask], pace: StageTimes
+) -> Iterator[tuple[SomeTask, Tensor]]:
     """Each task with its probabilities, (K, H, W) float32. Raises UserError where an image can't be read to its end."""
     bands: list[Tensor] = []
     for item in through_network(predictor, tasks, pace):
@@ -87,7 +89,7 @@ def whole_images(predictor: Predictor, tasks: Iterable[SomeTask], pace: Pace) ->
 
 
 def _compute(
-    predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: Pace
+    predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
     """Where the memory doesn't suffice, with batches of half as many views, now and from now on."""
     while waiting := [(task, view) for task, view in waiting if not task.given_up]:

@@ -12,15 +12,15 @@ from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.sheet import Sheet
 from unet_cli.inference.views import Band, Picture, Stack
-from unet_cli.system.pace import Pace
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
+from unet_cli.system.stage_times import StageTimes
 
 
 def predict_all(
     predictor: Predictor,
     config: PredictConfig,
     jobs: Iterable[Job],
-    pace: Pace,
+    pace: StageTimes,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Outcome | None]:
     """Write the masks, and yield what became of each image, about in the order of the jobs; and None whenever something
@@ -32,9 +32,9 @@ def predict_all(
     with is left.
     """
     in_flight = _in_flight(predictor)
-    opened = ahead(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
+    opened = prefetch(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
     finished = through_network(predictor, opened, pace)
-    return ahead(_write, finished, config.workers, in_flight)
+    return prefetch(_write, finished, config.workers, in_flight)
 
 
 def _until(stopping: Callable[[], bool], jobs: Iterable[Job]) -> Iterator[Job]:

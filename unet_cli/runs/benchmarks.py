@@ -40,7 +40,7 @@ from unet_cli.models import build_model
 from unet_cli.system.console import Console
 from unet_cli.system.device import Compute, compiling, finish
 from unet_cli.system.files import writable_folder
-from unet_cli.system.pace import Pace
+from unet_cli.system.stage_times import StageTimes
 from unet_cli.training.losses.loss import loss_for
 
 Timed = Callable[[], object]
@@ -87,9 +87,9 @@ def disk_to_disk(width: int, compute: Compute, images: int) -> dict[str, float]:
         config = PredictConfig(weights=(), input=str(paths[0].parent), output=Path(folder) / "masks")
         predictor = Predictor([checkpoint], compute, config)
         jobs, *_ = find_jobs(config, "resize", (), (), checkpoint.preprocessing)
-        list(predict_all(predictor, config, jobs[:1], Pace("writing")))
+        list(predict_all(predictor, config, jobs[:1], StageTimes("writing")))
         start = time.perf_counter()
-        list(predict_all(predictor, config, jobs[1:], Pace("writing")))
+        list(predict_all(predictor, config, jobs[1:], StageTimes("writing")))
         predict = time.perf_counter() - start
 
         view = next(predictor.read(jobs[0].image).views())

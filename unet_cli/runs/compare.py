@@ -30,7 +30,7 @@ from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.run_folder import new_run_folder
 from unet_cli.runs.plan import affordable
 from unet_cli.runs.train import train
-from unet_cli.system.child import Died, in_child
+from unet_cli.system.child import ChildDied, in_child
 from unet_cli.system.console import Console, duration
 from unet_cli.system.device import Compute, choose_compute
 from unet_cli.system.distributed import this_process
@@ -97,7 +97,7 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     chooses_width = config.width is None and len(names) > 1
     try:
         references = in_child(_references, config, times if chooses_width and trainable else ())
-    except Died as error:
+    except ChildDied as error:
         references = {}
         console.say(f"Timing the plain U-Net failed ({error}): each network has the width that `train` would give it")
     folder = new_run_folder(config.output, config.name, layout.root)
@@ -118,7 +118,7 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
 def _with_way_on(error: UserError, config: TrainConfig) -> str:
     """What went wrong, and of a run whose process has died how it may be gone on with."""
     run = config.output / str(config.name)
-    if isinstance(error, Died) and (run / "last.pth").exists():
+    if isinstance(error, ChildDied) and (run / "last.pth").exists():
         return f"{error}. To go on with it alone: {shlex.join(['unet', 'train', '--resume', str(run)])}"
     return str(error)
 

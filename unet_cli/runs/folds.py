@@ -31,7 +31,7 @@ from unet_cli.run_folder import (
 from unet_cli.runs.finish import Report
 from unet_cli.runs.prepare import drawn_split, examine_for_training
 from unet_cli.runs.resume import TrainedToItsEnd, refuse_changes
-from unet_cli.runs.train import told_how_to_go_on, train
+from unet_cli.runs.train import train, with_resume_hint
 from unet_cli.system.console import Console
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import alone_in, make_folder, sweep
@@ -73,7 +73,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
     folder = config.resume or new_run_folder(config.output, config.name, layout.root)
     runs = [folder / f"fold{number:0{len(str(len(splits)))}}" for number in range(1, len(splits) + 1)]
     reports = []
-    with told_how_to_go_on(shlex.join(["unet", "train", "--resume", str(folder)])), alone_in(folder):
+    with with_resume_hint(shlex.join(["unet", "train", "--resume", str(folder)])), alone_in(folder):
         sweep(folder)
         (folder / METRICS).unlink(missing_ok=True)  # of folds that go on
         write_settings(folder, independent(config))

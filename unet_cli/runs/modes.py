@@ -29,7 +29,7 @@ from unet_cli.system.console import Console, counted
 from unet_cli.system.device import free_memory
 from unet_cli.system.distributed import World
 from unet_cli.system.signals import StopRequest
-from unet_cli.training.loop import may_go_on, train_one_epoch
+from unet_cli.training.loop import may_continue, train_one_epoch
 from unet_cli.training.plan import Plan
 from unet_cli.training.validation import validate_averaged
 
@@ -135,7 +135,7 @@ def _learned(call: Call, card: Card, split: Split, network: ModelConfig, mode: M
     course.budget.epochs = STEPS * loader.batch_size / len(loader.data)
     stop = StopRequest()  # that hears no signal: one ends the command at once, as everywhere before the first step
     course.start()
-    while may_go_on(learner, course):
+    while may_continue(learner, course):
         course.begin_epoch(side, len(loader.data))
         train_one_epoch(learner, loader, course, stop, after_step=lambda: None)
         course.end_epoch(course.lr, None)

@@ -32,7 +32,7 @@ from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import Call, TrainedToItsEnd
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import Console, counted, duration
-from unet_cli.training.loop import may_go_on
+from unet_cli.training.loop import may_continue
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
 from unet_cli.training.step import Learner
@@ -78,7 +78,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     run = build_run(call, card, split, template, plan, model)
     if call.state:
         _load_learner(call, run.learner)
-        run.course.go_on_from(Progress.from_plain(call.state["progress"]), run.learner.step)
+        run.course.resume_from(Progress.from_plain(call.state["progress"]), run.learner.step)
         if run.course.progress.lacks_score:
             assert call.folder is not None
             rescore_best(run, load_checkpoint(call.folder / "best.pth").weights)
@@ -243,7 +243,7 @@ def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif world.first((folder / METRICS).exists()) and not may_go_on(run.learner, run.course):
+    elif world.first((folder / METRICS).exists()) and not may_continue(run.learner, run.course):
         raise TrainedToItsEnd(
             f"{folder} has been trained to its end, {counted(run.course.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "

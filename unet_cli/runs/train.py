@@ -19,7 +19,7 @@ from unet_cli.data.colours import colours_of
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
 from unet_cli.data.samples.dataset import epoch_order
-from unet_cli.data.samples.warp import middle
+from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.writing import write_png
 from unet_cli.errors import Stopped, UserError
 from unet_cli.run_folder import elastic_run
@@ -35,7 +35,7 @@ from unet_cli.system.distributed import World, restarts, together
 from unet_cli.system.files import alone_in, sweep, writable_folder
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.diagnostics import describe_blank, is_blank
-from unet_cli.training.loop import may_go_on, train_one_epoch
+from unet_cli.training.loop import may_continue, train_one_epoch
 from unet_cli.training.progress import EpochLog, EpochResult
 from unet_cli.training.validation import validate_averaged
 
@@ -69,7 +69,7 @@ def train(
             _fit_and_save(run, None, None)
             world.wait()
             return None
-        with nullcontext() if is_part else told_how_to_go_on(saver.resume), alone_in(saver.folder):
+        with nullcontext() if is_part else with_resume_hint(saver.resume), alone_in(saver.folder):
             sweep(saver.folder)
             if call.again is not None:
                 kept = set_aside(call.again)
@@ -86,7 +86,7 @@ def train(
 
 
 @contextmanager
-def told_how_to_go_on(command: str) -> Iterator[None]:
+def with_resume_hint(command: str) -> Iterator[None]:
     """Whatever ends the run before its time, the last line is the command that goes on with it."""
     hint = f"To go on: {command}"
     try:
@@ -128,7 +128,7 @@ def fit(run: Run, stop: StopRequest, saver: Saver | None = None, journal: Journa
     world, progress = learner.world, course.progress
     course.start()
     with EpochLog(learner.console) as log:
-        while progress.seen or may_go_on(learner, course):
+        while progress.seen or may_continue(learner, course):
             _begin_epoch(run)
             train_one_epoch(learner, loader, course, stop, lambda: _save_within_epoch(run, saver))
             if world.any(stop.signum is not None):
@@ -254,7 +254,7 @@ def _show_augmented(run: Run, count: int, folder: Path) -> None:
         order = list(epoch_order(len(data), loader.seed, epoch))[: count - len(pictures)]
         for batch in data.batches(order, loader.batch_size, epoch=epoch):
             image, mask = loader.network_input(batch, epoch)
-            pictures += zip(middle(image, mask.shape[-1]), mask, strict=True)
+            pictures += zip(center_crop(image, mask.shape[-1]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels)))
     run.learner.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")

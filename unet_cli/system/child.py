@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class Died(UserError):
+class ChildDied(UserError):
     """The process ended without a result, for a reason that is not the user's."""
 
 
@@ -33,7 +33,7 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     all of its own. A signal that ends this process is passed on, and what the work does about it is waited for.
 
     work: a function of a module; it, the arguments and the result have to be picklable. Raises what is a UserError
-    there, Stopped, and Died, of any other exception after showing its traceback on stderr.
+    there, Stopped, and ChildDied, of any other exception after showing its traceback on stderr.
     """
     context = _context(work.__module__)
     receiving, sending = context.Pipe(duplex=False)
@@ -54,7 +54,7 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     if isinstance(outcome, BaseException):
         raise outcome
     if outcome is None:
-        raise Died(_how_it_ended(process.exitcode or 0))
+        raise ChildDied(_how_it_ended(process.exitcode or 0))
     result: Result = outcome[0]
     return result
 
@@ -115,7 +115,7 @@ def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, .
         if not is_out_of_memory(error):
             traceback.print_exc()
         reason = "the memory is not enough" if is_out_of_memory(error) else "this is a defect of unet, please report it"
-        outcome = Died(f"{reason} ({type(error).__name__}: {error})")
+        outcome = ChildDied(f"{reason} ({type(error).__name__}: {error})")
     sending.send(outcome)
 
 

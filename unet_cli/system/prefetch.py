@@ -30,7 +30,7 @@ def default_workers() -> int:
     return min(8, usable_processors())
 
 
-def ahead(
+def prefetch(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     workers: int | None = None,
@@ -51,7 +51,7 @@ def ahead(
     chunks = iter(lambda: list(islice(rest, chunk)), [])
     if "torch" in sys.modules:
         sys.modules["torch"].get_num_threads()  # settles that of this thread, which is to keep its helpers
-    with ThreadPoolExecutor(workers, thread_name_prefix="ahead", initializer=_compute_alone) as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch", initializer=_compute_alone) as pool:
         if not _begins(pool):
             yield from map(function, rest)
             return
@@ -106,7 +106,7 @@ def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]
     return [function(item) for item in items]
 
 
-def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
+def buffered(items: Iterable[Item], depth: int) -> Generator[Item]:
     """The items in their order, made in one other thread, up to `depth` of them ahead of the caller.
 
     For items that can't be made independently of each other. An exception is raised where its item is due. Closing the
@@ -137,7 +137,7 @@ def prefetched(items: Iterable[Item], depth: int) -> Generator[Item]:
             future.set_exception(error)
             put(future)
 
-    thread = threading.Thread(target=make, name="prefetched", daemon=True)
+    thread = threading.Thread(target=make, name="buffered", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # the system doesn't let us

@@ -172,10 +172,10 @@ class Course:
         if not has_settled(progress.scores) and done + cooldown_epochs(done + 1) < most:
             return None
         progress.cooling = done
-        self.go_on_from(progress)
+        self.resume_from(progress)
         return cooldown_epochs(done)
 
-    def go_on_from(self, progress: Progress, step: int | None = None) -> None:
+    def resume_from(self, progress: Progress, step: int | None = None) -> None:
         """Be where a run was interrupted, after this optimizer step."""
         self.progress = progress
         self.step = self.step if step is None else step

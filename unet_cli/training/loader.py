@@ -15,7 +15,7 @@ from unet_cli.data.preprocess import normalize
 from unet_cli.data.samples.augment import Augmentation, augment
 from unet_cli.data.samples.cutting import Cutting
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset, epoch_order
-from unet_cli.data.samples.warp import middle
+from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.source import spread
 from unet_cli.system.distributed import World
 from unet_cli.training.plan import Plan
@@ -70,11 +70,11 @@ class TrainLoader:
         image, mask = to_device(batch, self.data.preprocessing, self.device)
         seen = self.side + 2 * self.context
         if self.augmentation is None:
-            image = middle(image, seen)
+            image = center_crop(image, seen)
         else:
             keys = [(self.seed, epoch, index) for index in batch.indices]
             image, mask = augment(image, mask, self.augmentation.at(self.plan.passes(epoch)), keys, seen)
-        mask = middle(mask, self.side)
+        mask = center_crop(mask, self.side)
         # The background between touching objects is drawn after the warp, which may lose a line of one pixel.
         return image, parted(mask) if self.data.numbered else mask
 
@@ -90,7 +90,7 @@ class TrainLoader:
         mine = [drawn[(number * count + self.world.rank) % len(drawn)] for number in range(rounds * size)]
         for batch in self.data.batches(mine, size, self.workers):
             image, _ = to_device(batch, self.data.preprocessing, self.device)
-            yield middle(image, self.side + 2 * self.context)
+            yield center_crop(image, self.side + 2 * self.context)
 
 
 def to_device(batch: Batch, preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from unet_cli.config.model import IGNORED
 from unet_cli.data.samples.dataset import Batch
 from unet_cli.errors import UserError
-from unet_cli.system.pace import Pace
 from unet_cli.system.signals import StopRequest
+from unet_cli.system.stage_times import StageTimes
 from unet_cli.training.course import Course
 from unet_cli.training.diagnostics import BadStep, slow_loader
 from unet_cli.training.loader import TrainLoader
@@ -30,7 +30,7 @@ def train_one_epoch(
     after_step is called when everything can be saved. Raises UserError where training has diverged, the memory doesn't
     suffice for one image, or a file can't be read any more.
     """
-    world, progress, pace = learner.world, course.progress, Pace("the network")
+    world, progress, pace = learner.world, course.progress, StageTimes("the network")
     steps = loader.steps(progress.epoch, progress.seen)
     batches = loader.batches(steps, progress.epoch)
     timed = pace.waiting("reading", batches)
@@ -44,7 +44,7 @@ def train_one_epoch(
         here = len(world.share(samples))
         if not here:  # the last step of an epoch may have fewer samples than there are processes
             mask = torch.full_like(mask, IGNORED)
-        loss = learner.learn(image, mask, here, lr)
+        loss = learner.train_step(image, mask, here, lr)
         course.count_step(learner.step, len(samples), loss)
         if progress.bad_steps:
             _tell_of_bad_step(learner, loader, course, batch, image)
@@ -58,7 +58,7 @@ def train_one_epoch(
     _tell_of_slow_loader(learner, loader, images, pace, progress.epoch)
 
 
-def may_go_on(learner: Learner, course: Course) -> bool:
+def may_continue(learner: Learner, course: Course) -> bool:
     """Whether the budget allows another step, and --patience another epoch; of all processes together."""
     return learner.world.first(course.next_lr()) is not None and not course.has_lost_patience
 
@@ -80,7 +80,7 @@ def _tell_of_bad_step(learner: Learner, loader: TrainLoader, course: Course, bat
         raise UserError(f"the loss was not finite for {MAX_BAD_STEPS} steps in a row: {reason}")
 
 
-def _tell_of_slow_loader(learner: Learner, loader: TrainLoader, images: int, pace: Pace, epoch: int) -> None:
+def _tell_of_slow_loader(learner: Learner, loader: TrainLoader, images: int, pace: StageTimes, epoch: int) -> None:
     """Say, once, that reading sets the pace; not of an epoch that reads files for the first time."""
     is_first = epoch == 1 and pace.seconds < LONG_EPOCH
     if loader.is_called_slow or is_first or images < 2 * loader.batch_size:

@@ -63,7 +63,7 @@ class Learner:
         self.average = Average(self.model)
         self.step = 0
 
-    def learn(self, image: Tensor, mask: Tensor, images: int, lr: float) -> float:
+    def train_step(self, image: Tensor, mask: Tensor, images: int, lr: float) -> float:
         """Take a step. image: normalised (N, C, S, S), with the context beside it; mask: (N, S, S) class indices;
         `images` of them count.
 

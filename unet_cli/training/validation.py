@@ -11,7 +11,7 @@ import torch
 
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
-from unet_cli.data.samples.warp import middle
+from unet_cli.data.samples.warp import center_crop
 from unet_cli.metrics.overlap import count_pixels, summarize
 from unet_cli.models.classes import to_classes
 from unet_cli.system.signals import StopRequest
@@ -55,7 +55,7 @@ def validate(
         if batch is None:
             continue
         image, mask = to_device(batch, data.preprocessing, learner.compute.device)
-        mask = middle(mask, data.preprocessing.size)
+        mask = center_crop(mask, data.preprocessing.size)
         logits = learner.logits(image)
         # Of each image alone, so that the mean doesn't depend on which are in a batch together.
         losses = [learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
@@ -93,11 +93,11 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
         (batch,) = data.batches([index], 1, workers=1)
         image, mask = to_device(batch, data.preprocessing, learner.compute.device)
         with learner.average.swapped_in(learner.model):
-            logits = learner.logits(middle(image, data.side + 2 * learner.context))
+            logits = learner.logits(center_crop(image, data.side + 2 * learner.context))
         found.append(
             PredictedSample(
-                middle(batch.image[0], data.side).numpy(),
-                middle(mask[0], data.side).cpu().numpy().astype(np.int32) % CLASSES,  # it may number its objects
+                center_crop(batch.image[0], data.side).numpy(),
+                center_crop(mask[0], data.side).cpu().numpy().astype(np.int32) % CLASSES,  # it may number its objects
                 to_classes(logits)[0].cpu().numpy(),
             )
         )

@@ -22,7 +22,7 @@ from unet_cli.data.maskfile import MaskPixels, read_mask
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
 
 LAYOUT_OF_FACTS = 6  # to be raised when facts are found or written down in another way
 THUMBNAIL = 8  # pixels a side
@@ -148,7 +148,7 @@ def read_all(
     memory = Memory(root, keep_alpha)
     known = {index: found for index, pair in enumerate(pairs) if (found := memory.recall(pair)) is not None}
     new = [pair for index, pair in enumerate(pairs) if index not in known]
-    read = ahead(partial(_facts_or_error, keep_alpha), new, workers, chunk=PAIRS_AT_A_TIME)
+    read = prefetch(partial(_facts_or_error, keep_alpha), new, workers, chunk=PAIRS_AT_A_TIME)
     fresh = console.progress(read, len(new), "reading", "pairs")
     for index, pair in enumerate(pairs):
         result: list[Known] | UserError = known[index] if index in known else next(fresh)

@@ -21,7 +21,7 @@ from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
-from unet_cli.system.prefetch import ahead
+from unet_cli.system.prefetch import prefetch
 
 Mode = Literal["resize", "tile"]
 
@@ -196,7 +196,7 @@ def _measured(
     cost: StretchCost, labels: LabelMap, pairs: Sequence[Pair], workers: int | None, console: Console
 ) -> StretchCost:
     look = partial(_look_at, labels, cost.size)
-    looks = list(console.progress(ahead(look, pairs, workers), len(pairs), "stretching", "masks"))
+    looks = list(console.progress(prefetch(look, pairs, workers), len(pairs), "stretching", "masks"))
     classes = []
     for index in range(labels.num_classes > 2, labels.num_classes):
         found = [dice[index] for dice, _ in looks if index in dice]

@@ -16,7 +16,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage
 from unet_cli.data.formats.decoded import Decoded, Outline, check_pixels
 from unet_cli.data.formats.tiff import JPEG, check_part, check_segments, left_to_pillow, rules_itself, tiff_colours
 from unet_cli.data.formats.tiff_pages import PageTable, Plane, open_tiff
-from unet_cli.system.prefetch import ahead, default_workers
+from unet_cli.system.prefetch import default_workers, prefetch
 
 BAND_ROWS = 256  # at least, where they are not in tiles: fewer cost more to hand on than to decode
 SMALL_PART = 65_536  # pixels: such strips and tiles take less time than their way through a thread
@@ -175,7 +175,7 @@ def _bands(storage: _Storage, keyframe: TiffPage, top: int) -> Iterator[tuple[in
     chunk = max(1, SMALL_PART // storage.part_pixels)
     at_once = len(storage.parts(0, min(storage.rows, height))) // chunk
     parts = chain.from_iterable(storage.parts(start, stop) for start, stop in bands)
-    read = ahead(storage.read, parts, depth=max(1, min(2 * default_workers(), at_once)), chunk=chunk)
+    read = prefetch(storage.read, parts, depth=max(1, min(2 * default_workers(), at_once)), chunk=chunk)
     with closing(cast("Generator[_Part]", read)):
         for start, stop in bands:
             pixels = np.empty((separate, together, stop - start, width), keyframe.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.preprocess import resize_image, resize_mask
-from unet_cli.data.samples.warp import middle
+from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.tiles import lay_tiles, mirrored
 
 PATCH = 1.5  # side of what is cut out, as a multiple of what the network sees: warps bring in what is around it
@@ -168,7 +168,7 @@ class Grid:
         (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
         seen = self.side + 2 * self.rim
         mask = torch.full((seen, seen), IGNORED, dtype=held.mask.dtype)
-        middle(mask, self.side)[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
+        center_crop(mask, self.side)[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
         return _window(held.image, top - self.rim, left - self.rim, seen), mask
 
     def _own(self, length: int, tile: int) -> tuple[int, slice]:

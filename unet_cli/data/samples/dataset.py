@@ -26,7 +26,7 @@ from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.memory import total_memory
-from unet_cli.system.prefetch import ahead, prefetched
+from unet_cli.system.prefetch import buffered, prefetch
 
 CACHE_SHARE = 0.25  # of the machine's memory may hold decoded images
 
@@ -159,12 +159,12 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
         torch.get_num_threads()  # settles that of this thread, before others are told to compute alone
         with closing(self._stacked(groups, workers, epoch, pin)) as stacked:
-            yield from prefetched(stacked, depth=1)
+            yield from buffered(stacked, depth=1)
 
     def _stacked(self, groups: list[list[int]], workers: int | None, epoch: int, pin: bool) -> Generator[Batch]:
         """For a thread of its own, which computes alone."""
         torch.set_num_threads(1)
-        samples = ahead(partial(self.sample, epoch=epoch), [index for group in groups for index in group], workers)
+        samples = prefetch(partial(self.sample, epoch=epoch), [index for group in groups for index in group], workers)
         for group in groups:
             yield _stack(group, [next(samples) for _ in group], pin)
 

@@ -45,7 +45,7 @@ def rotation(radians: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def middle(pixels: Tensor, size: int) -> Tensor:
+def center_crop(pixels: Tensor, size: int) -> Tensor:
     """The middle of (..., P, P), size x size pixels; a view, not a copy."""
     first = (pixels.shape[-1] - size) // 2
     return pixels[..., first : first + size, first : first + size]
@@ -60,7 +60,7 @@ def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tup
     chosen = [number for number, warp in enumerate(warps) if warp.interpolates]
     if len(chosen) == len(warps):
         return _sampled(image, mask, warps, size)
-    pairs = [_turned(middle(image[n], size), middle(mask[n], size), warp) for n, warp in enumerate(warps)]
+    pairs = [_turned(center_crop(image[n], size), center_crop(mask[n], size), warp) for n, warp in enumerate(warps)]
     if chosen:
         images, masks = (torch.stack([tensor[n] for n in chosen]) for tensor in (image, mask))
         sampled = _sampled(images, masks, [warps[n] for n in chosen], size)

@@ -3,7 +3,7 @@
 import pytest
 
 from unet_cli.system import pace as pace_module
-from unet_cli.system.pace import Pace
+from unet_cli.system.stage_times import StageTimes
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def clock(monkeypatch):
 
 
 def test_the_stage_that_takes_longest_is_named(clock):
-    pace = Pace("writing")
+    pace = StageTimes("writing")
 
     def items():
         for item in range(2):

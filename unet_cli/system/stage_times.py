@@ -11,7 +11,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Pace:
+class StageTimes:
     """Seconds that one thread, which passes things on from stage to stage, spends in each or waiting for it.
 
     rest: the stage that all time belongs to which isn't in another. place: where in a large thing the work is, if it is
