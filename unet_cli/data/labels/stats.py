@@ -24,6 +24,7 @@ PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
 CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
 MIN_CORES = 4
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
+ALL_AND_BITS = np.array([[1, *(number >> bit & 1 for bit in range(4))] for number in range(16)])
 GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
 
 
@@ -187,9 +188,7 @@ def _borders(
     held = holds.ravel()[others]
     counts = np.bincount(own << 4 | held, minlength=16 * len(names)).reshape(-1, 16)
     sums = np.zeros((7, len(names)), np.int64)
-    sums[0] = counts.sum(1)
-    for bit in range(4):
-        sums[1 + bit] = counts[:, np.arange(16) >> bit & 1 > 0].sum(1)
+    sums[:5] = (counts @ ALL_AND_BITS).T
     if with_slopes:
         inside = held < 8
         within, around = own[inside], _neighbours(part, others[inside])
