@@ -103,7 +103,7 @@ def _notes(run: Run, saver: Saver) -> list[str]:
 
 def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
     """The weights on the validation part at original size, with the temperature that suits them."""
-    predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.at_once))
+    predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.micro_batch))
     pairs, console = run.val_data.pairs, run.learner.console
     found = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
     if found.best_threshold is not None:
