@@ -155,7 +155,7 @@ def test_a_run_goes_on_on_the_gpu_with_its_optimizer_and_its_scale_of_losses(pla
     name = f"resumed-{precision}"
     train(place, name, *ALIKE, "--device", "cuda", "--precision", precision, "--epochs", 2)
     done = unet(place, "train", "--resume", f"checkpoints/{name}", "--epochs", 4)
-    assert f"Going on with checkpoints/{name} in epoch 3" in done.stderr
+    assert f"Resuming checkpoints/{name} in epoch 3" in done.stderr
     rows = log_of(place, name)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert losses(rows)[-1] < losses(rows)[0]

@@ -174,7 +174,7 @@ def stop(process: subprocess.Popen[str], run: Path) -> str:
     process.terminate()
     code, _, err = outcome(process)
     assert code != 0
-    assert err.count(f"To go on: unet train --resume checkpoints/{run.name}") == 1, err
+    assert err.count(f"To resume: unet train --resume checkpoints/{run.name}") == 1, err
     assert load_checkpoint(run / "last.pth").metrics["epoch"] == epochs_of(run)[-1]
     return err
 
@@ -184,7 +184,7 @@ def test_a_run_of_two_processes_goes_on_in_one(place, torchrun):
     stop(torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", ENDLESS, "--name", run.name), run)
     last = epochs_of(run)[-1] + 2
     said = alone(place, "--resume", run, "--epochs", last)
-    assert f"Going on with {run}" in said
+    assert f"Resuming {run}" in said
     assert epochs_of(run) == list(range(1, last + 1))
 
 
@@ -224,7 +224,7 @@ def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
 def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, rank):
     output, err = killed(place, torchrun, rank)
     assert [path.name for path in output.iterdir()] == ["data-1"]
-    assert err.count(f"Going on with {output.name}/data-1 in epoch ") == 1, err
+    assert err.count(f"Resuming {output.name}/data-1 in epoch ") == 1, err
     assert "the exchange with the other processes of the job failed" in err
     assert "defect" not in err
     assert epochs_of(output / "data-1") == list(range(1, 41))
