@@ -183,7 +183,7 @@ def test_a_comparison_that_is_stopped_lets_the_network_be_saved(data, tmp_path, 
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
-    assert "To go on: unet train --resume checkpoints/data-1/unet" in err
+    assert "To resume: unet train --resume checkpoints/data-1/unet" in err
     assert "Traceback" not in err
     assert last.stat().st_mtime_ns > before
     assert not Path(f"/proc/{trainer}").exists()

@@ -107,7 +107,7 @@ def test_every_signal_that_ends_a_process_is_obeyed_after_saving(data, name):
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + getattr(signal, name)
-    assert "To go on: unet train --resume" in err
+    assert "To resume: unet train --resume" in err
     assert (data / "checkpoints/r/last.pth").stat().st_mtime_ns > before
 
 

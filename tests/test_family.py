@@ -80,7 +80,7 @@ def test_gradients_reach_every_parameter(name):
     assert sum(weights) == pytest.approx(1)
     target = torch.randint(3, (2, 64, 64))
     loss = loss_for("bce+dice", 3)
-    loss.deep(heads, weights, target, loss.whole(target)).backward()
+    loss.deep(heads, weights, target, loss.denominators(target)).backward()
     unreached = [name for name, one in network.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
     assert not unreached
     silent = [name for name, one in network.named_parameters() if not one.grad.any()]
@@ -166,7 +166,7 @@ def test_it_overfits_four_small_pictures(name):
         answer = network(image)
         optimizer.zero_grad()
         heads = answer if isinstance(answer, list) else [answer]
-        loss.deep(heads, network.network.head_weights, mask, loss.whole(mask)).backward()
+        loss.deep(heads, network.network.head_weights, mask, loss.denominators(mask)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if step % 10 == 9:

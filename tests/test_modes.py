@@ -55,7 +55,7 @@ def test_the_mode_that_the_masks_speak_for_is_left_where_the_other_is_clearly_be
     monkeypatch.setattr(modes, "_learned", lambda *arguments: dice[arguments[-2]])
     text, checkpoint = said()
     assert checkpoint.preprocessing.mode == taken
-    assert "close to the limit of 0.985: training both ways for 10 steps" in text
+    assert "close to the limit of 0.985: training for 10 steps in each mode" in text
     assert f"Set Dice on 2 validation images: {of_stretched:.3f} stretched, {of_crops:.3f} on crops" in text
 
 

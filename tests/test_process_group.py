@@ -49,7 +49,7 @@ def gradients(world: World, loss: Loss, part_size: int, checkpointing: bool) -> 
     indices += [0] * (-(-len(LAST_BATCH) // world.count) - real)
     image, mask = image[indices], mask[indices]
     mask[real:] = IGNORED
-    mine = loss.whole(mask, images=real)
+    mine = loss.denominators(mask, images=real)
     whole = Denominators(world.sum(mine.images), world.sum(mine.weight))
 
     model = network(seed=world.rank)  # DistributedDataParallel starts all with the first one's

@@ -84,7 +84,7 @@ def test_train_says_what_it_reads_before_torch_is_loaded_and_each_thing_at_its_e
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert said[0][:2] == ["Reading data, 6 pairs", False]
     lines = [line for line, *_ in said]
-    order = ["epoch", "Training has come to its end", "Scoring the best weights on 1 validation image", "Threshold",
+    order = ["epoch", "Training is finished", "Scoring the best weights on 1 validation image", "Threshold",
              "Writing checkpoints/data-1/report.html"]  # fmt: skip
     places = [next(place for place, line in enumerate(lines) if line.startswith(start)) for start in order]
     assert places == sorted(places)

@@ -172,7 +172,7 @@ def stop(process: Started | subprocess.Popen[str], run: Path, epoch: int = 0) ->
     process.terminate()
     _, err = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert err.count(f"To go on: unet train --resume checkpoints/{run.name}") == 1, err
+    assert err.count(f"To resume: unet train --resume checkpoints/{run.name}") == 1, err
     assert load_checkpoint(run / "last.pth").metrics["epoch"] == epochs_of(run)[-1]
     return err
 
@@ -186,7 +186,7 @@ def test_a_run_of_one_process_goes_on_in_two_and_then_in_one_again(place, torchr
     err = stop(torchrun("--resume", run), run, stopped)
     assert f"after {before['learner']['step']} steps" in err
     last = epochs_of(run)[-1] + 2
-    assert f"Going on with {run}" in alone(place, "--resume", run, "--epochs", last)
+    assert f"Resuming {run}" in alone(place, "--resume", run, "--epochs", last)
     assert epochs_of(run) == list(range(1, last + 1))
 
 
@@ -206,7 +206,7 @@ def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
 def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, rank):
     output, err = killed(place, torchrun, rank)
     assert [path.name for path in output.iterdir()] == ["data-1"]
-    assert err.count(f"Going on with {output.name}/data-1 in epoch ") == 1, err
+    assert err.count(f"Resuming {output.name}/data-1 in epoch ") == 1, err
     assert "the exchange with the other processes of the job failed" in err
     assert "defect" not in err
     assert epochs_of(output / "data-1") == list(range(1, EPOCHS + 1))

@@ -232,7 +232,7 @@ def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Stopped in epoch" in err
-    assert "To go on: unet train --resume checkpoints/data-1" in err
+    assert "To resume: unet train --resume checkpoints/data-1" in err
     assert "Traceback" not in err
     assert out == ""
     progress = load_checkpoint(run / "last.pth").resume["progress"]
@@ -272,7 +272,7 @@ def test_tile_mode_trains_on_crops_and_predicts_in_tiles(unet: Run, tmp_path):
     write_pairs(tmp_path / "data", count=6, side=90)
     done = unet("train", "--data", "data", *TINY, "--mode", "tile", "--epochs", 2, "--show-augmented", 5)
     assert done.returncode == 0, done.stderr
-    assert "Images are seen in crops of 32x32 (33% on foreground)" in done.stderr
+    assert "Images are cropped to 32x32 (33% on foreground)" in done.stderr
     assert pixels(tmp_path / "checkpoints" / "data-1" / "augmented.png").ndim == 3
     checkpoint = load_checkpoint(tmp_path / "checkpoints" / "data-1" / "best.pth")
     assert checkpoint.preprocessing.mode == "tile"
@@ -322,7 +322,7 @@ def test_other_networks_train_go_on_and_predict(unet: Run, data, model, others, 
     assert said in done.stderr
     done = unet("train", "--resume", "checkpoints/run", "--epochs", 2)
     assert done.returncode == 0, done.stderr
-    assert "Going on with checkpoints/run in epoch 2" in done.stderr
+    assert "Resuming checkpoints/run in epoch 2" in done.stderr
     done = unet("predict", "--weights", "checkpoints/run", "--input", "data/images", "--output", "masks")
     assert done.returncode == 0, done.stderr
 
