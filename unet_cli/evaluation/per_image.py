@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.scores import EMPTY, by_image, mean_of_classes
-from unet_cli.metrics.overlap import dice, held_classes
+from unet_cli.metrics.overlap import dice, present_classes
 from unet_cli.system.files import make_folder, whole_file
 
 
@@ -45,7 +45,7 @@ def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
 def image_dice(found: Evaluation) -> np.ndarray:
     """(images) mean Dice over the foreground classes that some mask of the set holds; where a class is in neither mask
     of the image, as --empty says."""
-    held = held_classes(found.foreground)
+    held = present_classes(found.foreground)
     return mean_of_classes(dice(found.foreground[:, held], EMPTY[found.scoring.empty]))
 
 

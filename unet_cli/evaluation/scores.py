@@ -31,9 +31,9 @@ from unet_cli.metrics.overlap import (
     area_shares,
     counted_pixels,
     dice,
-    held_classes,
     iou,
     precision,
+    present_classes,
     ratio,
     recall,
     shown_classes,
@@ -87,7 +87,7 @@ def sampled(found: Evaluation) -> Sampled:
     )
     tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
-        table[:, ~held_classes(found.foreground)] = math.nan
+        table[:, ~present_classes(found.foreground)] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
     return with_all | _mean_iou(found, weights) | _membranes(found, weights)
@@ -101,7 +101,7 @@ def scores(table: Sampled, found: Evaluation) -> list[Score]:
 def overall(found: Evaluation, metric: str) -> Score:
     """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
     table = _mean(by_image(found)[metric], _drawn(len(found.images)))
-    table[:, ~held_classes(found.foreground)] = math.nan
+    table[:, ~present_classes(found.foreground)] = math.nan
     return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
