@@ -74,7 +74,7 @@ def test_check_that_lacks_memory_advises_on_what_it_has(folder):
         done = run(limited, "check", "--data", "data", "--workers", 1, cwd=folder, UNET_CACHE=str(folder))
         assert done.returncode < 70, done.stderr
         assert "--batch-size" not in done.stderr
-        told += ["the memory is not enough: try fewer --workers" in done.stderr]
+        told += ["out of memory: try fewer --workers" in done.stderr]
     assert any(told)
 
 
@@ -89,7 +89,7 @@ def test_few_threads_are_enough(folder, allowed):
     two = {"OMP_NUM_THREADS": "2", "UNET_CACHE": str(folder / "cache")}
     done = run(limited, *TRAIN, cwd=folder, **two)
     assert done.returncode == 0, done.stderr
-    assert "no more can be started here (ulimit -u" in done.stderr
+    assert "the system allows no more here (ulimit -u" in done.stderr
     assert "CPU (1 threads)" in done.stderr
     found = run(limited, "predict", "--weights", "out/r", "--input", "data/images", "--output", "m", cwd=folder, **two)
     assert found.returncode == 0, found.stderr
