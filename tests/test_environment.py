@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_user_without_a_home_checks_and_trains(nobody, folder):
     checked = run(nobody, "check", "--data", "data", cwd=folder)
     assert checked.returncode == 0, checked.stderr
-    assert "is not remembered for the next time: this user has no home folder (UNET_CACHE" in checked.stderr
+    assert "without a cache: this user has no home folder (UNET_CACHE" in checked.stderr
     trained = run(nobody, *TRAIN, cwd=folder)
     assert trained.returncode == 0, trained.stderr
     assert (folder / "out/r/report.html").exists()
@@ -63,7 +63,7 @@ def test_a_cache_that_can_not_be_looked_into_is_done_without(nobody, folder):
     (folder / "cache").mkdir(mode=0)
     done = run(nobody, "check", "--data", "data", cwd=folder, UNET_CACHE=str(folder / "cache"))
     assert done.returncode == 0, done.stderr
-    assert "is not remembered for the next time" in done.stderr
+    assert "without a cache" in done.stderr
     assert "Permission denied" in done.stderr
 
 
