@@ -72,7 +72,7 @@ def test_the_table_has_a_row_for_each_time_the_shortest_first(unet: Run, data):
     assert columns(lines[1]) == ["network", "minutes", "width", "parameters", "epochs", "validation Dice", "set Dice",
                                  "IoU", "ms/image"]  # fmt: skip
     assert [columns(line)[:2] for line in lines[3:5]] == [["unet", "0.02"], ["unet", "0.03"]]
-    assert "95 % interval" in done.stdout
+    assert "95 % confidence interval" in done.stdout
     assert done.stdout.count("unet-paper failed: --norm doesn't apply") == 1
     best = re.search(r"predict --weights checkpoints/data-1/unet-(0\.0[23])m/best.pth", lines[-1])
     dice = {minutes: columns(line)[5] for minutes, line in zip(("0.02", "0.03"), lines[3:5], strict=True)}

@@ -75,12 +75,12 @@ def test_the_run_itself_is_what_it_would_be_without_them(said, monkeypatch):
 
 def test_validation_images_without_foreground_decide_nothing(said):
     masks = [line(72)] + [np.zeros((72, 72), np.uint8)] * 4
-    assert "training both ways" not in said(masks, seed=1)[0]
+    assert "steps in each mode" not in said(masks, seed=1)[0]
 
 
 @pytest.mark.parametrize("settings", [{"deterministic": True}, {"mode": "resize"}])
 def test_short_runs_are_not_for_every_run(said, settings):
-    assert "training both ways" not in said(**settings)[0]
+    assert "steps in each mode" not in said(**settings)[0]
 
 
 @pytest.mark.parametrize(

@@ -416,7 +416,7 @@ def test_skip_existing_continues_a_killed_job_to_the_same_bytes(trained, images,
         assert process.returncode == -signal.SIGKILL
     done = run_unet(*flags, "--output", "broken", cwd=tmp_path)
     assert_failed(done, 3, "bad.png is not an image")
-    assert "there already" in done.stdout
+    assert "already done" in done.stdout
     assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
     again = run_unet(*flags, "--output", "broken", "--json", cwd=tmp_path)
     assert [Path(row["input"]).name for row in json_lines(again.stdout)] == ["bad.png"]
@@ -608,7 +608,7 @@ def test_a_stack_of_masks_is_skipped_shared_and_written_again_as_one(unet: Run, 
     assert done.returncode == 0, done.stderr
     assert len(contents(tmp_path / "out")) == 6
     done = unet(*call, "--skip-existing")
-    assert "1 there already" in done.stdout
+    assert "1 already done" in done.stdout
     assert unet(*call).returncode == 0  # without --overlay: those of the former call would not be of these masks
     assert contents(tmp_path / "out") == first
 
@@ -851,7 +851,7 @@ def test_tiles_that_were_tried_again_count_once(trained, images, tmp_path):
 
 def test_masks_that_have_vanished_are_not_called_written(unet: Run, trained, images, tmp_path, monkeypatch):
     outcome = Outcome(Job(Source((tmp_path / "imgs/a.png",)), tmp_path / "out/a.png"))
-    assert "not there any more" in _still_there(outcome).error
+    assert "disappeared" in _still_there(outcome).error
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").touch()
     assert _still_there(outcome).error is None

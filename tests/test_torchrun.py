@@ -207,7 +207,7 @@ def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, ran
     output, err = killed(place, torchrun, rank)
     assert [path.name for path in output.iterdir()] == ["data-1"]
     assert err.count(f"Resuming {output.name}/data-1 in epoch ") == 1, err
-    assert "the exchange with the other processes of the job failed" in err
+    assert "communication with the other processes of the job failed" in err
     assert "defect" not in err
     assert epochs_of(output / "data-1") == list(range(1, EPOCHS + 1))
     assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == EPOCHS
