@@ -129,7 +129,7 @@ class Failing:
         self.step, self.console = 3, Console(quiet=True)
         self.config = type("Config", (), {"deterministic": False})
 
-    def save_at_last(self, snapshot) -> None:
+    def save_final(self, snapshot) -> None:
         self.saved += 1
 
 
