@@ -48,7 +48,7 @@ class WayUp:
     sidedness: float = 0.0
 
     @property
-    def is_accuracy(self) -> bool:
+    def is_distinguishable(self) -> bool:
         return min(self.upside_down, self.quarter_turn) >= MIN_TOLD
 
     @property
@@ -61,7 +61,7 @@ class WayUp:
         Not detected are bodies seen from the side, and cardiac MRI in one position. Images of one symmetrical scene
         count as upright, which does little harm as long as new ones are upright too.
         """
-        return "upright" if self.is_told and self.sidedness <= MAX_SIDEDNESS else "any"
+        return "upright" if self.is_distinguishable and self.sidedness <= MAX_SIDEDNESS else "any"
 
     def describe(self) -> str:
         """The decision and its statistics as a sentence."""
@@ -74,7 +74,7 @@ class WayUp:
         )
         if self.orientation == "upright":
             return f"Images have a way up ({figures}): no vertical flips or quarter turns; --orientation any has them"
-        if self.is_told:
+        if self.is_distinguishable:
             figures += ", but left and right differ as well, as in a series or where light is uneven"
         return f"Images have no way up ({figures}); {by_hand}"
 
