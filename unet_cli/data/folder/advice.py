@@ -70,7 +70,7 @@ def choose(root: Path, error: SeveralRules, images: list[File], masks: list[File
     for rule, pairs in error.choices[:MAX_CHOICES]:
         image, mask = pairs[0]
         option = option_for(root, [(by_image[a], by_mask[b]) for a, b in pairs], inside)
-        flags = f"--data {root} " if any(file.said for file in images + masks) else ""
+        flags = f"--data {root} " if any(file.is_given for file in images + masks) else ""
         by_option[flags + option if option else rule.describe()] = f"{image} with {mask}"
     lines = [f"  {option}: {example}" for option, example in sorted(by_option.items())]
     count = len(error.choices[0][1])

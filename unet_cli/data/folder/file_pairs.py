@@ -20,7 +20,7 @@ from unet_cli.system.console import counted
 
 def paired_files(images: list[File], masks: list[File]) -> Paired:
     """Pair file with file; else join channels to images or parts to masks, if these consist of several files."""
-    if len(images) == len(masks) == 1 and images[0].said and masks[0].said:
+    if len(images) == len(masks) == 1 and images[0].is_given and masks[0].is_given:
         only = Pair(images[0].name, Source((images[0].path,)), Source((masks[0].path,)))
         return Paired([only], "the image and the mask that were given")
     try:
@@ -90,7 +90,7 @@ def paired_by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
         raise UserError(f"--pair '{text}' pairs nothing: it fits {counts}, of {len(names)} in {root}: {some}")
     if twice := {image for image, _ in matching.pairs} & {mask for _, mask in matching.pairs}:
-        raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} an image and a mask: tell them apart")
+        raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} both an image and a mask: make it stricter")
     # The template '{id}' also matches the masks of '{id}_mask'.
     paired = {name for pair in matching.pairs for name in pair}
     masks_left = [name for name in matching.masks_left if name not in paired]

@@ -46,7 +46,7 @@ class File:
     """An image file with the role, split and name that its folders give it.
 
     role: 'images', 'masks' or 'unused'. owner: path of the folder that gives the role. hint: role that is only part of
-    a folder's name. said: whether the user gave the role. by_type: whether only the file type gives it.
+    a folder's name. is_given: whether the user gave the role. by_type: whether only the file type gives it.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class File:
     split: str | None = None
     owner: tuple[str, ...] = ()
     hint: str | None = None
-    said: bool = False
+    is_given: bool = False
     by_type: bool = False
 
 
@@ -115,12 +115,12 @@ def assign_roles(
         for role, text in (("images", images), ("masks", masks))
         if text is not None
     }
-    said = [file for files in given.values() for file in files]
-    taken = {file.path for file in said}
+    given_files = [file for files in given.values() for file in files]
+    taken = {file.path for file in given_files}
     others = located(root, [path for path in inside if path not in taken] if taken else inside)
     if len(given) == 2:
         others = [replace(file, role="unused") for file in others]
-        return others + (said if len(taken) == len(said) else _told_apart(given["images"]))
+        return others + (given_files if len(taken) == len(given_files) else _separated(given["images"]))
     for role in ("images", "masks"):
         if role in given:
             others = [replace(file, role="unused") if file.role == role else file for file in others]
@@ -131,14 +131,14 @@ def assign_roles(
                 others = [replace(file, role=role) if file.path in hinted else file for file in others]
     others = _without_predictions(others)
     _refuse_rivals(root, others)
-    if not any(file.role == "masks" for file in said + others):
+    if not any(file.role == "masks" for file in given_files + others):
         if "images" not in given:
-            return _told_apart(others)
+            return _separated(others)
         others = [replace(file, role=file.role or "masks") for file in others]
-    return said + others
+    return given_files + others
 
 
-def _told_apart(files: list[File]) -> list[File]:
+def _separated(files: list[File]) -> list[File]:
     """Images and masks in the same folders, distinguished by a word in their names, or by their types."""
     role = "images" if any(file.role == "images" for file in files) else None
     mixed = [file for file in files if file.role == role]
@@ -150,11 +150,11 @@ def _told_apart(files: list[File]) -> list[File]:
         if not by_type:
             return files
         are_masks = [file.path in by_type for file in mixed]
-    told = [
+    separated = [
         replace(file, role="masks" if is_mask else "images", by_type=not named)
         for file, is_mask in zip(mixed, are_masks, strict=True)
     ]
-    return told + [file for file in files if file.role != role]
+    return separated + [file for file in files if file.role != role]
 
 
 def _masks_by_type(files: list[File]) -> set[Path]:
@@ -254,7 +254,7 @@ def _given(root: Path, inside: list[Path], role: str, text: str, passed_over: li
         files = [File(_as_below(root, path), stem(path.name))]
     else:
         raise UserError(f"{path}, given as --{role}, is no image file: known are {known_extensions()}")
-    return [replace(file, role=role, said=True) for file in files]
+    return [replace(file, role=role, is_given=True) for file in files]
 
 
 def _as_below(root: Path, path: Path) -> Path:

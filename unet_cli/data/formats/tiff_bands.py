@@ -140,7 +140,7 @@ def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
 
 
 def decode_tiff_bands(file: BinaryIO, page: int | None, top: int) -> Iterator[tuple[int, Decoded]]:
-    """(first row, decoded rows) of a page that has an outline, from the band that holds row `top`."""
+    """(first row, decoded rows) of a page that has an outline, from the band that contains row `top` on."""
     with open_tiff(file) as stack:
         table = stack.table
         storage = _storage(file, stack.tif, table, table.planes(page))
