@@ -48,7 +48,7 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(run):
     [
         pytest.param(
             lambda run: (run / "last.pth").rename(run / "metrics.json"),
-            "trained to its end, and .*last.pth is missing: restore it, or .*--init",
+            "finished training, and .*last.pth is missing: restore it, or .*--init",
             id="gone",
         ),
         pytest.param(
@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_before_its_first_save_begins_again(run):
         ),
         pytest.param(
             lambda run: (run / "last.pth").write_bytes((run / "best.pth").read_bytes()),
-            "holds weights alone, and nothing to go on from",
+            "holds only weights, and no state to resume from",
             id="best.pth in its place",
         ),
         pytest.param(lambda run: (run / "best.pth").unlink(), "best.pth is missing", id="best.pth gone"),
@@ -75,5 +75,5 @@ def test_settings_that_have_changed_are_told_and_lasting_ones_refused(run):
     other = call(saved, lr=0.2, size=64, mode="tile", epochs=7)
     assert other.changes() == {"lr": (0.1, 0.2), "epochs": (None, 7)}
     other.check_lasting()
-    with pytest.raises(UserError, match="begun with --size 64, and can't go on with 32"):
+    with pytest.raises(UserError, match="started with --size 64, and can't be resumed with 32"):
         call(saved, lr=0.1, size=32, depth=4, mode="tile").check_lasting()

@@ -155,7 +155,7 @@ def test_a_run_goes_on_on_the_gpu_with_its_optimizer_and_its_scale_of_losses(pla
     name = f"resumed-{precision}"
     train(place, name, *ALIKE, "--device", "cuda", "--precision", precision, "--epochs", 2)
     done = unet(place, "train", "--resume", f"checkpoints/{name}", "--epochs", 4)
-    assert f"Going on with checkpoints/{name} in epoch 3" in done.stderr
+    assert f"Resuming checkpoints/{name} in epoch 3" in done.stderr
     rows = log_of(place, name)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert losses(rows)[-1] < losses(rows)[0]
@@ -174,7 +174,7 @@ def test_training_that_runs_out_of_memory_goes_on_with_parts_of_the_batch(place)
     arguments = ("train", "--data", "data", "--name", "short", "--size", 256, "--width", 16, "--batch-size", 4)
     settings = ("--val-fraction", 0.2, "--epochs", 1, "--device", "cuda", "--precision", "float32")
     done = called(place, "-c", SHORT_OF_MEMORY, 320 * 2**20, *arguments, *settings)
-    assert "Out of memory with 4 images at once: going on with 2 at once" in done.stderr
+    assert "Out of memory with 4 images at once: continuing with 2 at once" in done.stderr
     assert all(np.isfinite(losses(log_of(place, "short"))))
 
 

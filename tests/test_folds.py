@@ -138,7 +138,7 @@ def test_a_fold_without_its_end_is_named_where_all_are_used(whole, unet: Run, tm
     (whole / "fold2" / "metrics.json").unlink()
     done = unet("predict", "--weights", whole, "--input", tmp_path / "data" / "images", "--output", "out")
     assert done.returncode == 0, done.stderr
-    assert f"{whole}/fold2 hasn't been trained to its end: its weights are the best so far" in done.stderr
+    assert f"{whole}/fold2 hasn't finished training: its weights are the best so far" in done.stderr
     assert "fold1" not in done.stderr
 
 
@@ -146,7 +146,7 @@ def test_finished_folds_are_left_alone_and_said(whole, unet: Run):
     before = state_of(whole / "fold1") | state_of(whole / "fold2")
     done = unet("train", "--resume", whole, "--data", "data")
     assert done.returncode == 0, done.stderr
-    assert f"{whole}/fold2 has been trained to its end" in done.stderr
+    assert f"{whole}/fold2 has finished training" in done.stderr
     dice = json.loads((whole / "fold1" / "metrics.json").read_text())["scores"]["dice"]
     assert f"{whole}/fold1: validation Dice {dice:.3f}" in done.stdout
     together = json.loads((whole / "metrics.json").read_text())["scores"]["dice"]
@@ -222,7 +222,7 @@ def test_with_more_epochs_finished_folds_go_on_and_stopped_between_each_only_onc
     monkeypatch.setattr(folds, "train", stopped_in_the_second)
     with pytest.raises(Stopped) as stopped:
         go_on(whole, epochs=2)
-    assert stopped.value.hint == f". To go on: unet train --resume {whole}"
+    assert stopped.value.hint == f". To resume: unet train --resume {whole}"
     monkeypatch.undo()
     before = state_of(whole / "fold1")
     assert [report.epochs for report in go_on(whole, epochs=2).folds] == [2, 2]
@@ -237,11 +237,11 @@ def test_a_stop_within_a_fold_hints_at_the_whole_alone(whole, monkeypatch):
     monkeypatch.setattr(run, "_fit", stopped)
     with pytest.raises(Stopped) as seen:
         go_on(whole, epochs=2)
-    assert seen.value.hint == f". To go on: unet train --resume {whole}"
+    assert seen.value.hint == f". To resume: unet train --resume {whole}"
     monkeypatch.setattr(run, "_fit", lambda *_: (_ for _ in ()).throw(UserError("it diverged")))
     with pytest.raises(UserError) as failed:
         go_on(whole, epochs=2)
-    assert str(failed.value) == f"it diverged.\nTo go on: unet train --resume {whole}"
+    assert str(failed.value) == f"it diverged.\nTo resume: unet train --resume {whole}"
 
 
 def test_the_time_is_shared_out_evenly_and_counts_for_each_from_its_own_beginning(whole, monkeypatch):
@@ -267,10 +267,10 @@ def test_names_of_ten_folds_sort(tmp_path, data, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fold": 2}, "begun with --fold all, and can't go on with 2"),
-        ({"folds": 3}, "begun with --folds 2, and can't go on with 3"),
-        ({"width": 8}, "begun with --width 4, and can't go on with 8"),
-        ({"group_by": "cell"}, "begun without --group-by, and can't go on with cell"),
+        ({"fold": 2}, "started with --fold all, and can't be resumed with 2"),
+        ({"folds": 3}, "started with --folds 2, and can't be resumed with 3"),
+        ({"width": 8}, "started with --width 4, and can't be resumed with 8"),
+        ({"group_by": "cell"}, "started without --group-by, and can't be resumed with cell"),
     ],
 )
 def test_what_would_make_it_another_is_refused_and_nothing_changed(whole, settings, message):
@@ -283,7 +283,7 @@ def test_what_would_make_it_another_is_refused_and_nothing_changed(whole, settin
 
 def test_one_fold_goes_on_alone_and_becomes_no_other(whole):
     assert not is_for_all_folds(config_of(whole / "fold1", fold=1))
-    with pytest.raises(UserError, match="begun with --fold 1, and can't go on with all"):
+    with pytest.raises(UserError, match="started with --fold 1, and can't be resumed with all"):
         go_on(whole / "fold1", mode="resize")  # as its config.toml has it
 
 

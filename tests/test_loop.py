@@ -16,7 +16,6 @@ from unet_cli.data.samples.cutting import Crops, Grid
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
 from unet_cli.models import build_model
-from unet_cli.runs.build import Run
 from unet_cli.runs.prepare import rescore_best
 from unet_cli.runs.train import fit
 from unet_cli.system.console import Console
@@ -28,7 +27,8 @@ from unet_cli.training.course import Course
 from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
-from unet_cli.training.progress import EpochLog, EpochResult, Progress
+from unet_cli.training.progress import EpochPrinter, EpochResult, Progress
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
@@ -51,7 +51,7 @@ def run_for(data, epochs: int = 2, seconds: float | None = None, precision: str 
     start = time.monotonic()
     end = None if seconds is None else start + seconds
     compute, world = Compute(torch.device("cpu"), precision), World()
-    learner = Learner(model, loss_for(config.loss, 2), config, compute, world, QUIET, at_once=2)
+    learner = Learner(model, loss_for(config.loss, 2), config, compute, world, QUIET, micro_batch=2)
     train_data = SegmentationDataset(train, preprocessing, card.labels, cuttings[0])
     val_data = SegmentationDataset(val, preprocessing, card.labels, cuttings[1])
     augmentation = augmentation_of(config.augment, preprocessing.orientation)
@@ -145,7 +145,7 @@ def test_a_run_without_time_still_takes_a_step_and_validates(data):
 def test_a_run_whose_time_is_up_after_an_epoch_that_was_not_judged_judges_it(data, monkeypatch):
     run = with_plan(run_for(data, seconds=1000), Plan(validate_every=100))
     logged = []
-    monkeypatch.setattr(EpochLog, "add", lambda log, row: logged.append(row))
+    monkeypatch.setattr(EpochPrinter, "add", lambda log, row: logged.append(row))
     allowed = iter([True] * 5 + [False] * 100)  # two steps and the question after them, then nothing any more
     monkeypatch.setattr(Budget, "allows_step", lambda *_: next(allowed))
     results = trained(run)
@@ -204,9 +204,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(data):
 class NotFinite:
     """A loss that is infinite."""
 
-    whole = loss_for("bce+dice", 2).whole
+    denominators = loss_for("bce+dice", 2).denominators
 
-    def __call__(self, logits, mask, whole=None):
+    def __call__(self, logits, mask, denominators=None):
         return logits.mean() * math.inf
 
     def deep(self, heads, weights, mask, whole):
@@ -230,7 +230,7 @@ def test_ten_such_steps_in_a_row_end_the_run_with_a_reason(data, said):
     assert sum("is not finite, so the step is skipped; images: " in line for line in said.lines) == 10
     run = run_for(data, epochs=6)
     run.learner.loss, run.learner.compute = NotFinite(), replace(run.learner.compute, precision="float16")
-    run.learner._through = lambda network, image: [network(image)]
+    run.learner._logits_of = lambda network, image: [network(image)]
     with pytest.raises(UserError, match="too large for float16: try --precision bf16"):
         trained(run)
 
@@ -374,18 +374,18 @@ def test_memory_that_runs_out_is_met_with_smaller_parts_then_checkpointing(data,
     run = run_for(data, epochs=2, norm="group")
     whole = run_for(data, epochs=2, norm="group")
     run.learner.console = said
-    through, failures = run.learner._through, iter([True, True])
+    through, failures = run.learner._logits_of, iter([True, True])
 
     def fail_twice(network, image):
         if next(failures, False):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         return through(network, image)
 
-    run.learner._through = fail_twice
+    run.learner._logits_of = fail_twice
     rows = trained(run)
-    assert run.learner.at_once == 1
+    assert run.learner.micro_batch == 1
     assert run.learner.state()["gradient_checkpointing"]
-    assert "with 2 images at once: going on with 1 at once" in said.lines[0]
+    assert "with 2 images at once: continuing with 1 at once" in said.lines[0]
     assert "--gradient-checkpointing" in said.lines[1]
     assert [row.step for row in rows] == [2, 4]
     trained(whole)
@@ -398,8 +398,8 @@ def test_memory_that_is_never_enough_is_said(data):
     def fail(network, image):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    run.learner._through = fail
-    with pytest.raises(UserError, match="doesn't suffice for one image.*smaller --size"):
+    run.learner._logits_of = fail
+    with pytest.raises(UserError, match="not enough memory for one image.*smaller --size"):
         trained(run)
 
 
@@ -409,7 +409,7 @@ def test_other_errors_are_no_lack_of_memory(data):
     def fail(network, image):
         raise RuntimeError("shapes differ")
 
-    run.learner._through = fail
+    run.learner._logits_of = fail
     with pytest.raises(RuntimeError, match="shapes differ"):
         trained(run)
 

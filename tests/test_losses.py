@@ -18,8 +18,8 @@ from unet_cli.training.losses.loss import (
     Loss,
     balanced_weights,
     class_weights_for,
+    downsample_target,
     loss_for,
-    middles,
     term_of,
 )
 from unet_cli.training.losses.region import (
@@ -518,7 +518,7 @@ def test_a_volume_is_no_different(name, num_classes):
 
 def in_parts(target: Tensor, loss: Loss) -> Denominators:
     """Those of a batch of five, summed over its parts."""
-    wholes = [loss.whole(target[part]) for part in PARTS]
+    wholes = [loss.denominators(target[part]) for part in PARTS]
     return Denominators(sum(one.images for one in wholes), sum(one.weight for one in wholes))
 
 
@@ -533,7 +533,8 @@ def test_the_parts_of_a_batch_add_up_to_it(name, num_classes):
     together = loss(logits, mask)
     (gradient,) = torch.autograd.grad(together, logits)
     whole = in_parts(mask, loss)
-    assert (whole.images, whole.weight) == (loss.whole(mask).images, pytest.approx(loss.whole(mask).weight))
+    expected = loss.denominators(mask)
+    assert (whole.images, whole.weight) == (expected.images, pytest.approx(expected.weight))
     summed = torch.stack([loss(logits[part], mask[part], whole) for part in PARTS]).sum()
     assert summed.item() == pytest.approx(together.item(), rel=1e-6)
     assert torch.allclose(torch.autograd.grad(summed, logits)[0], gradient, rtol=1e-5, atol=1e-8)
@@ -545,15 +546,15 @@ def test_a_sample_that_is_ignored_everywhere_adds_exactly_nothing(name, num_clas
     loss = make(name, num_classes)
     logits, mask = random_batch(num_classes)
     ghost, nowhere = logits[-1:], mask[-1:]
-    none = loss.whole(nowhere, images=0)
+    none = loss.denominators(nowhere, images=0)
     assert (none.images, none.weight) == (0, 0)
-    for whole in (none, loss.whole(mask)):
+    for whole in (none, loss.denominators(mask)):
         value = loss(ghost, nowhere, whole)
         assert value.item() == 0
         (gradient,) = torch.autograd.grad(value, logits)
         assert not gradient.any()
     kept = loss(logits[:-1], mask[:-1])
-    assert loss(logits, mask, loss.whole(mask, images=3)).item() == pytest.approx(kept.item(), rel=1e-6)
+    assert loss(logits, mask, loss.denominators(mask, images=3)).item() == pytest.approx(kept.item(), rel=1e-6)
 
 
 def heads_of(logits: Tensor) -> list[Tensor]:
@@ -563,15 +564,15 @@ def heads_of(logits: Tensor) -> list[Tensor]:
 
 def test_a_coarse_head_sees_the_middle_of_each_cell():
     rows = torch.arange(10).view(1, 10, 1).expand(1, 10, 6)
-    assert middles(rows, (5, 3))[0, :, 0].tolist() == [1, 3, 5, 7, 9]
-    assert middles(rows, (3, 2))[0, :, 0].tolist() == [2, 6, 9]
-    assert middles(rows, (4, 2))[0, :, 0].tolist() == [1, 4, 7, 9]
-    assert middles(rows, (10, 6)) is rows
+    assert downsample_target(rows, (5, 3))[0, :, 0].tolist() == [1, 3, 5, 7, 9]
+    assert downsample_target(rows, (3, 2))[0, :, 0].tolist() == [2, 6, 9]
+    assert downsample_target(rows, (4, 2))[0, :, 0].tolist() == [1, 4, 7, 9]
+    assert downsample_target(rows, (10, 6)) is rows
     with pytest.raises(ValueError, match="not coarser"):
-        middles(rows, (5, 6))
-    assert middles(rows[:, :5, :5], (2, 2))[0, :, 0].tolist() == [2, 4]  # by 4, though 3 would fit too
+        downsample_target(rows, (5, 6))
+    assert downsample_target(rows[:, :5, :5], (2, 2))[0, :, 0].tolist() == [2, 4]  # by 4, though 3 would fit too
     volume = torch.arange(5).view(1, 5, 1, 1).expand(1, 5, 4, 4)
-    assert middles(volume, (3, 2, 2))[0, :, 0, 0].tolist() == [1, 3, 4]
+    assert downsample_target(volume, (3, 2, 2))[0, :, 0, 0].tolist() == [1, 3, 4]
 
 
 def test_deep_supervision_by_hand():
@@ -580,7 +581,7 @@ def test_deep_supervision_by_hand():
     mask[0, 1::2, 1::2] = 1  # all that the coarse head sees
     fine, coarse = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 2, 2), math.log(3))
     loss = loss_for("bce", 2)
-    value = loss.deep([fine, coarse], (0.75, 0.25), mask, loss.whole(mask))
+    value = loss.deep([fine, coarse], (0.75, 0.25), mask, loss.denominators(mask))
     assert value.item() == pytest.approx(0.75 * math.log(2) + 0.25 * math.log(4 / 3))
     assert loss.deep([fine, coarse], (1, 0), mask).item() == pytest.approx(math.log(2))
 
@@ -614,7 +615,7 @@ def test_the_parts_add_up_for_several_heads_too(name, num_classes):
 def test_one_head_is_no_different_from_none():
     logits, mask = random_batch(3)
     loss = make("bce+dice", 3)
-    assert loss.deep([logits], (1.0,), mask, loss.whole(mask)) == loss(logits, mask)
+    assert loss.deep([logits], (1.0,), mask, loss.denominators(mask)) == loss(logits, mask)
 
 
 def test_where_no_class_is_background_regions_of_the_first_count_too():

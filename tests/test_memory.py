@@ -118,7 +118,7 @@ def test_free_memory_of_a_gpu_includes_what_torch_holds_unused(monkeypatch):
 
 
 def test_what_is_alive_at_a_time_is_counted_once():
-    with memory._Ledger() as ledger:
+    with memory._PeakMemory() as ledger:
         one = torch.empty(100)
         two = one + 1  # 800 bytes
         two.add_(1)
@@ -290,7 +290,7 @@ def test_a_gpu_keeps_a_tenth_of_its_memory_free(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    assert memory._most_bytes(torch.device("cuda")) == 100 - 15 - 10
+    assert memory._reservable_bytes(torch.device("cuda")) == 100 - 15 - 10
 
 
 STEP = """

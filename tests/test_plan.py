@@ -179,5 +179,5 @@ def test_only_as_many_images_are_scored_as_a_tenth_of_the_time_is_enough_for(
     labels = SimpleNamespace(scored=range(classes))
     card = SimpleNamespace(labels=labels, sizes=lambda pairs: [(512, 512)] * len(pairs))
     call = SimpleNamespace(config=SimpleNamespace(max_time=seconds, workers=1), started=100.0 - taken)
-    found = planning._measurable(call, card, SimpleNamespace(val=range(1000)))
+    found = planning._affordable_val_images(call, card, SimpleNamespace(val=range(1000)))
     assert min(found, 1000) == count

@@ -40,7 +40,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     """
     from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
     from unet_cli.inference.inputs import listed_paths
-    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, share_of
+    from unet_cli.inference.jobs import extras_of, find_jobs, is_done, remove_stale_outputs, share_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.system.device import choose_compute
@@ -63,7 +63,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)
     # Old outputs are removed first, so that no stale mask looks like a result of this run if it fails.
-    clear(jobs, everything)
+    remove_stale_outputs(jobs, everything)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     console.say(*notes)

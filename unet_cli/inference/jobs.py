@@ -171,7 +171,7 @@ def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
     return jobs
 
 
-def clear(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
+def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
     """Remove what earlier calls left for these jobs, of `everything`: masks, which could pass for those of this call
     where it is stopped; extras that belong to them, asked for or not; and what was half written. Raises UserError."""
     outputs = {path for job in jobs for path in job.outputs}

@@ -1,1 +1,1 @@
-"""The training journey from a folder to a run: prepare, plan, train, resume, folds, compare, benchmarks."""
+"""Training runs: prepare, plan, train, save, resume; cross-validation, comparison of networks, benchmarks."""

@@ -1,4 +1,4 @@
-"""What is timed by `unet bench`, each beside the plain way of doing the same."""
+"""The benchmarks of `unet bench`, each compared with a plain implementation of the same task."""
 
 from __future__ import annotations
 
@@ -46,20 +46,21 @@ from unet_cli.training.losses.loss import loss_for
 Timed = Callable[[], object]
 
 SIZE = 512
-PHOTO = (1024, 768)  # width and height of the images that are predicted from disk to disk
+PHOTO = (1024, 768)  # (width, height) of the images that are predicted from disk to disk
 MEAN, STD = 128.0, 64.0
-AUGMENTED_BATCHES, AUGMENTED_BATCH = 2, 4  # images in each of these
+AUGMENTED_BATCHES, AUGMENTED_BATCH = 2, 4  # number of batches, and images in each
 BILINEAR = v2.InterpolationMode.BILINEAR
 
 
 def steps(width: int, compute: Compute) -> tuple[Timed, Timed]:
-    """Forward, loss, backward and step in the layout and format of `unet train`, and the plain ones."""
+    """A training step (forward, loss, backward, step) in the memory layout and precision of `unet train`, and a plain
+    one."""
     tuned, plain = (_step_of(_network(width, compute, tuned), compute, 2, 256, tuned) for tuned in (True, False))
     return tuned, plain
 
 
 def forwards(width: int, compute: Compute) -> tuple[Timed, Timed]:
-    """A forward pass in the form that `unet predict` gives the network, and the plain one."""
+    """A forward pass of the network as `unet predict` prepares it, and a plain one."""
     checkpoint = untrained(width)
     tuned = make_member(checkpoint, compute, Inference(), "resize").model
     plain = checkpoint.build().to(compute.device).eval()
@@ -69,10 +70,10 @@ def forwards(width: int, compute: Compute) -> tuple[Timed, Timed]:
 
 
 def disk_to_disk(width: int, compute: Compute, images: int) -> dict[str, float]:
-    """Seconds an image takes from a JPEG to a mask: 'plain_loop', 'predict', and of it the 'network' alone.
+    """Seconds for an image from JPEG to mask: 'plain_loop', 'predict', and the part of the 'network' in the latter.
 
     The plain loop opens, resizes, computes in float32, resizes, thresholds and saves one image after the other, as a
-    script would; it goes first, before anything is tuned.
+    script would; it runs first, before any global setting is tuned.
     """
     checkpoint = untrained(width)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +103,8 @@ def disk_to_disk(width: int, compute: Compute, images: int) -> dict[str, float]:
 
 
 def augmentations(compute: Compute, size: int = SIZE) -> tuple[Timed, Timed]:
-    """`full` augmentation of a few batches of images of 3 channels and their masks, and the same with torchvision's
-    transforms, one after the other, sample by sample. Each call draws anew."""
+    """`full` augmentation of a few batches of RGB images and their masks, and the same with torchvision's transforms,
+    sample by sample. Each call draws new parameters."""
     strength = AUGMENTATIONS["full"]
     assert strength is not None
     image = torch.rand(AUGMENTED_BATCH, 3, size, size, device=compute.device)
@@ -127,8 +128,8 @@ def augmentations(compute: Compute, size: int = SIZE) -> tuple[Timed, Timed]:
 
 
 def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
-    """All that `unet evaluate` measures of masks on disk, and a plain loop over them that asks scipy for the surface
-    metrics alone. folder: for the masks; an empty one."""
+    """All metrics of `unet evaluate` for masks on disk, and a plain loop that computes only the surface metrics with
+    scipy. folder: empty folder for the masks."""
     pairs = _mask_files(folder, count)
     labels = LabelMap((0, 255), ("background", "cell"))
 
@@ -145,7 +146,7 @@ def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
 
 
 def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float, float, float]:
-    """As compare_surfaces, by the usual calls."""
+    """The metrics of compare_surfaces, computed with the usual scipy calls."""
     borders = [mask & ~binary_erosion(mask) for mask in (pred, target)]
     there = distance_transform_edt(~borders[1])[borders[0]]
     back = distance_transform_edt(~borders[0])[borders[1]]
@@ -158,7 +159,8 @@ def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float,
 
 
 def _mask_files(folder: Path, count: int) -> dict[Pair, Source]:
-    """Pairs of the sample's masks, 512 x 512, and beside each as its prediction the same, moved by a few pixels."""
+    """Pairs with masks of the sample data, 512 x 512, and for each a prediction: the same mask, shifted by a few
+    pixels."""
     pairs = {}
     for index in range(count):
         mask = np.asarray(
@@ -175,8 +177,8 @@ def _mask_files(folder: Path, count: int) -> dict[Pair, Source]:
 def training_pace(
     width: int, compute: Compute, compiled: bool, batch_size: int = 16, size: int = SIZE, rounds: int = 10
 ) -> dict[str, float]:
-    """Training of the network on random images: 'images_per_second'; 'flops', floating-point operations of an image,
-    forward and backward; 'bytes', the highest that were allocated on a GPU, 0 elsewhere.
+    """Training on random images: 'images_per_second'; 'flops', floating-point operations for an image, forward and
+    backward; 'bytes', peak GPU memory, 0 on other devices.
 
     Raises UserError where the network can't be compiled.
     """
@@ -201,7 +203,7 @@ def training_pace(
 
 
 def matrix_peak(compute: Compute, size: int = 8192, rounds: int = 10) -> float:
-    """Floating-point operations a second that the device reaches in products of large bf16 matrices, the best of 5."""
+    """Floating-point operations a second in products of large bf16 matrices, the best of 5 trials."""
     matrix = torch.randn(size, size, device=compute.device, dtype=torch.bfloat16)
 
     def products() -> None:
@@ -213,7 +215,7 @@ def matrix_peak(compute: Compute, size: int = 8192, rounds: int = 10) -> float:
 
 
 def untrained(width: int) -> Checkpoint:
-    """A network for colour images of 8 bits with fresh weights."""
+    """A checkpoint for 8-bit colour images with random weights."""
     model = ModelConfig(base_channels=width)
     preprocessing = Preprocessing(size=SIZE, in_channels=3, dtype="uint8", mean=(MEAN,) * 3, std=(STD,) * 3)
     labels = LabelMap((0, 255), ("background", "foreground"))
@@ -221,7 +223,7 @@ def untrained(width: int) -> Checkpoint:
 
 
 def seconds(function: Timed, compute: Compute) -> float:
-    """What one call takes, on a GPU to its end."""
+    """Seconds of one call, including the queued work on a GPU."""
     start = time.perf_counter()
     function()
     finish(compute.device)
@@ -251,19 +253,18 @@ def _step_of(model: nn.Module, compute: Compute, batch_size: int, size: int, tun
 
 
 def _turned(image: torch.Tensor, turns: int) -> torch.Tensor:
-    """By quarter turns; torchvision goes on knowing an image as an image and a mask as a mask."""
+    """The image rotated by quarter turns; torchvision's type, image or mask, is kept."""
     return tv_tensors.wrap(torch.rot90(image, turns, (-2, -1)), like=image)
 
 
 def _torchvision_transforms(strength: Augmentation, size: int) -> v2.Compose:
-    """What `full` does to images in [0, 1], a standard deviation being a quarter, with the same chances.
+    """The changes of `full` with the same probabilities, for images in [0, 1] with a standard deviation of 1/4.
 
-    It is as little work as torchvision offers: zooming in is left to the crop, the rest of the affine changes are one
-    transform, and the displacements are torchvision's default ones; as smooth as ours they would take several times as
-    long.
+    It is the least work that torchvision offers: the crop zooms in, the other affine changes are one transform, and the
+    displacements are torchvision's default; displacements as smooth as ours would take several times as long.
     """
     scale, chance = strength.scale, strength.chance
-    zoomed = chance / 2  # in; as often out
+    zoomed = chance / 2  # probability of zooming in; that of zooming out is the same
     affine = v2.RandomAffine(strength.rotation, scale=(1 / scale, 1), shear=strength.shear, interpolation=BILINEAR)
     gamma = (1 / strength.gamma, strength.gamma)
     changes: list[tuple[v2.Transform, float]] = [

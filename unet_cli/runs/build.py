@@ -1,15 +1,12 @@
-"""A run out of plain values: the checkpoint that it fills, its plan, and its network."""
+"""Building a run from plain values: the checkpoint template, and the network with its loader and schedule."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
-
-from torch import Tensor
 
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.data import Preprocessing
@@ -38,15 +35,16 @@ from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import class_weights_for, loss_for
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 
 MAX_GPU_BATCH = 128
 
 
 def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelConfig) -> Checkpoint:
-    """The checkpoint of this run, still without weights. The call's orientation is decided.
+    """The checkpoint of this run, without weights. The call's orientation must not be 'auto'.
 
-    Raises UserError where a run to go on with was prepared for other images.
+    Raises UserError where a resumed run was prepared for other images.
     """
     config = call.config
     preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
@@ -71,65 +69,33 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
 
 
 def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preprocessing:
-    """The run's own preprocessing, whose statistics may differ where images have changed. Raises UserError where the
-    network would see something else."""
+    """The preprocessing of a resumed run, whose statistics may differ from today's images. Raises UserError where the
+    network's input or the classes would change."""
     then = saved.preprocessing
     for name in ("dtype", "keep_alpha", "files", "pages"):
         if getattr(then, name) != getattr(now, name):
             raise UserError(
-                f"--resume: the run was trained on images of {name} {getattr(then, name)}, and now it is "
-                f"{getattr(now, name)}: put the images back, or begin a new run"
+                f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "
+                f"{getattr(now, name)}: restore the images, or start a new run"
             )
     if (saved.labels.names, saved.labels.values) != (card.labels.names, card.labels.values):
         raise UserError(
             f"--resume: the run was trained on other classes, {saved.labels.describe()}, and now they are "
-            f"{card.labels.describe()}: put the masks back, or begin a new run"
+            f"{card.labels.describe()}: restore the masks, or start a new run"
         )
     return then
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the training loop works with: the network and its optimizer, the training samples, the validation part, and
-    where the run is."""
-
-    learner: Learner
-    loader: TrainLoader
-    val_data: SegmentationDataset
-    course: Course
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether weights, optimizer and progress belong together, as everywhere but within a step's end and while
-        averaged weights are validated."""
-        return self.course.step == self.learner.step and not self.learner.average.is_swapped
-
-    def weights(self, averaged: bool = False) -> dict[str, Tensor]:
-        """A copy on the CPU, which training doesn't change any more."""
-        state = self.learner.average.state_dict() if averaged else self.learner.model.state_dict()
-        return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights."""
-        return {
-            "learner": self.learner.state(),
-            "progress": self.course.progress.plain(),
-            "seconds": time.monotonic() - self.course.budget.start,
-            "batch_size": self.loader.batch_size,
-            "plan": self.course.plan.plain(),
-        }
-
-
 def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Run:
-    """What trains `model` by `plan` on samples that are prepared as the template says."""
+    """The run that trains `model` by `plan`, with the preprocessing of the template."""
     config = call.config
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
     cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
     train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
-    weights_of = class_weights_for(config.class_weights, class_shares(card, split.train))
-    loss = loss_for(config.loss, template.model.num_classes, weights_of, card.labels.scored.start)
+    class_weights = class_weights_for(config.class_weights, class_shares(card, split.train))
+    loss = loss_for(config.loss, template.model.num_classes, class_weights, card.labels.scored.start)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, call.console, batch_size, context, factor)
     loader = TrainLoader(
@@ -161,18 +127,19 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
 def _cutting(
     config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int
 ) -> Callable[[int], Crops]:
-    """A function from a side to the training samples of that side, with the surroundings that a warp brings in.
+    """A function from a crop side to the training crops of that side, including the surroundings that a warp moves in.
 
-    sizes: (H, W) of each pair. context: pixels around a crop that come with it. repeats: see Crops.
+    sizes: (H, W) of each pair. context: pixels around a crop that the network needs. repeats: see Crops.
     """
     size = template.preprocessing.size
     strength = augmentation_of(config.augment, template.preprocessing.orientation)
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:
-        seen = side + 2 * context
+        input_side = side + 2 * context
+        # A whole stretched image has no surroundings to read; a crop has, and a warp would show its border otherwise.
         has_surroundings = side != stretched and strength is not None and strength.interpolates
-        patch = patch_side_of(seen) if has_surroundings else seen
+        patch = patch_side_of(input_side) if has_surroundings else input_side
         return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
 
     return cut
@@ -187,31 +154,31 @@ def _datasets(
     plan: Plan,
     cut: Callable[[int], Crops],
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training part, and what is looked at of the validation part. They share the memory for decoded images by
-    their numbers.
+    """The training data, and the part of the validation data that the plan uses. They share the memory for decoded
+    images in proportion to their number.
 
-    context: pixels around a tile that come with it.
+    context: pixels around a tile that the network needs.
     """
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
-    of_val: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
+    val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
-        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, of_val, False))
+        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, val_cutting, False))
     )
     return train_data, val_data
 
 
 def class_shares(card: Card, train: list[Pair]) -> list[float]:
-    """The share of each class in the pixels of the training part."""
+    """Share of each class in the pixels of the training part."""
     counts = card.contents_of(train).sum(0)
     return (counts / max(1, counts.sum())).tolist()
 
 
 def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, int]]) -> float:
-    """How long it takes to read the whole part from disk, once for the network and once for the page, as the first
-    sample tells, and to measure it. sizes: of its images."""
+    """Estimated seconds to read the whole part from disk twice, for the network and for the report, extrapolated from
+    the first sample, and to evaluate it. sizes: (H, W) of its images."""
     if not len(dataset):
         return 0.0
     start = time.monotonic()
@@ -222,27 +189,29 @@ def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes:
 
 
 def _batch_size(call: Call, template: Checkpoint, model: Network, *data: SegmentationDataset) -> int:
-    """Of each process: as told, as found before the run was interrupted, or what suits the memory and the GPU."""
+    """Batch size of each process: --batch-size, else the resumed run's, else the largest that fits (CPU) or the
+    smallest near-fastest one (GPU)."""
     config, compute, world = call.config, call.compute, call.world
-    most = max(1, -(-len(data[0]) // world.count))
+    limit = max(1, -(-len(data[0]) // world.count))
     if config.batch_size or call.state:
-        return min(config.batch_size or call.state["batch_size"], most)
-    usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), most)
+        return min(config.batch_size or call.state["batch_size"], limit)
+    usual = min(compute.usual(CPU_TRAIN_BATCH, GPU_PREDICT_BATCH), limit)
+    # Timing isn't reproducible, so a deterministic run takes the default.
     if config.deterministic or compute.device.type == "mps":
         return usual
     size = template.preprocessing.size
     shape = (template.model.in_channels, size, size)
     if compute.device.type == "cpu":
         reserved = sum(part.bytes_to_keep() for part in data)
-        found = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
-        if found < usual:
-            call.console.say(f"Memory is short: batches of {found} instead of {usual}")
-        return found
-    call.console.say("Trying which batch size is the fastest")
+        fitting = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
+        if fitting < usual:
+            call.console.say(f"Little free memory: batch size {fitting} instead of {usual}")
+        return fitting
+    call.console.say("Searching for the fastest batch size")
     name = config.optimizer
     optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
     throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
-    return world.lowest(fastest_batch_size(throughput, min(MAX_GPU_BATCH, most)))
+    return world.lowest(fastest_batch_size(throughput, min(MAX_GPU_BATCH, limit)))
 
 
 def _budget(
@@ -253,7 +222,8 @@ def _budget(
     sizes: Sequence[tuple[int, int]],
     plan: Plan,
 ) -> Budget:
-    """sizes: (H, W) of the validation images."""
+    """The budget of the run. sizes: (H, W) of the validation images."""
+    # A resumed run started as long ago as it has been running, so that --max-time counts all its parts.
     config, start = call.config, call.started - call.state.get("seconds", 0.0)
     return Budget(
         epochs=config.epochs or (None if config.max_time else math.ceil(plan.epochs(MAX_PASSES))),

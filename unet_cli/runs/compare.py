@@ -1,4 +1,4 @@
-"""Several networks on the same data, each for the same time or times: which one to take."""
+"""Comparison of networks: each is trained on the same data for the same time or times, and scored."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from unet_cli.system.distributed import this_process
 from unet_cli.training.batch_size import trial
 from unet_cli.training.optimizers import make_optimizer
 
-REFERENCE = "unet"  # whose step the others' widths are chosen by
+REFERENCE = "unet"  # the network whose step time the widths of the others match
 WIDTH_GRID = 4  # widths are multiples of it
-TRIALS = 3  # of widths
-TIMED = 32  # images
-EXPONENT = 1.6  # about which power of the width a step's time grows with: less than 2, since some of it is memory
+TRIALS = 3  # widths tried for a network
+TIMED = 32  # images over which prediction is timed
+EXPONENT = 1.6  # a step's time grows about with this power of the width: below 2, since some layers are memory-bound
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one training of a network.
+    """The result of one training of a network.
 
-    minutes: that it was given with --minutes. part: of the data, that the scores are of: test or validation; '' where
-    there is neither. dice, iou: mean over images and foreground classes, at original size, as set_dice, see
-    metrics.set_dice; dice_interval: 95 %, None for a single image. seconds: of one image in prediction, from disk to
-    mask. error: why there is nothing else.
+    minutes: its training time with --minutes. part: the part of the data that is scored, test or validation; '' where
+    there is neither. dice, iou: mean over images and foreground classes, at original size; set_dice: see
+    metrics.overlap; dice_interval: 95 % interval, None for a single image. seconds: time to predict one image, from
+    disk to mask. error: why the training failed, and all else is empty.
     """
 
     network: str
@@ -71,19 +71,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Reference:
-    """The plain U-Net, by whose step the others' widths are chosen. speed: images a second in training."""
+    """The plain U-Net, whose step time the widths of the others match. speed: training throughput, images a second."""
 
     width: int | None
     speed: float
 
 
 def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
-    """Train each network for the time, each of the times or the epochs of the settings, one after the other, and score
-    its best weights. What can't be trained comes first.
+    """Train the networks one after the other for the time, each of the times, or the epochs of the settings, and score
+    their best weights. Networks that can't be trained are yielded first.
 
-    Without --width, a network that has one gets that with which a training step takes about as long as that of the
-    plain U-Net at the width that `train` would give it. Each is trained in a process of its own, so that one that
-    fails, or dies, doesn't stop the others. Raises UserError before anything is trained, and Stopped.
+    Without --width, each network gets the width at which its training step takes about as long as that of the plain
+    U-Net at the width that `train` would choose. Each is trained in a process of its own, so that one that fails or
+    crashes doesn't stop the others. Raises UserError before anything is trained, and Stopped.
     """
     if this_process() != (1, 1):
         raise UserError("compare trains in one process: start it without torchrun")
@@ -111,21 +111,21 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
             row = in_child(_one, settings, references.get(minutes), layout, pairs, console)
         except UserError as error:
             console.say(f"{name} failed: {error}")
-            row = Result(name, error=_with_way_on(error, settings))
+            row = Result(name, error=_with_resume_hint(error, settings))
         yield replace(row, minutes=minutes)
 
 
-def _with_way_on(error: UserError, config: TrainConfig) -> str:
-    """What went wrong, and of a run whose process has died how it may be gone on with."""
+def _with_resume_hint(error: UserError, config: TrainConfig) -> str:
+    """The message of the error, with the command that resumes the run where its process has crashed."""
     run = config.output / str(config.name)
     if isinstance(error, ChildDied) and (run / "last.pth").exists():
-        return f"{error}. To go on with it alone: {shlex.join(['unet', 'train', '--resume', str(run)])}"
+        return f"{error}. To resume it alone: {shlex.join(['unet', 'train', '--resume', str(run)])}"
     return str(error)
 
 
 def chosen(names: str) -> list[str]:
-    """'a,b' -> these; 'all,-c' -> all networks for images but c. Raises UserError at a name that isn't in the table."""
-    wanted: dict[str, None] = {}
+    """'a,b' -> these; 'all,-c' -> all 2D networks except c. Raises UserError for a name that isn't in the table."""
+    wanted: dict[str, None] = {}  # a set that keeps the order
     for name in (part.strip() for part in names.split(",")):
         if not name:
             continue
@@ -145,7 +145,7 @@ def chosen(names: str) -> list[str]:
 
 
 def _refusal(name: str, config: CompareConfig) -> str | None:
-    """Why the network can't be trained as asked, if it can't."""
+    """Why the network can't be trained with these settings, None where it can."""
     try:
         model = resolved(ModelConfig(name=name, **config.network_settings), config.size)
         check_trainable(model, config.size, config.mode)
@@ -155,22 +155,22 @@ def _refusal(name: str, config: CompareConfig) -> str | None:
 
 
 def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequence[Pair]:
-    """What networks are scored on, every file of it read once; nothing where it's the validation part. Raises
-    UserError."""
+    """The pairs of the test part, after every file has been read once; empty where networks are scored on the
+    validation part. Raises UserError."""
     if config.test is None:
         return layout.splits.get("test", [])
     try:
         masks = config.masks if config.data else None
-        held = layout_of(replace(config, data=config.test, images=None, masks=masks, pair=None))
-        card = examine(held, config, console)
+        test_layout = layout_of(replace(config, data=config.test, images=None, masks=masks, pair=None))
+        card = examine(test_layout, config, console)
         card.refuse()
     except UserError as error:
         raise UserError(f"--test: {error}") from error
-    return [pair for split in held.splits for pair in card.pairs(split)]
+    return [pair for split in test_layout.splits for pair in card.pairs(split)]
 
 
 def _mode(config: CompareConfig, layout: Layout, console: Console) -> Mode:
-    """Of all networks, as the masks alone have it: each might choose another."""
+    """The mode of all networks, chosen from the masks alone: short runs might choose another for each."""
     if config.mode != "auto":
         return config.mode
     card = examine(layout, config, console)
@@ -179,7 +179,7 @@ def _mode(config: CompareConfig, layout: Layout, console: Console) -> Mode:
 
 
 def _settings(config: CompareConfig, network: str, minutes: float | None, folder: Path, mode: Mode) -> TrainConfig:
-    """Of one training, whose run lies in the folder. mode: of all networks that can be trained on crops."""
+    """Settings of one training, with its run in the folder. mode: that of all networks that can be trained on crops."""
     settings = {spec.name: getattr(config, spec.name) for spec in fields(TrainConfig)}
     settings |= {"model": network, "name": network, "output": folder}
     if config.mode == "auto":
@@ -194,8 +194,8 @@ def _settings(config: CompareConfig, network: str, minutes: float | None, folder
 def _one(
     config: TrainConfig, reference: Reference | None, layout: Layout, pairs: Sequence[Pair], console: Console
 ) -> Result:
-    """Train, and score on the pairs; without any, the scores are those of the validation part. reference: see
-    `_width_like`; None where the width is given. Raises UserError, and Stopped."""
+    """Train a network and score it on the pairs, or where there are none on the validation part. reference: see
+    `_width_like`, None where the width is given. Raises UserError, and Stopped."""
     compute = choose_compute(config.device, config.precision)
     if reference is not None:
         config = replace(config, width=_width_like(reference, config, compute))
@@ -233,7 +233,7 @@ def _one(
 
 
 def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
-    """Of one image, from disk to probabilities of its size; the network has seen images before."""
+    """Seconds for one image, from disk to probabilities at its size; the network is warmed up."""
     start = time.monotonic()
     for image in images:
         for band in predictor.bands(predictor.read(image)):
@@ -242,7 +242,7 @@ def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
 
 
 def _reference_width(config: TrainConfig, compute: Compute, seconds: float | None) -> int | None:
-    """Of the plain U-Net: the one that a training of so many seconds would plan with."""
+    """Width that the plan of a training of so many seconds would choose for the plain U-Net."""
     if seconds is None or config.epochs or compute.device.type != "cpu":
         return usual_width(REFERENCE, compute.kind)
     model = resolved(ModelConfig(name=REFERENCE), config.size)
@@ -250,21 +250,24 @@ def _reference_width(config: TrainConfig, compute: Compute, seconds: float | Non
 
 
 def _references(config: CompareConfig, times: Sequence[float | None]) -> dict[float | None, Reference]:
-    """Of the plain U-Net in a training of each of the times. Raises UserError, also where there is no such device."""
-    compute, found = choose_compute(config.device, config.precision), {}
+    """Width and throughput of the plain U-Net for each of the times. Raises UserError, also where the device doesn't
+    exist."""
+    compute, references = choose_compute(config.device, config.precision), {}
     for minutes in times:
         width = _reference_width(config, compute, config.max_time if minutes is None else 60 * minutes)
-        found[minutes] = Reference(width, _speed(ModelConfig(name=REFERENCE, base_channels=width), config, compute))
-    return found
+        speed = _speed(ModelConfig(name=REFERENCE, base_channels=width), config, compute)
+        references[minutes] = Reference(width, speed)
+    return references
 
 
 def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> int | None:
-    """That with which a step of the network takes about as long as one of the reference; None where it has none."""
+    """Width at which a step of the network takes about as long as one of the reference; None where it has no width."""
     if config.model == REFERENCE:
         return reference.width
     width = usual_width(config.model, compute.kind)
     if width is None:
         return None
+    # A step's time is about a power of the width, so each trial extrapolates from the one before.
     speeds: dict[int, float] = {}
     while len(speeds) < TRIALS and width not in speeds:
         asked = config.network_settings | {"base_channels": width}
@@ -275,7 +278,7 @@ def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> 
 
 
 def _speed(asked: ModelConfig, config: TrainConfig, compute: Compute) -> float:
-    """Images a second in training."""
+    """Training throughput in images a second. Raises UserError on out of memory."""
     model = resolved(asked, config.size)
     torch.manual_seed(config.seed)
     optimizer = partial(
@@ -285,7 +288,5 @@ def _speed(asked: ModelConfig, config: TrainConfig, compute: Compute) -> float:
     network = build_model(model).to(compute.device)
     speed = trial(network, compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
     if speed is None:
-        raise UserError(
-            f"the memory doesn't suffice to try {model.name}: give a smaller --batch-size, --size or --width"
-        )
+        raise UserError(f"there is not enough memory for {model.name}: give a smaller --batch-size, --size or --width")
     return speed

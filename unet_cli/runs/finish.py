@@ -1,4 +1,4 @@
-"""The end of a run: curves and pictures, the scores of the best weights at original size, the page, what to do next."""
+"""The end of a run: curves, pictures, scores of the best weights at original size, the report, the next command."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run
 from unet_cli.report.runs import REPORT
 from unet_cli.run_folder import write_json
-from unet_cli.runs.build import Run
 from unet_cli.runs.journal import Journal, not_written, pictured_samples
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import counted
+from unet_cli.training.run import Run
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run leaves: files, scores of the best weights at original size, and the command to run next.
+    """The outcome of a finished run: files, scores of the best weights at original size, and the command to run next.
 
-    scores: see metrics.summarize; empty where there was no validation part. dice_interval: the 95 % interval of their
-    'dice'; None where there is none.
+    scores: see metrics.overlap.summarize; empty without a validation part. dice_interval: 95 % interval of 'dice',
+    None where there is none.
     """
 
     run: str
@@ -46,13 +46,13 @@ class Report:
 
 
 def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
-    """Score the best weights at original size, find the threshold that suits them, and store both."""
+    """Score the best weights at original size, fit threshold and temperature, and store them in best.pth."""
     best, val_pairs, console = saver.folder / "best.pth", run.val_data.pairs, run.learner.console
     rows = run.course.progress.rows
-    console.say("Training has come to its end: drawing curves and pictures")
+    console.say("Training is finished: drawing curves and pictures")
     try:
         journal.finish(rows, partial(pictured_samples, run))
-    except (UserError, OSError) as error:  # pictures and curves, for which the scores needn't wait
+    except (UserError, OSError) as error:  # the scores matter more than pictures and curves
         console.say(not_written(error))
     checkpoint = load_checkpoint(best)
     if val_pairs:
@@ -85,41 +85,40 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
             saver.folder / REPORT,
             page_of_run(saver.folder, [saver.folder], [checkpoint], found, notes=_notes(run, saver)),
         )
-    except (UserError, OSError) as error:  # all that matters has been saved
+    except (UserError, OSError) as error:  # weights and scores have been saved
         console.say(not_written(error, f". unet report {shlex.quote(str(saver.folder))} writes the page"))
     return report
 
 
 def _notes(run: Run, saver: Saver) -> list[str]:
-    """What a reader of the scores has to know."""
-    scored, kept = len(run.val_data.pairs), len(saver.record.split.val)
-    if scored == kept:
+    """Notes on the scores for the report."""
+    scored, available = len(run.val_data.pairs), len(saver.record.split.val)
+    if scored == available:
         return []
     return [
-        f"Scored on {scored:,} of the {counted(kept, 'validation image')}, since the time was short: unet evaluate "
+        f"Scored on {scored:,} of the {counted(available, 'validation image')}, since time was short: unet evaluate "
         "scores all of them."
     ]
 
 
 def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
-    """The weights on the validation part at original size, with the temperature that suits them."""
-    predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.at_once))
+    """Evaluation of the weights on the validation part at original size, with the fitted temperature."""
+    predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.micro_batch))
     pairs, console = run.val_data.pairs, run.learner.console
     found = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
     if found.best_threshold is not None:
         threshold, best = found.best_threshold
         console.say(
             f"Threshold that scores best on the validation part: {threshold:.3g} (set Dice {best:.4f}; at the default "
-            f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto takes it"
+            f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto uses it"
         )
     if not found.foreground[..., :2].any():
-        console.say("The best weights predict nothing but background: give the run more time, or look at the masks")
+        console.say("The best weights predict nothing but background: train longer, or check the masks")
     return found
 
 
 def _next(run: Run, best: Path, layout: Layout) -> str:
-    """The command to run next: how good the weights are on the test part, or, where there is none, what they make of
-    images that are at hand."""
+    """The command to run next: an evaluation on the test part, or without one a prediction for available images."""
     config = run.learner.config
     if layout.splits.get("test") and config.data is not None:
         missing = ["--missing-masks", "background"] * (config.missing_masks == "background")
@@ -128,8 +127,8 @@ def _next(run: Run, best: Path, layout: Layout) -> str:
 
 
 def _images(run: Run, folder: Path) -> list[str]:
-    """Images that are there, to try the weights on: the folder of the training images, or, where it holds masks too,
-    one of them, which may be several files."""
+    """Arguments for a first prediction: the folder of the training images, or, where it contains masks too, one image,
+    which may be several files."""
     pairs = run.loader.data.pairs
     common = Path(os.path.commonpath([pair.image.path.parent for pair in pairs]))
     masks = [path for pair in pairs if not pair.mask.is_blank for path in pair.mask.paths]

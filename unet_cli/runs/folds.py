@@ -1,8 +1,8 @@
 """Cross-validation: a run for each fold of a data set, one after the other, all in one folder.
 
-The folder holds a config.toml, with which it can be gone on with, and from the beginning a folder for each fold with
-its split.json. So the folds stay the same whatever happens to the data meanwhile, and a fold that hasn't begun yet is
-nothing but a run that has saved nothing yet.
+The folder holds a config.toml, from which it can be resumed, and from the start a folder for each fold with its
+split.json. So the folds stay the same if the data change meanwhile, and a fold that hasn't started is simply a run
+without a checkpoint.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ from unet_cli.run_folder import (
 )
 from unet_cli.runs.finish import Report
 from unet_cli.runs.prepare import drawn_split, examine_for_training
-from unet_cli.runs.resume import TrainedToItsEnd, refuse_changes
+from unet_cli.runs.resume import AlreadyFinished, refuse_changes
 from unet_cli.runs.train import train, with_resume_hint
 from unet_cli.system.console import Console
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import alone_in, make_folder, sweep
 from unet_cli.system.schema import json_of, parsed
 
-BUDGET = {"epochs", "max_time", "patience"}  # with more of them a run that has come to its end goes on
+BUDGET = {"epochs", "max_time", "patience"}  # a finished run continues when one of these is raised
 
 
 @dataclass(frozen=True)
 class Folds:
-    """What a finished cross-validation leaves: its folder, the reports of its runs, and the command to run next.
+    """The outcome of a cross-validation: its folder, the reports of its runs, and the command to run next.
 
-    scores: over all pairs, each predicted by the network that did not see it; see metrics.summarize. page: the file.
+    scores: over all pairs, each predicted by the network that was not trained on it; see metrics.overlap.summarize.
+    page: file of the report.
     """
 
     folder: str
@@ -55,15 +56,15 @@ class Folds:
 
 
 def is_for_all_folds(config: TrainConfig) -> bool:
-    """Whether the call, or what it goes on with, is a cross-validation. Raises UserError."""
+    """Whether the call, or the run that it resumes, is a cross-validation. Raises UserError."""
     return config.fold == "all" or (config.resume is not None and read_settings(config.resume).get("fold") == "all")
 
 
 def train_folds(config: TrainConfig, layout: Layout, console: Console, started: float) -> Folds:
-    """Train on each fold of the pairs of `layout`, one after the other; each has its even share of --max-time.
+    """Train on each fold of the pairs of `layout`, one after the other, with an equal share of --max-time for each.
 
-    Folds that have come to their end are left as they are, those that have begun are gone on with. In the end all are
-    evaluated together. started: see run.train. Raises UserError, and Stopped after saving where a signal asked to stop.
+    Finished folds are left as they are, interrupted ones are resumed. At the end all are evaluated together. started:
+    see runs.train. Raises UserError, and Stopped after saving where a signal requested a stop.
     """
     if this_process() != (1, 1):
         raise UserError("--fold all trains in one process: start it without torchrun, or give it one fold at a time")
@@ -75,7 +76,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
     reports = []
     with with_resume_hint(shlex.join(["unet", "train", "--resume", str(folder)])), alone_in(folder):
         sweep(folder)
-        (folder / METRICS).unlink(missing_ok=True)  # of folds that go on
+        (folder / METRICS).unlink(missing_ok=True)  # that of an earlier call: its presence means finished
         write_settings(folder, independent(config))
         _write_splits(runs, splits)
         for number, run in enumerate(runs, 1):
@@ -88,7 +89,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
 
 
 def _together(folder: Path, reports: list[Report], config: TrainConfig, console: Console) -> Folds:
-    """Evaluate all folds together and write their page and scores. Raises UserError."""
+    """Evaluate all folds together and write their report and scores. Raises UserError."""
     console.say("", "== all folds together")
     found, _ = report_run(folder, folder / REPORT, config, console, config.data)
     assert found is not None  # each fold has a validation part
@@ -98,27 +99,28 @@ def _together(folder: Path, reports: list[Report], config: TrainConfig, console:
 
 
 def _with_all(command: str, folder: Path) -> str:
-    """A prediction with the weights of one fold -> the same with those of all."""
+    """The command of a prediction with the weights of one fold -> the same with those of all, an ensemble."""
     words = shlex.split(command)
     words[words.index("--weights") + 1] = str(folder)
     return shlex.join(words)
 
 
 def _splits(config: TrainConfig, layout: Layout, console: Console) -> list[Split]:
-    """Of each fold, as the data are now. Raises UserError where they can't be cut or trained on."""
+    """The split of each fold, from the data as they are now. Raises UserError where they can't be split or trained
+    on."""
     assert config.folds is not None
     card = examine_for_training(config, layout, console)
     return [drawn_split(replace(config, fold=number), card) for number in range(1, config.folds + 1)]
 
 
 def _write_splits(runs: Sequence[Path], splits: Sequence[Split]) -> None:
-    """Give a split to each run that has none. Raises UserError where it would not fit those of the others any more."""
+    """Write the split of each run that has none. Raises UserError where it would no longer fit those of the others."""
     drawn = dict(zip(runs, splits, strict=True))
     missing = [run for run in runs if not (run / "split.json").exists()]
     if missing and not all(_is_as_drawn(run, split) for run, split in drawn.items() if run not in missing):
         raise UserError(
             f"{missing[0]} has no split.json, and one that fits the other folds can't be drawn, since the data or the "
-            "--seed are not what they were: restore them, or begin anew without --resume"
+            "--seed have changed: restore them, or start anew without --resume"
         )
     for run in missing:
         make_folder(run)
@@ -133,20 +135,20 @@ def _is_as_drawn(run: Path, split: Split) -> bool:
 def _trained(
     config: TrainConfig, run: Path, layout: Layout, console: Console, started: float, like: Path | None
 ) -> Report:
-    """The run of one fold, brought to its end if it isn't there, by the plan of `like`. Raises UserError and
+    """Report of the run of one fold, trained by the plan of the run `like` unless it is finished. Raises UserError, and
     Stopped."""
     if (run / METRICS).exists() and not BUDGET & changed_settings(run, config).keys():
-        console.say(f"{run} has been trained to its end")
+        console.say(f"{run} has finished training")
         return _report(run)
     try:
         train(config, layout, console, started, is_part=True, like=like)
-    except TrainedToItsEnd as ended:
-        console.say(str(ended))
+    except AlreadyFinished as finished:
+        console.say(str(finished))
     return _report(run)
 
 
 def _report(run: Path) -> Report:
-    """What train said of a run that has come to its end; of where it is now. Raises UserError."""
+    """The stored report of a finished run, with the paths of its present location. Raises UserError."""
     path = run / METRICS
     try:
         values = parsed(dict[str, Any], json_of(path.read_bytes()), "it")
@@ -155,5 +157,5 @@ def _report(run: Path) -> Report:
     except OSError as error:
         raise explain(error, path) from error
     except ValueError as error:
-        raise UserError(f"{path} is not what train wrote at the end of a run: remove it, and go on") from error
+        raise UserError(f"{path} is not what train wrote at the end of a run: remove it, and resume") from error
     return replace(report, run=str(run), best=str(run / "best.pth"), last=str(run / "last.pth"), page=str(run / REPORT))

@@ -1,4 +1,4 @@
-"""What a run leaves for people: log.csv, curves.png and pictures of the same few validation images as it learns."""
+"""The log of a run: log.csv, curves.png, TensorBoard, and pictures of a few validation images during training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from unet_cli.data.pictures import stretched, to_rgb, visible, with_legend
 from unet_cli.data.samples.cutting import Whole
 from unet_cli.data.writing import write_png
 from unet_cli.errors import UserError, explain
-from unet_cli.runs.build import Run
 from unet_cli.system.files import whole_file
 from unet_cli.training.progress import EpochResult
+from unet_cli.training.run import Run
 from unet_cli.training.validation import PredictedSample, predict_samples
 
-PANEL = 256  # pixels a side
-GAP = 4
-PICTURED = 4  # samples
+PANEL = 256  # side of a panel in pixels
+GAP = 4  # pixels between panels
+PICTURED = 4  # samples in a picture
 
 Samples = Callable[[], Sequence[PredictedSample]]
 
 
 class Journal:
-    """The files of a run that people read. Each is written whole, after each epoch. Raises UserError where the disk
-    refuses.
+    """Writer of the log files of a run. Each is rewritten as a whole after each epoch. Raises UserError where writing
+    fails.
 
-    colours: of the classes, in pictures. tensorboard: whether the log is written for TensorBoard too, see
+    colours: colours of the classes in pictures. tensorboard: whether to log for TensorBoard too, see
     `tensorboard_writer`.
     """
 
@@ -42,8 +42,8 @@ class Journal:
         self._tensorboard = tensorboard_writer()(str(folder / "tensorboard")) if tensorboard else None
 
     def add(self, rows: Sequence[EpochResult], samples: Samples) -> None:
-        """Write log.csv, and a picture after the validations 1 to 10, 20, 30, ... 100, 200, ... samples: gives the
-        validation samples of the picture, with what the network predicts now."""
+        """Write log.csv, and a picture after validations 1 to 10, 20, 30, ... 100, 200, ... samples: function that
+        returns the samples of the picture with the network's current predictions."""
         self._write_log(rows)
         if _is_pictured(rows):
             self.draw_pictures(rows[-1].epoch, samples())
@@ -60,16 +60,16 @@ class Journal:
             self._tensorboard.close()
 
     def draw_pictures(self, epoch: int, samples: Sequence[PredictedSample]) -> None:
-        """pictures/epoch_0001.png: a row for each sample: image, mask, prediction."""
+        """Write pictures/epoch_0001.png: image, mask and prediction of each sample in a row."""
         folder = self.folder / "pictures"
         try:
-            folder.mkdir(exist_ok=True)  # but not the run's, which may be on a disk that has gone
+            folder.mkdir(exist_ok=True)  # without parents: the run's folder may be on a disk that was unmounted
         except OSError as error:
             raise explain(error, folder) from error
         write_png(folder / f"epoch_{epoch:04d}.png", _side_by_side(samples, self.colours))
 
     def draw_curves(self, rows: Sequence[EpochResult]) -> None:
-        """curves.png: losses, and validation Dice, set Dice and IoU, over epochs."""
+        """Write curves.png: losses and validation Dice, set Dice and IoU over epochs."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -114,7 +114,7 @@ class Journal:
         with whole_file(self.folder / "log.csv") as file:
             text = TextIOWrapper(file, encoding="utf-8", newline="")
             rows = [row.plain() for row in results]
-            # All columns that any row has: an epoch that was stopped has no scores of the classes.
+            # The union of the rows' columns: an epoch without validation has no scores of the classes.
             writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
             writer.writeheader()
             for row in rows:
@@ -123,7 +123,7 @@ class Journal:
 
 
 def tensorboard_writer() -> Any:
-    """The class that writes for TensorBoard. Raises UserError where that isn't installed."""
+    """TensorBoard's SummaryWriter class. Raises UserError where it isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -134,7 +134,7 @@ def tensorboard_writer() -> Any:
 
 
 def pictured_samples(run: Run) -> list[PredictedSample]:
-    """For the run's pictures: of the validation part, or where there is none, of the training part."""
+    """Predicted samples for the run's pictures, from the validation part, or without one from the training part."""
     data = run.val_data
     if not len(data):
         data = run.loader.data
@@ -143,22 +143,22 @@ def pictured_samples(run: Run) -> list[PredictedSample]:
 
 
 def not_written(error: UserError | OSError, what_then: str = "") -> str:
-    """A line for the console; what_then: the end of the sentence."""
+    """A console line for a file that couldn't be written. what_then: end of the sentence."""
     return f"Not written: {explain(error) if isinstance(error, OSError) else error}{what_then}"
 
 
 def _is_pictured(rows: Sequence[EpochResult]) -> bool:
-    """Whether the last epoch's weights were judged, and it is their turn."""
+    """Whether the last epoch was validated and its validation is due for a picture."""
     return rows[-1].averaged and is_round(sum(row.averaged for row in rows))
 
 
 def is_round(number: int) -> bool:
-    """1 to 10, 20, 30, ... 100, 200, ...: a picture each, and never more than a few dozen."""
+    """Whether the number is one of 1 to 10, 20, 30, ... 100, 200, ..., so that pictures are a few dozen at most."""
     return number % 10 ** (len(str(number)) - 1) == 0 or number == 10
 
 
 def _side_by_side(samples: Sequence[PredictedSample], colours: Colours) -> Image.Image:
-    """A row for each sample: image, mask, prediction; below them a legend."""
+    """A picture with image, mask and prediction of each sample in a row, and a legend below."""
     if any((sample.mask == IGNORED).any() for sample in samples):
         colours = replace(colours, ignored=True)
     palette = colours.area_palette()

@@ -1,4 +1,4 @@
-"""All that a run needs before its first step: folder -> card -> samples -> network, fresh or as it was saved."""
+"""Preparation of a run up to its first step: folder -> card -> samples -> network, new or restored."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
-from unet_cli.runs.build import Run, build_run, class_shares, template_of
-from unet_cli.runs.describe import describe_plan, describe_resumed, unheld_classes, worth_a_look
+from unet_cli.runs.build import build_run, class_shares, template_of
+from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.plan import planned
-from unet_cli.runs.resume import Call, TrainedToItsEnd
+from unet_cli.runs.resume import AlreadyFinished, Call
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import Console, counted, duration
-from unet_cli.training.loop import may_continue
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
-MAX_READING = 0.5  # of --max-time, beyond which it is said
-# By which torch refuses a state that is not an optimizer's or a network's.
+MAX_READING = 0.5  # share of --max-time spent on reading the data, above which there is a message
+# Exceptions that torch raises for a state that is not an optimizer's or a network's.
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def prepare(call: Call) -> tuple[Run, Saver]:
-    """Everything up to the first step. Raises UserError where data, settings and saved run don't go together."""
+    """Everything up to the first step. Raises UserError where data, settings and the resumed run don't fit together."""
     config, console = call.config, call.console
     call.check_lasting()
-    with call.world.first_before_others():
+    with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
-    _say_where_reading_took_long(call)
+    _report_slow_reading(call)
     split = _split(call, card)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
-        waits = "--schedule plateau" if config.patience is None else "--patience"
-        raise UserError(f"{waits} waits for a better validation score, and there is no validation part: leave it out")
-    begin_with = call.again or config.init
-    initial = call.saved or (load_checkpoint(begin_with) if begin_with else None)
+        flag = "--schedule plateau" if config.patience is None else "--patience"
+        raise UserError(f"{flag} needs a validation score, and there is no validation part: leave it out")
+    init = call.restart_from or config.init
+    initial = call.saved or (load_checkpoint(init) if init else None)
     network = _network(call, card, initial)
+    # Decisions depend on timing and on files, so the first process decides for all.
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None
     (mode, orientation), reasons, plan, network_config = decided
@@ -67,7 +68,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     if plan.threads:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     template = template_of(call, card, split, mode, network_config)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # decisions may have drawn random numbers
     model = build_model(template.model, config.gradient_checkpointing)
     if initial:
         model.load_state_dict(initial.weights)
@@ -88,8 +89,8 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     console.say(
         *template.data,
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
-        *unheld_classes(card, split),
-        *worth_a_look(card),
+        *unvalidated_classes(card, split),
+        *data_warnings(card),
         *describe_plan(run, template, reasons, record.folder),
         *(describe_resumed(call, run, template, unused) if record.is_written() else []),
     )
@@ -97,29 +98,29 @@ def prepare(call: Call) -> tuple[Run, Saver]:
 
 
 def rescore_best(run: Run, weights: dict[str, Tensor]) -> None:
-    """Validate the best weights so far, of a run that was begun when another score chose them."""
+    """Validate the best weights so far of a run that an older version started, which chose them by another score."""
     model, rows = run.learner.model, run.course.progress.rows
     own = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(weights)
     scores = validate(run.learner, run.val_data, run.loader.batch_size)
     model.load_state_dict(own)
     assert scores
-    (place,) = [place for place, row in enumerate(rows) if row.is_best][-1:]
-    rows[place] = replace(rows[place], val_set_dice=scores["set_dice"])
+    (index,) = [index for index, row in enumerate(rows) if row.is_best][-1:]
+    rows[index] = replace(rows[index], val_set_dice=scores["set_dice"])
 
 
-def _say_where_reading_took_long(call: Call) -> None:
-    """Of the time that --max-time allows: intake is never cut short."""
-    limit, took = call.config.max_time, time.monotonic() - call.started
-    if limit and not call.saved and took > MAX_READING * limit:
+def _report_slow_reading(call: Call) -> None:
+    """Say where reading the data, which is never cut short, has taken much of --max-time."""
+    limit, elapsed = call.config.max_time, time.monotonic() - call.started
+    if limit and not call.saved and elapsed > MAX_READING * limit:
         call.console.say(
-            f"Reading the data has taken {duration(took)} of the {duration(limit)} that --max-time allows, and is "
-            "never cut short: a run on the same data begins at once now, since what was read is remembered"
+            f"Reading the data has taken {duration(elapsed)} of the {duration(limit)} that --max-time allows, and is "
+            "never cut short: the next run on the same data starts immediately, since the result is cached"
         )
 
 
 def _load_learner(call: Call, learner: Learner) -> None:
-    """Go on with the optimizer and the averaged weights that were saved. Raises UserError."""
+    """Restore the saved optimizer and averaged weights. Raises UserError."""
     try:
         learner.load_state(call.state["learner"])
     except LOADING_ERRORS as error:
@@ -128,24 +129,25 @@ def _load_learner(call: Call, learner: Learner) -> None:
         assert call.folder is not None
         raise UserError(
             f"{call.folder / 'last.pth'} is damaged: its optimizer's state is not that of this network ({error}): "
-            f"restore it, or begin a new run from its best weights with --init {call.folder / 'best.pth'}"
+            f"restore it, or start a new run from its best weights with --init {call.folder / 'best.pth'}"
         ) from error
 
 
 def examine_for_training(config: TrainConfig, layout: Layout, console: Console) -> Card:
-    """The data set card. Raises UserError where training can't be."""
+    """The data set card. Raises UserError where the data can't be trained on."""
     card = examine(layout, config, console)
     card.refuse()
     if not card.contents[:, 1:].any():
         raise UserError(
-            f"{card.layout.root}: no mask holds a pixel of foreground, so there is nothing to learn: look at the "
-            "masks, or say which value is which with --classes FILE.toml"
+            f"{card.layout.root}: no mask has a pixel of foreground, so there is nothing to learn: check the masks, or "
+            "assign their values to classes with --classes FILE.toml"
         )
     return card
 
 
 def _split(call: Call, card: Card) -> Split:
-    """As a file says, by the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
+    """The split from the resumed run, from --split, from the folders, or drawn. Raises UserError where flags and data
+    don't fit together."""
     config, pairs = call.config, card.pairs("train") + card.pairs("val")
     if call.folder is not None:
         return read_split(call.folder, pairs, leave_out=False, may_be_more=True)
@@ -155,7 +157,7 @@ def _split(call: Call, card: Card) -> Split:
 
 
 def drawn_split(config: TrainConfig, card: Card) -> Split:
-    """By the folders, or drawn. Raises UserError where what was asked for doesn't go together."""
+    """The split by train and val folders, or drawn. Raises UserError where flags and data don't fit together."""
     train, val = card.pairs("train"), card.pairs("val")
     if val:
         if config.folds is not None or config.group_by is not None:
@@ -166,7 +168,7 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
         return Split(train, val, "a folder of its own")
     groups, contents = group_names(train, config.group_by), card.contents_of(train)
     if config.folds is not None:
-        assert isinstance(config.fold, int)  # each of all folds is a run of its own
+        assert isinstance(config.fold, int)  # 'all' is split up into a run for each fold
         return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
@@ -174,10 +176,10 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
 def _decided(
     call: Call, card: Card, split: Split, model: ModelConfig, is_free: bool
 ) -> tuple[tuple[Mode, Orientation], list[str], Plan, ModelConfig]:
-    """The mode and the orientation, why they are so, the plan, and the network with the width that it gives. is_free:
-    see `planned`.
+    """Mode and orientation, the reasons for them, the plan, and the network with the planned width. is_free: see
+    `planned`.
 
-    Raises UserError where the network can't learn from such samples: before anything is tried on it.
+    Raises UserError where the network can't be trained on such samples, before anything is timed.
     """
     orientation, why_orientation = _orientation(call, card)
     call = replace(call, config=replace(call.config, orientation=orientation))
@@ -188,65 +190,68 @@ def _decided(
 
 
 def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
-    """As the flag says, as the run that is gone on with or the first of all folds has it, or as is measured; and why.
-    Runs of versions that did not ask had images of any orientation."""
+    """The orientation, from the flag, the resumed run, the first of all folds, or measured; and the reason. Runs of
+    older versions without that setting have images of any orientation."""
     if call.config.orientation != "auto":
         return call.config.orientation, ""
-    begun = call.saved or call.like
-    if begun:
-        return begun.preprocessing.orientation, ""
+    earlier = call.saved or call.like
+    if earlier:
+        return earlier.preprocessing.orientation, ""
     found = way_up(card.known["train"])
     return found.orientation, found.describe()
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
-    """Flags first, then the weights to begin with, then the network's defaults; and whether its width is left open.
+    """The network's settings from flags, then the initial checkpoint, then the network's defaults; and whether its
+    width is still free.
 
-    Raises UserError where there is no such network, it doesn't take what is said, or the weights are of another.
+    Raises UserError where there is no such network, it doesn't accept a setting, or the weights are those of another.
     """
     config = call.config
     asked = config.network_settings
     if initial and initial.model.name == config.model:
         asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
-    # A network for colour takes gray images too.
+    # A network for colour images accepts gray ones too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
     model = resolved(model, config.size)
-    if initial and (found := resolved(initial.model, config.size)) != model:  # an older file says less
-        begun_with = f"--resume {call.folder}" if call.saved or call.again else f"--init {config.init}"
+    if initial and (found := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
+        source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"
         here, there = plain(model), plain(found)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
             raise UserError(
-                f"{begun_with} holds a network {initial.model.name}, and --model is {model.name}: give --model "
+                f"{source} holds a network {initial.model.name}, and --model is {model.name}: give --model "
                 f"{initial.model.name}"
             )
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
-        raise UserError(f"{begun_with} holds another network: {', '.join(differences)}")
+        raise UserError(f"{source} holds another network: {', '.join(differences)}")
     return model, asked["base_channels"] is None
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:
-    """The first process fetches what isn't on this machine yet. Raises UserError where the weights can't be had."""
+    """Load pretrained encoder weights; the first process downloads them where needed. Raises UserError where they
+    aren't available."""
     if not isinstance(model, EncoderUNet):
-        fitting = ", ".join(name for name in MODELS if name.endswith("-unet"))
+        names = ", ".join(name for name in MODELS if name.endswith("-unet"))
         raise UserError(
-            f"--encoder-weights is for networks with an encoder of torchvision, {fitting}; not for {call.config.model}"
+            f"--encoder-weights is for networks with an encoder of torchvision, {names}; not for {call.config.model}"
         )
     with call.world.first_before_others():
         model.load_encoder(encoder_state(model.name, weights))
 
 
 def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
-    """With a new folder, or that of the run that is gone on with. Raises UserError where that has come to its end."""
+    """The record of the run, in a new folder or that of the resumed run. Raises AlreadyFinished where that has finished
+    training."""
     config, world = call.config, call.world
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif world.first((folder / METRICS).exists()) and not may_continue(run.learner, run.course):
-        raise TrainedToItsEnd(
-            f"{folder} has been trained to its end, {counted(run.course.progress.epoch - 1, 'epoch')} in "
-            f"{duration(call.state.get('seconds', 0))}: to train on, give more in all with --epochs, --max-time or "
+    elif world.first((folder / METRICS).exists()) and not run.may_continue():
+        raise AlreadyFinished(
+            f"{folder} has finished training, {counted(run.course.progress.epoch - 1, 'epoch')} in "
+            f"{duration(call.state.get('seconds', 0))}: to train longer, raise the total of --epochs, --max-time or "
             "--patience beside --resume"
         )
     assert folder is not None

@@ -1,4 +1,4 @@
-"""What `unet train` was asked for, and the run that it goes on with."""
+"""A call of `unet train`, and the checks on the run that it resumes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from unet_cli.training.progress import Progress
 
 @dataclass(frozen=True)
 class Call:
-    """One call of `unet train`: what is asked for, what computes, and the run that it goes on with, if it does.
+    """One call of `unet train`: settings, data, device and processes, and the run that it resumes, if any.
 
-    started: the second of time.monotonic() from which --max-time counts. folder: of the run that is gone on with;
-    saved: its last.pth, None where it didn't come that far. like: another fold's last.pth, whose plan this run shares.
-    again: see weights_to_begin_again.
+    started: time in seconds of time.monotonic() from which --max-time counts. folder: folder of the resumed run; saved:
+    its last.pth, None where there is none yet. like: last.pth of another fold, whose plan this run shares.
+    restart_from: see `weights_to_restart_from`.
     """
 
     config: TrainConfig
@@ -41,15 +41,15 @@ class Call:
     folder: Path | None = None
     saved: Checkpoint | None = None
     like: Checkpoint | None = None
-    again: Path | None = None
+    restart_from: Path | None = None
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the run that is gone on with has saved beside its weights; nothing where there is none."""
+        """Saved state of the resumed run, beside the weights; empty where there is none."""
         return (self.saved.resume or {}) if self.saved else {}
 
     def changes(self) -> dict[str, tuple[Any, Any]]:
-        """Settings that were given to the run that is gone on with and are others now, by their names."""
+        """Settings that differ from those of the resumed run: name -> (then, now)."""
         now, then = plain(independent(self.config)), self.saved.training if self.saved else {}
         once = marked(self.config, "once")
         return {
@@ -59,81 +59,84 @@ class Call:
         }
 
     def check_lasting(self) -> None:
-        """Raises UserError where a run is to go on with settings that would make it another."""
+        """Raises UserError where a setting has changed that can't change within a run."""
         lasting = marked(self.config, "lasting")
         refuse_changes(self.changes(), [name for name, scope in lasting.items() if scope == "run"])
 
 
-class TrainedToItsEnd(UserError):
-    """The run that is to be gone on with has nothing more to do."""
+class AlreadyFinished(UserError):
+    """The run to resume has finished training."""
 
 
 def refuse_changes(changes: Mapping[str, tuple[Any, Any]], lasting: Iterable[str]) -> None:
-    """Raises UserError where one of these settings has changed. changes: what each was and is, by their names."""
+    """Raises UserError where one of the lasting settings has changed. changes: name -> (then, now)."""
     for name in lasting:
         if name in changes:
             then, now = changes[name]
-            begun = f"without {flag_of(name)}" if then is None else f"with {flag_of(name)} {then}"
+            started = f"without {flag_of(name)}" if then is None else f"with {flag_of(name)} {then}"
             raise UserError(
-                f"--resume: the run was begun {begun}, and can't go on with {now}: leave the flag out, or begin a "
-                "new run"
+                f"--resume: the run was started {started}, and can't be resumed with {now}: leave the flag out, or "
+                "start a new run"
             )
 
 
 def _check_state(saved: Checkpoint) -> None:
-    """That it holds what a run goes on from; the learner's own state is checked when it is taken. Raises Misfit."""
+    """Check that the state for resuming is complete; the learner's state is checked when it is loaded. Raises
+    Misfit."""
     state = saved.resume or {}
     Progress.from_plain(parsed(dict[str, Any], state.get("progress"), "progress"))
     if "plan" in state:
         Plan.from_plain(parsed(dict[str, Any], state["plan"], "plan"))
     if parsed(float, state.get("seconds"), "seconds") < 0 or parsed(int, state.get("batch_size"), "batch_size") < 1:
-        raise Misfit("seconds or batch_size is below what can be")
+        raise Misfit("seconds or batch_size is too small")
     parsed(str, saved.training.get("precision"), "precision")
     if not isinstance(state.get("learner"), dict):
         raise Misfit("learner is missing")
 
 
-def weights_to_begin_again(folder: Path) -> Path | None:
-    """Where a run's last.pth is gone, or there was no room for it: the best weights that it has left; None where there
-    are none."""
+def weights_to_restart_from(folder: Path) -> Path | None:
+    """Best weights of a run whose last.pth is missing, deleted or never written for lack of space; None where last.pth
+    exists or no weights do."""
     if (folder / "last.pth").exists():
         return None
-    kept = sorted(folder.glob("best-*.pth"), key=lambda path: path.stat().st_mtime)
-    return folder / "best.pth" if (folder / "best.pth").exists() else kept[-1] if kept else None
+    earlier = sorted(folder.glob("best-*.pth"), key=lambda path: path.stat().st_mtime)
+    return folder / "best.pth" if (folder / "best.pth").exists() else earlier[-1] if earlier else None
 
 
 def set_aside(weights: Path) -> Path:
-    """Give a run's best.pth a name at which the run that begins again doesn't write over it; one that has such a name
-    keeps it. Raises UserError."""
+    """Rename a run's best.pth to best-1.pth, -2, ..., so that the restarted run doesn't overwrite it; a file with such
+    a name keeps it. Returns its path. Raises UserError."""
     if weights.name != "best.pth":
         return weights
-    kept = next(path for number in count(1) if not (path := weights.with_name(f"best-{number}.pth")).exists())
+    target = next(path for number in count(1) if not (path := weights.with_name(f"best-{number}.pth")).exists())
     try:
-        os.rename(weights, kept)
+        os.rename(weights, target)
     except OSError as error:
-        raise explain(error, kept) from error
-    return kept
+        raise explain(error, target) from error
+    return target
 
 
 def saved_state(folder: Path) -> Checkpoint | None:
-    """The last.pth of a run to go on with; None where there is none yet. Raises UserError where it is damaged, is no
-    last.pth, or was there when the run came to its end."""
+    """The last.pth of a run to resume; None where there is none yet. Raises UserError where it is damaged, holds no
+    state for resuming, or is missing from a finished run."""
     path, best = folder / "last.pth", folder / "best.pth"
-    otherwise = f"restore it, or begin a new run from its best weights with --init {best}"
+    otherwise = f"restore it, or start a new run from its best weights with --init {best}"
     if not path.exists():
         if (folder / METRICS).exists():
-            raise UserError(f"{folder} has been trained to its end, and {path} is missing: {otherwise}")
+            raise UserError(f"{folder} has finished training, and {path} is missing: {otherwise}")
         return None
     try:
         saved = load_checkpoint(path)
     except UserError as error:
         raise UserError(f"{error}; {otherwise}") from error
     if saved.resume is None:
-        raise UserError(f"{path} holds weights alone, and nothing to go on from: {otherwise}")
+        raise UserError(f"{path} holds only weights, and no state to resume from: {otherwise}")
     try:
         _check_state(saved)
     except Misfit as misfit:
-        raise UserError(f"{path} is damaged, or no last.pth that `unet train` wrote: {misfit}; {otherwise}") from misfit
+        raise UserError(
+            f"{path} is damaged, or not a last.pth that `unet train` wrote: {misfit}; {otherwise}"
+        ) from misfit
     if saved.resume["progress"]["rows"] and not best.exists():
-        raise UserError(f"{best} is missing: restore it, or begin a new run with --init {path}")
+        raise UserError(f"{best} is missing: restore it, or start a new run with --init {path}")
     return saved

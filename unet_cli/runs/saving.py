@@ -1,4 +1,4 @@
-"""When a run's checkpoints are written, and what happens where they can't be."""
+"""Saving of a run's checkpoints: when they are written, and how a failure to write is handled."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unet_cli.run_folder import Record
 from unet_cli.system.console import Console
 from unet_cli.training.progress import EpochResult
 
-WITHIN_EPOCH = 10  # times as long as between epochs
-MAX_SHARE = 0.05  # of a run's time may go into saving
+WITHIN_EPOCH = 10  # saves within an epoch are this many times rarer than between epochs
+MAX_SHARE = 0.05  # maximum share of a run's time for saving
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one moment: weights on the CPU, the row of its last epoch, and all else that a resumed run needs."""
+    """The state of a run at one moment: weights on the CPU, the row of its last epoch, and the state for resuming."""
 
     weights: dict[str, Tensor]
     row: EpochResult | None
@@ -34,9 +34,10 @@ class Snapshot:
 
 @dataclass
 class Saver:
-    """best.pth and last.pth in a run's folder.
+    """Writer of best.pth and last.pth in a run's folder.
 
-    template: what is the same in all checkpoints of the run. every: least seconds between saves at the ends of epochs.
+    template: checkpoint with all that is the same throughout the run. every: minimum seconds between saves at the ends
+    of epochs.
     """
 
     record: Record
@@ -45,69 +46,69 @@ class Saver:
     console: Console
 
     def __post_init__(self) -> None:
-        self._best: Checkpoint | None = None  # kept, since the folder may vanish
+        self._best: Checkpoint | None = None  # kept in memory, since the folder may be deleted
         self._best_is_new = False
         self.saved = "nothing has been saved"
-        self._tried = -math.inf  # when the last save ended
-        self._took = 0.0
+        self._last_try = -math.inf  # clock time at which the last save ended
+        self._duration = 0.0  # seconds that it took
 
     @property
     def folder(self) -> Path:
         return self.record.folder
 
     @property
-    def resume(self) -> str:
-        """The command that goes on with the run."""
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
         return shlex.join(["unet", "train", "--resume", str(self.folder)])
 
-    def wants(self, row: EpochResult) -> bool:
-        """Whether the weights of this epoch are to be kept as the best."""
+    def is_new_best(self, row: EpochResult) -> bool:
+        """Whether the weights of this epoch become the best ones; the first epoch's always do."""
         return row.is_best or not (self._best is not None or (self.folder / "best.pth").exists())
 
     def keep_best(self, weights: dict[str, Tensor], row: EpochResult) -> None:
-        """They are written with the next save."""
+        """Keep these weights as the best; they are written with the next save."""
         self._best, self._best_is_new = self._checkpoint(weights, row), True
 
     def save_when_due(self, snapshot: Callable[[], Snapshot], row: EpochResult | None = None) -> None:
-        """After each step, and with its row after each epoch: save where it is time to. Never raises UserError.
+        """Save if a save is due. Called after each step, and after each epoch with its row. Never raises UserError.
 
-        A save that fails is reported; the files of the one before stay whole, and the next is tried in its turn.
+        A save that fails is reported; the files of the previous one stay intact, and the next one is tried when due.
         """
-        if self._tried == -math.inf and row is None:
-            self._tried = time.monotonic()  # the first within an epoch is counted from its first step
-        pause = max(self.every if row is not None else WITHIN_EPOCH * self.every, self._took / MAX_SHARE)
-        if time.monotonic() - self._tried >= pause or (row is not None and row.epoch == 1):
+        if self._last_try == -math.inf and row is None:
+            self._last_try = time.monotonic()  # the pause before the first save counts from the first step
+        pause = max(self.every if row is not None else WITHIN_EPOCH * self.every, self._duration / MAX_SHARE)
+        if time.monotonic() - self._last_try >= pause or (row is not None and row.epoch == 1):
             try:
                 self.save(snapshot)
             except UserError as error:
                 self.console.say(f"Not saved: {error}. Training goes on, and saving will be tried again")
 
-    def save_at_last(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Save for the last time. Raises UserError that says what is lost."""
+    def save_final(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Save at the end of a run. Raises UserError that says what was saved before."""
         try:
             self.save(snapshot)
         except UserError as error:
             raise UserError(f"the last save failed, and {self.saved}: {error}") from error
 
     def save(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Write both. Raises UserError where the disk refuses."""
+        """Write both checkpoints. Raises UserError where writing fails."""
         start = time.monotonic()
         try:
             if not self.record.is_written():
-                self.console.say(f"{self.folder} has vanished, and is written again")
+                self.console.say(f"{self.folder} has disappeared and is written again")
                 self.record.write()
             best = self.folder / "best.pth"
-            # First, so that last.pth never knows of a best score that was lost.
+            # best.pth comes first: last.pth must never record a best score whose weights were lost.
             if self._best is not None and (self._best_is_new or not best.exists()):
                 save_checkpoint(best, self._best)
                 self._best_is_new = False
             now = snapshot()
             last = self._checkpoint(now.weights, now.row)
             save_checkpoint(self.folder / "last.pth", replace(last, resume=now.state))
-            self.saved = f"what is saved is of epoch {now.epoch}"
+            self.saved = f"the last save is of epoch {now.epoch}"
         finally:
-            self._tried = time.monotonic()
-            self._took = self._tried - start
+            self._last_try = time.monotonic()
+            self._duration = self._last_try - start
 
     def _checkpoint(self, weights: dict[str, Tensor], row: EpochResult | None) -> Checkpoint:
         values = {} if row is None else row.plain()

@@ -1,4 +1,4 @@
-"""The training journey from end to end: folder -> card -> samples -> network -> checkpoint, in a run's folder."""
+"""Training from end to end: folder -> card -> samples -> network -> checkpoint, in a run's folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.writing import write_png
 from unet_cli.errors import Stopped, UserError
 from unet_cli.run_folder import elastic_run
-from unet_cli.runs.build import Run
 from unet_cli.runs.finish import Report, finish
 from unet_cli.runs.journal import Journal, not_written, pictured_samples, tensorboard_writer
 from unet_cli.runs.prepare import prepare
-from unet_cli.runs.resume import Call, saved_state, set_aside, weights_to_begin_again
+from unet_cli.runs.resume import Call, saved_state, set_aside, weights_to_restart_from
 from unet_cli.runs.saving import Saver, Snapshot
 from unet_cli.system.console import Console, counted
 from unet_cli.system.device import Compute, be_deterministic, choose_compute, same_threads
@@ -35,8 +34,9 @@ from unet_cli.system.distributed import World, restarts, together
 from unet_cli.system.files import alone_in, sweep, writable_folder
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.diagnostics import describe_blank, is_blank
-from unet_cli.training.loop import may_continue, train_one_epoch
-from unet_cli.training.progress import EpochLog, EpochResult
+from unet_cli.training.loop import train_one_epoch
+from unet_cli.training.progress import EpochPrinter, EpochResult
+from unet_cli.training.run import Run
 from unet_cli.training.validation import validate_averaged
 
 
@@ -48,11 +48,12 @@ def train(
     is_part: bool = False,
     like: Path | None = None,
 ) -> Report | None:
-    """Train as told on the pairs of `layout`; in several processes where torchrun started them.
+    """Train on the pairs of `layout`, in several processes where torchrun started them.
 
-    started: the second of time.monotonic() from which --max-time counts. is_part: of more, whose caller says how to go
-    on where the run ends before its time. like: the run of another fold, whose plan this one shares. Returns None in
-    all processes but the first. Raises UserError, and Stopped after saving where a signal asked to stop.
+    started: time in seconds of time.monotonic() from which --max-time counts. is_part: whether the run is one of
+    several, so that the caller adds the hint how to resume. like: run of another fold, whose plan this one shares.
+    Returns None in all processes but the first. Raises UserError, and Stopped after saving where a signal requested a
+    stop.
     """
     writable_folder(config.resume or config.output)
     if config.tensorboard:
@@ -69,12 +70,12 @@ def train(
             _fit_and_save(run, None, None)
             world.wait()
             return None
-        with nullcontext() if is_part else with_resume_hint(saver.resume), alone_in(saver.folder):
+        with nullcontext() if is_part else with_resume_hint(saver.resume_command), alone_in(saver.folder):
             sweep(saver.folder)
-            if call.again is not None:
-                kept = set_aside(call.again)
-                console.say(f"last.pth is missing: the run begins again, with its best weights, kept as {kept}")
-            (saver.folder / METRICS).unlink(missing_ok=True)  # of a run that goes on
+            if call.restart_from is not None:
+                weights = set_aside(call.restart_from)
+                console.say(f"last.pth is missing: the run starts again from its best weights, kept as {weights}")
+            (saver.folder / METRICS).unlink(missing_ok=True)  # that of an earlier call: its presence means finished
             saver.record.write()
             journal = Journal(saver.folder, colours_of(run.val_data.labels), config.tensorboard)
             if config.show_augmented:
@@ -87,8 +88,8 @@ def train(
 
 @contextmanager
 def with_resume_hint(command: str) -> Iterator[None]:
-    """Whatever ends the run before its time, the last line is the command that goes on with it."""
-    hint = f"To go on: {command}"
+    """Add the command that resumes the run to whatever error or signal ends it early."""
+    hint = f"To resume: {command}"
     try:
         yield
     except UserError as error:
@@ -102,58 +103,66 @@ def with_resume_hint(command: str) -> Iterator[None]:
 def _call(
     config: TrainConfig, layout: Layout, compute: Compute, world: World, console: Console, started: float
 ) -> Call:
-    """With the run to go on with, as --resume says or torchrun's restart, and what was found by trying there."""
-    restarted = any(world.gathered(restarts()))  # torchrun counts where a process failed
+    """The call with the run to resume, from --resume or from a restart by torchrun, and the precision of that run."""
+    restarted = any(world.gathered(restarts()))  # torchrun counts restarts only on the machine where a process failed
     folder = config.resume or world.first(elastic_run(config.output) if restarted else None)
     saved = saved_state(folder) if folder else None
     moments = world.gathered(saved.resume["seconds"] if saved and saved.resume else None)
     if len(set(moments)) > 1:
         raise UserError(
-            f"{folder}: the processes see different states of the run: put it on a disk that all machines share"
+            f"{folder}: the processes find different states of the run: put it on a disk that all machines share"
         )
-    found = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
-    compute = replace(compute, precision=world.first(found))
-    again = world.first(weights_to_begin_again(folder) if folder and world.is_first else None)
-    return Call(config, layout, compute, world, console, started, folder, saved, again=again)
+    precision = saved.training["precision"] if saved and config.precision == "auto" else compute.precision
+    compute = replace(compute, precision=world.first(precision))
+    restart_from = world.first(weights_to_restart_from(folder) if folder and world.is_first else None)
+    return Call(config, layout, compute, world, console, started, folder, saved, restart_from=restart_from)
 
 
 def fit(run: Run, stop: StopRequest, saver: Saver | None = None, journal: Journal | None = None) -> None:
-    """Train until the budget is spent, or for --patience epochs in vain; a stop that is asked for ends it after the
-    step at hand.
+    """Train until the budget is spent or --patience is exhausted; a stop request ends it after the current step.
 
-    saver, journal: of the first process. Raises UserError where training has diverged, or a file can't be read any
-    more; what is saved then is what was good before.
+    saver, journal: given in the first process only. Raises UserError where training has diverged, or a file can't be
+    read any more; the last good state is then the one that is saved.
     """
-    learner, loader, course = run.learner, run.loader, run.course
-    world, progress = learner.world, course.progress
+    world, course, progress = run.learner.world, run.course, run.course.progress
     course.start()
-    with EpochLog(learner.console) as log:
-        while progress.seen or may_continue(learner, course):
+    with EpochPrinter(run.learner.console) as printer:
+        is_amid_epoch = progress.seen > 0  # of a resumed run, which owes this epoch's validation
+        while is_amid_epoch or run.may_continue():
+            is_amid_epoch = False
             _begin_epoch(run)
-            train_one_epoch(learner, loader, course, stop, lambda: _save_within_epoch(run, saver))
-            if world.any(stop.signum is not None):
+            train_one_epoch(run, stop, after_step=lambda: _save_within_epoch(run, saver))
+            if world.any(stop.is_requested):
                 return
-            if not progress.seen:  # the time was up
+            if not progress.seen:  # the time budget left no step
                 break
-            scores = _validate_where_due(run, stop)
-            if world.any(stop.signum is not None):
+            is_due = course.is_validation_due or run.next_lr() is None
+            scores = validate_averaged(run, stop) if is_due else None
+            if world.any(stop.is_requested):
                 return
-            row = course.end_epoch(learner.optimizer.param_groups[0]["lr"], scores)
-            _say_what_follows(run, row)
-            _save_and_log(run, row, saver, journal, log)
-        if progress.rows and not progress.rows[-1].averaged:  # the time was up sooner than it had seemed
-            scores = validate_averaged(learner, loader, run.val_data, stop)
+            row = course.end_epoch(run.learner.optimizer.param_groups[0]["lr"], scores)
+            _cool_down_if_converged(run)
+            _warn_if_blank(run)
+            _save_and_log(run, row, saver, journal, printer)
+        if progress.rows and not progress.rows[-1].averaged:  # the budget ended before the last epoch was due
+            scores = validate_averaged(run, stop)
             if scores is None:
                 return
-            _save_and_log(run, course.add_scores(scores), saver, journal, log)
-    if learner.step and learner.step == sum(row.skipped for row in progress.rows):
+            _save_and_log(run, course.add_scores(scores), saver, journal, printer)
+    _check_that_it_learned(run)
+
+
+def _check_that_it_learned(run: Run) -> None:
+    """Say why the run ends, if not by its budget. Raises UserError where no step was taken."""
+    progress = run.course.progress
+    if run.learner.step and run.learner.step == sum(row.skipped for row in progress.rows):
         raise UserError(
-            "the loss was not finite in any step, so nothing was learned: try a lower --lr, other factors in "
-            "--loss or --class-weights, or --precision float32"
+            "the loss was not finite in any step, so nothing was learned: try a lower --lr, other factors in --loss or "
+            "--class-weights, or --precision float32"
         )
-    if course.has_lost_patience:
+    if run.course.has_lost_patience:
         waited = counted(progress.epochs_since_best, "epoch")
-        learner.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
+        run.learner.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
 
 
 def _save_within_epoch(run: Run, saver: Saver | None) -> None:
@@ -162,39 +171,35 @@ def _save_within_epoch(run: Run, saver: Saver | None) -> None:
 
 
 def _begin_epoch(run: Run) -> None:
-    """Let the network see what the plan has for this epoch, in all processes alike."""
+    """Set the crop side that the plan has for this epoch, the same in all processes."""
     side = run.learner.world.first(run.course.next_side())
     if side is not None:
         run.loader.change_side(side)
     run.course.begin_epoch(side, len(run.loader.data))
 
 
-def _validate_where_due(run: Run, stop: StopRequest) -> dict[str, float] | None:
-    """Scores of the averaged weights at an epoch's end; None where the plan has none, unless it is the last epoch."""
-    if not run.course.is_due and run.learner.world.first(run.course.next_lr()) is not None:
-        return None
-    start = time.monotonic()
-    scores = validate_averaged(run.learner, run.loader, run.val_data, stop)
-    run.course.time_validation(time.monotonic() - start)
-    return scores
-
-
-def _say_what_follows(run: Run, row: EpochResult) -> None:
-    """After an epoch: that the learning rate falls from now on, or that the network predicts one class alone."""
-    rows, console = run.course.progress.rows, run.learner.console
+def _cool_down_if_converged(run: Run) -> None:
+    """Begin the cool-down of a run without a fixed end where it has converged, and say so."""
     cooldown = run.course.cool_down_where_settled()
     if cooldown is not None:
         length = counted(cooldown, "epoch")
-        console.say(f"Learning has slowed down: the rate falls to zero over the last {length}")
-    if row.val_dice is not None and is_blank(rows) and not is_blank(rows[:-1]):
-        console.say(describe_blank(row, run.loader.data.preprocessing.mode))
+        run.learner.console.say(f"The run has converged: the learning rate decays to zero over the last {length}")
 
 
-def _save_and_log(run: Run, row: EpochResult, saver: Saver | None, journal: Journal | None, log: EpochLog) -> None:
-    """Where the disk refuses, say so and go on."""
+def _warn_if_blank(run: Run) -> None:
+    """Warn, once, where the network predicts a single class."""
+    rows = run.course.progress.rows
+    if rows[-1].val_dice is not None and is_blank(rows) and not is_blank(rows[:-1]):
+        run.learner.console.say(describe_blank(rows[-1], run.loader.data.preprocessing.mode))
+
+
+def _save_and_log(
+    run: Run, row: EpochResult, saver: Saver | None, journal: Journal | None, printer: EpochPrinter
+) -> None:
+    """Save and log an epoch. A failure to write is reported, and training continues."""
     start = time.monotonic()
     if saver:
-        if saver.wants(row):
+        if saver.is_new_best(row):
             saver.keep_best(run.weights(row.averaged), row)
         saver.save_when_due(partial(_snapshot, run), row)
     if journal:
@@ -202,8 +207,8 @@ def _save_and_log(run: Run, row: EpochResult, saver: Saver | None, journal: Jour
             journal.add(run.course.progress.rows, partial(pictured_samples, run))
         except UserError as error:
             run.learner.console.say(not_written(error, ". Training goes on"))
-    log.add(row)
-    # Not every epoch saves, but the first one does, and the last.
+    printer.add(row)
+    # Not every epoch saves, but the first and the last do: the maximum so far is the estimate for the last.
     run.course.budget.saving_seconds = max(run.course.budget.saving_seconds, time.monotonic() - start)
 
 
@@ -213,17 +218,16 @@ def _snapshot(run: Run) -> Snapshot:
 
 
 def _fit_and_save(run: Run, saver: Saver | None, journal: Journal | None) -> None:
-    """Train to the end of the budget; whatever ends it before, what was learned is kept.
-
-    Raises Stopped, and UserError, after saving.
-    """
+    """Train to the end of the budget, and save whatever ends training early. Raises Stopped, and UserError, after
+    saving."""
     learner = run.learner
     with StopRequest() as stop:
         try:
             fit(run, stop, saver, journal)
-        except Stopped:  # a second time, which doesn't wait for anything
+        except Stopped:  # a second signal, which waits for nothing, not even a save
             raise
         except BaseException as error:
+            # An error in the middle of a step leaves weights and optimizer apart: the previous save is then the better.
             if saver and learner.step and run.is_consistent:
                 _save_after_error(run, saver)
             if not learner.config.deterministic or "deterministic" not in str(error):
@@ -231,23 +235,24 @@ def _fit_and_save(run: Run, saver: Saver | None, journal: Journal | None) -> Non
             reason = str(error).splitlines()[0]
             raise UserError(f"--deterministic: {reason} Leave it out, or use --device cpu") from error
         if saver and learner.step:
-            saver.save_at_last(partial(_snapshot, run))
-        if learner.world.any(stop.signum is not None):
+            saver.save_final(partial(_snapshot, run))
+        if learner.world.any(stop.is_requested):
             learner.console.say(f"Stopped in epoch {run.course.progress.epoch}, and saved")
             raise Stopped(stop.signum or signal.SIGTERM)
 
 
 def _save_after_error(run: Run, saver: Saver) -> None:
-    """An error of saving is told, and the one before it is raised."""
+    """Save after an error. A failure to save is reported, so that the caller raises the first error."""
     try:
-        saver.save_at_last(partial(_snapshot, run))
-    except Exception as unsaved:  # whatever it is, the first error says more
+        saver.save_final(partial(_snapshot, run))
+    except Exception as unsaved:  # of any kind: the first error is the one to report
         run.learner.console.say(f"Not saved: {unsaved}")
 
 
 def _show_augmented(run: Run, count: int, folder: Path) -> None:
-    """augmented.png: samples as the network will see them, when augmentation has come to its full strength."""
+    """Write augmented.png: `count` training samples, augmented at full strength."""
     loader, data, strength = run.loader, run.loader.data, run.loader.augmentation
+    # Augmentation ramps up over the first epochs: the samples are those of the first epoch at full strength.
     first = max(1, math.ceil(run.course.plan.epochs(strength.ramp))) if strength else 1
     pictures: list[tuple[Tensor, Tensor]] = []
     for epoch in range(first, first - (-count // len(data))):
@@ -257,4 +262,4 @@ def _show_augmented(run: Run, count: int, folder: Path) -> None:
             pictures += zip(center_crop(image, mask.shape[-1]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels)))
-    run.learner.console.say(f"{counted(count, 'augmented sample')} to look at: {folder / 'augmented.png'}")
+    run.learner.console.say(f"{counted(count, 'augmented sample')} written: {folder / 'augmented.png'}")

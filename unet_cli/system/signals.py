@@ -51,6 +51,10 @@ class StopRequest:
         elif now - self._noted > GRACE:
             raise Stopped(signum)
 
+    @property
+    def is_requested(self) -> bool:
+        return self.signum is not None
+
     def check(self) -> None:
         """Raise Stopped if a signal was received."""
         if self.signum is not None:

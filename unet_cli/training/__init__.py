@@ -1,1 +1,1 @@
-"""How a network learns: a step, the loop, the schedule, the budget, batches that fit."""
+"""Training: the optimizer step, the epoch loop, learning rate schedules, the time budget, the batch size search."""

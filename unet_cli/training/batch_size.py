@@ -1,4 +1,4 @@
-"""Batches that fit: how much memory is free, how much a step of training takes, and which batch size is fastest."""
+"""Batch size: free memory, the memory that a training step needs, and the search for the fastest batch size."""
 
 from __future__ import annotations
 
@@ -24,26 +24,29 @@ from unet_cli.system.device import Compute, finish, free_memory
 from unet_cli.system.distributed import processes_here
 from unet_cli.training.optimizers import make_optimizer
 
-CPU_SHARE = 0.8  # of the free memory, that a run may plan with
-WEIGHT_COPIES = 5  # the weights, their gradient, Adam's two means, the averaged weights
+CPU_SHARE = 0.8  # share of the free memory that a run may use
+WEIGHT_COPIES = 5  # weights, gradient, Adam's two moments, averaged (EMA) weights
 FACTOR, FIXED = 1.6, 256 * 2**20  # see step_bytes
 
-WARMUP_STEPS, TIMED_STEPS = 2, 4  # the first steps choose algorithms and allocate
-GPU_RESERVE = 0.1  # of a GPU's memory, that is left free
-MIN_GAIN = 1.03
-WORTHWHILE = 0.9  # of the best throughput: a smaller batch that reaches it is as good
+WARMUP_STEPS, TIMED_STEPS = 2, 4  # the first steps select cuDNN algorithms and allocate memory
+GPU_RESERVE = 0.1  # share of a GPU's memory that is left free
+MIN_GAIN = 1.03  # throughput over that at a quarter of the batch size, below which the search ends
+WORTHWHILE = 0.9  # share of the best throughput: a smaller batch size that reaches it is preferred
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes of memory that this process can still have: on an NVIDIA GPU of the GPU's, else of the machine's."""
+    """Bytes that this process can still allocate: GPU memory on an NVIDIA GPU, else main memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return memory.unused_memory()
 
 
-class _Ledger(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made within it, and the most that there were at a time."""
+class _PeakMemory(TorchDispatchMode):
+    """Tracks the bytes of all live tensors that are created within it, and their peak.
+
+    Storages are counted rather than tensors, since views share one; a weak reference notices when one is freed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,47 +76,51 @@ class _Ledger(TorchDispatchMode):
 
 @cache
 def activation_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool = False) -> int:
-    """Bytes that each further image (C, *spatial) of a batch adds to what a float32 step of training needs at its peak.
+    """Bytes that each further image (C, *spatial) of a batch adds to the peak memory of a float32 training step.
 
-    Found without computing anything: the network, its loss and its gradient are run on torch's 'meta' device, whose
-    tensors have sizes but no contents, and what is alive is counted: activations kept for the gradient, gradients on
-    their way, and with checkpointing the block that is computed again.
+    Nothing is computed: forward, loss and backward run on torch's 'meta' device, whose tensors have shapes but no
+    contents, and live tensors are counted: activations saved for backward, gradients in flight, and with gradient
+    checkpointing the block that is recomputed.
     """
+    # The difference of two batch sizes leaves out whatever doesn't grow with the batch, such as weight gradients.
     fewer, more = (_peak_bytes(config, (count, *shape), gradient_checkpointing) for count in (2, 4))
     return (more - fewer) // 2
 
 
 def _peak_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool) -> int:
     model = Fitted(weightless(config, gradient_checkpointing)).train()
-    with torch.device("meta"), _Ledger() as ledger:
+    with torch.device("meta"), _PeakMemory() as memory_mode:
         loss = plain_loss(model(torch.empty(shape)), torch.empty(shape[0], *shape[2:], dtype=torch.int64))
         loss.backward()
-    return ledger.peak
+    return memory_mode.peak
 
 
-def plain_loss(answer: Tensor | list[Tensor], target: Tensor) -> Tensor:
-    """logits (N, K, *spatial), or a list of such, of which some are coarser; target (N, *spatial) of class indices ->
-    scalar: cross-entropy, binary at K = 1."""
+def plain_loss(output: Tensor | list[Tensor], target: Tensor) -> Tensor:
+    """Cross-entropy, binary at K = 1, summed over the heads; a scalar.
+
+    output: logits (N, K, *spatial), or with deep supervision a list of them, some of them coarser. target: (N,
+    *spatial) class indices.
+    """
     total = torch.zeros((), device=target.device)
-    for logits in answer if isinstance(answer, list) else [answer]:
+    for logits in output if isinstance(output, list) else [output]:
         factor = -(-target.shape[-1] // logits.shape[-1])
-        seen = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
+        coarse = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
         if logits.shape[1] == 1:
-            total = total + F.binary_cross_entropy_with_logits(logits.float(), seen[:, None].float())
+            total = total + F.binary_cross_entropy_with_logits(logits.float(), coarse[:, None].float())
         else:
-            total = total + F.cross_entropy(logits.float(), seen)
+            total = total + F.cross_entropy(logits.float(), coarse)
     return total
 
 
 def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gradient_checkpointing: bool) -> int:
-    """Bytes that training takes on a CPU in float32, beyond those of a process that has imported torch.
+    """Estimated bytes of a float32 training step on a CPU, beyond those of a process that has imported torch.
 
-    Weights in five copies, 1.6 times the activations of each image, and 256 MiB. The factor is what glibc's allocator
-    can't fit together again and what convolutions put aside; it differs from case to case, and too much is said rather
-    than too little. In MiB, on Linux with torch 2.15 and 2 threads, batches of 1, 2 and 4 images with 3 channels, peak
-    of the resident memory (weights in four copies; tests/test_memory.py measures it again):
+    The sum of five copies of the weights, 1.6 times the activations of each image, and 256 MiB. The factor covers
+    fragmentation in glibc's allocator and the workspaces of convolutions; it varies, so the estimate is on the high
+    side. Peak resident memory in MiB, on Linux with torch 2.15 and 2 threads, for batches of 1, 2 and 4 images with 3
+    channels (four copies of the weights; tests/test_memory.py measures it again):
 
-        width  side   measured             said                 measured, checkpointing   said
+        width  side   measured             estimated            measured, checkpointing   estimated
         16     256     341   467   720      438   582   871     292   378   528            373   452   611
         16     512     694  1129  1951      871  1450  2607     532   744  1506            611   928  1563
         32     256     525   773  1279      692   980  1556     429   583   862            562   719  1034
@@ -127,21 +134,21 @@ def step_bytes(config: ModelConfig, shape: tuple[int, ...], batch_size: int, gra
 def cpu_batch_size(
     config: ModelConfig, shape: tuple[int, ...], usual: int, gradient_checkpointing: bool, reserved: int = 0
 ) -> int:
-    """Images (C, *spatial) in a batch on a CPU: `usual`, or fewer where memory is short, at least 1.
+    """Batch size for images (C, *spatial) on a CPU: `usual`, or smaller where memory is short, at least 1.
 
-    reserved: bytes that are wanted for something else.
+    reserved: bytes that are needed for other purposes.
     """
-    most = CPU_SHARE * (available_bytes(torch.device("cpu")) / processes_here() - reserved)
-    fitting = (size for size in range(usual, 0, -1) if step_bytes(config, shape, size, gradient_checkpointing) <= most)
+    limit = CPU_SHARE * (available_bytes(torch.device("cpu")) / processes_here() - reserved)
+    fitting = (size for size in range(usual, 0, -1) if step_bytes(config, shape, size, gradient_checkpointing) <= limit)
     return next(fitting, 1)
 
 
 def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> int:
-    """The smallest of 1, 2, 4, ... within 10 % of the best throughput of them; `most` at most.
+    """The smallest of 1, 2, 4, ... up to `most` whose throughput is within 10 % of the best.
 
-    The search ends where doubling twice has brought nothing worth speaking of.
-    throughput: images a second at a batch size, or None where memory doesn't suffice, which ends the search. Returns 1
-    where even one image doesn't fit.
+    The search ends where doubling twice gains less than 3 %.
+    throughput: images a second at a batch size, or None on out of memory, which ends the search. Returns 1 where even
+    one image doesn't fit.
     """
     speeds: dict[int, float] = {}
     size = 1
@@ -164,11 +171,11 @@ def trial(
     num_classes: int,
     optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
 ) -> Callable[[int], float | None]:
-    """A function from batch size to images a second in training on this device, for fastest_batch_size().
+    """A function from batch size to training throughput (images a second) on this device, for fastest_batch_size().
 
-    It trains a copy of the network for a few steps on noise, images of `shape` (C, H, W), then predicts as in
-    validation. It returns None where memory doesn't suffice for both, or on an NVIDIA GPU not with 10 % to spare. The
-    network and torch's random state, of the CPU and of that GPU, stay as they are; the copy's memory is given back.
+    It trains a copy of the network for a few steps on noise, images of `shape` (C, H, W), then runs a forward pass as
+    in validation. It returns None where either runs out of memory, or leaves less than 10 % of an NVIDIA GPU's memory
+    free. The network and torch's random state on the CPU and that GPU are unchanged; the copy's memory is freed.
     """
 
     def throughput(batch_size: int) -> float | None:
@@ -188,7 +195,7 @@ def _speed(
     num_classes: int,
     optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
 ) -> float | None:
-    most = _most_bytes(compute.device)
+    limit = _reservable_bytes(compute.device)
     try:
         network = Fitted(copy.deepcopy(model))
         optimizer = optimizer_factory(network.parameters())
@@ -202,18 +209,19 @@ def _speed(
         network.eval()
         with torch.inference_mode(), compute.autocast():
             network(image)
-        _time(compute.device)
+        _time(compute.device)  # CUDA reports an error when the kernel is done, so wait for it within the try
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return None
-    if compute.device.type == "cuda" and torch.cuda.max_memory_reserved(compute.device) > most:
+    if compute.device.type == "cuda" and torch.cuda.max_memory_reserved(compute.device) > limit:
         return None
     return TIMED_STEPS * shape[0] / seconds
 
 
 def step_seconds(model: ModelConfig, compute: Compute, side: int, batch_size: int) -> float:
-    """Of one training step of a fresh network on noise, images of that side; torch's random state stays as it is."""
+    """Duration of one training step of a fresh network on noise, images of that side; torch's random state is
+    unchanged."""
     with torch.random.fork_rng([]):
         network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
         image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=compute.memory_format)
@@ -230,14 +238,15 @@ def _train_steps(
     for _ in range(count):
         optimizer.zero_grad(set_to_none=True)
         with compute.autocast():
-            answer = network(image)
-        plain_loss(answer, target).backward()
+            output = network(image)
+        plain_loss(output, target).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
 
 
-def _most_bytes(device: torch.device) -> int:
-    """What torch may reserve of a GPU that others may be using too; what it has so far needn't be asked for again."""
+def _reservable_bytes(device: torch.device) -> int:
+    """Bytes of GPU memory that torch may reserve in all, allocations so far included; 0 on other devices. Other
+    processes may be using the GPU too."""
     if device.type != "cuda":
         return 0
     free_memory(device)
@@ -247,6 +256,6 @@ def _most_bytes(device: torch.device) -> int:
 
 
 def _time(device: torch.device) -> float:
-    """Seconds of a clock, when all that was begun on the device is done."""
+    """Clock time in seconds, after all queued work on the device is done."""
     finish(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long a run lasts: epochs, a time budget, or whichever ends first."""
+"""The budget of a run: a number of epochs, a time limit, or whichever is reached first."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass
 class Budget:
-    """Epochs and seconds that a run may use. What is done of it is told in epochs, such as 2.5.
+    """Epochs and seconds that a run may use. Progress is counted in epochs, such as 2.5.
 
-    epochs: None where time alone decides. steps_per_epoch: for estimates. start, begin, end: of the whole run, of its
-    first step, and when it has to be over, in seconds of time.monotonic(), as if it had never been interrupted; end is
-    None where epochs alone decide.
-    The seconds that finishing takes (the last validation, saving, the scores at original size, the pictures) are kept
-    free: those of a validation are guessed from a step's until one has been timed; measuring_seconds is how
-    long it takes to read the validation part from disk and to measure its predictions at original size.
+    epochs: limit, None where time alone decides. steps_per_epoch: for estimates. start, begin, end: start of the run,
+    start of its first step and deadline, in seconds of time.monotonic(), as if the run had never been interrupted; end
+    is None where epochs alone decide.
+    Time for finishing (the last validation, saving, the scores at original size, the pictures) is reserved. The
+    duration of a validation is estimated from that of a step until one has been timed; measuring_seconds is the time
+    to read the validation part from disk and to evaluate its predictions at original size.
     """
 
     epochs: float | None
@@ -34,13 +34,13 @@ class Budget:
 
     @property
     def last_step_at(self) -> float:
-        """When the steps have to end, by the clock."""
+        """Deadline of the last step, in seconds of time.monotonic()."""
         assert self.end is not None
         validations = self.FINISHING_VALIDATIONS * self.validation_seconds
         return self.end - self.FINISHING_SECONDS - validations - self.saving_seconds - self.measuring_seconds
 
     def progress(self, done: float) -> float:
-        """Of the run, 0 to 1, when so many epochs are done."""
+        """Share of the run, 0 to 1, that is over after `done` epochs."""
         by_epochs = done / self.epochs if self.epochs else 0.0
         if self.end is None or done == 0:
             return by_epochs
@@ -49,7 +49,7 @@ class Budget:
         return max(by_epochs, elapsed / max(self.last_step_at - self.begin, 1e-3))
 
     def allows_step(self, done: float) -> bool:
-        """Whether another step fits. The first one always does: a run that learned nothing is of no use."""
+        """Whether another step fits. The first one is always allowed: a run without a step is of no use."""
         if self.epochs and done >= self.epochs:
             return False
         if self.end is None or done == 0:
@@ -57,7 +57,7 @@ class Budget:
         return time.monotonic() + self.step_seconds <= self.last_step_at
 
     def remaining(self, done: float) -> float:
-        """Seconds until the run ends, as far as is known."""
+        """Estimated seconds until the run ends, infinite where nothing limits it."""
         by_epochs = math.inf
         if self.epochs:
             by_epochs = (self.epochs - done) * (self.steps_per_epoch * self.step_seconds + self.validation_seconds)

@@ -1,4 +1,4 @@
-"""Where a run is and what comes next, by its plan, its budget and its learning rate schedule: numbers, no tensors."""
+"""The state of a run and what comes next, from its plan, budget and learning rate schedule: numbers, no tensors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STEPS_BEFORE_ESTIMATE = 3
 
 @dataclass
 class Course:
-    """The course of a run.
+    """The schedule of a run and its progress.
 
-    schedule: its name in SCHEDULES. lr: learning rate before the schedule. size: side in pixels of what the network
-    sees in prediction. samples: of the training data, as it is cut in this epoch; val_samples: of the validation part.
-    step_samples: of one step, in all processes. patience: epochs without a better score after which the run ends.
-    step: the optimizer step that `progress` was counted up to.
+    schedule: name in SCHEDULES. lr: learning rate before the schedule. size: side of the network's input in
+    prediction, in pixels. samples: number of training samples at this epoch's crop side; val_samples: number of
+    validation samples. step_samples: batch size over all processes. patience: epochs without a better score after which
+    the run ends. step: the optimizer step up to which `progress` is counted.
     """
 
     plan: Plan
@@ -44,19 +44,19 @@ class Course:
 
     @property
     def done(self) -> float:
-        """Epochs that are behind, such as 2.5."""
+        """Epochs done, such as 2.5."""
         return self.progress.epoch - 1 + self.progress.seen / max(1, self._epoch_samples)
 
     @property
     def share(self) -> float:
-        """How much of the run is behind, 0 to 1."""
+        """Share of the run that is over, 0 to 1."""
         if self.plan.is_open:
             return open_progress(self.done, self.progress.cooling)
         return self.budget.progress(self.done)
 
     @property
     def side(self) -> int:
-        """Of what the network sees in this epoch, in pixels."""
+        """Crop side in this epoch, in pixels."""
         return self.progress.side or self.size
 
     @property
@@ -64,36 +64,37 @@ class Course:
         return self.patience is not None and self.progress.epochs_since_best >= self.patience
 
     @property
-    def is_due(self) -> bool:
-        """Whether the plan has this epoch end with a validation."""
+    def is_validation_due(self) -> bool:
+        """Whether the plan validates at the end of this epoch."""
         return self.progress.epoch % self.plan.validate_every == 0
 
     def next_lr(self) -> float | None:
-        """The learning rate of the next step, None where the budget allows none. It depends on this process's clock."""
+        """Learning rate of the next step, None where the budget is spent. It depends on this process's clock."""
         if not self.budget.allows_step(self.done):
             return None
         return self.lr * lr_factor(self.schedule, self.share, self.progress.scores)
 
     def next_side(self) -> int | None:
-        """What the plan has the network see in the epoch at hand; an epoch that was begun goes on with what it saw."""
-        is_last = self.progress.epoch == self.budget.epochs  # which sees what prediction sees
+        """Crop side of the current epoch by the plan; an epoch that was interrupted keeps its crop side."""
+        is_last = self.progress.epoch == self.budget.epochs  # trained at the size of prediction
         return self.progress.side or (self.plan.last_side if is_last else self.plan.side_at(self.share))
 
     def start(self) -> None:
-        """The run's first step in this process comes next."""
+        """Start the clock of the steps: the first step in this process comes next."""
         if self.progress.began is None:
             self.progress.began = time.monotonic() - self.budget.start
         self.budget.begin = self.budget.start + self.progress.began
 
     def begin_epoch(self, side: int | None, samples: int) -> None:
-        """With so many training samples of this side, None where nothing is planned."""
+        """Begin an epoch with `samples` training samples of this crop side, None where the plan has none."""
         self.progress.side, self.samples = side, samples
+        # A step's time grows with the pixels, so the estimate holds across a change of the crop side.
         self.budget.step_seconds *= (self.side / self._side_before) ** 2
         self._side_before = self.side
         self.budget.steps_per_epoch = -(-self._epoch_samples // self.step_samples)
 
     def count_step(self, step: int, samples: int, loss: float) -> None:
-        """After the step of this number; loss: NaN where it was skipped."""
+        """Count the step of this number. loss: NaN where the step was skipped."""
         progress = self.progress
         progress.seen += samples
         if math.isnan(loss):
@@ -105,21 +106,21 @@ class Course:
         self.step = step
 
     def time_step(self, seconds: float) -> None:
-        """Keep a running mean of a step's time, and guess a validation's until one was timed."""
+        """Update the running mean of a step's time, and estimate a validation's until one has been timed."""
         self._timed_steps += 1
         budget = self.budget
         is_warming_up = self._timed_steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if is_warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
         if not self._has_timed_validation:
-            whole = budget.step_seconds * (self.size / self.side) ** 2  # a step of samples of full size
-            seen = self.val_samples + self.plan.statistics
-            budget.validation_seconds = FORWARD * whole * seen / self.step_samples
+            full_step = budget.step_seconds * (self.size / self.side) ** 2  # a step of samples of full size
+            forward_passes = self.val_samples + self.plan.statistics
+            budget.validation_seconds = FORWARD * full_step * forward_passes / self.step_samples
 
     def time_validation(self, seconds: float) -> None:
         self.budget.validation_seconds, self._has_timed_validation = seconds, True
 
     def estimate(self) -> str:
-        """When the run will end, once a few steps tell; else nothing."""
+        """A sentence on when the run will end, after the first few steps; else ''."""
         if self._timed_steps != STEPS_BEFORE_ESTIMATE:
             return ""
         budget = self.budget
@@ -129,7 +130,7 @@ class Course:
         return f"One step takes {budget.step_seconds:.2g} s, an epoch {duration(epoch)}; the run ends {ends}."
 
     def end_epoch(self, lr: float, scores: dict[str, float] | None) -> EpochResult:
-        """Close the epoch. lr: of its last step. scores: see `add_scores`, None where nothing was validated."""
+        """Close the epoch. lr: learning rate of its last step. scores: see `add_scores`, None without validation."""
         progress = self.progress
         progress.end_epoch(
             EpochResult(
@@ -144,9 +145,10 @@ class Course:
         return progress.rows[-1] if scores is None else self.add_scores(scores)
 
     def add_scores(self, scores: dict[str, float]) -> EpochResult:
-        """Give the last epoch the scores of its averaged weights, see validate; none without a validation part."""
+        """Add the scores of the averaged weights, see `validate`, to the row of the last epoch; empty without a
+        validation part."""
         before, last = self.progress.best, self.progress.rows[-1]
-        # A network whose loss is not finite is never called the best.
+        # A network whose loss is not finite is never the best one: -1 is below every score.
         score = scores["set_dice"] if scores and math.isfinite(scores["loss"]) else -1.0
         self.progress.rows[-1] = replace(
             last,
@@ -163,20 +165,22 @@ class Course:
         return self.progress.rows[-1]
 
     def cool_down_where_settled(self) -> int | None:
-        """Of a run without a fixed end: whether it has stopped learning, or has gone on for long enough. Returns the
-        epochs of the cool-down that begins now, else None."""
-        progress, most = self.progress, self.budget.epochs
-        if not self.plan.is_open or progress.cooling is not None or most is None:
+        """Begin the cool-down of an open run that has converged, or that would exceed the budget one epoch later.
+
+        Returns the epochs of a cool-down that begins now, else None.
+        """
+        progress, limit = self.progress, self.budget.epochs
+        if not self.plan.is_open or progress.cooling is not None or limit is None:
             return None
         done = progress.epoch - 1
-        if not has_settled(progress.scores) and done + cooldown_epochs(done + 1) < most:
+        if not has_settled(progress.scores) and done + cooldown_epochs(done + 1) < limit:
             return None
         progress.cooling = done
         self.resume_from(progress)
         return cooldown_epochs(done)
 
     def resume_from(self, progress: Progress, step: int | None = None) -> None:
-        """Be where a run was interrupted, after this optimizer step."""
+        """Restore the progress of an interrupted run. step: its last optimizer step, None to keep this one's."""
         self.progress = progress
         self.step = self.step if step is None else step
         if self.plan.is_open and progress.cooling is not None:
@@ -184,7 +188,8 @@ class Course:
 
     @property
     def _epoch_samples(self) -> int:
-        """Of the epoch at hand: a pass over the training data may be several epochs."""
+        """Samples of the current epoch: a pass over the training data may be several epochs."""
+        # Parts differ by one sample at most: the k-th ends at floor(samples * (k + 1) / parts).
         parts = min(self.plan.parts, self.samples)
         part = (self.progress.epoch - 1) % parts if parts else 0
         return self.samples * (part + 1) // parts - self.samples * part // parts if parts else 0

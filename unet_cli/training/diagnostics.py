@@ -1,4 +1,4 @@
-"""What goes wrong in a run, in words: what was seen, and what to try."""
+"""Messages on what goes wrong in a run: the symptom and the remedy."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from unet_cli.training.progress import EpochResult
 
-BLANK_EPOCHS, BLANK_STEPS = 3, 50  # with one class alone predicted, at least, before that is called out
+BLANK_EPOCHS, BLANK_STEPS = 3, 50  # minimum epochs with a single predicted class, and steps of the run, for a warning
 
 
 @dataclass(frozen=True)
 class BadStep:
-    """A step whose loss or gradient was not finite. images: of its batch, by name, and whether their own values are not
-    finite either."""
+    """A step whose loss or gradient was not finite. images: name of each image of its batch, and whether its own values
+    are not finite."""
 
     step: int
     images: list[tuple[str, bool]]
 
     @property
     def spoiled(self) -> list[str]:
-        """The images that are to blame, without a doubt."""
+        """Names of the images whose own values are not finite."""
         return list(dict.fromkeys(name for name, is_spoiled in self.images if is_spoiled))
 
     def describe(self) -> str:
@@ -29,7 +29,7 @@ class BadStep:
         return f"step {self.step}: {what}, so the step is skipped; images: {', '.join(names)}"
 
     def likely_reason(self, precision: str, lr: float) -> str:
-        """Why there are many in a row, and what to try."""
+        """The likely reason of many such steps in a row, and the remedy."""
         if self.spoiled:
             return f"there are values that are not finite in {', '.join(self.spoiled)}: put that right, or leave it out"
         if precision == "float16":
@@ -38,7 +38,7 @@ class BadStep:
 
 
 def is_blank(rows: Sequence[EpochResult]) -> bool:
-    """Whether the last epochs predicted nothing but background, or nothing but foreground, and that was wrong."""
+    """Whether the last epochs wrongly predicted background everywhere, or foreground everywhere."""
     last = [row for row in rows if row.val_foreground is not None][-BLANK_EPOCHS:]
     if len(last) < BLANK_EPOCHS or last[-1].step < BLANK_STEPS or last[-1].val_dice == 1.0:
         return False
@@ -46,7 +46,7 @@ def is_blank(rows: Sequence[EpochResult]) -> bool:
 
 
 def describe_blank(last: EpochResult, mode: str) -> str:
-    """Of such a run, whose last epoch is given. mode: how its images become samples."""
+    """A warning for a run where `is_blank` holds. last: its last epoch. mode: 'resize' or 'tile'."""
     if last.val_foreground == 0:
         only, crops = "background", "a higher --foreground-crops"
         if mode == "resize":
@@ -61,8 +61,8 @@ def describe_blank(last: EpochResult, mode: str) -> str:
 
 
 def slow_loader(images: int, reading: float, seconds: float, kind: str) -> str:
-    """Says that reading takes longer than computing, where it does. reading, seconds: of an epoch of `images`, spent
-    waiting for images, and in all. kind: of the device."""
+    """A warning where reading takes longer than computing, else ''. images: number in the epoch. reading, seconds: time
+    spent waiting for images, and in all. kind: kind of device."""
     computing = seconds - reading
     if reading <= computing:
         return ""

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-MAX_DECAY = 0.999  # the average is then over the last thousand or so updates
-WARMUP = 10.0  # the larger, the longer the first, untrained weights stay out of the average
+MAX_DECAY = 0.999  # an average over about the last thousand updates
+WARMUP = 10.0  # the larger, the less the first, untrained weights count in the average
 
 
 def decay_at(step: int) -> float:
-    """How much of the average stays at the step-th update, counted from 1: little at first, MAX_DECAY in the end."""
+    """Decay at an optimizer step, counted from 1, skipped ones included: 2/11 at first, growing to MAX_DECAY."""
     return min(MAX_DECAY, (1 + step) / (WARMUP + step))
 
 
 class Average:
-    """Averaged weights beside a network's own: average <- decay * average + (1 - decay) * weights.
+    """Averaged (EMA) weights of a network: average <- decay * average + (1 - decay) * weights.
 
-    Batch-norm statistics are averaged likewise; counters are copied. Strides, dtypes and device are those that the
-    network had when the average was made.
+    Batch-norm statistics are averaged too; integer buffers are copied. Strides, dtypes and device are those of the
+    network when the average was created.
 
     Source: Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30 (1992).
     It differs: recent weights count exponentially more than old ones, and the decay grows from 2/11 to MAX_DECAY.
@@ -35,7 +35,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the network's weights after the step-th update, counted from 1."""
+        """Update the average with the network's weights after this optimizer step, see decay_at."""
         assert not self.is_swapped
         state = model.state_dict()
         averages, weights = self._lists(self._averaged, state)
@@ -44,13 +44,13 @@ class Average:
             torch._foreach_copy_(*self._lists(self._copied, state))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights themselves, no copy, under the names of the network's state_dict."""
+        """The averaged weights under the names of the network's state_dict: the tensors themselves, no copy."""
         assert not self.is_swapped
         return dict(self._state)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from the averaged weights of a state_dict(). Raises ValueError where the names or shapes differ."""
+        """Restore the averaged weights of a state_dict(). Raises ValueError where names or shapes differ."""
         assert not self.is_swapped
         shapes = {name: value.shape for name, value in self._state.items()}
         if {name: value.shape for name, value in state.items()} != shapes:
@@ -60,10 +60,10 @@ class Average:
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
-        """Within it the network has the averaged weights, and afterwards its own again, bit for bit.
+        """Context in which the network has the averaged weights; on exit its own are restored bit for bit.
 
-        Contents are exchanged, a tensor at a time, so that an optimizer, a compiled or a distributed network go on with
-        the same tensors. The average can't be updated, saved or loaded meanwhile.
+        Contents are swapped in place, a tensor at a time, so that the optimizer and a compiled or distributed network
+        keep their references. Within the context the average can't be updated, saved or loaded.
         """
         self._exchange(model)
         try:
@@ -76,9 +76,10 @@ class Average:
         self.is_swapped = not self.is_swapped
         state = model.state_dict()
         for name, average in self._state.items():
-            kept = average.clone()
+            # One tensor is copied at a time, so the swap needs no second copy of the whole network.
+            copy = average.clone()
             average.copy_(state[name])
-            state[name].copy_(kept)
+            state[name].copy_(copy)
 
     def _lists(self, names: list[str], state: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return [self._state[name] for name in names], [state[name] for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -13,79 +14,76 @@ from unet_cli.data.samples.dataset import Batch
 from unet_cli.errors import UserError
 from unet_cli.system.signals import StopRequest
 from unet_cli.system.stage_times import StageTimes
-from unet_cli.training.course import Course
 from unet_cli.training.diagnostics import BadStep, slow_loader
-from unet_cli.training.loader import TrainLoader
-from unet_cli.training.step import Learner
+from unet_cli.training.run import Run
 
-MAX_BAD_STEPS = 10  # in a row, before the run is given up
+MAX_BAD_STEPS = 10  # consecutive steps without a finite loss, after which the run is aborted
 LONG_EPOCH = 120.0  # seconds
 
 
-def train_one_epoch(
-    learner: Learner, loader: TrainLoader, course: Course, stop: StopRequest, after_step: Callable[[], None]
-) -> None:
-    """The rest of the epoch at hand, or what the budget leaves of it; a stop ends it after the step at hand.
+def train_one_epoch(run: Run, stop: StopRequest, after_step: Callable[[], None]) -> None:
+    """Train the rest of the current epoch, or as much as the budget allows; a stop request ends it after the current
+    step.
 
-    after_step is called when everything can be saved. Raises UserError where training has diverged, the memory doesn't
-    suffice for one image, or a file can't be read any more.
+    after_step: called when the run is consistent and can be saved. Raises UserError where training has diverged, one
+    image exceeds the memory, or a file can't be read any more.
     """
-    world, progress, pace = learner.world, course.progress, StageTimes("the network")
+    learner, loader, course = run.learner, run.loader, run.course
+    world, progress, times = learner.world, course.progress, StageTimes("the network")
     steps = loader.steps(progress.epoch, progress.seen)
-    batches = loader.batches(steps, progress.epoch)
-    timed = pace.waiting("reading", batches)
-    shown = learner.console.progress(timed, len(steps), f"epoch {progress.epoch}", "steps")
-    images, start = 0, time.monotonic()
-    for samples, batch in zip(steps, shown, strict=False):
-        lr = world.first(course.next_lr())
-        if lr is None or world.any(stop.signum is not None):
-            break
-        image, mask = loader.network_input(batch, progress.epoch)
-        here = len(world.share(samples))
-        if not here:  # the last step of an epoch may have fewer samples than there are processes
-            mask = torch.full_like(mask, IGNORED)
-        loss = learner.train_step(image, mask, here, lr)
-        course.count_step(learner.step, len(samples), loss)
-        if progress.bad_steps:
-            _tell_of_bad_step(learner, loader, course, batch, image)
-        images += len(samples)
-        start, step_start = time.monotonic(), start  # waiting for the batch is part of a step's time
-        course.time_step(start - step_start)
-        learner.console.say(*filter(None, [course.estimate()]))
-        after_step()
-        start = time.monotonic()  # saving is no part of it
-    batches.close()
-    _tell_of_slow_loader(learner, loader, images, pace, progress.epoch)
+    trained = 0
+    with closing(loader.batches(steps, progress.epoch)) as batches:
+        timed = times.waiting("reading", batches)
+        start = time.monotonic()
+        for indices, batch in zip(
+            steps, learner.console.progress(timed, len(steps), f"epoch {progress.epoch}", "steps"), strict=False
+        ):
+            lr = run.next_lr()
+            if lr is None or world.any(stop.is_requested):
+                break
+            image, mask = loader.network_input(batch, progress.epoch)
+            counted = len(world.share(indices))
+            if not counted:  # the last step of an epoch may have fewer samples than there are processes
+                mask = torch.full_like(mask, IGNORED)
+            loss = learner.train_step(image, mask, counted, lr)
+            course.count_step(learner.step, len(indices), loss)
+            if progress.bad_steps:
+                _handle_bad_step(run, batch, image)
+            trained += len(indices)
+            course.time_step(time.monotonic() - start)  # with the time that the batch was waited for
+            if estimate := course.estimate():
+                learner.console.say(estimate)
+            after_step()
+            start = time.monotonic()  # without the time that saving took
+    _warn_of_slow_loader(run, trained, times, progress.epoch)
 
 
-def may_continue(learner: Learner, course: Course) -> bool:
-    """Whether the budget allows another step, and --patience another epoch; of all processes together."""
-    return learner.world.first(course.next_lr()) is not None and not course.has_lost_patience
-
-
-def _tell_of_bad_step(learner: Learner, loader: TrainLoader, course: Course, batch: Batch, image: Tensor) -> None:
-    """Name the images of a step that was skipped; of ten in a row, raise UserError with the likely reason."""
-    progress = course.progress
-    mine = [
+def _handle_bad_step(run: Run, batch: Batch, image: Tensor) -> None:
+    """Name the images of a skipped step, and give up after ten of them in a row: raises UserError with the likely
+    reason."""
+    learner, loader, progress = run.learner, run.loader, run.course.progress
+    local_images = [
         (str(loader.data.pair_of(index).image), not bool(torch.isfinite(one).all()))
         for index, one in zip(batch.indices, image, strict=True)
     ]
-    bad = BadStep(learner.step, [pair for part in learner.world.gathered(mine) for pair in part])
-    is_trying = learner.scaler.is_enabled() and progress.bad_steps == 1  # how far float16 reaches
-    if bad.spoiled or not is_trying:
+    bad = BadStep(learner.step, [pair for part in learner.world.gathered(local_images) for pair in part])
+    # With float16 a single skipped step is normal: that is how the loss scaler finds its range.
+    is_scaling = learner.scaler.is_enabled() and progress.bad_steps == 1
+    if bad.spoiled or not is_scaling:
         learner.console.say(bad.describe())
     if progress.bad_steps == MAX_BAD_STEPS:
-        progress.bad_steps = 0  # of a run that goes on from here
-        reason = bad.likely_reason(learner.compute.precision, course.lr)
+        progress.bad_steps = 0  # a resumed run starts counting anew
+        reason = bad.likely_reason(learner.compute.precision, run.course.lr)
         raise UserError(f"the loss was not finite for {MAX_BAD_STEPS} steps in a row: {reason}")
 
 
-def _tell_of_slow_loader(learner: Learner, loader: TrainLoader, images: int, pace: StageTimes, epoch: int) -> None:
-    """Say, once, that reading sets the pace; not of an epoch that reads files for the first time."""
-    is_first = epoch == 1 and pace.seconds < LONG_EPOCH
+def _warn_of_slow_loader(run: Run, images: int, times: StageTimes, epoch: int) -> None:
+    """Warn once that reading is the bottleneck; not after an epoch that reads the files for the first time."""
+    loader = run.loader
+    is_first = epoch == 1 and times.seconds < LONG_EPOCH
     if loader.is_called_slow or is_first or images < 2 * loader.batch_size:
         return
-    warning = slow_loader(images, pace.spent("reading"), pace.seconds, learner.compute.kind)
+    warning = slow_loader(images, times.spent("reading"), times.seconds, run.learner.compute.kind)
     if warning:
         loader.is_called_slow = True
-        learner.console.say(warning)
+        run.learner.console.say(warning)

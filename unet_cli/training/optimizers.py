@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 MOMENTUM = 0.9
-FUSED = ("cpu", "cuda")  # where one kernel updates a weight, in all releases of torch that we support
+FUSED = ("cpu", "cuda")  # device types with fused optimizers in all releases of torch that we support
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
@@ -22,11 +22,11 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, device: torch.device
 ) -> Optimizer:
-    """The optimizer of this name for parameters that lie on `device`.
+    """The optimizer of this name for parameters on `device`.
 
-    Two groups of parameters: the weights of convolutions decay; biases and the weights of norms, which have one
-    dimension, do not. Decay is what the optimizer defines it to be: added to the gradient (adam, sgd), or subtracted
-    from the weights, times the learning rate (adamw).
+    There are two parameter groups: weight decay applies to the weights of convolutions; biases and the weights of
+    norms, which have one dimension, do not decay. Weight decay is as the optimizer defines it: added to the gradient
+    (adam, sgd), or subtracted from the weights, times the learning rate (adamw).
 
     Sources: Kingma, Ba, "Adam", ICLR 2015; Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019;
     Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.

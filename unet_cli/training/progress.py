@@ -1,4 +1,4 @@
-"""Where a run is: the plain values that, beside weights and optimiser, a resumed run goes on from."""
+"""The progress of a run: the plain values that a resumed run needs beside weights and optimizer state."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from unet_cli.system.console import Console, duration
 from unet_cli.system.schema import AnyFloat, Misfit, parsed
 
-SECONDS_BETWEEN_EPOCHS = 3.0  # that are told
+SECONDS_BETWEEN_EPOCHS = 3.0  # between lines of the console
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One row of the log. Losses are means over images; dice, set_dice and iou are of the validation part, at network
-    size, see metrics.summarize.
+    """One row of the log. Losses are means over images; Dice, set Dice and IoU are those of the validation part at
+    network size, see metrics.overlap.summarize.
 
-    seconds: since the run began. The val_ fields are None where nothing was validated. averaged: whether the averaged
-    weights were judged, or would have been with a validation part; not in epochs without validation. is_best: whether
-    these are the run's best so far. val_foreground: share of the validation pixels that is predicted to be foreground.
+    seconds: since the start of the run. The val_ fields are None in epochs without validation. averaged: whether the
+    averaged weights were validated in this epoch, or would have been if there were a validation part. is_best: whether
+    they are the best of the run so far. val_foreground: share of the validation pixels predicted as foreground.
     skipped: steps of this epoch whose loss was not finite. val_classes: Dice of each class by name, where there are
     several foreground classes.
     """
@@ -43,7 +43,7 @@ class EpochResult:
 
     @property
     def score(self) -> float | None:
-        """What weights are compared by: empty masks can't win it."""
+        """The score by which weights are compared, set Dice: empty masks can't win by it."""
         return self.val_set_dice
 
     def describe(self) -> str:
@@ -59,53 +59,54 @@ class EpochResult:
         return line
 
     def plain(self) -> dict[str, Any]:
-        """As a row of a table: a column for each class."""
+        """The row of a table, with a column for each class."""
         row = asdict(self)
         classes = row.pop("val_classes")
         return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
 
 
-class EpochLog:
-    """Lines about epochs: the first and the last; between them the latest every few seconds, and the best since."""
+class EpochPrinter:
+    """Console lines about epochs: the first and the last, and every few seconds the latest and the best since."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._told = console, -math.inf
-        self._untold: list[EpochResult] = []
+        self._console, self._printed_at = console, -math.inf
+        self._pending: list[EpochResult] = []
         self._explained = False
 
-    def __enter__(self) -> EpochLog:
+    def __enter__(self) -> EpochPrinter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.flush()
 
     def add(self, row: EpochResult) -> None:
-        """Of an epoch that has ended; again where it was validated afterwards."""
-        self._untold = [one for one in self._untold if one.epoch != row.epoch] + [row]
-        if time.monotonic() - self._told >= SECONDS_BETWEEN_EPOCHS:
+        """Add the row of an epoch that has ended; a row of the same epoch, validated later, replaces it."""
+        self._pending = [one for one in self._pending if one.epoch != row.epoch] + [row]
+        if time.monotonic() - self._printed_at >= SECONDS_BETWEEN_EPOCHS:
             self.flush()
 
     def flush(self) -> None:
-        """Say where the run is, unless that has been said."""
-        if not self._untold:
+        """Print the pending lines."""
+        if not self._pending:
             return
-        *passed, latest = self._untold
+        *passed, latest = self._pending
         best = [] if latest.is_best else [row for row in passed if row.is_best][-1:]
         if passed and not self._explained:
             self._console.say("Epochs are short: a line every few seconds; log.csv has a row for each")
             self._explained = True
         self._console.say(*(row.describe() for row in (*best, latest)))
-        self._told, self._untold = time.monotonic(), []
+        self._printed_at, self._pending = time.monotonic(), []
 
 
 @dataclass
 class Progress:
-    """epoch: the one at hand, from 1. seen: samples of it that were trained on, by all processes.
+    """The position of a run within its epochs.
 
-    loss_sum, loss_images: of those whose loss was finite. skipped: steps of this epoch whose loss was not finite;
-    bad_steps: such steps in a row. began: seconds of the run before its first step. rows: the log of all epochs before
-    this one. side: of what the network sees in this epoch, None where nothing has been planned. cooling: epochs before
-    the cool-down of a run that has stopped learning, None while it hasn't.
+    epoch: current epoch, from 1. seen: samples of it that all processes have trained on. loss_sum, loss_images: sum of
+    the finite losses and number of their images. skipped: steps of this epoch whose loss was not finite; bad_steps:
+    consecutive such steps. began: seconds of the run before its first step. rows: log of all epochs before this one.
+    side: crop side in this epoch, None where the plan has none. cooling: epochs before the cool-down of an open run,
+    None before it begins.
     """
 
     epoch: int = 1
@@ -131,7 +132,7 @@ class Progress:
 
     @property
     def lacks_score(self) -> bool:
-        """Whether the best weights were chosen by another score, in an older version."""
+        """Whether an older version chose the best weights by another score."""
         best = [row for row in self.rows if row.is_best][-1:]
         return any(row.val_dice is not None and row.score is None for row in best)
 
@@ -146,13 +147,13 @@ class Progress:
         self.loss_sum, self.loss_images, self.skipped = 0.0, 0, 0
 
     def plain(self) -> dict[str, Any]:
-        """Plain values that a checkpoint holds."""
+        """Plain values for the checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Progress:
-        """What `plain` gave. Raises Misfit."""
-        found = parsed(cls, values, "progress")
-        if found.epoch < 1 or min(found.seen, found.skipped, found.bad_steps) < 0 or len(found.rows) != found.epoch - 1:
-            raise Misfit(f"progress is in epoch {found.epoch} after {len(found.rows)} epochs and {found.seen} samples")
-        return found
+        """The progress from the values of `plain`. Raises Misfit."""
+        it = parsed(cls, values, "progress")
+        if it.epoch < 1 or min(it.seen, it.skipped, it.bad_steps) < 0 or len(it.rows) != it.epoch - 1:
+            raise Misfit(f"progress is in epoch {it.epoch} after {len(it.rows)} epochs and {it.seen} samples")
+        return it

@@ -1,4 +1,4 @@
-"""One optimisation step: forward, loss, backward, step; in smaller parts where the memory doesn't suffice for one."""
+"""One optimizer step: forward, loss, backward, step, with gradient accumulation where a batch exceeds the memory."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from unet_cli.training.ema import Average
 from unet_cli.training.losses.loss import Denominators, Loss
 from unet_cli.training.optimizers import make_optimizer
 
-FIRST_LOSS_SCALE = 2.0**12  # of float16: low enough that the search for a scale takes few skipped steps
+FIRST_LOSS_SCALE = 2.0**12  # for float16: low enough that few steps are skipped until the right scale is found
 
 Result = TypeVar("Result")
 
 
 @dataclass
 class Learner:
-    """The network, its averaged weights, and what changes them.
+    """The network with its optimizer, loss scaler and averaged (EMA) weights.
 
-    at_once: images that go through the network together; a batch of more is computed in parts, whose gradients are
-    added up. context: pixels at either end of an image that are its surroundings, as Fitted has it. lr_factor: of the
-    optimizer's usual learning rate. step: optimiser updates so far, skipped ones included.
+    micro_batch: images in one forward pass; a larger batch is split into micro-batches, whose gradients are
+    accumulated. context: pixels of surroundings at either end of an image, see Fitted. lr_factor: multiple of the
+    optimizer's default learning rate. step: optimizer steps so far, skipped ones included.
     """
 
     model: Network
@@ -42,7 +42,7 @@ class Learner:
     compute: Compute
     world: World
     console: Console
-    at_once: int
+    micro_batch: int
     context: int = 0
     lr_factor: float = 1.0
 
@@ -63,19 +63,19 @@ class Learner:
         self.average = Average(self.model)
         self.step = 0
 
-    def train_step(self, image: Tensor, mask: Tensor, images: int, lr: float) -> float:
-        """Take a step. image: normalised (N, C, S, S), with the context beside it; mask: (N, S, S) class indices;
-        `images` of them count.
+    def train_step(self, image: Tensor, mask: Tensor, counted: int, lr: float) -> float:
+        """Take a step. image: normalised (N, C, S, S), plus the context; mask: (N, S, S) class indices. counted:
+        how many of the N images count in the loss.
 
-        Returns the loss over the batches of all processes. Where it or its gradient is not finite nothing changes but
-        the number of the step, and NaN is returned. Raises UserError where the memory doesn't suffice for one image.
+        Returns the loss over the batches of all processes, or NaN where it or its gradient is not finite: then only the
+        step number changes. Raises UserError where one image exceeds the memory.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._seed_dropout()
         self.model.train()
-        statistics = [buffer.clone() for buffer in self.model.buffers()]  # of batch norm
-        loss = self._within_memory(lambda: self._backward(image, mask, images), statistics)
+        statistics = [buffer.clone() for buffer in self.model.buffers()]  # batch norm's running statistics
+        loss = self._within_memory(lambda: self._backward(image, mask, counted), statistics)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.step += 1
@@ -84,44 +84,45 @@ class Learner:
             self.scaler.step(self.optimizer)
             self.average.update(self.model, self.step)
         else:
-            self._restore(statistics)  # they have seen what was not finite
-        self.scaler.update()
+            self._restore(statistics)  # the forward pass may have made them non-finite
+        self.scaler.update()  # after a skipped step too, since it lowers the loss scale
         return float(loss) if is_finite else math.nan
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S), with the context beside it -> float32 logits (N, K, S, S), as in prediction."""
+        """Normalised (N, C, S, S), plus the context -> float32 logits (N, K, S, S), in evaluation mode."""
         self.model.eval()
         return self._within_memory(
-            lambda: torch.cat([self._through(self._fitted, part)[0] for part in image.split(self.at_once)]), []
+            lambda: torch.cat([self._logits_of(self._fitted, part)[0] for part in image.split(self.micro_batch)]), []
         )
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> None:
-        """Normalised (N, C, S, S) through the network as its modules are, for what it leaves in them."""
-        self._through(self._fitted, image)
+        """Forward pass of normalised (N, C, S, S) in the modules' current modes, for its side effect on batch norm's
+        statistics."""
+        self._logits_of(self._fitted, image)
 
     def state(self) -> dict[str, Any]:
-        """What goes on from here need beside the weights, as a checkpoint keeps it."""
+        """State for resuming, beside the weights, as stored in a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict(),
             "step": self.step,
-            "at_once": self.at_once,
+            "at_once": self.micro_batch,  # the key of older checkpoints
             "gradient_checkpointing": self._checkpointing,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; the weights have been loaded already."""
+        """Restore `state`; the weights have been loaded already."""
         decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay  # as told now
+            group["weight_decay"] = decay  # --weight-decay of this call rather than the saved one
         self.scaler.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
         self.step = state["step"]
-        self.at_once = min(state["at_once"], self.at_once)
+        self.micro_batch = min(state["at_once"], self.micro_batch)
         self._checkpointing = self._checkpointing or state["gradient_checkpointing"]
 
     @property
@@ -132,28 +133,33 @@ class Learner:
     def _checkpointing(self, wanted: bool) -> None:
         self.model.gradient_checkpointing = wanted
 
-    def _backward(self, image: Tensor, mask: Tensor, images: int) -> Tensor:
-        """Leave the gradient of the loss over the batches of all processes, and return that loss."""
+    def _backward(self, image: Tensor, mask: Tensor, counted: int) -> Tensor:
+        """Compute the gradient of the loss over the batches of all processes, and return that loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        here = self.loss.whole(mask, images)
-        whole = Denominators(self.world.sum(here.images), self.world.sum(here.weight))
+        # The loss of each micro-batch is divided by the pixels and images of the global batch, so that the gradient
+        # depends neither on the micro-batch size nor on the number of processes.
+        local = self.loss.denominators(mask, counted)
+        denominators = Denominators(self.world.sum(local.images), self.world.sum(local.weight))
         total = image.new_zeros(())
-        parts = list(zip(image.split(self.at_once), mask.split(self.at_once), strict=True))
-        for number, (some, target) in enumerate(parts, 1):
-            with self.world.accumulating(self._network) if number < len(parts) else nullcontext():
-                loss = self.loss.deep(self._through(self._network, some), self.model.head_weights, target, whole)
-                self.scaler.scale(loss * self.world.count).backward()  # the processes' gradients are averaged
+        micro_batches = list(zip(image.split(self.micro_batch), mask.split(self.micro_batch), strict=True))
+        for number, (part, target) in enumerate(micro_batches, 1):
+            # Gradients are reduced over the processes once, in the backward pass of the last micro-batch.
+            with self.world.accumulating(self._network) if number < len(micro_batches) else nullcontext():
+                logits = self._logits_of(self._network, part)
+                loss = self.loss.deep(logits, self.model.head_weights, target, denominators)
+                self.scaler.scale(loss * self.world.count).backward()  # DDP averages gradients where a sum is needed
             total += loss.detach()
         return self.world.sum(total)
 
-    def _through(self, network: nn.Module, image: Tensor) -> list[Tensor]:
-        """The logits of each head that answers, finest first."""
+    def _logits_of(self, network: nn.Module, image: Tensor) -> list[Tensor]:
+        """Float32 logits of each head, finest first."""
         with self.compute.autocast():
-            answer = network(image.contiguous(memory_format=self.compute.memory_format))
-        return [logits.float() for logits in (answer if isinstance(answer, list) else [answer])]
+            output = network(image.contiguous(memory_format=self.compute.memory_format))
+        return [logits.float() for logits in (output if isinstance(output, list) else [output])]
 
     def _within_memory(self, compute: Callable[[], Result], statistics: list[Tensor]) -> Result:
-        """Call it, and where the memory doesn't suffice again with less need of it. Raises UserError at the end."""
+        """Call `compute`, and on out of memory repeat it with less memory. Raises UserError when nothing is left to
+        reduce."""
         while True:
             try:
                 with compiling() if self.config.compile else nullcontext():
@@ -161,33 +167,32 @@ class Learner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.world.count > 1:  # the others wait for this one's gradient
+                if self.world.count > 1:  # the other processes wait in a collective, so this one can't repeat the step
                     raise UserError(
-                        f"out of memory with {self.at_once} images at once in each of {self.world.count} processes: go "
-                        f"on with --batch-size {max(1, self.at_once // 2)} beside --resume"
+                        f"out of memory with {self.micro_batch} images in each of {self.world.count} processes: use "
+                        f"--resume with --batch-size {max(1, self.micro_batch // 2)}"
                     ) from error
-            self._restore(statistics)  # outside the handler, whose traceback holds on to activations
-            self._need_less_memory()
+            self._restore(statistics)  # outside the handler, whose traceback keeps the activations alive
+            self._reduce_memory()
 
-    def _need_less_memory(self) -> None:
+    def _reduce_memory(self) -> None:
+        """Halve the micro-batch, then turn on gradient checkpointing. Raises UserError where both are exhausted."""
         self.optimizer.zero_grad(set_to_none=True)
         free_memory(self.compute.device)
-        before = self.at_once
+        before = self.micro_batch
         if before > 1:
-            self.at_once = -(-before // 2)
+            self.micro_batch = -(-before // 2)
             self.console.say(
-                f"Out of memory with {before} images at once: going on with {self.at_once} at once, whose gradients "
-                f"are added up to those of the same batches. --batch-size {self.at_once} would avoid it"
+                f"Out of memory with {before} images at once: continuing with {self.micro_batch} at once and gradient "
+                f"accumulation over the same batches. --batch-size {self.micro_batch} would avoid it"
             )
         elif not (self._checkpointing or self.config.compile):
             self._checkpointing = True
-            self.console.say(
-                "Out of memory with one image at once: going on with --gradient-checkpointing, which takes longer"
-            )
+            self.console.say("Out of memory with one image: continuing with --gradient-checkpointing, which is slower")
         else:
             raise UserError(
-                "the memory doesn't suffice for one image, and there is nothing left to save: try a smaller --size "
-                f"than {self.config.size}, or a smaller --width"
+                "there is not enough memory for one image, and nothing left to reduce it: try a smaller --size than "
+                f"{self.config.size}, or a smaller --width"
             )
 
     def _restore(self, statistics: list[Tensor]) -> None:
@@ -195,6 +200,6 @@ class Learner:
             buffer.copy_(before)
 
     def _seed_dropout(self) -> None:
-        """Make dropout a function of seed, step and process."""
+        """Seed dropout with (seed, step, process), so that a resumed run draws the same masks."""
         sequence = np.random.SeedSequence((self.config.seed, self.step, self.world.rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

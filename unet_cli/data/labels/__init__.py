@@ -1,8 +1,8 @@
 """Label maps: the mapping between mask values and class indices, detected from masks and applied to write masks.
 
 stats: statistics of masks. readings: how pixels become values. palettes, colours, noise, numbering: detection of one
-kind of masks each. mixtures: colours between others. find: the kinds in order. label_map: the result. doubts: questions
-to the user. remarks: notes for the user. spec: classes given by the user.
+kind of masks each. mixtures: colours between others. unlabelled: whether 255 is enclosed. find: the kinds in order.
+label_map: the result. doubts: questions to the user. remarks: notes for the user. spec: classes given by the user.
 """
 
 from unet_cli.data.labels.doubts import objects_or_classes

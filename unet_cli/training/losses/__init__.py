@@ -1,1 +1,1 @@
-"""Losses: their terms, of pixels and of regions, and sums of them."""
+"""Losses: pixel and region terms, and weighted sums of them."""

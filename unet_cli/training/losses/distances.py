@@ -1,6 +1,6 @@
-"""What a target says of distances: maps of it, made on the processor in any number of dimensions.
+"""Distance maps of a target, computed on the CPU in any number of dimensions.
 
-A distance goes from the middle of a pixel to that of another one; the border of an object is its outermost pixels.
+Distances are between the centres of pixels; the border of an object is its outermost pixels.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_o
 from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import components
 
-W0, SIGMA = 10.0, 5.0  # of the paper's weight map; sigma in pixels
-NEGLIGIBLE = 1e-4  # what is left out of a weight map
-FAR = math.floor(SIGMA * math.sqrt(2 * math.log(W0 / NEGLIGIBLE)))  # d1 + d2 from which on it is
+W0, SIGMA = 10.0, 5.0  # parameters of the paper's weight map; sigma in pixels
+NEGLIGIBLE = 1e-4  # weights below this are set to 0
+FAR = math.floor(SIGMA * math.sqrt(2 * math.log(W0 / NEGLIGIBLE)))  # d1 + d2 beyond which the weight is negligible
 
 
 def border_weights(target: np.ndarray) -> np.ndarray:
     """w0 exp(-(d1 + d2)^2 / (2 sigma^2)), w0 = 10, sigma = 5 pixels: (*spatial) class indices -> (*spatial) float32.
 
-    d1, d2: distances to the border of the nearest and second nearest object, see data/objects.py. It holds on
-    background only, and is 0 within objects: the paper leaves it open, but means "the small separation borders". It is
-    0 with fewer than two objects, where ignored, and where it would be less than 1e-4.
+    d1, d2: distances to the border of the nearest and second nearest object, see data/objects.py. The weight applies to
+    background only, and is 0 within objects: the paper doesn't say, but means "the small separation borders". It is 0
+    with fewer than two objects, at ignored pixels, and where it would be below 1e-4.
 
     Source: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015, equation 2 without its first term. A border is that of the
     object next to it, so a gap one pixel wide has d1 = d2 = 1.
     """
     numbers, _ = components(np.where(target == IGNORED, 0, target).astype(np.uint8))
     nearest, second = np.full((2, *target.shape), np.inf, dtype=np.float32)
+    # Each object's distance map is limited to a window beyond which its weight is negligible: linear time in objects.
     for number, box in enumerate(find_objects(numbers), 1):
         window = tuple(slice(max(side.start - FAR, 0), side.stop + FAR) for side in box)
         distance = distance_transform_edt(numbers[window] != number).astype(np.float32)
@@ -39,9 +40,9 @@ def border_weights(target: np.ndarray) -> np.ndarray:
 
 
 def signed_distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """(*spatial) float32, in pixels: outside of an object the distance to its nearest pixel; within, that to the
-    nearest pixel outside less 1, and negative, so that its outermost pixels have 0. 0 throughout where there are no
-    two sides, and where ignored, that is neither inside nor outside; ignored pixels are near nothing.
+    """Signed distances (*spatial) in pixels, float32: outside an object the distance to its nearest pixel; inside,
+    minus the distance to the nearest pixel outside, plus 1, so that its outermost pixels have 0. All are 0 where inside
+    or outside is empty; ignored pixels, which are neither, have 0 and no distance is measured to them.
 
     Source: the distance maps of Kervadec et al., "Boundary loss for highly unbalanced segmentation", MIDL 2019, section
     2, as their published code makes them.
@@ -53,9 +54,9 @@ def signed_distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 
 
 def radius(inside: np.ndarray, outside: np.ndarray) -> int:
-    """How many times an object can lose its outermost pixels, joined at their sides, until nothing is left.
+    """Number of erosions with the 4-neighbourhood (6 in 3D) after which an object has vanished.
 
-    0 where there is none, or nothing but it. Where it reaches the border of the image or what is ignored, it goes on.
+    0 where inside or outside is empty. The object is taken to continue beyond the image and into ignored pixels.
     """
     if not (inside.any() and outside.any()):
         return 0

@@ -1,4 +1,4 @@
-"""Losses from logits, computed in float32 whatever the network computes in, whose parts add up to that of the whole."""
+"""Losses from logits, in float32 at any precision of the network; the losses of micro-batches sum to the batch's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from unet_cli.config.model import IGNORED
 from unet_cli.errors import UserError
 from unet_cli.training.losses import pixel, region
 
-MAX_WEIGHT = 10.0  # of a rare class, as a multiple of the commonest one's
+MAX_WEIGHT = 10.0  # weight of a rare class relative to the most frequent one
 
-# What a term's function takes and returns, by the kind that config/losses.py gives it:
+# Signature of a term's function, by its kind in config/losses.py:
 #   pixel   (logits, target, weights) -> (N, *spatial), averaged over pixels
 #   image   (logits, target, weights) -> (N,), averaged over images
 #   region  (probs, truth, known) -> (N, foreground classes), averaged over both
@@ -32,9 +32,9 @@ def term_of(name: str) -> Term:
 
 @dataclass(frozen=True)
 class Denominators:
-    """What the loss of a batch is divided by, counted over all its parts: scalar float32 tensors.
+    """Denominators of the loss of a batch, over all its micro-batches and processes: scalar float32 tensors.
 
-    images: how many; weight: of their pixels, the ignored ones left out. The sum of the parts' is the whole's.
+    images: number of images; weight: sum of the weights of their pixels, without ignored ones. Both are additive.
     """
 
     images: Tensor
@@ -43,10 +43,10 @@ class Denominators:
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of terms. num_classes: background included. terms: of each its factor and its name in LOSSES.
+    """A weighted sum of terms. num_classes: background included. terms: factor and name in LOSSES of each term.
 
-    class_weights: of each class's pixels in pixel and image terms, background first; None: all 1. first: of the classes
-    that region terms count, 0 where none is background.
+    class_weights: weight of each class's pixels in pixel and image terms, background first; None: all 1. first: index
+    of the first class that region terms count, 0 where no class is background.
     """
 
     num_classes: int
@@ -54,19 +54,22 @@ class Loss:
     class_weights: tuple[float, ...] | None = None
     first: int = 1
 
-    def whole(self, target: Tensor, images: int | None = None) -> Denominators:
-        """Of a target (N, *spatial), or of a part of one; images: how many of the N count, all unless given."""
-        return _whole(self._weights(target), len(target) if images is None else images)
+    def denominators(self, target: Tensor, images: int | None = None) -> Denominators:
+        """Denominators of a target (N, *spatial). images: how many of the N images count, by default all."""
+        return _denominators(self._weights(target), len(target) if images is None else images)
 
-    def __call__(self, logits: Tensor, target: Tensor, whole: Denominators | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, target: Tensor, denominators: Denominators | None = None) -> Tensor:
         """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar float32.
 
-        K is the number of classes, or 1 for two of them. whole: of the batch that this is a part of; its parts' losses,
-        and their gradients, then add up to those of the batch. An image that is ignored everywhere adds exactly 0.
+        K is the number of classes, or 1 for two classes. denominators: those of the batch of which this is a
+        micro-batch; the losses of its micro-batches, and their gradients, then sum to those of the batch. An image that
+        is ignored everywhere adds exactly 0.
         """
         logits, weights = logits.float(), self._weights(target)
-        whole = whole or _whole(weights, len(target))
-        images, weight = whole.images.clamp(min=1), torch.where(whole.weight > 0, whole.weight, 1)
+        denominators = denominators or _denominators(weights, len(target))
+        # An all-ignored batch has numerators of 0, so any positive denominator gives a loss of 0 rather than NaN.
+        images = denominators.images.clamp(min=1)
+        weight = torch.where(denominators.weight > 0, denominators.weight, 1)
         total = logits.new_zeros(())
         for factor, name in self.terms:
             kind, term = LOSSES[name].kind, term_of(name)
@@ -80,47 +83,53 @@ class Loss:
         return total
 
     def deep(
-        self, heads: Sequence[Tensor], head_weights: Sequence[float], target: Tensor, whole: Denominators | None = None
+        self,
+        heads: Sequence[Tensor],
+        head_weights: Sequence[float],
+        target: Tensor,
+        denominators: Denominators | None = None,
     ) -> Tensor:
-        """The weighted sum of the losses of several heads' logits -> scalar float32, whose parts add up alike.
+        """Deep supervision: the weighted sum of the losses of several heads' logits -> scalar float32, additive too.
 
-        A head that is coarser by a whole factor f, (N, K, *ceil(spatial / f)), is compared with the pixel in the middle
-        of each of its cells; distances count in its own pixels. A head of weight 0 gets a gradient of 0.
+        A head that is coarser by an integer factor f, (N, K, *ceil(spatial / f)), is compared with the centre pixel of
+        each f x f cell; distances count in its own pixels. A head of weight 0 gets a gradient of 0.
         """
-        whole = whole or self.whole(target)
+        denominators = denominators or self.denominators(target)
         total = torch.zeros((), device=target.device)
         for logits, head_weight in zip(heads, head_weights, strict=True):
             if head_weight == 0:
-                total = total + 0 * logits.float().sum()
+                total = total + 0 * logits.float().sum()  # DDP waits for a gradient of every parameter
                 continue
-            seen = middles(target, logits.shape[2:])
-            share = math.prod(seen.shape[1:]) / math.prod(target.shape[1:])
-            total = total + head_weight * self(logits, seen, Denominators(whole.images, whole.weight * share))
+            coarse = downsample_target(target, logits.shape[2:])
+            share = math.prod(coarse.shape[1:]) / math.prod(target.shape[1:])
+            scaled = Denominators(denominators.images, denominators.weight * share)
+            total = total + head_weight * self(logits, coarse, scaled)
         return total
 
     def _regions(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """probs, truth, known: see region.py."""
+        """(probs, truth, known), see region.py."""
         classes = torch.arange(self.first, self.num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
         probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, self.first :]
         return probs, (target[:, None] == classes).float(), (target != IGNORED).float()[:, None]
 
     def _weights(self, target: Tensor) -> Tensor:
-        """(N, *spatial) float32: of each pixel, 0 of ignored ones."""
+        """Weight of each pixel (N, *spatial) float32, 0 where ignored."""
         known = (target != IGNORED).float()
         if self.class_weights is None:
             return known
         return torch.tensor(self.class_weights, device=target.device)[(target * known).long()] * known
 
 
-def _whole(weights: Tensor, images: int) -> Denominators:
+def _denominators(weights: Tensor, images: int) -> Denominators:
     return Denominators(torch.full((), float(images), device=weights.device), weights.sum())
 
 
-def middles(target: Tensor, spatial: Sequence[int]) -> Tensor:
-    """(N, *spatial) at a resolution lower by a whole factor f: the pixel in the middle of each cell of f x f.
+def downsample_target(target: Tensor, spatial: Sequence[int]) -> Tensor:
+    """A target (N, *spatial) at a resolution lower by an integer factor f: the centre pixel of each f x f cell.
 
-    That is i f + f // 2, or the last one where the cell reaches beyond. spatial: ceil(side / f) of each side; where
-    several factors fit, f is the smallest power of two, or else the smallest. Raises ValueError where none fits.
+    The centre is i f + f // 2, or the last pixel where the cell extends beyond the target. spatial: ceil(side / f) of
+    each side; where several factors fit, f is the smallest power of two, or else the smallest. Raises ValueError where
+    none fits.
     """
     sides = target.shape[1:]
     if tuple(spatial) == tuple(sides):
@@ -130,13 +139,13 @@ def middles(target: Tensor, spatial: Sequence[int]) -> Tensor:
         raise ValueError(f"logits of {tuple(spatial)} are not coarser than {tuple(sides)} by a whole factor")
     factor = min(fitting, key=lambda f: (f & (f - 1) != 0, f))
     for dim, (side, wanted) in enumerate(zip(sides, spatial, strict=True), start=1):
-        places = torch.arange(wanted, device=target.device) * factor + factor // 2
-        target = target.index_select(dim, places.clamp(max=side - 1))
+        centers = torch.arange(wanted, device=target.device) * factor + factor // 2
+        target = target.index_select(dim, centers.clamp(max=side - 1))
     return target
 
 
 def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None, first: int = 1) -> Loss:
-    """The loss of an expression such as 'bce+dice'; see `parse_loss`, and for the weights `class_weights_for`.
+    """The loss for an expression such as 'bce+dice', see `parse_loss`; for the class weights see `class_weights_for`.
 
     Raises UserError where the expression can't be read.
     """
@@ -145,8 +154,8 @@ def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] |
 
 
 def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] | None:
-    """What --class-weights says: 'none', 'auto', or numbers such as '1,5,2'. shares: of the training pixels in each
-    class, background first. Raises UserError where there are more or fewer numbers than classes, or bad ones."""
+    """The weights for --class-weights: 'none', 'auto', or numbers such as '1,5,2'. shares: share of the training pixels
+    in each class, background first. Raises UserError where numbers are bad, or more or fewer than classes."""
     weights = parse_class_weights(text)
     if weights == "auto":
         return balanced_weights(shares)
@@ -159,14 +168,15 @@ def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] |
 
 
 def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:
-    """Of each class: one over the square root of its share of the pixels, scaled to a mean of 1 over the pixels.
+    """Weight of each class: 1 / sqrt(its share of the pixels), scaled to a mean of 1 over the pixels.
 
-    A rare class weighs at most MAX_WEIGHT times what the commonest does; one that isn't there as much as the rarest.
+    The weight of a rare class is at most MAX_WEIGHT times that of the most frequent one; an absent class has the weight
+    of the rarest.
     """
-    seen = [share for share in shares if share > 0]
-    if not seen:
+    present = [share for share in shares if share > 0]
+    if not present:
         return (1.0,) * len(shares)
-    rarest = max(min(seen), max(seen) / MAX_WEIGHT**2)
+    rarest = max(min(present), max(present) / MAX_WEIGHT**2)
     raw = [1 / math.sqrt(max(share, rarest)) for share in shares]
     mean = sum(weight * share for weight, share in zip(raw, shares, strict=True)) / sum(shares)
     return tuple(weight / mean for weight in raw)
