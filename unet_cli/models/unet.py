@@ -16,8 +16,8 @@ from unet_cli.models.network import Network
 class Up(nn.Module):
     """Double the resolution, pad to the skip, concatenate, convolve twice.
 
-    Transposed: (N, in, h, w) and skip (N, skip, H, W) -> (N, out, H, W), the upsampling having halved the channels.
-    Bilinear: the upsampling keeps the channels, so the convolutions narrow in two steps.
+    Transposed: (N, in, h, w) and skip (N, skip, H, W) -> (N, out, H, W); the upsampling halves the channels. Bilinear:
+    the upsampling keeps the channels, so the two convolutions reduce them in steps.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, bilinear: bool, norm: Norm) -> None:
@@ -43,12 +43,12 @@ class UNet(Network):
     """U-Net with padding, norms and logits of the input's size.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W of at least 2^depth. Instance norm needs
-    twice that: of a single pixel at the bottom nothing would be left.
+    twice that, since it maps a single pixel at the bottom to zero.
 
     Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
-    figure 1. It differs in what has become common since: convolutions are padded, so nothing is cropped; batch norm
-    (or another) replaces the bias; dropout, at the end of the last two levels of the encoder, is none unless asked for.
-    With bilinear upsampling the bottleneck and the decoder have half the channels, and corners are aligned.
+    figure 1. It differs in ways that have become common since: convolutions are padded, so nothing is cropped; batch
+    norm (or another) replaces the bias; dropout, at the end of the last two encoder levels, is 0 by default. With
+    bilinear upsampling the bottleneck and the decoder have half the channels, and corners are aligned.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class UNet(Network):
         reach = None if bilinear or sees_whole_image(norm) else pooled_reach(depth)
         self.geometry = Geometry(least=2 * bottom if norm == "instance" else bottom, stride=bottom, reach=reach)
         widths = [base_channels * 2**level for level in range(depth + 1)]
-        outs = [width // 2 if bilinear else width for width in widths]  # of the decoder, the bottleneck last
+        outs = [width // 2 if bilinear else width for width in widths]  # decoder widths, the bottleneck last
         dropouts = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
 
         self.stem = DoubleConv(in_channels, widths[0], norm, dropout=dropouts[0])
