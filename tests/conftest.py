@@ -65,15 +65,17 @@ class Started:
 
     returncode: int | None = None
 
-    def __init__(self, server: Prepared, arguments: list[str], cwd: Path, stdin: str | None) -> None:
+    def __init__(self, server: Prepared, arguments: list[str], cwd: Path, stdin: str | None, **to: str) -> None:
+        """to: where stdout or stderr goes, if it isn't wanted."""
         self._server, self._folder = server, tempfile.mkdtemp()
-        self._streams = [os.path.join(self._folder, name) for name in ("stdin", "stdout", "stderr")]
-        Path(self._streams[0]).write_text(stdin or "")
+        names = [to.get(name, os.path.join(self._folder, name)) for name in ("stdin", "stdout", "stderr")]
+        Path(names[0]).write_text(stdin or "")
+        self._kept = ["" if name in to.values() else name for name in names[1:]]
         self.pid = server.ask(
             arguments=[str(Path(unet_cli.__file__).parent / "__main__.py"), *arguments],
             cwd=str(cwd),
             environment=dict(os.environ),
-            streams=self._streams,
+            streams=names,
         )
         assert self.pid is not None
 
@@ -92,6 +94,14 @@ class Started:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def wait(self, timeout: float = 300) -> int | None:
+        self.communicate(timeout)
+        return self.returncode
+
+    def said(self) -> str:
+        """stderr so far."""
+        return Path(self._kept[1]).read_text(errors="surrogateescape")
+
     def communicate(self, timeout: float) -> tuple[str, str]:
         """Wait for its end; stdout and stderr. It is killed where it takes longer."""
         killer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
@@ -99,7 +109,7 @@ class Started:
         if self.returncode is None:
             self.returncode = self._server.ask(wait=self.pid)
         killer.cancel()
-        out, err = (Path(name).read_text(errors="surrogateescape") for name in self._streams[1:])
+        out, err = (Path(name).read_text(errors="surrogateescape") if name else "" for name in self._kept)
         shutil.rmtree(self._folder)
         return out, err
 
@@ -110,10 +120,11 @@ class Prepared:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, arguments: list[str], cwd: Path, stdin: str | None = None) -> Started:
-        return Started(self, arguments, cwd, stdin)
+    def start(self, arguments: list[str], cwd: Path, stdin: str | None = None, **to: str) -> Started:
+        return Started(self, arguments, cwd, stdin, **to)
 
     def close(self) -> None:
+        """With what tests that failed have left running."""
         if self._process is not None:
             self._process.communicate("")
 
@@ -141,9 +152,9 @@ def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subproc
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
-def start_unet(*arguments: object, cwd: Path) -> Started:
-    """Likewise, but without waiting for its end."""
-    return PREPARED.start([*map(str, arguments)], cwd)
+def start_unet(*arguments: object, cwd: Path, **to: str) -> Started:
+    """Likewise, but without waiting for its end. to: where stdout or stderr goes, if it isn't wanted."""
+    return PREPARED.start([*map(str, arguments)], cwd, **to)
 
 
 def wait_for(path: Path, process: Started | subprocess.Popen[str]) -> None:
@@ -215,6 +226,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_unet("train", "--data", data, *TINY, "--epochs", 3, "--output", folder, "--name", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run" / "best.pth"
+
+
+@pytest.fixture(scope="session")
+def run_of_one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six small pairs in data, and checkpoints/run, trained on them once for all tests."""
+    folder = tmp_path_factory.mktemp("begun")
+    write_pairs(folder / "data")
+    done = run_unet("train", "--data", "data", *TINY, "--epochs", 1, "--name", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def begun(run_of_one_epoch: Path, tmp_path: Path) -> Path:
+    """checkpoints/run, of one epoch on the pairs in data beside it: a copy, to go on with and to spoil."""
+    shutil.copytree(run_of_one_epoch, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "checkpoints" / "run"
+    settings = (run / "config.toml").read_text()
+    assert f'"{run_of_one_epoch}/data"' in settings
+    (run / "config.toml").write_text(settings.replace(f"{run_of_one_epoch}/", f"{tmp_path}/"))
+    return run
 
 
 @pytest.fixture

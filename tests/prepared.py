@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -21,6 +22,7 @@ NEEDED = (
 
 
 def main() -> None:
+    running = set()
     warm_up()
     for line in sys.stdin:
         request = json.loads(line)
@@ -29,10 +31,14 @@ def main() -> None:
             if not answer:
                 become(request)
                 return
+            running.add(answer)
         else:  # how a child has ended
             child, status = os.waitpid(request.get("wait", request.get("poll")), os.WNOHANG * ("poll" in request))
             answer = os.waitstatus_to_exitcode(status) if child else None
+            running.discard(child)
         print(json.dumps(answer), flush=True)
+    for child in running:
+        os.kill(child, signal.SIGKILL)
 
 
 def warm_up() -> None:
@@ -65,6 +71,8 @@ def become(request: dict) -> None:
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, buffering=1) for number, mode in enumerate(("r", "w", "w"))
     )
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, and a shell's &, have ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])

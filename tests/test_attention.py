@@ -108,7 +108,7 @@ def test_the_answer_of_oktay_joins_the_logits_of_every_level():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("depth", [2, 3])
 def test_padding_is_felt_no_further_than_the_reach(network, depth):
     torch.manual_seed(0)
     model = network(1, 1, base_channels=2, depth=depth, norm="none").double().eval()
@@ -132,15 +132,3 @@ def test_sides_that_are_no_multiples_of_the_poolings_are_refused(network):
         model(torch.randn(1, 1, 32, 40))
     with pytest.raises(ValueError, match="at least 32"):
         network(1, 1, base_channels=2, norm="instance")(torch.randn(1, 1, 32, 16))
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_gradient_checkpointing_keeps_gradients(network):
-    gradients = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = network(1, 1, base_channels=4, depth=2)
-        model.gradient_checkpointing = checkpointing
-        model(torch.randn(2, 1, 16, 16)).square().mean().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))

@@ -148,7 +148,7 @@ def test_values_of_the_validation_part_that_training_does_not_have_are_a_problem
     write_pairs(root / "train")
     write_pairs(root / "val", count=2)
     each(root / "val" / "masks", lambda mask, _: mask // 2)
-    with pytest.raises(UserError, match="2 masks with what is no class: the value 127"):
+    with pytest.raises(UserError, match="2 masks with values of no class: the value 127"):
         card_of(root).refuse()
 
 

@@ -102,4 +102,4 @@ def test_quiet_still_prints_errors(unet, data):
 def test_a_mask_on_its_side_is_told(unet, data):
     mask = data / "masks" / "cell3.png"
     Image.fromarray(pixels(mask).T.copy()).save(mask)
-    assert "lies on its side" in unet("check", "--data", "data").stdout
+    assert "is rotated by 90 degrees" in unet("check", "--data", "data").stdout

@@ -36,10 +36,10 @@ def test_the_work_is_done_elsewhere():
     [
         ("mistake", UserError, "^give another$"),
         ("defect", UserError, "defect of unet, please report it .ZeroDivisionError: of ours"),
-        ("memory", UserError, "the memory is not enough"),
+        ("memory", UserError, "out of memory"),
         ("exit", ChildDied, "ended with exit code 5"),
         ("SIGSEGV", ChildDied, "^its process died with signal SIGSEGV$"),
-        ("SIGKILL", ChildDied, "died with signal SIGKILL, as where the memory is not enough"),
+        ("SIGKILL", ChildDied, "died with signal SIGKILL, probably out of memory"),
         ("SIGTERM", Stopped, "stopped by signal 15"),
     ],
 )

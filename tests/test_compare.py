@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Run, assert_failed, json_lines, write_pairs
-from test_resume import wait_for
+from conftest import TINY, Run, Started, assert_failed, json_lines, start_unet, wait_for, write_pairs
 
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS
@@ -47,22 +46,22 @@ def columns(line: str) -> list[str]:
 
 def test_each_network_is_trained_once_for_each_time(unet: Run, data, tmp_path):
     write_pairs(tmp_path / "held", count=3, side=44)
-    call = ("compare", "--data", "data", "--test", "held", *TINY, "--minutes", "0.02,0.05")
+    call = ("compare", "--data", "data", "--test", "held", *TINY, "--minutes", "0.02,0.03")
     done = unet(*call, "--models", "unet,resunet", "--json")
     assert done.returncode == 0, done.stderr
     rows = {f"{row['network']}-{row['minutes']}m": row for row in json_lines(done.stdout)}
-    assert sorted(rows) == ["resunet-0.02m", "resunet-0.05m", "unet-0.02m", "unet-0.05m"]
+    assert sorted(rows) == ["resunet-0.02m", "resunet-0.03m", "unet-0.02m", "unet-0.03m"]
     for name, row in rows.items():
         assert row["run"] == f"checkpoints/data-1/{name}"
         assert f'max-time = "{60 * row["minutes"]:g}s"' in (tmp_path / row["run"] / "config.toml").read_text()
         assert (row["part"], row["error"]) == ("test", None)
     flags = ("--device", "cpu", "--precision", "float32", "--json")
-    found = unet("evaluate", "--weights", rows["unet-0.05m"]["run"], "--data", "held", *flags)
+    found = unet("evaluate", "--weights", rows["unet-0.03m"]["run"], "--data", "held", *flags)
     assert found.returncode == 0, found.stderr
     scores = {score["metric"]: score for score in json_lines(found.stdout)[0]["scores"]}
-    assert rows["unet-0.05m"]["dice"] == pytest.approx(scores["dice"]["value"])
-    assert rows["unet-0.05m"]["iou"] == pytest.approx(scores["iou"]["value"])
-    assert rows["unet-0.05m"]["dice_interval"] == pytest.approx([scores["dice"]["low"], scores["dice"]["high"]])
+    assert rows["unet-0.03m"]["dice"] == pytest.approx(scores["dice"]["value"])
+    assert rows["unet-0.03m"]["iou"] == pytest.approx(scores["iou"]["value"])
+    assert rows["unet-0.03m"]["dice_interval"] == pytest.approx([scores["dice"]["low"], scores["dice"]["high"]])
 
 
 def test_the_table_has_a_row_for_each_time_the_shortest_first(unet: Run, data):
@@ -73,7 +72,7 @@ def test_the_table_has_a_row_for_each_time_the_shortest_first(unet: Run, data):
     assert columns(lines[1]) == ["network", "minutes", "width", "parameters", "epochs", "validation Dice", "set Dice",
                                  "IoU", "ms/image"]  # fmt: skip
     assert [columns(line)[:2] for line in lines[3:5]] == [["unet", "0.02"], ["unet", "0.03"]]
-    assert "95 % interval" in done.stdout
+    assert "95 % confidence interval" in done.stdout
     assert done.stdout.count("unet-paper failed: --norm doesn't apply") == 1
     best = re.search(r"predict --weights checkpoints/data-1/unet-(0\.0[23])m/best.pth", lines[-1])
     dice = {minutes: columns(line)[5] for minutes, line in zip(("0.02", "0.03"), lines[3:5], strict=True)}
@@ -132,7 +131,7 @@ def test_what_is_of_one_network_is_refused(unet: Run, data):
     assert "name several with --models" in done.stderr
 
 
-def trainer_of(process: subprocess.Popen[str]) -> int:
+def trainer_of(process: Started | subprocess.Popen[str]) -> int:
     """The number of the process in which a network is trained, once there is one: forked from a child."""
     for _ in range(3000):
         for child in children_of(process.pid):
@@ -147,8 +146,11 @@ def children_of(number: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
 
+COMPARE = ("compare", "--data", "data", *TINY)
+
+
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "unet_cli", "compare", "--data", "data", *TINY, *map(str, arguments)]
+    command = [sys.executable, "-m", "unet_cli", *COMPARE, *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -173,7 +175,8 @@ def test_a_network_that_dies_is_a_row_and_the_others_are_trained(data, tmp_path)
 @needs_proc
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_comparison_that_is_stopped_lets_the_network_be_saved(data, tmp_path, number):
-    process = start(tmp_path, "--models", "unet", "--epochs", 100_000, "--save-every", "1h")
+    settings = ("--models", "unet", "--epochs", 100_000, "--save-every", "1h")
+    process = start_unet(*COMPARE, *settings, cwd=tmp_path)
     last = tmp_path / "checkpoints/data-1/unet/last.pth"
     wait_for(last, process)
     before, trainer = last.stat().st_mtime_ns, trainer_of(process)

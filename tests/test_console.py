@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, write_pairs
-from test_resume import start, wait_for
+from conftest import TINY, run_unet, start_unet, wait_for, write_pairs
 
 from unet_cli.errors import Stopped
 from unet_cli.runs.train import _fit_and_save
@@ -51,11 +50,11 @@ def test_a_full_disk_of_the_log_does_not_end_training(data):
 
 
 def test_a_result_that_can_not_be_printed_is_an_error_when_the_work_is_done(data):
-    with open("/dev/full", "w") as full:
-        done = unet(data, "train", *TRAIN, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert "the result could not be printed" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = start_unet("train", *TRAIN, cwd=data, stdout="/dev/full")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "the result could not be printed" in err
+    assert "Traceback" not in err
     assert is_whole(data)
 
 
@@ -79,9 +78,9 @@ def test_names_that_can_not_be_encoded_are_spelled_out(data, trained):
     done = unet(data, *call, "--json", capture_output=True, environment={"PYTHONIOENCODING": "cp1252:strict"})
     assert done.returncode == 0, done.stderr
     assert len([json.loads(line) for line in done.stdout.decode("ascii").splitlines()]) == 3
-    told = unet(data, *call, capture_output=True, environment={"PYTHONIOENCODING": "utf-8:strict"})
+    told = run_unet(*call, cwd=data)
     assert told.returncode == 0, told.stderr
-    assert b"\x1b[31m" not in told.stderr + told.stdout
+    assert "\x1b[31m" not in told.stderr + told.stdout
 
 
 def test_control_characters_do_not_reach_the_terminal():
@@ -101,7 +100,8 @@ def test_a_closed_stream_takes_what_is_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_every_signal_that_ends_a_process_is_obeyed_after_saving(data, name):
-    process = start(data, *TRAIN[:-4], "--epochs", 10_000, "--name", "r", "--save-every", "1h")
+    settings = ("--epochs", 10_000, "--name", "r", "--save-every", "1h")
+    process = start_unet("train", *TRAIN[:-4], *settings, cwd=data)
     wait_for(data / "checkpoints/r/last.pth", process)
     before = (data / "checkpoints/r/last.pth").stat().st_mtime_ns
     process.send_signal(getattr(signal, name))
@@ -129,7 +129,7 @@ class Failing:
         self.step, self.console = 3, Console(quiet=True)
         self.config = type("Config", (), {"deterministic": False})
 
-    def save_at_last(self, snapshot) -> None:
+    def save_final(self, snapshot) -> None:
         self.saved += 1
 
 

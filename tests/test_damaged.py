@@ -128,11 +128,11 @@ def records_are_read_or_refused(run: Path, folder: Path, number: int) -> None:
 
 @pytest.mark.parametrize("name", ["best.pth", "last.pth"])
 def test_a_checkpoint_with_any_other_value_is_read_or_refused(run, tmp_path, name):
-    checkpoints_are_read_or_refused(run, tmp_path, name, 130)
+    checkpoints_are_read_or_refused(run, tmp_path, name, 50)
 
 
 def test_a_run_whose_records_hold_any_other_value_is_read_or_refused(run, tmp_path):
-    records_are_read_or_refused(run, tmp_path, 40)
+    records_are_read_or_refused(run, tmp_path, 20)
 
 
 @pytest.mark.slow

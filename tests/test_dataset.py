@@ -179,7 +179,7 @@ def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, mon
 def test_what_is_kept_never_goes_beyond_the_budget_with_many_threads(data):
     dataset = dataset_of(data, 3 * 40 * 45 * 4, crops())
     list(prefetch(dataset.sample, [*range(len(dataset))] * 5, workers=8))
-    kept = sum(held.nbytes for held in dataset._cache.held.values())
+    kept = sum(held.nbytes for held in dataset._cache.cached.values())
     assert 0 < kept <= 3 * 40 * 45 * 4
     assert dataset._cache.bytes_left == 3 * 40 * 45 * 4 - kept
 
@@ -197,7 +197,7 @@ def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
     monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", read)
     dataset = dataset_of(data, cutting=Grid(SIZES, 64))
     list(dataset)
-    assert len(dataset._cache.held) == 6
+    assert len(dataset._cache.cached) == 6
     assert [found() for found in colour] == [None] * 6
 
 
@@ -217,7 +217,7 @@ def test_a_file_of_another_size_than_before_is_named(data, part):
     dataset = dataset_of(data, cutting=crops())
     path = data / part / "cell4.png"
     Image.open(path).resize((50, 30), Image.Resampling.NEAREST).save(path)
-    with pytest.raises(UserError, match=rf"{part}.cell4.png is 50x30, but was 44x40 before training: start it again"):
+    with pytest.raises(UserError, match=rf"{part}.cell4.png is 50x30, but was 44x40 before training: restart it"):
         list(dataset.batches(range(len(dataset)), batch_size=2))
 
 

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_user_without_a_home_checks_and_trains(nobody, folder):
     checked = run(nobody, "check", "--data", "data", cwd=folder)
     assert checked.returncode == 0, checked.stderr
-    assert "is not remembered for the next time: this user has no home folder (UNET_CACHE" in checked.stderr
+    assert "without a cache: this user has no home folder (UNET_CACHE" in checked.stderr
     trained = run(nobody, *TRAIN, cwd=folder)
     assert trained.returncode == 0, trained.stderr
     assert (folder / "out/r/report.html").exists()
@@ -63,7 +63,7 @@ def test_a_cache_that_can_not_be_looked_into_is_done_without(nobody, folder):
     (folder / "cache").mkdir(mode=0)
     done = run(nobody, "check", "--data", "data", cwd=folder, UNET_CACHE=str(folder / "cache"))
     assert done.returncode == 0, done.stderr
-    assert "is not remembered for the next time" in done.stderr
+    assert "without a cache" in done.stderr
     assert "Permission denied" in done.stderr
 
 
@@ -74,7 +74,7 @@ def test_check_that_lacks_memory_advises_on_what_it_has(folder):
         done = run(limited, "check", "--data", "data", "--workers", 1, cwd=folder, UNET_CACHE=str(folder))
         assert done.returncode < 70, done.stderr
         assert "--batch-size" not in done.stderr
-        told += ["the memory is not enough: try fewer --workers" in done.stderr]
+        told += ["out of memory: try fewer --workers" in done.stderr]
     assert any(told)
 
 
@@ -89,7 +89,7 @@ def test_few_threads_are_enough(folder, allowed):
     two = {"OMP_NUM_THREADS": "2", "UNET_CACHE": str(folder / "cache")}
     done = run(limited, *TRAIN, cwd=folder, **two)
     assert done.returncode == 0, done.stderr
-    assert "no more can be started here (ulimit -u" in done.stderr
+    assert "the system allows no more here (ulimit -u" in done.stderr
     assert "CPU (1 threads)" in done.stderr
     found = run(limited, "predict", "--weights", "out/r", "--input", "data/images", "--output", "m", cwd=folder, **two)
     assert found.returncode == 0, found.stderr

@@ -164,7 +164,7 @@ def test_an_exif_turn_that_keeps_the_size_is_said_with_the_way_out(unet, tmp_pat
         save(tmp_path / f"data/images/{n}.jpg", image, exif=exif, quality=95)
         save(tmp_path / f"data/masks/{n}.png", (labels > 0) * np.uint8(255))
     [note] = card_of(unet("check", "--data", "data", "--json"))["notes"]
-    assert note.startswith("turned upright, to the same size, as the EXIF orientation says in 4 images")
+    assert note.startswith("rotated upright, to the same size, according to the EXIF orientation in 4 images")
     assert "if the masks were drawn on the pixels as stored" in note
 
 
@@ -176,7 +176,7 @@ def test_a_dropped_band_and_hidden_colours_are_said_once_with_the_flag(unet, tmp
         save(tmp_path / f"data/images/{n}.png", np.concatenate([image, alpha], axis=-1))
         save(tmp_path / f"data/masks/{n}.png", (labels > 0) * np.uint8(255))
     notes = card_of(unet("check", "--data", "data", "--json"))["notes"]
-    assert "alpha was dropped in 4 images (the last band; --keep-alpha keeps it)" in notes
+    assert "alpha was dropped in 4 images (the last channel; --keep-alpha keeps it)" in notes
     assert any(note.startswith("colours hidden under transparent pixels show in 4 images") for note in notes)
 
 

@@ -82,7 +82,7 @@ def test_a_memory_that_cannot_be_written_is_said_and_stops_nothing(data, monkeyp
 
     card = examine(find_layout(data), DataConfig(data=data), Console())
     assert len(card.pairs("train")) == 6
-    assert "is not remembered" in capsys.readouterr().err
+    assert "without a cache" in capsys.readouterr().err
 
 
 def test_pages_are_pairs_of_their_own_and_layers_one_image(tmp_path):

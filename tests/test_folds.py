@@ -131,7 +131,7 @@ def test_evaluate_leaves_each_image_to_the_fold_that_did_not_see_it(finished, un
     assert done.returncode == 0, done.stderr
     scores = {row["metric"]: row["value"] for row in json.loads(done.stdout)["scores"] if row["name"] == "all"}
     assert scores["dice"] == pytest.approx(finished[1].scores["dice"])
-    assert "those of the 2 networks that did not see it" in done.stderr
+    assert "those of the 2 networks that were not trained on it" in done.stderr
 
 
 def test_a_fold_without_its_end_is_named_where_all_are_used(whole, unet: Run, tmp_path):
@@ -150,7 +150,7 @@ def test_finished_folds_are_left_alone_and_said(whole, unet: Run):
     dice = json.loads((whole / "fold1" / "metrics.json").read_text())["scores"]["dice"]
     assert f"{whole}/fold1: validation Dice {dice:.3f}" in done.stdout
     together = json.loads((whole / "metrics.json").read_text())["scores"]["dice"]
-    assert f"Every image by the network that did not see it: Dice {together:.3f}" in done.stdout
+    assert f"Out of fold, each image by the network not trained on it: Dice {together:.3f}" in done.stdout
     assert state_of(whole / "fold1") | state_of(whole / "fold2") == before
 
 

@@ -169,7 +169,7 @@ def assert_same_function(theirs: nn.Module, size: tuple[int, int], channels: int
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("bilinear", [False, True])
-@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("classes", [1, 3])
 def test_a_network_of_milesial_computes_the_same(classes, bilinear, old, bias):
     torch.manual_seed(classes)
     theirs = drawn(Milesial(classes=classes, bilinear=bilinear, old=old, bias=bias))
@@ -198,7 +198,7 @@ def test_what_is_found_in_a_file_of_milesial():
     assert recognised(Milesial(channels=4).state_dict()).preprocessing.keep_alpha  # RGBA, as Pillow reads it
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
 def test_a_network_of_smp_computes_the_same(encoder):
     torch.manual_seed(1)
     assert_same_function(drawn(Smp(encoder)), (64, 96))

@@ -65,7 +65,7 @@ def test_what_pillow_writes_is_read_back(tmp_path, extension, array):
 
 
 @pytest.mark.parametrize("array", [GRAY, RGB])
-@pytest.mark.parametrize("extension", ["jpg", "jpeg", "jpe", "jfif"])
+@pytest.mark.parametrize("extension", ["jpg", "jfif"])
 def test_jpeg(tmp_path, extension, array):
     smooth = np.linspace(0, 255, array.size).reshape(array.shape).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / f"a.{extension}", format="JPEG", quality=100, subsampling=0)
@@ -151,8 +151,9 @@ def test_pnm_values_are_not_scaled(tmp_path, content):
     assert decode(tmp_path / "a.pgm").pixels.ravel().tolist() == [0, 3, 5]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
+@pytest.mark.parametrize(
+    ("extension", "orientation"), [("jpg", 6), *((name, way) for name in ("png", "tif") for way in range(1, 9))]
+)
 def test_orientation_is_applied_as_pillow_does(tmp_path, orientation, extension):
     smooth = np.linspace(0, 255, GRAY.size).reshape(GRAY.shape).astype(np.uint8)
     exif = Image.Exif()
@@ -175,8 +176,13 @@ def test_orientation_is_applied_as_pillow_does(tmp_path, orientation, extension)
 # --- TIFF
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", ">u2", ">f4"])
-@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("dtype", "compression"),
+    [
+        *((dtype, None) for dtype in ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", ">u2", ">f4"]),
+        *((dtype, "zlib") for dtype in ("i1", "f4", ">u2")),
+    ],
+)
 def test_tiff_types(tmp_path, dtype, compression):
     array = (STACK[0] % 251).astype(dtype) - np.dtype(dtype).type(0 if "u" in dtype else 100)
     byteorder = ">" if dtype[0] == ">" else "<"
@@ -194,8 +200,18 @@ def test_tiff_types(tmp_path, dtype, compression):
     ]
     + [("webp", RGB)],  # it has no gray
 )
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_tiff_compressions(tmp_path, array, compression, tile, bigtiff):
+def test_tiff_compressions(tmp_path, array, compression, tile):
+    assert_compressed_tiff_is_read(tmp_path, array, compression, tile, bigtiff=False)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_tiff_of_more_than_4_gigabytes(tmp_path, compression, tile):
+    """Or one that says so: BigTIFF."""
+    assert_compressed_tiff_is_read(tmp_path, RGB, compression, tile, bigtiff=True)
+
+
+def assert_compressed_tiff_is_read(tmp_path, array, compression, tile, bigtiff):
     arguments = {"compressionargs": {"lossless": True}} if compression == "webp" else {}
     photometric = "rgb" if array is RGB else None
     tifffile.imwrite(
@@ -412,8 +428,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("shape", "expected"), LAYOUTS)
-@pytest.mark.parametrize("extension", ["npy", "npz", "compressed.npz"])
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("extension", "order"), [("npy", "C"), ("npy", "F"), ("npz", "C"), ("compressed.npz", "F")])
 def test_numpy_layouts(tmp_path, shape, expected, extension, order):
     array = np.asarray(RNG.integers(0, 65536, shape), np.uint16, order=order)
     path = tmp_path / f"a.{extension}"
@@ -546,7 +561,7 @@ def test_samples_are_read_under_any_name(tmp_path, name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_truncated_files_never_give_pixels(tmp_path, name):
     content = SAMPLES[name]
-    for length in np.linspace(1, len(content) * 0.97, 60).astype(int):
+    for length in np.linspace(1, len(content) * 0.97, 20).astype(int):
         (tmp_path / name).write_bytes(content[:length])
         with pytest.raises(UserError, match=name):
             decode(tmp_path / name)

@@ -94,7 +94,7 @@ def test_images_with_nan_or_infinity_are_refused(tmp_path, value):
 @pytest.mark.parametrize("value", [np.finfo(np.float32).min, 1.7e38])
 def test_values_that_stand_for_no_data_are_refused(tmp_path, value):
     np.save(tmp_path / "a.npy", np.array([[0, value], [1, value]], np.float32))
-    with pytest.raises(UserError, match=r"a.npy holds 2 values like .*e\+38, which stand for no data"):
+    with pytest.raises(UserError, match=r"a.npy holds 2 values like .*e\+38, which mark missing data"):
         read_image(source(tmp_path / "a.npy"))
 
 
@@ -137,7 +137,10 @@ def test_several_files_are_the_channels_of_one_image(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (RAMP[:4], r"b.png is 8x4 uint8 but .*a.png is 8x6 uint8: channels of one image must be alike"),
+        (
+            RAMP[:4],
+            r"b.png is 8x4 uint8 but .*a.png is 8x6 uint8: channels of one image must have the same",
+        ),
         (RAMP.astype(np.uint16), r"b.png is 8x6 uint16 but .*a.png is 8x6 uint8"),
     ],
 )
@@ -234,7 +237,7 @@ def test_one_bit_masks_are_0_and_255(tmp_path):
     [
         (np.array([[0.0, 0.5]]), "holds numbers that are not whole: save masks as whole numbers"),
         (np.array([[0.0, np.inf]]), "holds numbers that are not whole"),
-        (np.array([[0, -2]]), "has negative values, down to -2: save masks as whole numbers, 0 being background"),
+        (np.array([[0, -2]]), "has negative values, down to -2: save masks as whole numbers, with 0 for background"),
         (np.array([[0, 2**31]]), "has values up to 2147483648: number the classes or objects from 0"),
         (np.arange(72, dtype=np.uint16).reshape(4, 6, 3), "is a mask in colours of type uint16"),
         (np.zeros((2, 6, 8), np.uint8), "has 2 channels: save masks as gray, with a palette, or as 8-bit RGB"),

@@ -518,7 +518,7 @@ def test_nan_in_images_is_filled_for_the_network_and_ignored(tmp_path):
     assert image.isfinite().all()
     assert (mask[:, :5] == IGNORED).all()
     assert not (mask[:, 5:] == IGNORED).any()
-    assert any("NaN was filled in" in note for note in card.plain()["notes"])
+    assert any("NaN was replaced" in note for note in card.plain()["notes"])
 
 
 def test_networks_train_predict_and_are_scored_on_images_with_nan(unet, tmp_path):

@@ -59,3 +59,15 @@ def test_levels_of_jpeg_are_flat_and_edges_are_not():
     noisy = np.random.default_rng(0).integers(90, 104, (30, 30)).astype(np.uint8)
     noisy[0] = np.arange(200, 230)
     assert sum(shape.flats for shape in value_stats(MaskPixels(noisy[None])).shapes.values()) == 28 * 27
+
+
+def test_255_is_enclosed_where_one_other_value_surrounds_it():
+    mask = np.ones((12, 40), np.uint8)
+    mask[:, 20:] = 2
+    mask[2:5, 2:5] = 255  # within 1
+    mask[8, 25:31] = 255  # within 2
+    mask[4:7, 18:23] = 255  # half in each
+    mask[9:, 8:11] = 255  # along the border
+    assert value_stats(MaskPixels(mask[None])).enclosed == 9 + 6
+    for other in (np.where(mask == 255, 0, mask), np.where(mask == 1, 0, mask) // 255 * 255):
+        assert value_stats(MaskPixels(other[None])).enclosed is None

@@ -16,7 +16,6 @@ from unet_cli.data.samples.cutting import Crops, Grid
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.errors import UserError
 from unet_cli.models import build_model
-from unet_cli.runs.build import Run
 from unet_cli.runs.prepare import rescore_best
 from unet_cli.runs.train import fit
 from unet_cli.system.console import Console
@@ -28,7 +27,8 @@ from unet_cli.training.course import Course
 from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
-from unet_cli.training.progress import EpochLog, EpochResult, Progress
+from unet_cli.training.progress import EpochPrinter, EpochResult, Progress
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
@@ -145,7 +145,7 @@ def test_a_run_without_time_still_takes_a_step_and_validates(data):
 def test_a_run_whose_time_is_up_after_an_epoch_that_was_not_judged_judges_it(data, monkeypatch):
     run = with_plan(run_for(data, seconds=1000), Plan(validate_every=100))
     logged = []
-    monkeypatch.setattr(EpochLog, "add", lambda log, row: logged.append(row))
+    monkeypatch.setattr(EpochPrinter, "add", lambda log, row: logged.append(row))
     allowed = iter([True] * 5 + [False] * 100)  # two steps and the question after them, then nothing any more
     monkeypatch.setattr(Budget, "allows_step", lambda *_: next(allowed))
     results = trained(run)

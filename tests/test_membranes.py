@@ -8,9 +8,9 @@ from collections import deque
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, label, maximum_filter
-from skimage.segmentation import watershed
+from skimage.segmentation import watershed as skimage_watershed
 
-from unet_cli.metrics.membranes import MAP_THRESHOLDS, best_over_thresholds, grown, membrane_scores
+from unet_cli.metrics.membranes import MAP_THRESHOLDS, best_over_thresholds, membrane_scores, watershed
 
 
 def tissue(seed: int, side: int = 96, count: int = 18) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_scores_by_hand():
     """The line lands in the truth's first cell: of its 4 pixels 3 are object 1 and one is an object of its own."""
     truth = np.array([[1, 1, 1, 1, 0, 1, 1]], dtype=bool)
     cells = np.array([[1, 0, 0, 0, 0, 0, 1]], dtype=np.float32)
-    assert grown(cells > 0).tolist() == [[1, 1, 1, 0, 2, 2, 2]]
+    assert watershed(cells > 0).tolist() == [[1, 1, 1, 0, 2, 2, 2]]
     rand = 2 * (3**2 + 1**2 + 2**2) / ((4**2 + 2**2) + (3**2 + 1**2 + 2**2))
     of_a, of_b = entropy(4 / 6, 2 / 6), entropy(3 / 6, 1 / 6, 2 / 6)
     info = 2 * of_a / (of_a + of_b)  # the proposal only splits: it tells all of the truth
@@ -83,7 +83,7 @@ def test_scores_of_cells_that_are_merged_by_hand():
     """Object 1 is all of the first cell and two pixels of the second, object 2 the rest, below the line."""
     truth = np.array([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]], dtype=bool)
     cells = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=np.float32)
-    assert grown(cells > 0)[:, 3].tolist() == [1, 1, 0, 2, 2]
+    assert watershed(cells > 0)[:, 3].tolist() == [1, 1, 0, 2, 2]
     rand = 2 * (4**2 + 2**2 + 1**2 + 2**2) / ((4**2 + 5**2) + (6**2 + 1**2 + 2**2))
     of_a, of_b = entropy(4 / 9, 5 / 9), entropy(6 / 9, 1 / 9, 2 / 9)
     info = 2 * (of_a + of_b - entropy(4 / 9, 2 / 9, 1 / 9, 2 / 9)) / (of_a + of_b)
@@ -105,10 +105,10 @@ def test_where_two_fronts_meet_one_pixel_is_line():
     """Without a pixel between them, it is the one that comes later: further right, or further down in a column."""
     for between, expected in ((1, [1, 0, 2]), (2, [1, 1, 0, 2]), (3, [1, 1, 0, 2, 2]), (4, [1, 1, 1, 0, 2, 2])):
         inside = np.array([[True, *[False] * between, True]])
-        assert grown(inside).tolist() == [expected]
-        assert grown(inside.T).T.tolist() == [expected]
-    assert grown(np.array([[True, False], [False, True]])).tolist() == [[1, 0], [0, 2]]  # corners don't join
-    assert grown(np.zeros((2, 3), dtype=bool)).tolist() == [[1, 1, 1], [1, 1, 1]]
+        assert watershed(inside).tolist() == [expected]
+        assert watershed(inside.T).T.tolist() == [expected]
+    assert watershed(np.array([[True, False], [False, True]])).tolist() == [[1, 0], [0, 2]]  # corners don't join
+    assert watershed(np.zeros((2, 3), dtype=bool)).tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -116,7 +116,7 @@ def test_the_watershed_is_that_of_a_queue_pixel_by_pixel(seed):
     generator = np.random.default_rng(seed)
     shape = generator.integers(1, 40, 2)
     inside = generator.random(shape) < (0.5, 0.2, 0.03, 0.006)[seed % 4]
-    assert same_parts(grown(inside), flooded_plainly(inside))
+    assert same_parts(watershed(inside), flooded_plainly(inside))
 
 
 def same_parts(one: np.ndarray, other: np.ndarray) -> bool:
@@ -129,11 +129,11 @@ def same_parts(one: np.ndarray, other: np.ndarray) -> bool:
 @pytest.mark.parametrize("seed", range(3))
 def test_objects_never_touch_and_agree_with_scikit_image_but_for_lines(seed):
     inside = tissue(seed) & (np.random.default_rng(seed).random((96, 96)) < 0.95)
-    parts = grown(inside)
+    parts = watershed(inside)
     for before, after in ((parts[1:], parts[:-1]), (parts[:, 1:], parts[:, :-1])):
         assert ((before == after) | (before == 0) | (after == 0)).all()
     assert same_parts(parts * inside, label(inside)[0])
-    theirs = watershed(~inside, parts * inside, watershed_line=True)
+    theirs = skimage_watershed(~inside, parts * inside, watershed_line=True)
     assert ((parts != theirs) & (parts > 0) & (theirs > 0)).mean() < 0.01
     assert abs((parts == 0).mean() - (theirs == 0).mean()) < 0.003
     assert ((theirs == 0) & ~maximum_filter(parts == 0, 3)).mean() < 0.005  # lines are a pixel off at most
@@ -149,7 +149,7 @@ def test_scores_agree_with_a_dense_table_at_every_threshold(seed):
     ignored[20:30, 40:70] = True
     scores = membrane_scores(cells, target, ignored)
     truth = label(target & ~ignored)[0]
-    expected = [scored_densely(truth, grown(cells > threshold)) for threshold in MAP_THRESHOLDS]
+    expected = [scored_densely(truth, watershed(cells > threshold)) for threshold in MAP_THRESHOLDS]
     assert scores == pytest.approx(np.array(expected), abs=1e-9)
     assert scores.dtype == np.float64
     assert len(np.unique(scores[:, 0])) > 7

@@ -33,7 +33,7 @@ def said(tmp_path, monkeypatch, capsys):
     weights."""
     monkeypatch.setattr(stretching, "CLOSE", math.inf)
     monkeypatch.setattr(modes, "MAX_SHARE", math.inf)
-    monkeypatch.setattr(modes, "STEPS", 40)
+    monkeypatch.setattr(modes, "STEPS", 10)
 
     def call(masks=LINES, **settings) -> tuple[str, Checkpoint]:
         if not (tmp_path / "d").exists():
@@ -55,7 +55,7 @@ def test_the_mode_that_the_masks_speak_for_is_left_where_the_other_is_clearly_be
     monkeypatch.setattr(modes, "_learned", lambda *arguments: dice[arguments[-2]])
     text, checkpoint = said()
     assert checkpoint.preprocessing.mode == taken
-    assert "close to the limit of 0.985: training for 40 steps in each mode" in text
+    assert "close to the limit of 0.985: training for 10 steps in each mode" in text
     assert f"Set Dice on 2 validation images: {of_stretched:.3f} stretched, {of_crops:.3f} on crops" in text
 
 
@@ -75,12 +75,12 @@ def test_the_run_itself_is_what_it_would_be_without_them(said, monkeypatch):
 
 def test_validation_images_without_foreground_decide_nothing(said):
     masks = [line(72)] + [np.zeros((72, 72), np.uint8)] * 4
-    assert "training both ways" not in said(masks, seed=1)[0]
+    assert "steps in each mode" not in said(masks, seed=1)[0]
 
 
 @pytest.mark.parametrize("settings", [{"deterministic": True}, {"mode": "resize"}])
 def test_short_runs_are_not_for_every_run(said, settings):
-    assert "training both ways" not in said(**settings)[0]
+    assert "steps in each mode" not in said(**settings)[0]
 
 
 @pytest.mark.parametrize(

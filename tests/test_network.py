@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unet_cli.config.model import ModelConfig
-from unet_cli.models import MODELS, build_model, resolved
+from unet_cli.models import MODELS, build_model, defaults_of, resolved
 
 SHARES = [0.9, 0.09, 0.01]
 FLAT = [name for name in MODELS if name not in ("unet3d", "transunet", "nnunet-resenc", "resnet50-unet")]
@@ -15,7 +15,8 @@ FLAT = [name for name in MODELS if name not in ("unet3d", "transunet", "nnunet-r
 @pytest.mark.parametrize("name", [name for name in FLAT if name != "attention-oktay"])
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_fresh_heads_answer_with_the_shares_of_the_classes(name, num_classes):
-    model = build_model(resolved(ModelConfig(name=name, num_classes=num_classes), 512))
+    narrow = {"base_channels": 4} if "base_channels" in defaults_of(name) else {}
+    model = build_model(resolved(ModelConfig(name=name, num_classes=num_classes, **narrow), 512))
     model.start_at(SHARES[:num_classes])
     biases = [value for key, value in model.named_parameters() if re.match(r"heads?\b.*bias", key)]
     assert len(biases) == len(model.head_weights)

@@ -135,7 +135,7 @@ def test_two_rules_that_fit_equally_well_are_both_shown():
 WORDS = ["img", "cam1", "2021", "mouse", "T2", "scan", "x", "slice"]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(10))
 def test_no_rule_ever_pairs_names_of_different_ids(seed):
     """Names made of an id of two numbers and constants at random places; masks of other ids among them."""
     chance = random.Random(seed)

@@ -39,7 +39,7 @@ def test_gray_and_colour_are_converted_and_it_is_said():
     assert note == "gray was repeated to three channels"
     back, note = to_channels(colour, 1)
     assert (back == GRAY).all()
-    assert note == "RGB with equal channels was taken as gray"
+    assert note == "RGB with equal channels was read as gray"
     red = np.zeros((3, 1, 1), np.uint8)
     red[0] = 255
     assert to_channels(red, 1)[0].item() == 76  # 0.299 * 255

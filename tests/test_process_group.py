@@ -96,21 +96,24 @@ def what_a_process_sees() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes saw, in order of rank."""
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder in which each of two processes wrote what it saw, before the first one failed; and how that ended."""
     folder = tmp_path_factory.mktemp("processes")
-    launch(folder, "see")
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return folder, launch(folder)
 
 
-def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def seen(job) -> list[dict[str, Any]]:
+    """What each of two processes saw, in order of rank."""
+    return [json.loads((job[0] / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def launch(folder: Path) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, __file__, str(folder), *words],
+    return subprocess.run(
+        [*torchrun, __file__, str(folder)],
         cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert (done.returncode == 0) == (words == ("see",)), done.stderr
-    return done
 
 
 def test_values_are_exchanged(seen):
@@ -148,8 +151,9 @@ def test_the_gradients_of_two_processes_are_those_of_one(seen, name):
                 assert gradient[name][parameter] == pytest.approx(values, rel=1e-4, abs=1e-6), parameter
 
 
-def test_a_process_that_fails_ends_the_job(tmp_path):
-    done = launch(tmp_path, "fail")
+def test_a_process_that_fails_ends_the_job(job):
+    _, done = job
+    assert done.returncode != 0
     assert "ValueError: on purpose" in done.stderr
 
 
@@ -195,7 +199,6 @@ def fail() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "fail":
-        fail()
     result = what_a_process_sees()
     (Path(sys.argv[1]) / f"{result['rank']}.json").write_text(json.dumps(result))
+    fail()

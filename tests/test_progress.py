@@ -9,7 +9,7 @@ from conftest import TINY
 
 from unet_cli.system.console import Console
 from unet_cli.training import progress
-from unet_cli.training.progress import EpochLog, EpochResult
+from unet_cli.training.progress import EpochPrinter, EpochResult
 
 
 class Clock:
@@ -36,7 +36,7 @@ def told(capsys) -> list[str]:
 
 
 def test_of_short_epochs_the_first_the_last_and_one_every_few_seconds_are_told_and_the_best(clock, capsys):
-    log = EpochLog(Console())
+    log = EpochPrinter(Console())
     for number in range(1, 14):
         log.add(epoch(number, best=number in (1, 5, 12)))
         clock.now += 0.5
@@ -46,7 +46,7 @@ def test_of_short_epochs_the_first_the_last_and_one_every_few_seconds_are_told_a
 
 
 def test_of_long_epochs_each_is_told_and_one_that_was_judged_again_once(clock, capsys):
-    log = EpochLog(Console())
+    log = EpochPrinter(Console())
     for number in range(1, 4):
         clock.now += 10
         log.add(epoch(number))
@@ -57,7 +57,7 @@ def test_of_long_epochs_each_is_told_and_one_that_was_judged_again_once(clock, c
 
 
 def test_that_epochs_are_short_is_said_once(clock, capsys):
-    log = EpochLog(Console())
+    log = EpochPrinter(Console())
     for number in range(1, 30):
         log.add(epoch(number))
         clock.now += 0.5

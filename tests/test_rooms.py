@@ -1,4 +1,5 @@
-"""Who may import whom: a room imports from itself and from rooms in lower rows, never upward and never sideways."""
+"""How the package is laid out: a room imports from itself and from rooms in lower rows, never upward or sideways; and
+no file is long."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ ROWS = [  # rooms that share a row don't import each other
     ["errors", "version"],
 ]  # fmt: skip
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+LONGEST = 350  # lines of a file
 LIGHT = ["cli", "config", "errors", "version", "__init__", "__main__"]  # what --help and shell completion load
 
 
@@ -46,3 +48,8 @@ def test_help_loads_neither_torch_nor_numpy():
     for path in PACKAGE.rglob("*.py"):
         if room_of(path) in LIGHT:
             assert not imports(path, ast.Import, ast.ImportFrom) & {"torch", "numpy", "PIL"}, path
+
+
+def test_no_file_needs_a_table_of_contents():
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}

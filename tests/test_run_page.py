@@ -91,7 +91,7 @@ def test_what_is_no_run_or_a_damaged_one_is_refused(unet, run, trained, tmp_path
     (tmp_path / "other").mkdir()
     assert_failed(unet("report", "other"), 1, "does not exist")
     shutil.copytree(run, tmp_path / "checkpoints" / "again")
-    assert_failed(unet("report", "checkpoints", *CPU), 1, "not the folds of one")
+    assert_failed(unet("report", "checkpoints", *CPU), 1, "not folds of one run")
     assert unet("report", run / "best.pth", *CPU).returncode == 0
     (run / "run.json").write_text("[]")
     assert_failed(unet("report", run, *CPU), 1, "run.json")

@@ -48,5 +48,5 @@ def test_images_differ_in_size_and_hold_cells_and_background():
 def test_nothing_is_written_over(tmp_path: Path, unet: Run):
     (tmp_path / "cells" / "images").mkdir(parents=True)
     Image.new("L", (4, 4)).save(tmp_path / "cells" / "images" / "mine.png")
-    assert_failed(unet("sample", "cells"), 1, "is there already")
+    assert_failed(unet("sample", "cells"), 1, "exists already")
     assert [path.name for path in (tmp_path / "cells").rglob("*.png")] == ["mine.png"]

@@ -16,7 +16,7 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
 from unet_cli.evaluation.answers import Answer, Mask
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
-from unet_cli.evaluation.scores import Score, by_image, is_sure, overall, reliabilities, sampled
+from unet_cli.evaluation.scores import Score, by_image, is_significant, overall, reliabilities, sampled
 from unet_cli.evaluation.scores import differences as gaps_of
 from unet_cli.evaluation.scores import scores as scores_of
 from unet_cli.inference.cleaning import objects_of
@@ -186,15 +186,15 @@ def test_one_score_alone_is_that_of_the_table(labels):
     assert overall(evaluated(labels, ([[1]], [[1]])), "dice").interval is None
 
 
-def test_a_network_that_is_better_everywhere_is_better_by_more_than_luck_and_itself_by_nothing():
+def test_a_network_that_is_better_everywhere_is_significantly_better_and_itself_by_nothing():
     rng = np.random.default_rng(4)
     truths = rng.random((12, 10, 10)) < 0.5
     good = evaluated(BINARY, *[(truth, truth ^ (rng.random((10, 10)) < 0.05)) for truth in truths])
     bad = evaluated(BINARY, *[(truth, truth ^ (rng.random((10, 10)) < 0.2)) for truth in truths])
     gaps = {gap.metric: gap for gap in differences(good, bad)}
-    assert is_sure(gaps["dice"])
+    assert is_significant(gaps["dice"])
     assert gaps["dice"].value > 0
-    assert not any(is_sure(gap) for gap in differences(good, good))
+    assert not any(is_significant(gap) for gap in differences(good, good))
 
 
 def test_a_difference_that_one_image_makes_may_be_luck():
@@ -203,7 +203,7 @@ def test_a_difference_that_one_image_makes_may_be_luck():
     other = evaluated(BINARY, *same, ([[1, 1, 0, 0]], [[0, 1, 1, 0]]))
     gap = next(gap for gap in differences(one, other) if gap.metric == "dice")
     assert gap.value > 0
-    assert not is_sure(gap)
+    assert not is_significant(gap)
 
 
 def test_two_networks_are_drawn_together_so_that_hard_images_do_not_hide_a_small_difference():
@@ -219,14 +219,14 @@ def test_two_networks_are_drawn_together_so_that_hard_images_do_not_hide_a_small
     dices = [next(row for row in scores(part) if row.metric == "dice") for part in found]
     gap = next(gap for gap in differences(*found) if gap.metric == "dice")
     assert dices[0].low < dices[1].value < dices[0].high
-    assert is_sure(gap)
+    assert is_significant(gap)
 
 
-def test_of_five_images_nothing_is_more_than_luck():
+def test_of_five_images_nothing_is_significant():
     images = [([[1, 1, 0, 0]], [[1, 1, 0, 0]])] * 5, [([[1, 1, 0, 0]], [[0, 0, 1, 1]])] * 5
-    assert not any(is_sure(gap) for gap in differences(*(evaluated(BINARY, *part) for part in images)))
+    assert not any(is_significant(gap) for gap in differences(*(evaluated(BINARY, *part) for part in images)))
     more = [part + part[:1] for part in images]
-    assert any(is_sure(gap) for gap in differences(*(evaluated(BINARY, *part) for part in more)))
+    assert any(is_significant(gap) for gap in differences(*(evaluated(BINARY, *part) for part in more)))
 
 
 def test_a_width_of_the_interval_is_that_of_the_mean_of_images():

@@ -87,21 +87,21 @@ def test_both_parts_get_a_group_however_unequal_they_are():
         assert {len(split.train), len(split.val)} == {2, 18}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_class_of_two_pairs_is_on_both_sides(seed):
     split = drawn(40, seed=seed, rare=[7, 31], other=[3, 4])
     assert len({"p07", "p31"} & set(names(split.val))) == 1
     assert len({"p03", "p04"} & set(names(split.val))) == 1
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_class_of_one_pair_is_trained_on(seed):
     only = {f"class{index}": [index] for index in range(12)}  # by chance alone a side gets all in one of 4,000 draws
     split = drawn(24, 0.5, seed, **only)
     assert set(names(split.train)) == {f"p{index:02d}" for index in range(12)}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_class_of_one_group_is_trained_on(seed):
     groups = [f"g{index // 4}" for index in range(40)]
     assert {"p04", "p06"} <= set(names(drawn(40, seed=seed, groups=groups, rare=[4, 6]).train))
@@ -285,8 +285,8 @@ def test_a_split_file_needs_no_order_no_how_and_no_validation(tmp_path):
         (["cell1", "cel2"], ["cell3"], r"not in the data: cel2 \(did you mean 'cell2'\?\): change or remove"),
         (["cell1", "zzz"], ["cell2", "cell3"], "not in the data: zzz: change or remove"),
         (["cell1", "cell2"], ["cell2", "cell3"], "names cell2 in both train and val"),
-        (["cell1"], ["cell2"], "doesn't say what cell3 is for: add to train or val, or leave out with --skip-bad"),
-        ([], ["cell1"], "doesn't say what cell2, cell3 are for"),
+        (["cell1"], ["cell2"], "doesn't assign cell3 to a part: add to train or val, or leave out with --skip-bad"),
+        ([], ["cell1"], "doesn't assign cell2, cell3 to a part"),
         ([], ["cell1", "cell2", "cell3"], "names no pair to train on"),
         (["cell1"], None, "is not a split"),
         (["cell1"], [2], "is not a split"),

@@ -2,14 +2,14 @@
 
 import pytest
 
-from unet_cli.system import pace as pace_module
+from unet_cli.system import stage_times as stage_times_module
 from unet_cli.system.stage_times import StageTimes
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(pace_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(stage_times_module.time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -85,9 +85,9 @@ def test_what_is_exactly_as_far_as_said_is_within(pixel, three, five):
     assert compare_surfaces(first, second, spacing, five * 0.999, pixel).surface_dice == 0
 
 
-@pytest.mark.parametrize("spacing", [UNIT, (2.0, 0.5), (0.3, 0.7)])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 1), (33, 47), (90, 61)])
-@pytest.mark.parametrize("density", [0.001, 0.3, 0.5, 0.9, 0.995])
+@pytest.mark.parametrize("spacing", [UNIT, (2.0, 0.5)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (90, 61)])
+@pytest.mark.parametrize("density", [0.001, 0.5, 0.995])
 def test_random_masks_agree_with_the_plain_way(density, shape, spacing):
     for other in (density, 0.05):
         pred, target = noise(shape, density, 1), noise(shape, other, 2)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_unet, write_pairs
+from conftest import TINY, Started, run_unet, start_unet, wait_for, write_pairs
 from PIL import Image
 from torch import distributed
 
@@ -33,6 +33,7 @@ IGNORED_VALUE = 128  # in the masks
 SETTINGS = [*TINY, "--norm", "group", "--augment", "light", "--val-fraction", "0.3", "--ignore-index", IGNORED_VALUE]
 OFTEN = ("--save-every", "0.1s")
 ENDLESS = 100_000  # epochs
+EPOCHS = 20  # of a run that is killed and comes to its end
 FIXED = ("--class-weights", "auto", "--optimizer", "sgd", "--lr", "0.1", "--clip-grad", "1000", "--epochs", "2")
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -98,12 +99,6 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
 def alone(place: Path, *arguments: object) -> str:
     """`unet train ARGUMENTS` in one process: what it said."""
     done = run_unet("train", *arguments, cwd=place)
@@ -158,7 +153,7 @@ def test_two_processes_score_exactly_as_one_and_stop_together_when_the_time_is_u
     weights = train_alone(place, "single") / "last.pth"
     still = ["--data", "data", *SETTINGS, "--mode", "tile", "--init", weights, "--optimizer", "sgd", "--lr", "1e-8"]
     alone(place, *still, "--epochs", 1, "--name", "score-single")
-    code, _, err = outcome(torchrun(*still, "--max-time", "10s", "--name", "score-double"))
+    code, _, err = outcome(torchrun(*still, "--max-time", "3s", "--name", "score-double"))
     assert code == 0, err
     (expected,) = log_of(place / "checkpoints" / "score-single")
     assert 0 < float(expected["val_dice"]) < 1
@@ -168,50 +163,37 @@ def test_two_processes_score_exactly_as_one_and_stop_together_when_the_time_is_u
         assert row[score] == expected[score]
 
 
-def stop(process: subprocess.Popen[str], run: Path) -> str:
-    """Stop torchrun, or one process, after the first save, with SIGTERM; what was said."""
+def stop(process: Started | subprocess.Popen[str], run: Path, epoch: int = 0) -> str:
+    """Stop torchrun, or one process, with SIGTERM once it has saved an epoch after that one; what was said."""
     wait_for(run / "last.pth", process)
+    while epoch and epochs_of(run)[-1] <= epoch:
+        assert process.poll() is None, process.communicate(timeout=10)
+        time.sleep(0.01)
     process.terminate()
-    code, _, err = outcome(process)
-    assert code != 0
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
     assert err.count(f"To resume: unet train --resume checkpoints/{run.name}") == 1, err
     assert load_checkpoint(run / "last.pth").metrics["epoch"] == epochs_of(run)[-1]
     return err
 
 
-def test_a_run_of_two_processes_goes_on_in_one(place, torchrun):
-    run = place / "checkpoints" / "two-one"
-    stop(torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", ENDLESS, "--name", run.name), run)
-    last = epochs_of(run)[-1] + 2
-    said = alone(place, "--resume", run, "--epochs", last)
-    assert f"Resuming {run}" in said
-    assert epochs_of(run) == list(range(1, last + 1))
-
-
-def test_a_run_of_one_process_goes_on_in_two(place, torchrun):
-    run = place / "checkpoints" / "one-two"
-    command = [sys.executable, "-m", "unet_cli", "train", "--data", "data", *SETTINGS, *OFTEN, "--name", run.name]
-    process = subprocess.Popen(
-        [*map(str, command), "--epochs", str(ENDLESS)],
-        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
-    try:
-        stop(process, run)
-    finally:
-        process.kill()
-    before = load_checkpoint(run / "last.pth").resume
+def test_a_run_of_one_process_goes_on_in_two_and_then_in_one_again(place, torchrun):
+    run = place / "checkpoints" / "one-two-one"
+    settings = (*SETTINGS, *OFTEN, "--epochs", ENDLESS, "--name", run.name)
+    stop(start_unet("train", "--data", "data", *settings, cwd=place), run)
+    before, stopped = load_checkpoint(run / "last.pth").resume, epochs_of(run)[-1]
     assert before is not None
-    last = epochs_of(run)[-1] + 2
-    code, _, err = outcome(torchrun("--resume", run, "--epochs", last))
-    assert code == 0, err
+    err = stop(torchrun("--resume", run), run, stopped)
     assert f"after {before['learner']['step']} steps" in err
+    last = epochs_of(run)[-1] + 2
+    assert f"Resuming {run}" in alone(place, "--resume", run, "--epochs", last)
     assert epochs_of(run) == list(range(1, last + 1))
 
 
 def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
     """A run of which a process was killed after the first save, and that torchrun started again; what it said."""
     output = f"killed-{rank}"
-    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", 40, "--output", output, restarts=2)
+    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", EPOCHS, "--output", output, restarts=2)
     wait_for(place / output / "data-1" / "last.pth", process)
     os.kill(workers(process)[rank], signal.SIGKILL)
     code, out, err = outcome(process)
@@ -225,10 +207,10 @@ def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, ran
     output, err = killed(place, torchrun, rank)
     assert [path.name for path in output.iterdir()] == ["data-1"]
     assert err.count(f"Resuming {output.name}/data-1 in epoch ") == 1, err
-    assert "the exchange with the other processes of the job failed" in err
+    assert "communication with the other processes of the job failed" in err
     assert "defect" not in err
-    assert epochs_of(output / "data-1") == list(range(1, 41))
-    assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == 40
+    assert epochs_of(output / "data-1") == list(range(1, EPOCHS + 1))
+    assert json.loads((output / "data-1" / "metrics.json").read_text())["epochs"] == EPOCHS
 
 
 def test_a_mistake_is_told_and_ends_all_processes(place, torchrun):

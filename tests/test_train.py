@@ -5,14 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run, assert_failed, json_lines, pixels, write_pairs
+from conftest import TINY, Run, Started, assert_failed, json_lines, pixels, start_unet, wait_for, write_pairs
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint
@@ -214,15 +213,8 @@ def test_a_full_disk_leaves_no_half_checkpoint(data, tmp_path, full_disk):
     assert left == ["config.toml", "log.csv", "pictures", "run.json", "split.json"]
 
 
-def start(tmp_path: Path, *arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "unet_cli", "train", "--data", "data", *map(str, (*TINY, *arguments))]
-    return subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+def start(tmp_path: Path, *arguments: object) -> Started:
+    return start_unet("train", "--data", "data", *TINY, "--epochs", 100_000, *arguments, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +225,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     ],
 )
 def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
-    process = start(tmp_path, "--epochs", 100_000)
+    process = start(tmp_path)
     run = tmp_path / "checkpoints" / "data-1"
     wait_for(run / "pictures", process)
     process.send_signal(signum)
@@ -249,7 +241,7 @@ def test_a_signal_saves_says_so_and_leaves(data, tmp_path, signum, code):
 
 
 def test_a_folder_that_vanishes_is_said_and_made_again(data, tmp_path):
-    process = start(tmp_path, "--epochs", 100_000, "--save-every", "0.1s")
+    process = start(tmp_path, "--save-every", "0.1s")
     run = tmp_path / "checkpoints" / "data-1"
     wait_for(run / "last.pth", process)
     run.rename(tmp_path / "gone")
@@ -263,10 +255,12 @@ def test_a_folder_that_vanishes_is_said_and_made_again(data, tmp_path):
 
 def test_a_disk_that_has_gone_ends_the_run_with_1(data, tmp_path):
     disk = tmp_path / "disk"
-    process = start(tmp_path, "--epochs", 100_000, "--save-every", "0.1s", "--output", disk)
+    process = start(tmp_path, "--save-every", "0.1s", "--output", disk)
     wait_for(disk / "data-1" / "last.pth", process)
     disk.rename(tmp_path / "unplugged")
-    time.sleep(2)
+    while "saving will be tried again" not in process.said():
+        assert process.poll() is None, process.communicate(timeout=10)
+        time.sleep(0.01)
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert_failed(subprocess.CompletedProcess([], process.returncode, "", err), 1, "No such file or directory")
@@ -292,12 +286,11 @@ def test_masks_that_are_all_empty_are_refused_in_words(unet: Run, data):
     assert_failed(unet("train", "--data", "data", *TINY, "--epochs", 1), 1, "masks")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_other_optimizers_schedules_losses_and_norms(unet: Run, data, optimizer):
+def test_another_optimizer_schedule_loss_and_norm(unet: Run, data):
     others = ["--schedule", "poly", "--class-weights", "auto", "--norm", "group", "--patience", 2, "--deterministic"]
-    done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--optimizer", optimizer, *others)
+    done = unet("train", "--data", "data", *TINY, "--epochs", 2, "--optimizer", "sgd", *others)
     assert done.returncode == 0, done.stderr
-    assert f"Loss bce+dice, {optimizer}, learning rate" in done.stderr
+    assert "Loss bce+dice, sgd, learning rate" in done.stderr
     assert "group norm" in done.stderr
 
 
@@ -318,7 +311,6 @@ def test_tensorboard_without_its_package_names_it(unet: Run, data):
             ["--mode", "tile", "--loss", "paper+dice", "--augment", "paper", "--width", 2],
             "Loss paper+dice",
         ),
-        ("unet++", ["--width", 4, "--no-deep-supervision"], "Network unet++, width 4, depth 4, no norm, "),
         ("nnunet", ["--width", 4, "--depth", 3], "Network nnunet, width 4, depth 3, deep supervision, "),
         ("transunet-light", ["--width", 16, "--class-weights", "auto"], "learning rate 0.002"),
     ],
@@ -341,7 +333,6 @@ def test_other_networks_train_go_on_and_predict(unet: Run, data, model, others, 
         (0.15, ["--model", "unet-paper", "--width", 2, "--mode", "tile", "--augment", "none"]),
         (0, ["--model", "unet-paper", "--width", 2, "--mode", "tile", "--augment", "paper"]),
         (0.15, ["--model", "unet-paper", "--width", 2, "--mode", "resize"]),
-        (0, ["--width", 4, "--depth", 2, "--mode", "tile"]),
     ],
 )
 def test_pictures_show_the_same_pixels_of_image_mask_and_prediction(unet: Run, tmp_path, validation, settings):
@@ -423,8 +414,7 @@ def test_an_encoder_begins_with_the_weights_of_a_file(unet: Run, data, tmp_path)
     assert_failed(unet(*train, "--encoder-weights", "nothing.pth"), 1, "nothing.pth does not exist")
 
 
-@pytest.mark.parametrize("augment", ["none", "paper"])
-def test_the_papers_loss_learns_from_numbered_objects(unet: Run, data, augment):
+def test_the_papers_loss_learns_from_numbered_objects(unet: Run, data):
     for index, path in enumerate(sorted((data / "masks").iterdir())):
         numbers = np.zeros(pixels(path).shape, np.uint16)
         for number in range(20):
@@ -432,7 +422,7 @@ def test_the_papers_loss_learns_from_numbered_objects(unet: Run, data, augment):
                 300 + 7 * number + index
             )
         Image.fromarray(numbers).save(path)
-    train = ["train", "--data", "data", *TINY, "--epochs", 1, "--augment", augment, "--loss", "paper"]
+    train = ["train", "--data", "data", *TINY, "--epochs", 1, "--augment", "paper", "--loss", "paper"]
     done = unet(*train, "--show-augmented", 4, "--name", "run")
     assert done.returncode == 0, done.stderr
     assert "numbered objects are foreground" in done.stderr

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from unet_cli.models.fitted import Fitted
-from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.unet_strided import StridedUNet
 
 
@@ -111,10 +110,3 @@ def test_the_border_is_felt_as_far_as_the_geometry_says(depth, reach):
     felt = (differences > 1e-12).nonzero().flatten()
     assert felt[felt < 160].max() == reach - 1
     assert 320 - felt[felt >= 160].min() <= reach
-
-
-def test_folding_keeps_the_answer():
-    model, image = with_statistics(small()), torch.randn(1, 1, 32, 32, dtype=torch.float64)
-    folded = fold_batch_norm(model)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert torch.allclose(folded(image), model(image))

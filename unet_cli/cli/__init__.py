@@ -13,8 +13,8 @@ import typer
 
 from unet_cli.system.signals import ENDING
 
-WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # what tells OpenMP how threads wait
-STARTED = time.monotonic()  # of the whole command: --max-time counts from here
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # settings of how OpenMP threads wait
+STARTED = time.monotonic()  # --max-time counts from the start of the command
 
 app = typer.Typer(
     name="unet",
@@ -44,7 +44,7 @@ def _root(
     pass
 
 
-# Of each command the first line of its help, so that none has to be built for the list of them.
+# The first line of each command's help, so that the list of commands needs no command to be built.
 COMMANDS = {
     "bench": "Time training, augmentation, prediction and evaluation, each against a plain implementation.",
     "check": "Describe a folder of images and masks, and list every problem.",
@@ -61,7 +61,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """The `unet` script. Signals during interpreter shutdown are ignored: the work is done."""
+    """Entry point of the `unet` script. Signals during interpreter shutdown are ignored: the work is done."""
     let_threads_sleep()
     register(asked_for())
     try:
@@ -75,7 +75,8 @@ def main() -> None:
 
 
 def show_help(name: str) -> NoReturn:
-    """Of a command, without parsing: typer reads the one word --help by importing pydantic, for as long as the rest."""
+    """Show the help of a command without parsing: typer imports pydantic to parse --help, which takes as long as the
+    rest."""
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
     parent = typer.Context(group, info_name="unet", **group.context_settings)
@@ -86,26 +87,26 @@ def show_help(name: str) -> NoReturn:
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep at a barrier instead of spinning, unless the user has said otherwise.
+    """Let OpenMP threads sleep at a barrier instead of spinning, unless the user has chosen a policy.
 
-    Has to come before torch is loaded. A spinning thread takes the processor from whoever it waits for: beside other
-    work on the same cores, a small training step takes two to three times as long.
+    Must be called before torch is imported. A spinning thread takes the processor from the thread that it waits for:
+    with other work on the same cores, a small training step takes two to three times as long.
     """
     if not WAITING & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def asked_for() -> str | None:
-    """The command that was called, or whose options a shell completes; None where there is none yet."""
-    # bash tells the line in the one, the other shells in the other.
+    """The command that was called, or whose options a shell completes; None if none is given yet."""
+    # bash passes the command line in COMP_WORDS, the other shells in _TYPER_COMPLETE_ARGS.
     completed = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
     words = completed.split() if "_UNET_COMPLETE" in os.environ else sys.argv
     return next((word for word in words[1:] if not word.startswith("-")), None)
 
 
 def register(asked: str | None) -> None:
-    """Give `app` its commands: of all a name and a line, and the one that is asked for as a whole, since building the
-    options of one takes as long as the rest of --help."""
+    """Register the commands with `app`: all by name and help line, and the one that is called with its options, since
+    building the options of one command takes as long as the rest of --help."""
     known = {command.name for command in app.registered_commands}
     for name, line in COMMANDS.items():
         if name == asked:
@@ -115,4 +116,4 @@ def register(asked: str | None) -> None:
 
 
 def _unbuilt() -> None:
-    """Stands for a command that was not asked for."""
+    """Placeholder for a command that was not called."""

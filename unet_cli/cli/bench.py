@@ -1,4 +1,4 @@
-"""`unet bench`: what this machine gains from the way in which unet computes."""
+"""`unet bench`: speed of unet on this machine against plain implementations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unet_cli.runs.benchmarks import Timed
     from unet_cli.system.device import Compute
 
-TRAINED_BATCH = 16  # images on a GPU
+TRAINED_BATCH = 16  # batch size of the training benchmark on a GPU
 
 
 @command(app, "bench", BenchConfig, example="unet bench --rounds 5")
@@ -53,7 +53,7 @@ def bench_cli(config: BenchConfig, output: Output) -> int:
 
 
 def _timed(ways: tuple[Timed, Timed], compute: Compute, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of both, timed in turn after a round that doesn't count, and the median of their ratio."""
+    """Median seconds of both, timed alternately after a warm-up round, and the median of their ratio."""
     from statistics import median
 
     from unet_cli.runs.benchmarks import seconds

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
 def check_cli(config: CheckConfig, output: Output) -> int:
     """Describe a folder of images and masks, and list every problem."""
-    # Hundreds of thousands of objects are about to be made that don't refer to themselves: to look for some that do
-    # would take a fifth of the time.
+    # A check creates hundreds of thousands of objects without reference cycles: searching them for cycles would take a
+    # fifth of the time.
     gc.disable()
     console = Console(output.json, output.quiet)
     try:
@@ -34,9 +34,9 @@ def check_cli(config: CheckConfig, output: Output) -> int:
 
 
 def check(config: CheckConfig, console: Console) -> int:
-    """Check as told; returns the exit code: USER_ERROR where training would refuse.
+    """Check the data; returns the exit code: USER_ERROR where training would refuse them.
 
-    Raises UserError where there is nothing that a card could be made of, and nothing to train on.
+    Raises UserError where there is no data set to describe.
     """
     from unet_cli.data.check.card import MAX_ODD, ask_about_missing
     from unet_cli.data.check.examine import examine
@@ -67,7 +67,7 @@ def check(config: CheckConfig, console: Console) -> int:
     )
     if card.refusals:
         console.result(
-            f"{counted(len(card.refusals), 'problem')} in the way of training:",
+            f"{counted(len(card.refusals), 'problem')} that prevent training:",
             *listed(card.refusals),
             *ask_about_missing(card.layout),
         )
@@ -80,7 +80,7 @@ def check(config: CheckConfig, console: Console) -> int:
 
 
 def _draw(card: Card, config: CheckConfig) -> str:
-    """The contact sheet: pairs with problems first, then others, evenly spread."""
+    """Write the contact sheet and return its path: pairs with problems first, then an even sample of the others."""
     from unet_cli.data.colours import colours_of
     from unet_cli.data.imagefile import read_image
     from unet_cli.data.maskfile import read_mask
@@ -108,15 +108,15 @@ def _draw(card: Card, config: CheckConfig) -> str:
 
 
 def _next_step(card: Card, config: CheckConfig) -> list[str]:
-    """The command that trains on what was checked."""
-    said = []
+    """The command that trains on these data."""
+    flags = []
     for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
         value = getattr(config, name)
-        said += [] if value is None else [flag_of(name), str(value)]
-    said += ["--missing-masks", "background"] * (config.missing_masks == "background")
-    said += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
-    said += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
-    line = f"  {shlex.join(['unet', 'train', *said])}"
+        flags += [] if value is None else [flag_of(name), str(value)]
+    flags += ["--missing-masks", "background"] * (config.missing_masks == "background")
+    flags += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
+    flags += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
+    line = f"  {shlex.join(['unet', 'train', *flags])}"
     if card.refusals:
         return ["Put the problems right, or train without the files that are named:", line]
     return ["Next, train a network on it:", line]

@@ -36,13 +36,13 @@ def compare_cli(config: CompareConfig, output: Output) -> int:
         for row in compare(config, console):
             console.document(asdict(row))
             rows.append(row)
-    finally:  # of a comparison that is stopped, what there is
+    finally:  # an interrupted comparison prints the rows that it has
         _print(rows, console)
     return SOME_FAILED if any(row.error for row in rows) else DONE
 
 
 def _print(rows: list[Result], console: Console) -> None:
-    """The table, the shortest time and in it the network with the best set Dice first, and what failed."""
+    """The table, by time and set Dice, the best first; then the failures and the next command."""
     if not rows:
         return
     ranked = sorted(
@@ -51,7 +51,7 @@ def _print(rows: list[Result], console: Console) -> None:
     if ranked:
         console.result("", *_table([_cells(row) for row in ranked]))
     if any(row.dice_interval for row in ranked):
-        console.result("", "Beside Dice its 95 % interval (bootstrap over images)")
+        console.result("", "Dice with its 95 % confidence interval (bootstrap over images)")
     failed = [f"{_called(row)} failed: {row.error}" for row in rows if row.error]
     if failed:
         console.result("", *failed)
@@ -63,7 +63,8 @@ def _print(rows: list[Result], console: Console) -> None:
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:
-    """Lines of a table with the keys above; the first column is of words, the others of numbers."""
+    """Lines of a table with the keys as header; the first column is left-aligned text, the others are right-aligned
+    numbers."""
     cells = [list(rows[0]), *(list(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -75,7 +76,7 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _cells(row: Result) -> dict[str, str]:
-    """What stands in each column."""
+    """The columns of a row."""
     return {
         "network": row.network,
         **({} if row.minutes is None else {"minutes": f"{row.minutes:g}"}),
@@ -90,7 +91,7 @@ def _cells(row: Result) -> dict[str, str]:
 
 
 def _dice(row: Result) -> str:
-    """'0.912 (0.894 to 0.927)', as far as it is known."""
+    """'0.912 (0.894 to 0.927)', as far as available."""
     score = "" if row.dice is None else f"{row.dice:.3f}"
     return score if row.dice_interval is None else "{} ({:.3f} to {:.3f})".format(score, *row.dice_interval)
 

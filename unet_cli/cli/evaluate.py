@@ -1,4 +1,4 @@
-"""`unet evaluate`: how good masks are, with intervals."""
+"""`unet evaluate`: scores of predicted masks, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from unet_cli.evaluation.subjects import Subject
     from unet_cli.report.contents import Sizes
 
-MAX_CLASSES = 8  # that have a column of their own
-WORST = 5  # images that are named
+MAX_CLASSES = 8  # with a column of their own
+WORST = 5  # images listed at the end
 
 
 @command(app, "evaluate", EvaluateConfig, example="unet evaluate --weights checkpoints/data-1/best.pth --data test/")
@@ -41,7 +41,7 @@ def evaluate_cli(config: EvaluateConfig, output: Output) -> int:
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> int:
-    """Evaluate as told; returns the exit code. Raises UserError before anything is computed, and at a bad file."""
+    """Run the evaluation; returns the exit code. Raises UserError before anything is computed, and at a bad file."""
     from unet_cli.evaluation.case import case_of
     from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
@@ -83,19 +83,19 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
 
 
 def _headline(case: Case, config: EvaluateConfig) -> str:
-    """How many images, how large their pixels, and what stands beside the scores."""
+    """The number of images, their pixel size, and what the intervals are."""
     from unet_cli.evaluation.scores import FEW_IMAGES
 
     count = counted(len(case.pairs), "image")
     size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
     if len(case.pairs) == 1:
-        return f"{count}{size}: of one alone there are no intervals"
-    rough = "" if len(case.pairs) >= FEW_IMAGES else "; of so few it is a rough guess"
-    return f"{count}{size}; beside each score its 95 % interval (bootstrap over images){rough}"
+        return f"{count}{size}: a single image has no confidence intervals"
+    rough = "" if len(case.pairs) >= FEW_IMAGES else "; unreliable for so few images"
+    return f"{count}{size}; each score with its 95 % confidence interval (bootstrap over images){rough}"
 
 
 def _write_files(found: Evaluation, rows: list[Score], case: Case, config: EvaluateConfig) -> None:
-    """What was asked for. Raises UserError."""
+    """Write the files that were requested. Raises UserError."""
     from unet_cli.evaluation.per_image import write_csv
     from unet_cli.report.page import write_report
     from unet_cli.report.pages import page_of_evaluation
@@ -110,16 +110,16 @@ def _write_files(found: Evaluation, rows: list[Score], case: Case, config: Evalu
 
 
 def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
-    """What the table doesn't say."""
+    """Remarks below the table of scores."""
     total = sizes.found.size + sizes.missed.size
-    what = "as the masks number them" if labels.kind == "instances" else "connected areas of the masks"
+    what = "as the masks number them" if labels.kind == "instances" else "connected components of the masks"
     lines = [f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})"]
     true, false, missed = (found.foreground[..., place] for place in range(3))
     alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
     if alone:
         lines.append(
-            f"In {counted(alone, 'case')} of {true.size:,}, a class is in just one of mask and prediction: distances "
-            "are then the image's diagonal"
+            f"In {counted(alone, 'case')} of {true.size:,}, a class is in only one of mask and prediction: there, "
+            "distances are the image's diagonal"
         )
     return lines
 
@@ -140,21 +140,21 @@ def _measured(subject: Subject, case: Case, config: EvaluateConfig, console: Con
 def _compare(
     table: Sampled, ours: list[Score], found: Evaluation, other: Evaluation, config: EvaluateConfig, console: Console
 ) -> dict[str, Any]:
-    """Say how the other does on the same images; the same for a program."""
-    from unet_cli.evaluation.scores import differences, is_sure, sampled, scores
+    """Print the comparison with the other masks on the same images; returns it as JSON values."""
+    from unet_cli.evaluation.scores import differences, is_significant, sampled, scores
 
     their_table = sampled(other)
     gaps = differences(table, their_table, found)
-    verdicts = [is_sure(gap) for gap in gaps]
+    verdicts = [is_significant(gap) for gap in gaps]
     console.result("", *_comparison(ours, scores(their_table, other), gaps, verdicts, config))
     return {
         "compared_with": str(config.compare),
-        "differences": [_plain(gap) | {"more_than_luck": sure} for gap, sure in zip(gaps, verdicts, strict=True)],
+        "differences": [_plain(gap) | {"significant": one} for gap, one in zip(gaps, verdicts, strict=True)],
     }
 
 
 def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
-    """A line a metric, grouped: over all classes with the interval, then each class."""
+    """A line for each metric, by group: over all classes with the interval, then each class."""
     names = labels.scored_names if labels.num_classes > 2 else ()
     shown = names[:MAX_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
@@ -177,7 +177,7 @@ def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[
 def _comparison(
     ours: list[Score], theirs: list[Score], gaps: list[Score], verdicts: list[bool], config: EvaluateConfig
 ) -> list[str]:
-    """A line a metric, over all classes, and whether the difference is more than luck."""
+    """A line for each metric, over all classes, with the difference and whether it is statistically significant."""
     lines = [
         "On the same images (paired bootstrap):",
         f"  this   {_named(config.weights or [config.pred])}",
@@ -186,22 +186,22 @@ def _comparison(
         f"{'':32}{'this':>8}{'other':>9}{'difference':>12}  95 % interval",
     ]
     first, second = _by_metric(ours), _by_metric(theirs)
-    for gap, is_sure in zip(gaps, verdicts, strict=True):
+    for gap, significant in zip(gaps, verdicts, strict=True):
         if gap.name == "all":
             metric = gap.metric
             values = [_number(rows[metric]["all"].value, metric) for rows in (first, second)]
             cells = f"{values[0]:>8} {values[1]:>8} {_number(gap.value, metric):>11}"
-            lines.append(f"  {_label(metric, config):<30}{cells}  {_interval(gap):<20} {_verdict(gap, is_sure)}")
-    return [*lines, "", "Of twenty scores, one looks different by luck alone: look at the one that you care for."]
+            lines.append(f"  {_label(metric, config):<30}{cells}  {_interval(gap):<20} {_verdict(gap, significant)}")
+    return [*lines, "", "One score in twenty is significant by chance: choose the metric that counts beforehand."]
 
 
-def _verdict(gap: Score, is_sure: bool) -> str:
+def _verdict(gap: Score, significant: bool) -> str:
     if math.isnan(gap.low):
-        return "too few images to tell"
+        return "too few images"
     if gap.low == gap.high == 0:
         return "the same"
-    if not is_sure:
-        return "may be luck"
+    if not significant:
+        return "not significant"
     is_better = (gap.value > 0) == (metric_name(gap.metric).higher is not False)
     return "this one is better" if is_better else "the other is better"
 
@@ -235,7 +235,7 @@ def _short(name: str) -> str:
 
 
 def _plain(row: Score) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """The fields, with NaN as null: JSON has no NaN."""
     return {
         key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(row).items()
     }

@@ -1,4 +1,4 @@
-"""`unet import`: weights of another tool as a checkpoint of ours."""
+"""`unet import`: convert weights of another tool into a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unet_cli.system.console import Console
 def import_cli(config: ImportConfig, output: Output) -> int:
     """Convert weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint."""
     if config.output.exists():
-        raise UserError(f"{config.output} exists already: give --output another name, or move the file away")
+        raise UserError(f"{config.output} exists already: choose another --output, or move the file away")
 
     from unet_cli.checkpoint import load_checkpoint, save_checkpoint
     from unet_cli.models import parameter_count

@@ -1,4 +1,4 @@
-"""`unet info`: what a checkpoint is."""
+"""`unet info`: describe a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A settings dataclass as the options of a command, and the exit code of what the command does."""
+"""Turn settings dataclasses into command-line options, and exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PANELS = (
     "Output",
     "Hardware",
     "Messages",
-)  # as help shows
-REMEDIES = {  # where the memory is not enough, by the settings that a command has
+)  # in the order of --help
+REMEDIES = {  # hints for out of memory, by setting
     "batch_size": "--batch-size 1",
     "size": "a smaller --size",
     "gradient_checkpointing": "--gradient-checkpointing",
@@ -63,10 +63,10 @@ def command(app: typer.Typer, name: str, *settings: type, example: str) -> Calla
 
 
 def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values: dict[str, Any]) -> int:
-    """Call the function; say in one message what went wrong. The only place that turns exceptions into exit codes."""
+    """Call the function; print one message for any error. The only place that turns exceptions into exit codes."""
     make_streams_unbreakable()
     stop_on(stop_at_once)
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns of a home that can't be written to
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about a read-only home directory
     debug = values["debug"]
     try:
         instances = [cls(**{spec.name: _value(values[spec.name]) for spec in fields(cls)}) for cls in settings]
@@ -83,14 +83,14 @@ def _exit_code(function: Callable[..., int], settings: tuple[type, ...], values:
 
 
 def _fit_threads(values: dict[str, Any]) -> None:
-    """Where the system allows few threads, use few, and say so."""
+    """Compute in one thread where the system allows few, and say so."""
     if "workers" not in values:  # a command that doesn't compute
         return
     from unet_cli.system.threads import compute_alone_where_limited  # not on the way to --help
 
     if compute_alone_where_limited(values["workers"]) and not values["quiet"]:
         print(
-            "Computing in one thread: no more can be started here (ulimit -u, or the container's limit of processes)",
+            "Computing in one thread: the system allows no more here (ulimit -u, or the container's process limit)",
             file=sys.stderr,
         )
 
@@ -106,7 +106,7 @@ def _show_traceback() -> None:
 
 
 def _explained(error: BaseException, settings: tuple[type, ...]) -> int:
-    """One message for the error, and its exit code. settings: of the command."""
+    """Print one message for the error; returns its exit code. settings: the command's classes."""
     if isinstance(error, UserError):
         return _complain(str(error), USER_ERROR)
     if isinstance(error, OSError):
@@ -123,7 +123,7 @@ def _explained(error: BaseException, settings: tuple[type, ...]) -> int:
 def _out_of_memory(settings: tuple[type, ...]) -> str:
     known = {spec.name for cls in settings for spec in fields(cls)}
     remedies = [remedy for name, remedy in REMEDIES.items() if name in known]
-    return f"the memory is not enough: try {', '.join(remedies) or 'a machine with more'}, or end other programs"
+    return f"out of memory: try {', '.join(remedies) or 'a machine with more'}, or end other programs"
 
 
 def _complain(message: str, code: int) -> int:
@@ -132,15 +132,15 @@ def _complain(message: str, code: int) -> int:
 
 
 def _complain_of_stdout() -> int:
-    """The work is done, but what it was called for could not be printed."""
+    """The work is done, but its result could not be printed."""
     failed = unprinted_result()
-    if isinstance(failed, BrokenPipeError):  # whoever read it has left, and knows: `unet info FILE | head -1`
+    if isinstance(failed, BrokenPipeError):  # the reader closed the pipe on purpose: `unet info FILE | head -1`
         return USER_ERROR
     return _complain(f"the result could not be printed: {failed}", USER_ERROR)
 
 
 def _report_defect() -> int:
-    """Keep the traceback of the exception at hand in a file, and ask for it."""
+    """Write the traceback of the current exception to a log file, and ask for a report."""
     import tempfile
     import traceback
 
@@ -164,7 +164,7 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
     if metadata["parse"]:
         extra["parser"] = _parser(metadata["parse"])
         kind = str | None if spec.default is None else str
-    # Given alone, the flag of a boolean has no --no-... twin; one that may be left open needs it.
+    # An explicit flag has no --no-... counterpart in Typer; a boolean that can be None needs one.
     flag = flag_of(spec.name)
     flag += f"/--no-{flag[2:]}" if bool in get_args(kind) else ""
     declare, flags = (typer.Argument, ()) if metadata["positional"] else (typer.Option, (flag,))
@@ -185,7 +185,7 @@ def _parameter(settings: type, spec: Any) -> inspect.Parameter:
 
 
 def _shown_default(spec: Any) -> bool | str:
-    """Whether help shows the default, or how."""
+    """Whether help shows the default, or its text."""
     if spec.default is None or spec.default is False:
         return False
     return spec.metadata["spell"](spec.default) if spec.metadata["spell"] and spec.default is not MISSING else True
@@ -222,7 +222,8 @@ def _config_parameter() -> inspect.Parameter:
 
 
 def _loader_from_folder(name: str) -> Callable[[typer.Context, Path | None], Path | None]:
-    """As _load_config, of the file of that name in a folder; a file beside it may be given instead of the folder."""
+    """Like _load_config, for the file of that name in a run folder; a file beside it may be given instead of the
+    folder."""
 
     def load(context: typer.Context, folder: Path | None) -> Path | None:
         if folder is None:
@@ -250,7 +251,7 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         content = toml_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise typer.BadParameter(str(explain(error, path))) from error
-    except ValueError as error:  # of TOML and of its encoding
+    except ValueError as error:  # wrong syntax or wrong encoding
         raise typer.BadParameter(f"{path} is not TOML: {error}") from error
     known = {parameter.name: parameter for parameter in context.command.params if parameter.name}
     del known["config"]

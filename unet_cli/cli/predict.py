@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unet_cli.inference.predictor import Predictor
 
 
-ELSEWHERE = ("input", "output", "skip_existing", "shard")  # not repeated in the command to run next
+ELSEWHERE = ("input", "output", "skip_existing", "shard")  # left out of the next command
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -34,13 +34,13 @@ def predict_cli(config: PredictConfig, output: Output) -> int:
 
 
 def predict(config: PredictConfig, console: Console) -> int:
-    """Predict as told; returns the exit code: SOME_FAILED where an image could not be read or a mask not written.
+    """Run the prediction; returns the exit code: SOME_FAILED where an image could not be read or a mask not written.
 
-    Raises UserError before anything is computed, and Stopped after the files at hand.
+    Raises UserError before anything is computed, and Stopped after the current files.
     """
     from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
     from unet_cli.inference.inputs import listed_paths
-    from unet_cli.inference.jobs import clear, extras_of, find_jobs, is_done, share_of
+    from unet_cli.inference.jobs import extras_of, find_jobs, is_done, remove_stale_outputs, share_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.system.device import choose_compute
@@ -62,7 +62,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     share = share_of(everything, config.shard)
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)
-    clear(jobs, everything)
+    remove_stale_outputs(jobs, everything)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     console.say(*notes)
@@ -81,7 +81,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     _say_what_was_odd(written, predictor, config, console)
     summary = f"{counted(len(written), 'mask')} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
-    summary += f"; {counted(len(unread), 'folder')} could not be looked into" if unread else ""
+    summary += f"; {counted(len(unread), 'folder')} could not be read" if unread else ""
     if written:
         console.say(f"Took {duration(pace.seconds)}: {speed(len(written), pace.seconds, 'image')}, {pace.describe()}")
     if stop.signum is not None:
@@ -97,10 +97,10 @@ def predict(config: PredictConfig, console: Console) -> int:
 
 
 def _still_there(outcome: Outcome) -> Outcome:
-    """A mask that was written and has vanished meanwhile, as where its folder was moved away, was not written."""
+    """Mark a written mask as failed if it has vanished meanwhile, as when its folder was moved away."""
     if outcome.error or outcome.job.mask.exists():
         return outcome
-    what = "was written and is not there any more: was the folder moved?"
+    what = "was written, but has disappeared: was the folder moved?"
     return replace(outcome, error=f"{outcome.job.image}: its mask {outcome.job.mask} {what}")
 
 
@@ -109,11 +109,11 @@ def _of(number: int, total: int) -> str:
 
 
 def _skipped(number: int) -> str:
-    return f" ({number:,} there already)" if number else ""
+    return f" ({number:,} already done)" if number else ""
 
 
 def _plan(predictor: Predictor) -> str:
-    """What the images will go through, in words."""
+    """A description of the prediction: network, size or tiles, ensemble, threshold, device."""
     from unet_cli.inference.views import tile_side
 
     first = predictor.members[0]
@@ -130,7 +130,7 @@ def _plan(predictor: Predictor) -> str:
 
 
 def _list(failures: list[Outcome]) -> None:
-    """Every image that failed, and why: the last lines of the job."""
+    """List the failed images with their errors: the last lines of the output."""
     if failures:
         print(f"unet: {counted(len(failures), 'image')} failed:", file=sys.stderr)
     for outcome in failures:
@@ -138,7 +138,7 @@ def _list(failures: list[Outcome]) -> None:
 
 
 def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
-    """See the outline over the first image that has a mask, unless outlines were asked for already."""
+    """The command that draws the outline over the first image, unless overlays were requested already."""
     job = next((outcome.job for outcome in written), None)
     if config.overlay or job is None or len(job.image.paths) > 1:
         return []
@@ -153,7 +153,7 @@ def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
 
 
 def _say_what_was_odd(written: list[Outcome], predictor: Predictor, config: PredictConfig, console: Console) -> None:
-    """Conversions, each kind once; and masks that are all of one class, which look like a failure and often are one."""
+    """Report conversions, each kind once; and warn if all masks are of one class, which often is a failure."""
     for note, count in Counter(outcome.note for outcome in written if outcome.note).items():
         console.say(f"{note} in {counted(count, 'image')}")
     for index, name in enumerate(predictor.labels.names):
@@ -163,5 +163,5 @@ def _say_what_was_odd(written: list[Outcome], predictor: Predictor, config: Pred
             if len(predictor.labels.names) == 2:
                 hint += f", or try a {'higher' if index else 'lower'} --threshold"
                 if not index and config.changes_masks and top >= predictor.threshold:
-                    hint = "What was found was too small: look at --remove-smaller"
+                    hint = "All objects were removed as too small: see --remove-smaller"
             console.say(f"Every mask is all {name}; the highest foreground probability was {top:.3f}. {hint}.")

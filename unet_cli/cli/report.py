@@ -1,4 +1,4 @@
-"""`unet report`: a run as one page to open, print and pass on."""
+"""`unet report`: one HTML page about a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report_cli(config: ReportConfig, output: Output) -> int:
     console = Console(output.json, output.quiet)
     run = config.run.parent if config.run.is_file() else config.run
     path = config.output or run / REPORT
-    find_checkpoints([run])  # before a folder is made for what isn't there
+    find_checkpoints([run])  # raises for a wrong path before a folder is created
     writable_folder(path.parent)
     found, suspects = report_run(run, path, config, console, config.data, config.suspects)
     console.document({

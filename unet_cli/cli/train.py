@@ -1,4 +1,4 @@
-"""`unet train`: a folder of images and masks into a checkpoint."""
+"""`unet train`: train on a folder of images and masks; writes a run folder with checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     """Train a network on a folder of images and a folder of masks."""
     from unet_cli.data.folder.layout import layout_of
 
-    # Before torch is imported: a wrong path is told at once.
+    # Before torch is imported, so that a wrong path is reported at once.
     layout = layout_of(config)
     console = Console(output.json, output.quiet or this_process()[0] > 1)
     pairs = counted(sum(map(len, layout.splits.values())), "pair")
@@ -34,7 +34,7 @@ def train_cli(config: TrainConfig, output: Output) -> int:
         _print_folds(train_folds(config, layout, console, STARTED), console)
         return DONE
     report = train(config, layout, console, STARTED)
-    if report is None:  # one of several processes, but the first
+    if report is None:  # rank 0 alone reports
         return DONE
     console.document(asdict(report))
     score = f"validation {_dice(report.scores)} at original size" if report.scores else "not validated"
@@ -49,12 +49,12 @@ def train_cli(config: TrainConfig, output: Output) -> int:
 
 
 def _print_folds(folds: Folds, console: Console) -> None:
-    """A line for each fold, and what they have come to together."""
+    """A line for each fold, and the out-of-fold scores."""
     console.document(asdict(folds))
     console.result(
         "",
         *(f"{report.run}: validation {_dice(report.scores)}" for report in folds.folds),
-        f"Every image by the network that did not see it: {_dice(folds.scores)} at original size",
+        f"Out of fold, each image by the network not trained on it: {_dice(folds.scores)} at original size",
         f"Scores, curves and the worst images: {folds.page} (open it in a browser)",
         _what_next(folds.next, " with all folds together"),
         f"  {folds.next}",
@@ -62,7 +62,7 @@ def _print_folds(folds: Folds, console: Console) -> None:
 
 
 def _dice(scores: dict[str, float]) -> str:
-    """'Dice 0.912, set Dice 0.934', and of several classes the mean IoU; of a run of an older version what it has."""
+    """'Dice 0.912, set Dice 0.934', and the mean IoU of several classes; runs of older versions may lack some."""
     shown = {"dice": "Dice", "set_dice": "set Dice"}
     if any(name.startswith("dice_") for name in scores):
         shown["mean_iou"] = "mean IoU of all classes"

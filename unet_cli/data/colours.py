@@ -1,6 +1,6 @@
-"""The colours in which classes and errors are drawn: decided here for every picture, overlay and page.
+"""Drawing colours of classes and errors for all pictures, overlays and reports.
 
-Classes are drawn in the colours of the masks themselves, as far as they can be told apart.
+Classes are drawn in the colours of the masks themselves, as far as these are distinguishable.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OUTLINE = (255, 0, 255)  # magenta: rare in microscopy, radiology and on metal
 WHITE = (255, 255, 255)
 IGNORED_COLOUR = (128, 128, 128)
 
-# What a pixel of the errors is, and its colour; where a pixel of the panel stands for several, the last of them is
-# shown. Orange, blue and purple of Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind people.
+# The kinds of pixels in an error panel; a downsampled pixel shows the last of its kinds. Orange, blue and purple of
+# Okabe and Ito, "Color Universal Design" (2008), are distinguishable for colour-blind people.
 ERROR_COLOURS: dict[str, Colour] = {
     "background": (18, 18, 18),
     "ignored": (58, 58, 66),
@@ -31,17 +31,17 @@ ERROR_COLOURS: dict[str, Colour] = {
     "missed": (230, 159, 0),
     "wrong class": (204, 121, 167),
 }
-MARKS = ("false", "missed", "wrong class")  # the kinds that have to be seen at once
-# Where a class has one of their colours, they take others: the rest of Okabe and Ito's, and corners of the RGB cube.
+MARKS = ("false", "missed", "wrong class")  # the kinds that must stand out
+# Alternatives if a class has one of their colours: the rest of Okabe and Ito's, and corners of the RGB cube.
 FURTHER_MARKS = (
     (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (255, 0, 255), (0, 255, 255), (0, 255, 0), (255, 0, 0),
     (90, 90, 255), (255, 255, 255),
 )  # fmt: skip
 
-# Distances in CIE L*a*b* (CIE 1976, D65): 2 is just noticed side by side.
+# Minimum distances in CIE L*a*b* (CIE 1976, D65); 2 is just noticeable side by side.
 CLASSES_APART = 15.0
 MARKS_APART = 30.0
-COLOURLESS = 12.0  # largest distance from the gray axis
+COLOURLESS = 12.0  # maximum chroma (distance from the gray axis) of colours that count as gray
 DARK = 20.0  # lightness, 0 to 100
 
 
@@ -49,10 +49,10 @@ DARK = 20.0  # lightness, 0 to 100
 class Colours:
     """The drawing colours of a label map's classes.
 
-    names: of the classes. areas: for each class the colour of its pixels in pictures of masks. lines: the colour of its
-    outlines on images. errors: of each kind in ERROR_COLOURS. replaced: classes that are not drawn in the masks' own
-    colours, which could not be told apart, or not be seen. background: whether the first class is background. ignored:
-    whether masks have pixels that count nowhere; in areas they are IGNORED_COLOUR.
+    names: of the classes. areas: the fill colour of each class. lines: the outline colour of each class. errors: the
+    colour of each kind in ERROR_COLOURS. replaced: classes that are not drawn in the masks' own colours, which are
+    indistinguishable or invisible. background: whether the first class is background. ignored: whether masks have
+    ignored pixels; areas show them in IGNORED_COLOUR.
     """
 
     names: tuple[str, ...]
@@ -64,11 +64,11 @@ class Colours:
     ignored: bool = False
 
     def area_palette(self) -> np.ndarray:
-        """(256, 3) uint8: the colour of each class index in areas; IGNORED_COLOUR for all others."""
+        """(256, 3) uint8: the fill colour of each class index; IGNORED_COLOUR for all others."""
         return _table(self.areas)
 
     def line_palette(self) -> np.ndarray:
-        """(256, 3) uint8: the same of outlines."""
+        """(256, 3) uint8: the outline colour of each class index; IGNORED_COLOUR for all others."""
         return _table(self.lines)
 
     def area_legend(self) -> list[tuple[str, Colour]]:
@@ -76,7 +76,7 @@ class Colours:
         return [*self._entries(self.areas, 0), *([("ignored", IGNORED_COLOUR)] if self.ignored else [])]
 
     def line_legend(self) -> list[tuple[str, Colour]]:
-        """The same of outlines; the first class has none."""
+        """Text and colour of outlines; the first class has none."""
         return list(self._entries(self.lines, 1))
 
     def _entries(self, colours: Sequence[Colour], first: int) -> Iterator[tuple[str, Colour]]:
@@ -87,13 +87,13 @@ class Colours:
 
 @lru_cache(maxsize=16)
 def colours_of(labels: LabelMap) -> Colours:
-    """The one place that decides how the classes of these masks are drawn.
+    """Choose the drawing colours of a label map's classes.
 
-    Masks in colours, or with a palette of colours, give their own. A class that could not be told from an earlier one,
-    or from ignored pixels, gets the colour of CLASS_COLOURS that is farthest from all others. Where masks have no
-    colours, a single class is white, and several are in CLASS_COLOURS. An outline in white, gray or black is lost on an
-    image, so that a single class without a colour is outlined in OUTLINE, and so is a dark one of several. Marks of
-    errors keep away from the colours of classes.
+    Masks in colours, or with a coloured palette, use their own. A class that is indistinguishable from an earlier one,
+    or from ignored pixels, gets the colour of CLASS_COLOURS that is farthest from all others. Masks without colours: a
+    single class is white, several use CLASS_COLOURS. White, gray or black outlines are invisible on an image, so a
+    single class without a colour is outlined in OUTLINE, and so are dark ones of several. The colours of error marks
+    keep a distance from those of the classes.
     """
     own = _own_colours(labels)
     reserved = [IGNORED_COLOUR] if labels.ignore is not None else []
@@ -108,13 +108,13 @@ def colours_of(labels: LabelMap) -> Colours:
 
 
 def distance(colours: Sequence[Colour], others: Sequence[Colour]) -> np.ndarray:
-    """(len(colours), len(others)): how different they look, 0 to about 150; see CLASSES_APART."""
+    """(len(colours), len(others)): perceptual distances, 0 to about 150; see CLASSES_APART."""
     return np.linalg.norm(_lab(colours)[:, None] - _lab(others)[None], axis=-1)
 
 
 def _own_colours(labels: LabelMap) -> list[Colour] | None:
-    """Of each class in the masks, as they are or as `unet` writes them; None where their foreground is only white, gray
-    or black."""
+    """The colour of each class in the masks, as they are or as `unet` writes them; None if their foreground is only
+    white, gray or black."""
     if labels.kind == "colours":
         found = labels.decode(np.arange(labels.num_classes))
     elif labels.written_palette is None:
@@ -133,8 +133,8 @@ def _default_colours(labels: LabelMap) -> tuple[Colour, ...]:
 
 
 def _told_apart(own: Sequence[Colour], reserved: Sequence[Colour]) -> tuple[tuple[Colour, ...], frozenset[int]]:
-    """The colours, some of them replaced, and the indices of these. Of more classes than there are colours to tell
-    apart, the others stay as they are."""
+    """The colours, some of them replaced, and the indices of those. Once CLASS_COLOURS has no distinguishable colour
+    left, the remaining classes keep theirs."""
     chosen, replaced = list[Colour](), set[int]()
     for index, colour in enumerate(own):
         others = [*reserved, *chosen]
@@ -148,8 +148,8 @@ def _told_apart(own: Sequence[Colour], reserved: Sequence[Colour]) -> tuple[tupl
 
 
 def _marks(classes: Sequence[Colour]) -> dict[str, Colour]:
-    """ERROR_COLOURS where no class has a colour like its marks, else with the marks that are farthest from the classes,
-    from each other and from what surrounds them."""
+    """ERROR_COLOURS if no class has a similar colour, else with the combination of marks that is farthest from the
+    classes, from each other and from the other kinds."""
     usual = tuple(ERROR_COLOURS[kind] for kind in MARKS)
     around = [colour for kind, colour in ERROR_COLOURS.items() if kind not in MARKS]
     if distance(usual, classes).min() >= MARKS_APART:

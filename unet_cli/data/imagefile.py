@@ -1,4 +1,4 @@
-"""Read images: files on one side, numpy arrays of a few kinds on the other. Masks are read by maskfile.py."""
+"""Read image files into numpy arrays of a few kinds. Masks are read by maskfile.py."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # of files that may hold NaN
+FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
 
-NO_DATA = 1e30  # values beyond are no measurement: -3.4e38 and the like mark pixels without any
-NAN_FILLED = "NaN was filled in for the network and counts nowhere"
-# What was done to an image, and what can be done about it in a data set.
+NO_DATA = 1e30  # larger absolute values are no measurements: -3.4e38 and the like mark missing pixels
+NAN_FILLED = "NaN was replaced for the network and is ignored in loss and scores"
+# Notes on the conversion of an image, and remedies.
 ALPHA_DROPPED = "alpha was dropped"
 HIDDEN_COLOURS = "colours hidden under transparent pixels show"
-TURNED = "turned upright as the EXIF orientation says"
-TURNED_IN_PLACE = "turned upright, to the same size, as the EXIF orientation says"
+TURNED = "rotated upright according to the EXIF orientation"
+TURNED_IN_PLACE = "rotated upright, to the same size, according to the EXIF orientation"
 REMEDIES = {
-    ALPHA_DROPPED: "the last band; --keep-alpha keeps it",
-    HIDDEN_COLOURS: "--keep-alpha tells the network which these are",
-    TURNED_IN_PLACE: "if the masks were drawn on the pixels as stored, they don't fit: take the orientation out of "
-    "copies of the images, with exiftool -Orientation= -o stored/ IMAGES, and give these",
+    ALPHA_DROPPED: "the last channel; --keep-alpha keeps it",
+    HIDDEN_COLOURS: "--keep-alpha shows the network which these are",
+    TURNED_IN_PLACE: "if the masks were drawn on the pixels as stored, they don't fit: remove the orientation from "
+    "copies of the images, with exiftool -Orientation= -o stored/ IMAGES, and use these",
 }
 
 
 @dataclass(frozen=True)
 class Bands:
-    """An image that is read from top to bottom, some rows at a time.
+    """An image that is read in bands of rows, from top to bottom.
 
-    dtype: uint8, uint16 or float32. notes: for the user. read: see `rows`.
+    dtype: uint8, uint16 or float32. notes: conversions, for the user. read: see `rows`.
     """
 
     channels: int
@@ -49,26 +49,26 @@ class Bands:
     read: Callable[[int], Iterator[tuple[int, np.ndarray]]] = field(repr=False)
 
     def rows(self, top: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, (C, h, W) pixels) blocks, in order and without gaps, from the one that holds row `top` downwards.
+        """(first row, (C, h, W) pixels) bands, contiguous and in order, from the one that contains row `top` to the
+        bottom.
 
-        The pixels are contiguous and writable. The file is open until the last block, or until the generator is
-        closed. Raises UserError where the file is damaged or holds infinite values.
+        The arrays are contiguous and writable. The file is open until the last band, or until the generator is closed.
+        Raises UserError if the file is damaged or contains infinite values.
         """
         return self.read(top)
 
 
 def is_image_file(path: Path) -> bool:
-    """By its name: a known extension, and not one of the hidden files that systems leave in folders."""
+    """By name: a known extension, and no hidden file."""
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """An image's pages, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
+    """The pages of an image, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
-    NaN stays, and stands for pixels that are missing: see `filled` and `missing_pixels`. C is 1 for gray and 3 for
-    colour, palettes being resolved; one more with alpha; several files are the channels of one image. Numbers of other
-    types become float32.
-    Raises UserError where a file can't be read, holds infinite values, or doesn't fit the others.
+    NaN is kept and marks missing pixels: see `filled` and `missing_pixels`. C is 1 for gray and 3 for colour, with
+    palettes resolved; one more with alpha; several files are the channels of one image. Other number types become
+    float32. Raises UserError if a file can't be read, contains infinite values, or doesn't match the others.
     """
     parts = []
     notes: dict[str, None] = {}
@@ -79,20 +79,20 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
                 f"{path} is {describe_pixels(parts[-1])} but {source.path} is {describe_pixels(parts[0])}: "
-                "channels of one image must be alike"
+                "channels of one image must have the same size and type"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return _our_own(joined), tuple(notes)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
-    """As `read_stack`, (C, H, W): the pages of a whole file become channels, P * C of them."""
+    """Like `read_stack`, as (C, H, W): the pages of a file become channels, P * C of them."""
     pixels, _ = read_stack(source, keep_alpha)
     return pixels.reshape(-1, *pixels.shape[2:])
 
 
 def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarray | None:
-    """(H, W) where an image has NaN in any channel; None where it has none. image: (C, H, W), if it is read already."""
+    """(H, W) bool, True where any channel is NaN; None if there is no NaN. image: (C, H, W), if read already."""
     if image is None:
         if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
             return None
@@ -102,7 +102,8 @@ def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarra
 
 
 def filled(image: np.ndarray, values: Sequence[float] | None = None) -> tuple[np.ndarray, bool]:
-    """(C, H, W) with each channel's NaN replaced by its value, by its mean unless given; and whether there was any."""
+    """(C, H, W) with the NaN of each channel replaced by its value in `values`, by default its mean; and whether there
+    were any."""
     if image.dtype != np.float32 or not np.isnan(image).any():
         return image, False
     image = image.copy()
@@ -115,11 +116,11 @@ def filled(image: np.ndarray, values: Sequence[float] | None = None) -> tuple[np
 
 
 def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
-    """The pixels of `read_image` from top to bottom, in memory that depends on a block of rows and not on the image.
+    """The pixels of `read_image` in bands, with memory for one band instead of the image.
 
-    That is for a page of a TIFF which isn't compressed, or has several rows of tiles or strips: of any size, unless
-    one row of tiles is too large. All else is read here, and is one block.
-    Raises UserError as `read_image`; for what is wrong with the pixels of a TIFF, when they are read.
+    This applies to a page of a TIFF that is uncompressed or has several rows of tiles or strips: of any size, unless
+    one row of tiles is too large. Other files are read whole and form one band. Raises UserError as `read_image` does;
+    for damaged pixels of a TIFF, when these are read.
     """
     known = outline(source.path, source.page) if len(source.paths) == 1 else None
     if known is None:
@@ -145,10 +146,10 @@ def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
 def image_pixels(
     image: Image.Image | np.ndarray, channels: int, keep_alpha: bool = False
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What `read_stack` would give for the image's file, (C, H, W), and notes for the user.
+    """The pixels that `read_stack` would give for this image's file, (C, H, W), and notes for the user.
 
-    image: of Pillow, or an array (H, W) or (H, W, C). Of 2 or 4 channels the last is alpha, unless as many are wanted
-    in an array. Raises UserError.
+    image: a Pillow image, or an array (H, W) or (H, W, C). The last of 2 or 4 channels is alpha, unless the network
+    takes as many channels. Raises UserError.
     """
     if isinstance(image, Image.Image):
         decoded = from_pillow(ImageOps.exif_transpose(image))
@@ -164,7 +165,7 @@ def image_pixels(
 
 
 def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
-    """What is said of how an image was read."""
+    """Notes on how an image was read."""
     notes = []
     if decoded.alpha and not keep_alpha:
         notes.append(ALPHA_DROPPED)
@@ -179,19 +180,20 @@ def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
 
 
 def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:
-    """(P, C, H, W) as the rest of the program knows images: colours, few types, no alpha unless it is kept."""
+    """(P, C, H, W) in the program's representation: palette resolved, uint8, uint16 or float32, no alpha unless
+    kept."""
     with explained(path):
         pixels = _resolved(decoded).pixels
         return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:
-    """A copy where it isn't ours alone: arrays of Pillow's are read-only, which torch warns of."""
+    """A writable copy if necessary: Pillow's arrays are read-only, which torch warns about."""
     return np.require(pixels, requirements=["C", "W"])
 
 
 def _resolved(decoded: Decoded) -> Decoded:
-    """Indices -> the colours of their palette."""
+    """Replace palette indices by colours."""
     if decoded.palette is None:
         return decoded
     palette = np.zeros((256, 3), np.uint8)  # a damaged file may use more colours than it lists
@@ -203,7 +205,7 @@ def _resolved(decoded: Decoded) -> Decoded:
 def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels
-    with np.errstate(over="ignore", invalid="ignore"):  # found below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
     if np.isinf(numbers).any():
         raise UserError(f"{path} holds infinite values: replace them, or leave the file out")
@@ -212,7 +214,7 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     if (extreme := np.abs(numbers) > NO_DATA).any():
         value, number = float(numbers[extreme][0]), counted(int(extreme.sum()), "value")
         raise UserError(
-            f"{path} holds {number} like {value:.3g}, which stand for no data and no image: replace them with a value "
+            f"{path} holds {number} like {value:.3g}, which mark missing data: replace them with a value "
             "that images have, such as their mean, or leave the file out"
         )
     return numbers
@@ -220,7 +222,7 @@ def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 def is_gray(image: np.ndarray) -> bool:
     """Whether the first three channels of (C, ...) are equal."""
-    middle = image.shape[1] // 2  # colour mostly shows in any row
+    middle = image.shape[1] // 2  # a cheap test first: colour mostly shows in any row
     return all(bool((image[0, middle] == other[middle]).all() and (image[0] == other).all()) for other in image[1:3])
 
 
@@ -229,6 +231,6 @@ def _size(pixels: np.ndarray) -> tuple[int, int, int]:
 
 
 def describe_pixels(pixels: np.ndarray) -> str:
-    """What must agree between files: `512x256 uint8`, or `3 pages of 512x256 uint8`."""
+    """The properties that must agree between files: `512x256 uint8`, or `3 pages of 512x256 uint8`."""
     pages, height, width = _size(pixels)
     return (f"{pages} pages of " if pages > 1 else "") + f"{width}x{height} {pixels.dtype}"

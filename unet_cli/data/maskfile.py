@@ -1,4 +1,4 @@
-"""Read masks: one file, several files of objects or of classes, or none -> the values of the pixels."""
+"""Read masks: from one file, several files of objects or of classes, or none."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from unet_cli.data.imagefile import NO_DATA, describe_pixels, is_gray
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 
-UNLABELLED = -1  # of a mask's pixels
-STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # in masks, the last three being the lowest of a type
-TRANSPARENT = 0x1000000  # the colour of a mask's pixels that no eye sees: beside all others
+UNLABELLED = -1  # value of unlabelled pixels
+STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # nodata values; the last three are the lowest of a type
+TRANSPARENT = 0x1000000  # colour of transparent pixels: outside the range of 0xRRGGBB
 
 
 @dataclass(frozen=True)
 class MaskPixels:
-    """A mask as its file has it.
+    """The pixel values of a mask as stored in its file.
 
-    values: (P, H, W) uint8, uint16 or int32, contiguous. palette: r, g, b, r, g, b ... where the values are its
-    indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: how many a one-hot mask has, whose values
-    are the number of the plane that marks a pixel, from 1 on; 0 of all others. nodata: the value that the file calls
-    so. UNLABELLED pixels are where the file has NaN, -1 or another number that stands for nothing. is_blank: there is
-    no file, and all is background, whatever its value. overlap: pixels that the files of several classes claim; there
-    the last of these counts.
+    values: (P, H, W) uint8, uint16 or int32, contiguous; UNLABELLED where the file has NaN, -1 or another nodata value.
+    palette: r, g, b, r, g, b ... if the values are palette indices. colour: whether values are colours, 0xRRGGBB, or
+    TRANSPARENT. planes: number of planes of a one-hot mask, whose values are then the index of the marked plane, from
+    1; 0 for other masks. nodata: the file's nodata value. is_blank: there is no file, and all is background, whatever
+    its value. overlap: number of pixels marked in the files of several classes; the last class wins.
     """
 
     values: np.ndarray
@@ -41,12 +40,12 @@ class MaskPixels:
 
 
 def read_mask(source: Source) -> MaskPixels:
-    """A mask's pages. Palettes give indices, colours are packed unless they are gray, transparent ones are TRANSPARENT.
+    """The pages of a mask. Palettes give indices, colours are packed unless they are gray, transparent ones are
+    TRANSPARENT.
 
-    Several files are the objects of one mask: the largest value counts where they overlap; or a class each, whose
-    values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest.
-    Raises UserError where a file can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes
-    differ.
+    Several files are the objects of one mask, and the largest value wins where they overlap; or one class each, and the
+    values are class indices. A mask of another size than the source's is resized by nearest neighbour. Raises UserError
+    if a file can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
@@ -60,7 +59,7 @@ def read_mask(source: Source) -> MaskPixels:
 
 
 def _joined_mask(source: Source) -> MaskPixels:
-    """Of one file, or of several."""
+    """The mask of one file, or of several files joined."""
     parts = []
     for path in source.paths:
         with explained(path):
@@ -71,24 +70,24 @@ def _joined_mask(source: Source) -> MaskPixels:
         if part.values.shape != parts[0].values.shape:
             raise UserError(
                 f"{path} is {describe_pixels(part.values)} but {source.path} is {describe_pixels(parts[0].values)}: "
-                "files of one mask must be of one size"
+                "files of one mask must have the same size"
             )
     if source.classes:
         return _classes_joined(parts, source)
     colour = any(part.colour for part in parts)
-    # among coloured objects a gray one is a colour too
+    # gray objects among coloured ones are colours with equal channels
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
     same_palette = all(part.palette == parts[0].palette for part in parts)
     return MaskPixels(np.maximum.reduce(layers), parts[0].palette if same_palette else None, colour)
 
 
 def _classes_joined(parts: list[MaskPixels], source: Source) -> MaskPixels:
-    """A binary mask for each class -> the indices of the classes, 0 where none is, UNLABELLED where files say so."""
+    """A binary mask for each class -> class indices, 0 for none, UNLABELLED if no class but a nodata value is set."""
     values = np.zeros(parts[0].values.shape, np.uint8)
     unlabelled = np.zeros(values.shape, bool)
     overlap = 0
     for part, index, path in zip(parts, source.classes, source.paths, strict=True):
-        nothing = np.isin(part.values, [UNLABELLED, part.nodata or UNLABELLED])  # 0 is background whatever files say
+        nothing = np.isin(part.values, [UNLABELLED, part.nodata or UNLABELLED])  # nodata 0 is background
         of_class = where_marked(_channels(part, nothing), path)
         overlap += int(np.count_nonzero(values[of_class]))
         values[of_class] = index
@@ -100,13 +99,14 @@ def _classes_joined(parts: list[MaskPixels], source: Source) -> MaskPixels:
 
 
 def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:
-    """(1 or 3, P, H, W) as an eye sees it, and black where there is nothing to be seen."""
+    """(1 or 3, P, H, W), the displayed gray or colour values, black where there is nothing."""
     values = np.where(nothing | (part.colour & (part.values == TRANSPARENT)), 0, part.values)
     if part.palette is not None:
         palette = np.zeros((256, 3), np.uint8)
         palette.reshape(-1)[: len(part.palette)] = part.palette
         shown = np.where(nothing, 0, np.moveaxis(palette[np.minimum(values, 255)], -1, 0))
-        if _is_constant(values[:, None]) or not _is_constant(shown.swapaxes(0, 1)):  # else it lacks entries
+        # A palette that shows different indices in one colour is incomplete: then the indices are used.
+        if _is_constant(values[:, None]) or not _is_constant(shown.swapaxes(0, 1)):
             return shown
     if part.colour:
         return np.stack([values >> 16, values >> 8 & 255, values & 255])
@@ -119,7 +119,7 @@ def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
         return MaskPixels(planes, planes=decoded.pixels.shape[1])
     is_alone = decoded.alpha and _is_constant(decoded.pixels[:, :-1])
     if is_alone and not _is_constant(decoded.pixels[:, -1:]):
-        raise UserError(f"{path} holds its mask in the alpha channel alone: save that channel as gray")
+        raise UserError(f"{path} has its mask in the alpha channel alone: save that channel as gray")
     pixels = decoded.pixels[:, :-1] if decoded.alpha or decoded.pixels.shape[1] == 4 else decoded.pixels
     if decoded.turned_at is not None:
         pixels = np.uint8(decoded.turned_at) - pixels
@@ -144,7 +144,8 @@ def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
 
 
 def _transparent(decoded: Decoded, is_alone: bool) -> np.ndarray | None:
-    """(P, H, W) where no eye sees a mask's pixels; None where all can be seen, or alpha can't be meant."""
+    """(P, H, W) bool, True for transparent pixels; None if all are opaque, or alpha is constant and so carries no
+    meaning."""
     if not decoded.alpha:
         return None
     alpha = decoded.pixels[:, -1]
@@ -155,14 +156,16 @@ def _transparent(decoded: Decoded, is_alone: bool) -> np.ndarray | None:
 
 
 def _marked_planes(decoded: Decoded) -> np.ndarray | None:
-    """Of a one-hot mask the number of the plane that marks each pixel, from 1 on, 0 where none does, (P, H, W); None
-    for all else. Of three planes of 0 and 255 an eye sees colours; more than four channels of 0 mark nothing."""
+    """The index of the marked plane of each pixel of a one-hot mask, from 1, 0 for none, (P, H, W); None for other
+    masks."""
     pixels = decoded.pixels
     if pixels.shape[1] < 3 or pixels.dtype.kind not in "ui":
         return None
     top = pixels.max()
     if pixels.shape[1] > 4 and not pixels.any():
         return np.zeros(pixels.shape[:1] + pixels.shape[2:], np.uint8)
+    # Three planes of 0 and 255 are an RGB picture rather than one-hot; more than four channels can only be planes, even
+    # if all are 0.
     if top not in (1, 255) or (top == 255 and pixels.shape[1] == 3):
         return None
     marks = pixels == top
@@ -174,27 +177,27 @@ def _marked_planes(decoded: Decoded) -> np.ndarray | None:
 
 
 def _is_constant(pixels: np.ndarray) -> bool:
-    """Whether each channel of (P, C, H, W) is the same everywhere."""
+    """Whether each channel of (P, C, H, W) has a single value."""
     return bool((pixels == pixels[:1, :, :1, :1]).all())
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
-    """Any numbers -> uint8 and uint16 as they are, others uint16 or int32 by the largest and the lowest."""
+    """Numbers of any type -> uint8 and uint16 unchanged, others as uint16 or int32 depending on their range."""
     if values.dtype in (np.uint8, np.uint16):
         return np.require(values, requirements=["W"])
     nothing = np.zeros(values.shape, bool)
-    if values.dtype.kind in "if" and not values.min() >= 0:  # NaN is not either
+    if values.dtype.kind in "if" and not values.min() >= 0:  # also true for NaN
         nothing = np.isin(values, STAND_FOR_NOTHING) | np.isnan(values)
         nothing |= (values < 0) & np.isfinite(values) & (values.astype(np.float64) < -NO_DATA)
     if nothing.any():
         values = np.where(nothing, values.dtype.type(UNLABELLED), values)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)) or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, 0 being background")
+        raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, with 0 for background")
     if low < UNLABELLED:
         raise UserError(
-            f"{path} has negative values, down to {low:g}: save masks as whole numbers, 0 being background, and -1 "
-            "what is not labelled"
+            f"{path} has negative values, down to {low:g}: save masks as whole numbers, with 0 for background and -1 "
+            "for unlabelled pixels"
         )
     if high > np.iinfo(np.int32).max:
         raise UserError(f"{path} has values up to {high:.0f}: number the classes or objects from 0")

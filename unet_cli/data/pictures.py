@@ -1,4 +1,4 @@
-"""Pictures of data for people's eyes: outlines of masks on images, and many of them on a contact sheet."""
+"""Pictures of the data for people: outlines of masks over images, and contact sheets of many."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder
 
 IGNORED_GRAY = 110
-CUT = 0.5  # percent of the pixels that may be blown out at either end
+CUT = 0.5  # percent of the pixels that contrast stretching may saturate at either end
 
-MAX_HIDDEN = 0.75  # share of the objects that a border of 2 pixels may hide on a sheet
+MAX_HIDDEN = 0.75  # fraction of the objects' pixels that outlines of 2 pixels may cover on a sheet
 
-MAX_TILES = 48  # of one sheet: eight rows of six, which is a picture of 1500 x 2200 pixels
+MAX_TILES = 48  # of one sheet: eight rows of six make a picture of 1500 x 2200 pixels
 GAP = 12  # pixels between the tiles of a sheet
 FRAME = 4
-OUTLINE_SHARE = 800  # an outline on a whole image is a pixel wide for each so many of its shorter side
+OUTLINE_SHARE = 800  # pixels of the shorter side for each pixel of the outline's width
 PAPER, INK, ALARM, BACKING = (248, 248, 248), (30, 30, 30), (220, 0, 0), (226, 226, 226)
 
 
@@ -32,7 +32,8 @@ PAPER, INK, ALARM, BACKING = (248, 248, 248), (30, 30, 30), (220, 0, 0), (226, 2
 class Tile:
     """One picture of a contact sheet.
 
-    pixels: (C, H, W) as in the file. indices: (H, W) uint8 class indices, 255 for ignored. alarm: to be seen first.
+    pixels: (C, H, W) as in the file. indices: (H, W) uint8 class indices, 255 for ignored. alarm: whether to highlight
+    it.
     """
 
     title: str
@@ -42,11 +43,11 @@ class Tile:
 
 
 def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours) -> Image.Image:
-    """(C, H, W) uint8, uint16 or float32 pixels and (H, W) uint8 class indices -> RGB with the borders of all objects
-    drawn inside them, closed where the image ends, and what is ignored hatched. Of several classes a legend stands
+    """(C, H, W) uint8, uint16 or float32 pixels and (H, W) uint8 class indices -> RGB with the outlines of all objects
+    drawn inside them, closed at the image border, and ignored pixels hatched. With several classes, a legend is added
     below the H rows of the image.
 
-    Of other than 1 or 3 channels the first three are shown, or the first.
+    With other than 1 or 3 channels, the first three or the first one is shown.
     """
     shown = visible(pixels)
     colour = shown if shown.dtype == np.uint8 else stretched(_finite(shown), CUT)
@@ -56,11 +57,11 @@ def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours) -> Image
 
 
 def contact_sheet(tiles: Iterable[Tile], colours: Colours, columns: int = 6, side: int = 240) -> Image.Image:
-    """RGB: a row of `columns` tiles after the other, each scaled to fit a square of `side` pixels, its title below; and
-    a legend of the classes.
+    """An RGB grid with `columns` tiles a row, each scaled to fit a square of `side` pixels, with its title below; and a
+    legend of the classes.
 
-    Contrast is stretched for each image, so that dark ones are seen too. Tiles may come one by one from files: of each,
-    only what is shown is kept.
+    Contrast is stretched for each image, so that dark ones are visible too. Tiles may be generated one by one from
+    files: only the thumbnails are kept.
     """
     shown = [_scaled(tile, side) for tile in tiles]
     text_size = max(11, side // 17)
@@ -83,7 +84,7 @@ def contact_sheet(tiles: Iterable[Tile], colours: Colours, columns: int = 6, sid
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The picture, and below it, on strips of paper as wide as it is, a swatch and a text for each entry."""
+    """The picture with a legend below: a colour swatch and a text for each entry."""
     text_size = min(max(11, picture.width // 100), 32)
     font, height = ImageFont.load_default(size=text_size), round(1.6 * text_size)
     room = picture.width - 2 * FRAME
@@ -106,8 +107,8 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> 
 
 
 def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Image:
-    """A contact sheet of samples as the network sees them: image (N, C, S, S) normalised float, mask (N, S, S) class
-    indices, ignored pixels IGNORED."""
+    """A contact sheet of network inputs: image (N, C, S, S) normalized float, mask (N, S, S) class indices, ignored
+    pixels IGNORED."""
     pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
     tiles = [Tile(str(number), *sample) for number, sample in enumerate(zip(pixels, indices, strict=True), start=1)]
     return contact_sheet(tiles, colours)
@@ -116,19 +117,20 @@ def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Imag
 def write_contact_sheet(
     folder: Path, tiles: Iterable[Tile], colours: Colours, columns: int = 6, side: int = 240
 ) -> Path:
-    """Write folder/contact_sheet.png, the folder being created where it isn't there.
+    """Write folder/contact_sheet.png, creating the folder if necessary.
 
-    Raises UserError, also where there is such a file that isn't ours.
+    Raises UserError, also if such a file exists that isn't ours.
     """
     path = make_folder(folder) / "contact_sheet.png"
     if path.exists() and not is_ours(path):
-        raise UserError(f"{path} is there already and was not written by unet: choose another folder")
+        raise UserError(f"{path} exists already and was not written by unet: choose another folder")
     write_png(path, contact_sheet(tiles, colours, columns, side))
     return path
 
 
 def shortened(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """One line that is at most `width` pixels long, with '…' for its middle where it wouldn't fit: the ends differ."""
+    """One line of at most `width` pixels, with '…' in its middle if it is too long: names mostly differ at their
+    ends."""
     title = " ".join(title.split())
     short, kept = title, len(title)
     while kept and font.getlength(short) > width:
@@ -138,7 +140,7 @@ def shortened(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
 
 
 def _drawn(pixels: np.ndarray, indices: np.ndarray, width: int, colours: Colours) -> Image.Image:
-    """Borders, `width` pixels wide, on (1 or 3, H, W) uint8."""
+    """Draw outlines of `width` pixels on (1 or 3, H, W) uint8."""
     canvas = to_rgb(pixels)
     diagonal = np.add.outer(*(np.arange(length) for length in indices.shape)) % (4 * width)
     canvas[(indices == IGNORED) & (diagonal < width)] = IGNORED_GRAY
@@ -148,13 +150,13 @@ def _drawn(pixels: np.ndarray, indices: np.ndarray, width: int, colours: Colours
 
 
 def visible(pixels: np.ndarray) -> np.ndarray:
-    """The 1 or 3 channels of (C, H, W) that can be shown."""
+    """The 1 or 3 channels of (C, H, W) that are shown."""
     return pixels[:3] if pixels.shape[0] >= 3 else pixels[:1]
 
 
 def _border(indices: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: pixels of foreground, at most `width` pixels from one of another class or from the image's end, so
-    that a mask that is all foreground shows, and every outline is closed."""
+    """(H, W) bool: foreground pixels at most `width` pixels from another class or from the image border. The latter
+    closes every outline, and makes a mask that is all foreground visible."""
     mask, size = Image.fromarray(indices), 2 * width + 1
     lowest = np.asarray(mask.filter(ImageFilter.MinFilter(size)))
     highest = np.asarray(mask.filter(ImageFilter.MaxFilter(size)))
@@ -168,15 +170,15 @@ def _is_foreground(indices: np.ndarray) -> np.ndarray:
 
 
 def _border_width(indices: np.ndarray) -> int:
-    """2 pixels, which is seen best, or 1 where these would hide most of the objects of most classes."""
-    held = np.bincount(indices[_is_foreground(indices)], minlength=256)
+    """2 pixels, or 1 if outlines of 2 would cover most of the objects of most classes."""
+    pixels = np.bincount(indices[_is_foreground(indices)], minlength=256)
     hidden = np.bincount(indices[_border(indices, 2)], minlength=256)
-    shares = hidden[held > 0] / held[held > 0]
+    shares = hidden[pixels > 0] / pixels[pixels > 0]
     return 1 if shares.size and shares.mean() > MAX_HIDDEN else 2
 
 
 def _scaled(tile: Tile, side: int) -> Tile:
-    """The tile with its longer side `side` pixels long: pixels averaged and stretched to uint8, indices nearest."""
+    """The tile with a longer side of `side` pixels: the image by averaging, as uint8; indices by nearest neighbour."""
     height, width = tile.pixels.shape[1:]
     scale = side / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
@@ -185,25 +187,26 @@ def _scaled(tile: Tile, side: int) -> Tile:
 
 
 def small(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(C, H, W) pixels as in the file -> (1 or 3, height, width) uint8, averaged and stretched to be seen."""
-    # As float32, since Pillow resizes no 16-bit planes by averages.
+    """(C, H, W) pixels as in the file -> (1 or 3, height, width) uint8, averaged and contrast-stretched."""
+    # As float32, since Pillow's box filter does not support 16-bit planes.
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in visible(pixels)]
     averaged = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes])
     return stretched(_finite(averaged), CUT)
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:
-    """What is not a number, or infinite, becomes the lowest number that there is."""
+    """Replace NaN and infinity by the lowest finite value."""
     finite = np.isfinite(pixels)
     return np.where(finite, pixels, pixels[finite].min() if finite.any() else 0)
 
 
 def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
-    """Pixels of any depth -> uint8 that spans their own range, from the `cut` percentile to that far from the top."""
+    """Pixels of any bit depth -> uint8, with the range between the percentiles `cut` and 100 - `cut` stretched to 0 to
+    255."""
     low, high = np.percentile(pixels, [cut, 100 - cut])
     return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """(1 or 3, H, W) uint8 -> (H, W, 3), to draw on."""
+    """(1 or 3, H, W) uint8 -> (H, W, 3), a copy to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()

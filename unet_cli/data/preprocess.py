@@ -1,4 +1,4 @@
-"""Image -> network input, for training and prediction alike: channels, size, intensity."""
+"""Preprocessing for training and prediction alike: image -> network input; channels, size, intensity."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts RGB to L
-MAX_SORTED = 2**16  # values of an image that its percentiles are found from
-MAX_MEASURED = 2**22  # values of an image in tiles or crops that its mean and deviation are found from
-EQUAL_CHANNELS, CONVERTED_TO_GRAY = "RGB with equal channels was taken as gray", "RGB was converted to gray"
+MAX_SORTED = 2**16  # maximum sample of an image's values for percentiles
+MAX_MEASURED = 2**22  # maximum sample for mean and standard deviation, for images in tiles or crops
+EQUAL_CHANNELS, CONVERTED_TO_GRAY = "RGB with equal channels was read as gray", "RGB was converted to gray"
 KINDS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "floating-point, signed or 32-bit"}
 
 
 def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, str | None]:
-    """(C, H, W) pixels of a file -> (in_channels, size, size) tensor of the same dtype, and what was converted; with a
-    scale it is (in_channels, scale * H, scale * W).
+    """(C, H, W) pixels of a file -> (in_channels, size, size) tensor of the same dtype, and a note on the conversion;
+    with `scale` it is (in_channels, scale * H, scale * W).
 
     Raises UserError as `converted` does.
     """
@@ -36,9 +36,9 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
 
 
 def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
-    """(C, H, W) pixels of a file -> (in_channels, H, W) without NaN, and what was converted.
+    """(C, H, W) pixels of a file -> (in_channels, H, W) without NaN, and a note on the conversion.
 
-    Raises UserError where the image has another depth than the training images, or channels that can't be converted.
+    Raises UserError if the bit depth differs from that of the training images, or the channels can't be converted.
     """
     if image.dtype != preprocessing.dtype:
         raise UserError(
@@ -46,15 +46,15 @@ def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarr
             "ones: convert it"
         )
     image, note = to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
-    # The same value in every tile and crop of an image, and in every image.
+    # A constant from the training set, so that tiles and crops of an image are filled alike.
     image, was_filled = filled(image, preprocessing.mean)
     return image, NAN_FILLED if was_filled else note
 
 
 def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[np.ndarray, str | None]:
-    """Turn gray into colour or colour into gray, and say so. Raises UserError for other numbers of channels.
+    """Convert gray to colour or colour to gray, with a note on it. Raises UserError for other numbers of channels.
 
-    alpha: the last channel is alpha, in the image and in what is wanted; it stays as it is.
+    alpha: whether the last channel of input and output is alpha, which is unchanged.
     """
     have = image.shape[0]
     if have == channels:
@@ -83,7 +83,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretch an (H, W) uint8 or int32 mask to `size`; each pixel takes the nearest value."""
+    """Resize an (H, W) uint8 or int32 mask to `size` by nearest neighbour."""
     if tuple(mask.shape) == size:
         return mask
     values = mask if mask.dtype == torch.uint8 else mask.double()
@@ -91,10 +91,10 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor | None = None) -> Tensor:
-    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training part, or of each image.
+    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training set, or of each image.
 
-    intensities: (N, 4), see `own_intensities`, of the images that tiles were cut from; found from `image` where not
-    given. See Card.preprocessing for how the rules compare.
+    intensities: (N, 4) statistics of the images that tiles were cut from, see `own_intensities`; computed from `image`
+    if not given. See Card.preprocessing for a comparison of the rules.
     """
     image = image.float()
     if preprocessing.intensity == "dataset":
@@ -111,8 +111,8 @@ def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor |
 
 
 def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(N, C, H, W) float pixels -> (N, 4): the values that an image is clipped to, if it is, and then its mean and
-    standard deviation over all channels."""
+    """(N, C, H, W) float pixels -> (N, 4) statistics of each image: clipping limits (infinite without clipping), then
+    mean and standard deviation over all channels."""
     high = image.new_full((len(image),), torch.inf)
     low = -high
     if preprocessing.intensity == "percentile":
@@ -123,12 +123,13 @@ def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean = image.mean((1, 2, 3))
     is_float = preprocessing.dtype == "float32"
     least = (FLOAT_RESOLUTION * mean.abs()).clamp(min=1e-12) if is_float else torch.ones_like(mean)
+    # Two passes: the mean of squares minus the square of the mean would cancel in float32.
     std = (image - mean.view(-1, 1, 1, 1)).std((1, 2, 3), correction=0)
     return torch.stack([low, high, mean, torch.maximum(std, least)], dim=1)
 
 
 def whole_intensities(image: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
-    """(C, H, W) pixels of a file -> `measured_intensities` of it, as prediction in tiles finds them.
+    """(C, H, W) pixels of a file -> its `measured_intensities`, the same as in tiled prediction.
 
     Raises UserError as `converted` does.
     """
@@ -138,13 +139,13 @@ def whole_intensities(image: np.ndarray, preprocessing: Preprocessing) -> Tensor
 
 
 def measured_step(channels: int, height: int, width: int) -> int:
-    """Every how many rows and columns an image that crops or tiles are cut from is measured."""
+    """The subsampling step in rows and columns for the statistics of an image in crops or tiles."""
     return math.ceil(math.sqrt(max(1, channels * height * width / MAX_MEASURED)))
 
 
 def measured_intensities(sample: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
-    """(C, h, w) pixels of a file, every `measured_step`th row and column -> (4,), see `own_intensities`; None where the
-    rule needs none. Raises UserError as `converted` does."""
+    """(C, h, w) pixels of a file, subsampled by `measured_step` -> (4,), see `own_intensities`; None if the rule needs
+    no statistics of the image. Raises UserError as `converted` does."""
     if preprocessing.intensity == "dataset":
         return None
     values = torch.from_numpy(converted(sample, preprocessing)[0])[None].float()

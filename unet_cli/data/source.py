@@ -1,4 +1,4 @@
-"""The plain values that stand for an image and its mask before anything is read."""
+"""References to an image and its mask, before anything is read."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from unet_cli.errors import UserError
 
 Item = TypeVar("Item")
 
-MASKS_BESIDE = "masks_beside"  # of what a checkpoint knows of its training: see path_rules.rules_beside
+MASKS_BESIDE = "masks_beside"  # key in a checkpoint's training record: see path_rules.rules_beside
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the pixels of an image or a mask are: one file, or several that make one; of a stack, one page.
+    """The location of an image's or a mask's pixels: one file, several files, or a page of a stack.
 
-    paths: several files are the channels of an image, or the objects of a mask, one a file. page: counted from 0;
-    None is the whole file. classes: the class index of each file, where a mask has one for each class. is_blank: there
-    is no mask, and all of the image at `paths` is background. size: (H, W) that a mask is brought
-    to, if it has another.
+    paths: several files are the channels of an image, or the objects of a mask, one a file. page: index from 0; None
+    for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
+    no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
     """
 
     paths: tuple[Path, ...]
@@ -42,14 +41,14 @@ class Source:
         return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
 
     def named(self, error: UserError) -> UserError:
-        """The error, beginning with what it is about unless it says so itself."""
+        """The error with the source's name in front, unless its message contains it already."""
         text = str(error)
         return error if any(str(path) in text for path in self.paths) else UserError(f"{self} {text}")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask. `name` is what tells this pair from the others of its split, and names it in lists."""
+    """An image and its mask. `name` is unique in its split, and identifies the pair in lists."""
 
     name: str
     image: Source
@@ -57,6 +56,6 @@ class Pair:
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """All of them, or that many, evenly spread over their order."""
+    """All items, or `most` of them, evenly spaced."""
     count = min(len(items), most)
     return [items[number * len(items) // count] for number in range(count)]

@@ -1,9 +1,9 @@
-"""Draw a data set: stained cells on an uneven background, as a first thing to train on and for tests.
+"""Generate a synthetic data set, stained cells on an uneven background, for first experiments and for tests.
 
 Light passes through two stains, as in a haematoxylin and eosin section: the intensity of each colour falls
-exponentially with the amount of stain (Beer-Lambert). Nuclei have lumpy outlines, texture and uneven stain, and often
-touch; around them lie pink tissue, fibres and dark debris that are not cells. Light is uneven, focus varies, and the
-camera adds noise. The mask is where the nuclei are.
+exponentially with the amount of stain (Beer-Lambert). Nuclei have irregular outlines, texture and uneven stain, and
+often touch; around them are pink tissue, fibres and dark debris that are not cells. Illumination is uneven, focus
+varies, and the camera adds noise. The mask marks the nuclei.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ EOSIN = np.array([0.07, 0.99, 0.11])
 DEBRIS = np.array([0.45, 0.60, 0.75])
 
 SIDES = (200, 400)  # pixels
-MEAN_RADIUS = (9.0, 15.0)  # pixels, of an image's nuclei
+MEAN_RADIUS = (9.0, 15.0)  # pixels; range of the mean radius of an image's nuclei
 JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """A closed outline around (y, x): `radius` bent by a few harmonics, stretched by `aspect` along `angle`."""
+    """A closed outline around (y, x): a circle of `radius`, deformed by a few harmonics, stretched by `aspect` along
+    `angle`."""
 
     y: float
     x: float
@@ -41,7 +42,7 @@ class Nucleus:
     stain: float
 
     def depth(self, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-        """How far inside the outline each pixel lies, in pixels, negative outside."""
+        """Signed distance in pixels to the outline, approximately: positive inside, negative outside."""
         dy, dx = ys - self.y, xs - self.x
         along = (dx * np.cos(self.angle) + dy * np.sin(self.angle)) / self.aspect
         across = (dy * np.cos(self.angle) - dx * np.sin(self.angle)) * self.aspect
@@ -56,12 +57,12 @@ class Nucleus:
 def write_sample(folder: Path, count: int = 32, seed: int = 0) -> None:
     """Write `count` pairs as folder/images/cells_00.jpg and folder/masks/cells_00.png (0 and 255).
 
-    Raises UserError where images or masks folders are there already, or the folder can't be written.
+    Raises UserError if the images or masks folder exists already, or the folder can't be written.
     """
     images, masks = folder / "images", folder / "masks"
     for existing in (images, masks):
         if existing.exists() and (not existing.is_dir() or any(existing.iterdir())):
-            raise UserError(f"{existing} is there already: choose a new folder")
+            raise UserError(f"{existing} exists already: choose a new folder")
     writable_folder(images), writable_folder(masks)
     digits = max(2, len(str(count - 1)))
     for index in range(count):
@@ -72,7 +73,7 @@ def write_sample(folder: Path, count: int = 32, seed: int = 0) -> None:
 
 
 def draw_pair(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (H, W, 3) uint8 and its mask (H, W) uint8 of 0 and 255; a function of seed and index alone."""
+    """One image (H, W, 3) uint8 and its mask (H, W) uint8 of 0 and 255, determined by seed and index."""
     draw = np.random.default_rng((seed, index))
     height, width = (int(side) for side in draw.integers(*SIDES, size=2, endpoint=True))
     nuclei = _scatter(draw, height, width)
@@ -96,12 +97,13 @@ def draw_pair(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     light = 238 * (1 + 0.10 * _clouds(draw, height, width, 150)) * _slope(draw, height, width)
     image = light[..., None] * np.exp(-np.maximum(density, 0))
     image = _blurred(image, draw.uniform(0.5, 1.4))
+    # Shot noise: its standard deviation grows with the square root of the intensity.
     image += draw.normal(size=image.shape) * np.sqrt(np.maximum(image, 1)) * draw.uniform(0.3, 0.6)
     return np.rint(image).clip(0, 255).astype(np.uint8), inside.astype(np.uint8) * 255
 
 
 def _scatter(draw: np.random.Generator, height: int, width: int) -> list[Nucleus]:
-    """Nuclei in clumps and alone, touching but hardly overlapping."""
+    """Nuclei in clusters and alone, touching but hardly overlapping."""
     mean_radius = draw.uniform(*MEAN_RADIUS)
     wanted = int(height * width * draw.uniform(0.18, 0.42) / (np.pi * mean_radius**2))
     nuclei: list[Nucleus] = []
@@ -109,7 +111,7 @@ def _scatter(draw: np.random.Generator, height: int, width: int) -> list[Nucleus
         if len(nuclei) == wanted:
             break
         radius = mean_radius * draw.lognormal(0, 0.18)
-        if nuclei and draw.random() < 0.55:  # beside one that is there
+        if nuclei and draw.random() < 0.55:  # next to an existing nucleus
             neighbour = nuclei[draw.integers(len(nuclei))]
             direction, distance = draw.uniform(0, 2 * np.pi), (neighbour.radius + radius) * draw.uniform(0.9, 1.05)
             y, x = neighbour.y + distance * np.sin(direction), neighbour.x + distance * np.cos(direction)
@@ -127,7 +129,7 @@ def _scatter(draw: np.random.Generator, height: int, width: int) -> list[Nucleus
 
 
 def _window(nucleus: Nucleus, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The part of the image that a nucleus reaches, and its depth there."""
+    """The image region that a nucleus covers, and its depth there."""
     reach = int(2 * nucleus.radius) + 16
     rows = slice(max(0, int(nucleus.y) - reach), min(height, int(nucleus.y) + reach))
     columns = slice(max(0, int(nucleus.x) - reach), min(width, int(nucleus.x) + reach))
@@ -136,7 +138,8 @@ def _window(nucleus: Nucleus, height: int, width: int) -> tuple[tuple[slice, sli
 
 
 def _clouds(draw: np.random.Generator, height: int, width: int, scale: float) -> np.ndarray:
-    """(H, W) smooth noise of mean 0 and standard deviation of about 0.6 that changes over `scale` pixels."""
+    """(H, W) smooth noise of mean 0 and standard deviation of about 0.6, with a correlation length of `scale`
+    pixels."""
     shape = (max(2, round(height / scale) + 2), max(2, round(width / scale) + 2))
     return _stretched(draw.normal(size=shape), height, width)
 
@@ -147,12 +150,12 @@ def _stretched(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _slope(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Light that falls off towards one side."""
+    """Illumination that falls off towards one side."""
     return _stretched(draw.uniform(0.85, 1.05, size=(2, 2)), height, width)
 
 
 def _fibres(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) in 0 to 1: thin ridges where smooth noise crosses zero, in some places only."""
+    """(H, W) in 0 to 1: thin ridges at the zero crossings of smooth noise, in some regions only."""
     ridges = np.exp(-((_clouds(draw, height, width, 45) / 0.06) ** 2))
     return ridges * (_clouds(draw, height, width, 80) > 0.1)
 
@@ -168,6 +171,6 @@ def _debris(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of (H, W, 3), to the eight bits that the blur works in."""
+    """Gaussian blur of (H, W, 3), quantized to 8 bits."""
     rounded = Image.fromarray(np.rint(image).clip(0, 255).astype(np.uint8))
     return np.asarray(rounded.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float64)

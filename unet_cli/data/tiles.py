@@ -1,12 +1,12 @@
-"""Tiles: where they lie along an axis, how much each counts at each pixel, and how they are put together.
+"""Tiling: positions of tiles along an axis, their blending weights, and how they are merged.
 
-A network's answer near the border of a tile is worse than in its middle, since it sees the border's padding instead of
-the image. So tiles overlap, and each counts nothing within a margin of its border and smoothly more towards its middle.
-Where the overlap is at least twice as wide as the padding reaches, and tiles start on the network's stride grid, the
-outcome is that of the whole image in one piece, to rounding. Beyond the image's border tiles see the image mirrored.
+Predictions near the border of a tile are worse than in its centre, since the network sees padding instead of the image.
+So tiles overlap, and each has weight 0 within a margin of its border, rising smoothly towards its centre. If the
+overlap is at least twice the reach of the padding, and tiles start on the network's stride grid, the result equals that
+of the whole image, up to rounding. Beyond the image border, tiles see the image mirrored.
 
 Source: the overlap-tile strategy of Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image
-Segmentation", MICCAI 2015, figure 2, which lays unpadded tiles side by side; here they are blended.
+Segmentation", MICCAI 2015, figure 2, which positions unpadded tiles side by side; here they are blended.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from torch import Tensor
 
 
 def mirrored(start: int, stop: int, length: int) -> np.ndarray:
-    """Places `start` to `stop` of an axis that goes on mirrored at both ends, the pixel at the end not repeated ->
-    (stop - start) int64 indices of 0 to length - 1."""
-    places = np.abs(np.arange(start, stop)) % max(2 * (length - 1), 1)
-    return np.minimum(places, 2 * (length - 1) - places) if length > 1 else np.zeros(stop - start, np.int64)
+    """Positions `start` to `stop` of an axis with reflection padding (the edge pixel is not repeated) -> (stop - start)
+    int64 indices in 0 to length - 1."""
+    positions = np.abs(np.arange(start, stop)) % max(2 * (length - 1), 1)
+    # Reflection has period 2 (length - 1), so any distance from the image is valid, not only one reflection.
+    return np.minimum(positions, 2 * (length - 1) - positions) if length > 1 else np.zeros(stop - start, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
     """The tiles along one side of an image of `length` pixels.
 
-    starts: where the output of each tile begins, on a grid of the network's stride; may be negative, and the last may
-    end beyond the image. weights: (tiles, side) float32; those of all tiles sum to 1 at each pixel of the image.
+    starts: start of each tile's output, on a grid of the network's stride; may be negative, and the last tile may end
+    beyond the image. weights: (tiles, side) float32; they sum to 1 over all tiles at each pixel of the image.
     """
 
     length: int
@@ -39,16 +40,16 @@ class Axis:
     weights: Tensor
 
     def inside(self, tile: int) -> tuple[slice, slice]:
-        """The part of a tile's output that is in the image: as a slice of the image, and of the tile."""
+        """The part of a tile's output within the image: as a slice of the image, and as one of the tile."""
         return _inside(self.starts[tile], self.side, self.length)
 
 
 def lay_tiles(length: int, side: int, overlap: float, multiple: int = 1, reach: int | None = None) -> Axis:
-    """Tiles whose output has `side` pixels for an axis of `length`, overlapping by at least that share of their side.
+    """Tiles with an output of `side` pixels along an axis of `length`, with at least this fraction of overlap.
 
-    multiple: tiles start on this grid. reach: how far from its border a tile's answer depends on what is beyond it;
-    None: everywhere. Tiles count nothing within the reach of their border where the overlap covers it twice; otherwise
-    within a quarter of the overlap, and an axis of at most `side` is one tile.
+    multiple: tiles start on this grid. reach: distance from its border within which a tile's output depends on the
+    padding; None: everywhere. The weight is 0 within the reach of the border if the overlap covers it twice; otherwise
+    within a quarter of the overlap, and an axis of at most `side` gets one tile.
     """
     stride = max(multiple, int(side * (1 - overlap)) // multiple * multiple)
     shared = max(side - stride, 0)
@@ -61,12 +62,13 @@ def lay_tiles(length: int, side: int, overlap: float, multiple: int = 1, reach: 
         last = first + _up(max(length + margin - side - first, 0), multiple)
         starts = (*range(first, last, stride), last)
     ramp = _ramp(side, margin, shared - 2 * margin) if len(starts) > 1 else np.ones(side)
-    places = [_inside(start, side, length) for start in starts]
+    positions = [_inside(start, side, length) for start in starts]
+    # Normalized by their sum: at the image border and between the last two tiles the ramps do not add up to 1.
     total = np.zeros(length)
-    for target, source in places:
+    for target, source in positions:
         total[target] += ramp[source]
     weights = np.zeros((len(starts), side), np.float32)
-    for own, (target, source) in zip(weights, places, strict=True):
+    for own, (target, source) in zip(weights, positions, strict=True):
         own[source] = ramp[source] / total[target]
     return Axis(length, side, starts, torch.from_numpy(weights))
 
@@ -77,8 +79,8 @@ def _inside(start: int, side: int, length: int) -> tuple[slice, slice]:
 
 
 def _ramp(side: int, margin: int, width: int) -> np.ndarray:
-    """(side,) weights: 0 within `margin` of both ends, then rising smoothly over `width` pixels to 1; the rise of one
-    tile and the fall of its neighbour sum to 1."""
+    """(side,) weights: 0 within `margin` of both ends, then rising smoothly (smoothstep) over `width` pixels to 1; the
+    rise of one tile and the fall of its neighbour sum to 1."""
     distance = np.minimum(np.arange(side), np.arange(side)[::-1])
     rise = np.clip((distance - margin + 0.5) / max(width, 1), 0, 1)
     return np.where(distance < margin, 0, rise * rise * (3 - 2 * rise))
@@ -89,9 +91,9 @@ def _up(number: int, multiple: int) -> int:
 
 
 class Canvas:
-    """Puts tiles together, row of tiles after row of tiles, and hands out the rows of the image that are complete.
+    """Merges tiles, one row of tiles after the other, and returns the image rows that are complete.
 
-    It holds one row of tiles: (K, side, width of the image) float32.
+    Memory: one row of tiles, (K, side, width of the image) float32.
     """
 
     def __init__(self, rows: Axis, columns: Axis, first: int = 0) -> None:
@@ -101,8 +103,8 @@ class Canvas:
         self._sums: Tensor | None = None
 
     def add(self, row: int, column: int, tile: Tensor) -> tuple[int, Tensor] | None:
-        """Add a tile's (K, side, side) output; tiles come in reading order. After the last one of a row: the first of
-        the rows of the image that no later tile changes, and these rows (K, h, W); None where there are none."""
+        """Add a tile's (K, side, side) output; tiles come in row-major order. Returns, after the last tile of a row,
+        the first of the image rows that no later tile changes, and these rows (K, h, W); None if there are none."""
         if self._sums is None:
             self._sums = torch.zeros(len(tile), self.rows.side, self.columns.length)
         assert row == self._row

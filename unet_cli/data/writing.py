@@ -1,4 +1,4 @@
-"""Write masks and pictures: PNG and TIFF, lossless and whole, with our name in them."""
+"""Write masks and pictures as lossless PNG or TIFF, atomically, signed with our name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_
 from unet_cli.errors import UserError
 from unet_cli.system.files import whole_file
 
-SIGNATURE = ("Software", SOFTWARE)  # a text chunk of every PNG, and a tag of every TIFF, that we write
+SIGNATURE = ("Software", SOFTWARE)  # text chunk of every PNG, and tag of every TIFF, that we write
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
-    """Write (H, W) uint8 or uint16 values, with a palette where one is given; (H, W, 3) uint8 as RGB.
+    """Write (H, W) uint8 or uint16 values, with a palette if given; or (H, W, 3) uint8 as RGB.
 
-    A TIFF with these tags where the path ends in .tif or .tiff, else a PNG. Raises UserError.
+    A TIFF with these tags if the path ends in .tif or .tiff, else a PNG. Raises UserError.
     """
     write_rows(path, [mask], len(mask), palette, tags)
 
@@ -29,7 +29,7 @@ def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, t
 def write_rows(
     path: Path, blocks: Iterable[np.ndarray], height: int, palette: list[int] | None = None, tags: Tags = ()
 ) -> None:
-    """As `write_mask`, from blocks of rows, from top to bottom: to a TIFF one after the other, to a PNG at once."""
+    """Like `write_mask`, from blocks of rows from top to bottom: streamed to a TIFF, joined in memory for a PNG."""
     if path.suffix.lower() in TIFF_EXTENSIONS:
         write_pages(path, [blocks], height, palette, [tags])
         return
@@ -42,8 +42,8 @@ def write_rows(
 def write_pages(
     path: Path, pages: Iterable[Iterable[np.ndarray]], height: int, palette: list[int] | None, tags: Sequence[Tags]
 ) -> None:
-    """Write a TIFF of as many pages as there are tags, from the blocks of rows of each, which are used up before the
-    next page is asked for. Raises UserError."""
+    """Write a TIFF with as many pages as there are tags, each from its blocks of rows, which are consumed before the
+    next page is requested. Raises UserError."""
     upcoming = (_of_palette(blocks, palette) for blocks in pages)
     rows = next(upcoming)
     first = next(rows)
@@ -57,13 +57,13 @@ def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iter
 
 
 def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Blocks of rows as one array; a single one is not copied."""
+    """Blocks of rows as one array; a single block is not copied."""
     parts = list(blocks)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """Write losslessly and whole, with our name in it. Raises UserError."""
+    """Write a lossless PNG atomically, with our signature. Raises UserError."""
     signature = PngInfo()
     signature.add_text(*SIGNATURE)
     with whole_file(path) as file:
@@ -71,9 +71,9 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether unet made this PNG or TIFF, so that it may be replaced: anything else belongs to the user.
+    """Whether unet wrote this PNG or TIFF, so that it may be overwritten: anything else belongs to the user.
 
-    From the header alone, whatever the size of the image.
+    Reads only the header, whatever the size of the image.
     """
     try:
         if path.suffix.lower() in TIFF_EXTENSIONS:

@@ -1,4 +1,4 @@
-"""What is to be compared: the truth of each image, and what a network or another tool's masks say."""
+"""Pairs of ground truth and prediction, of each image: from a network, or from masks of another tool."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from unet_cli.system.stage_times import StageTimes
 
 @dataclass(frozen=True)
 class Mask:
-    """classes: (H, W) uint8 class indices, 255 for ignored. numbers: (H, W) whole numbers of its objects, 0 where there
-    is none; an object's pixels of different classes are different objects."""
+    """A semantic and an instance mask of one image.
+
+    classes: (H, W) uint8 class indices, 255 for ignored. numbers: (H, W) object numbers, 0 for none; pixels of one
+    number but different classes are different objects.
+    """
 
     classes: np.ndarray
     numbers: np.ndarray
@@ -36,8 +39,8 @@ class Mask:
 
 @dataclass(frozen=True)
 class Answer:
-    """One image. probs: (K, H, W) float32 as the network says, None for masks of another tool. temperature: by which
-    they are to be calibrated."""
+    """One image's ground truth and prediction. probs: (K, H, W) float32, uncalibrated; None for masks of another tool.
+    temperature: calibrates them."""
 
     pair: Pair
     target: Mask
@@ -47,13 +50,13 @@ class Answer:
 
     @cached_property
     def ignored(self) -> np.ndarray | None:
-        """(H, W) bool, the pixels that count nowhere; None where there are none."""
+        """(H, W) bool, the ignored pixels; None where there are none."""
         ignored = self.target.classes == IGNORED
         return ignored if ignored.any() else None
 
 
 class _Sample(Task):
-    """An image on its way through the network, its pair and its truth."""
+    """An image that passes through the network, with its pair and ground truth."""
 
     def __init__(self, picture: Picture, pair: Pair, target: Mask) -> None:
         super().__init__(picture, pair.image)
@@ -68,7 +71,8 @@ def of_network(
     workers: int | None,
     console: Console,
 ) -> Iterator[Answer]:
-    """The network's answers at the images' original size, in the order of the pairs; labels: of the truth's masks.
+    """The network's predictions at the images' original size, in the order of the pairs; labels: the label map of the
+    ground truth.
 
     Raises UserError at a file that can't be read.
     """
@@ -88,15 +92,15 @@ def of_masks(
     console: Console,
     lacking: Container[Pair] = (),
 ) -> Iterator[Answer]:
-    """Answers that are masks on disk: of each pair another tool's. lacking: pairs whose image lacks pixels; no other
-    image is read. Raises UserError at a file that can't be read, or is of another size than the truth."""
+    """Predictions from mask files of another tool. lacking: pairs whose image has missing pixels; no other images are
+    read. Raises UserError at a file that can't be read or differs in size from the ground truth."""
     answers = prefetch(partial(_read_both, labels, their_labels, cleaning, lacking), masks.items(), workers)
     yield from console.progress(answers, len(masks), "reading masks", "images")
 
 
 def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> Mask:
-    """A mask and its objects: as the file numbers them, or one of several files each, or what is connected, corners
-    included. missing: (H, W), pixels that the image lacks, which are ignored. Raises UserError."""
+    """A mask and its objects: numbered in the file, one in each of several files, or 8-connected components. missing:
+    (H, W) bool, missing pixels of the image, which are ignored. Raises UserError."""
     try:
         found = read_mask(source)
         classes = labels.encode(found)[0]
@@ -105,7 +109,7 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
         if labels.kind == "instances":
             numbers = np.where(classes == IGNORED, 0, mask_as(labels.reading, found)[0])
         elif len(source.paths) > 1 and not source.classes:
-            numbers = _one_a_file(source, labels)
+            numbers = _numbered_by_file(source, labels)
         else:
             numbers = objects_of(np.where(classes == IGNORED, np.uint8(0), classes), Cleaning())
     except UserError as error:
@@ -113,8 +117,8 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
     return Mask(classes, numbers)
 
 
-def _one_a_file(source: Source, labels: LabelMap) -> np.ndarray:
-    """Where objects overlap, the pixel is the later file's."""
+def _numbered_by_file(source: Source, labels: LabelMap) -> np.ndarray:
+    """Object numbers from one file an object; where objects overlap, the later file wins."""
     numbers: np.ndarray | None = None
     for number, path in enumerate(source.paths, start=1):
         inside = labels.encode(read_mask(replace(source, paths=(path,))))[0] > 0
@@ -128,7 +132,7 @@ def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
     missing = _missing(pair.image) if is_float else None
     sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels, missing))
-    if sample.picture.size != sample.target.classes.shape:  # one of them was replaced since both were looked at
+    if sample.picture.size != sample.target.classes.shape:  # a file was replaced after the check of the data
         sizes = [f"{width}x{height}" for height, width in (sample.target.classes.shape, sample.picture.size)]
         raise UserError(f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: was one replaced?")
     return sample

@@ -1,4 +1,4 @@
-"""An evaluation as the settings ask for it: the data, who is evaluated on them, and who that is compared with."""
+"""The setup of an evaluation according to the settings: data, what is evaluated, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from unet_cli.system.console import Console, few
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be evaluated on what. pairs: that both can honestly be judged by; other: what it is compared with."""
+    """A prepared evaluation. pairs: those on which both `subject` and `other` are unbiased; other: what it is compared
+    with."""
 
     card: Card
     labels: LabelMap
@@ -32,7 +33,7 @@ class Case:
 
 
 def case_of(config: EvaluateConfig, console: Console) -> Case:
-    """As the settings say. Raises UserError that says all that stops the evaluation, before anything is computed."""
+    """Set up the evaluation. Raises a UserError that lists all problems, before anything is computed."""
     named: Mapping[Path, Checkpoint] | Path
     if config.pred is not None:
         named, known, spec = config.pred, None, None
@@ -62,19 +63,19 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
 
 
 def _paired_as(trained: Checkpoint, config: EvaluateConfig) -> Layout:
-    """By the rule that the network was trained with, where the settings give none and it fits here too. Raises
-    UserError."""
+    """The layout by the pairing rule that the network was trained with, if the settings give none and it fits these
+    data. Raises UserError."""
     rule = trained.training.get("pair")
     if rule and config.images is None and config.masks is None and config.pair is None:
         try:
             return layout_of(replace(config, pair=rule))
-        except UserError:  # of data that are laid out in another way
+        except UserError:  # these data have another layout
             pass
     return layout_of(config)
 
 
 def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
-    """A line for classes that none of the masks holds."""
+    """A note on classes that none of the masks contains."""
     facts_of = dict(card.everything)
     contents = labels.count_classes([facts_of[pair].values for pair in pairs])[0].sum(0)
     unseen = [
@@ -82,11 +83,11 @@ def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
     ]
     if not unseen or not contents.any() or labels.num_classes == 2:
         return []
-    return [f"no mask holds {few(unseen)}: left out of the mean over classes"]
+    return [f"no mask contains {few(unseen)}: left out of the mean over classes"]
 
 
 def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
-    """The checkpoints by their files. Raises UserError."""
+    """The checkpoints by file. Raises UserError."""
     return {path: load_checkpoint(path) for path in find_checkpoints(paths)}
 
 

@@ -1,4 +1,4 @@
-"""Predictions against truth, over a data set, at the images' original size."""
+"""Evaluate predictions against the ground truth of a data set, at the images' original size."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from unet_cli.metrics.ranking import coarse
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import default_workers, prefetch
 
-SAMPLED_PIXELS = 2**19  # of all images together, by which calibration is judged
-MIN_SAMPLED = 256  # of an image
+SAMPLED_PIXELS = 2**19  # for calibration, of all images together
+MIN_SAMPLED = 256  # for calibration, of each image
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of each image; their `levels` are coarse, see ranking.coarse, and those of all together fine:
-    (C, 2, 65536), None where there are no probabilities. scoring: how it was measured."""
+    """The measurements of all images.
+
+    images: their `levels` are coarse histograms, see ranking.coarse. levels: the fine ones of all images together, (C,
+    2, 65536), None without probabilities. scoring: the settings of the measurement.
+    """
 
     labels: LabelMap
     scoring: Scoring
@@ -43,7 +46,7 @@ class Evaluation:
 
     @property
     def foreground(self) -> np.ndarray:
-        """(images, C, 3) counts of the classes that are scored."""
+        """(images, C, 3) counts of the scored classes."""
         return self.counts[:, self.labels.scored.start :]
 
     @cached_property
@@ -52,13 +55,13 @@ class Evaluation:
         return summarize(self.counts, self.labels.names, self.labels.scored.start)
 
     def calibrated(self) -> Evaluation:
-        """The same with the temperature that fits these images, which are to be of a validation part."""
+        """The same with the temperature fitted to these images, which should be a validation part."""
         temperature = fit_temperature(self.sample)
         return replace(self, images=[replace(one, temperature=temperature) for one in self.images])
 
     @property
     def sample(self) -> PixelSample:
-        """Of all images together."""
+        """The pixel samples of all images together."""
         samples = [one.sample for one in self.images if one.sample is not None]
         return PixelSample(
             np.concatenate([one.probs for one in samples]), np.concatenate([one.target for one in samples])
@@ -66,13 +69,13 @@ class Evaluation:
 
     @property
     def temperature(self) -> float:
-        """That of the first image; of one network's validation part all have the same."""
+        """The temperature of the first image; images of one network's validation part all have the same."""
         return self.images[0].temperature
 
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:
-        """Of THRESHOLDS the one with the highest set Dice, the middle one where several are, as a calibrated
-        probability; and that set Dice. None for more than one foreground class."""
+        """The threshold of THRESHOLDS with the highest set Dice, as a calibrated probability, and that set Dice; the
+        middle one of several that tie. None with several foreground classes."""
         sweeps = [one.sweep for one in self.images if one.sweep is not None]
         if not sweeps:
             return None
@@ -94,10 +97,10 @@ def evaluate(
     keep_alpha: bool = False,
     doubts: bool = False,
 ) -> Evaluation:
-    """Measure the answers, in threads, as they come.
+    """Measure the predictions in threads, as they arrive.
 
-    names: of the pairs that they are of, in the order that the evaluation is to have. panels: draw them, read with
-    keep_alpha. doubts: about their masks. Raises UserError where an answer can't be had.
+    names: the pairs' names, in the order of the evaluation's images. panels: draw panels, reading images with
+    keep_alpha. doubts: compute label doubts. Raises UserError where a prediction is not available.
     """
     pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(names))
     wanted = Wanted(scoring, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
@@ -116,7 +119,7 @@ def evaluate(
 def evaluate_network(
     predictor: Predictor, pairs: Sequence[Pair], workers: int | None, console: Console, panels: bool = False
 ) -> Evaluation:
-    """As `unet evaluate` without any options."""
+    """Evaluate one network as `unet evaluate` does with its default options."""
     answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
     keep_alpha = predictor.preprocessing.keep_alpha
     return evaluate(answers, predictor.labels, [pair.name for pair in pairs], Scoring(), workers, panels, keep_alpha)

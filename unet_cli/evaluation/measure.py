@@ -1,4 +1,4 @@
-"""One image: all that is measured of a prediction against its truth."""
+"""Measurements of one image: its prediction against its ground truth."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is measured beside what always is.
+    """The optional measurements.
 
-    pixels: most of an image that calibration is judged by. colours: that it is drawn in, None where it isn't, and
-    keep_alpha: how it is read for that. doubts: whether its mask is doubted.
+    pixels: maximum number of pixels in the calibration sample. colours: colours of the panels, None for no panels;
+    keep_alpha: how images are read for them. doubts: whether to look for label errors.
     """
 
     scoring: Scoring
@@ -41,13 +41,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one image; K classes, C of them scored: all but the background.
+    """The measurements of one image; K classes, C of them scored: all but the background.
 
-    confusion: (K, K) int64 pixels, [target, pred]. surfaces: (C, 4) Hausdorff distance at 95 %, mean surface distance,
-    surface Dice, boundary IoU, NaN where the class is in neither mask. matches: of each foreground class. membranes:
-    (11, 2), see membrane_scores. Of probabilities, where there are any: levels (C, 2, 65536), see count_levels; sweep
-    (thresholds, 3) TP, FP, FN of the only foreground class at each of THRESHOLDS; sample, and the temperature that it
-    is to be calibrated by.
+    confusion: (K, K) int64 pixels, [target, pred]. surfaces: (C, 4) 95th percentile Hausdorff distance, average
+    symmetric surface distance, surface Dice, boundary IoU, NaN where the class is in neither mask. matches: one for
+    each foreground class. membranes: (11, 2), see membrane_scores. With probabilities: levels (C, 2, 65536), see
+    count_levels; sweep (thresholds, 3) TP, FP, FN of the only foreground class at each of THRESHOLDS; sample, and the
+    temperature that calibrates it.
     """
 
     name: str
@@ -65,7 +65,8 @@ class Measured:
 
 
 def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
-    """classes: that are scored. Raises UserError where the image can't be read again to be drawn."""
+    """Measure one image; classes: the scored ones. Raises UserError where the image can't be read again for its
+    panels."""
     target, pred, num_classes = answer.target.classes, answer.pred.classes, classes.stop
     matrix = confusion(torch.from_numpy(pred)[None], torch.from_numpy(target)[None], num_classes)
     found = Measured(
@@ -94,7 +95,7 @@ def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
 
 
 def _surface(answer: Answer, one: int, scoring: Scoring) -> tuple[float, float, float, float]:
-    """In units of the spacing, which is one pixel unless given."""
+    """Surface metrics in units of the spacing, which is one pixel unless given."""
     pred, target = answer.pred.classes == one, answer.target.classes == one
     band = scoring.band_of((target.shape[0], target.shape[1]))
     found = compare_surfaces(pred, target, scoring.pixel, scoring.within, band, answer.ignored)
@@ -107,7 +108,7 @@ def _matches(answer: Answer, one: int) -> Matches:
 
 
 def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
-    """Of cells and what is between them: foreground and background, of whatever class."""
+    """Membrane metrics of cells against the rest: foreground and background, whatever the class."""
     target = answer.target.classes
     if answer.probs is None:
         cells = (answer.pred.classes > 0).astype(np.float32)
@@ -122,14 +123,15 @@ def _panels(answer: Answer, colours: Colours, keep_alpha: bool) -> Panels:
 
 
 def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(H, W) probabilities and truth -> (thresholds, 3) counts TP, FP, FN of the foreground at each threshold.
+    """(H, W) probabilities and ground truth -> (thresholds, 3) TP, FP, FN of the foreground at each threshold.
 
-    Ignored pixels count nowhere.
+    Ignored pixels are not counted.
     """
     probs, target = probs[target != IGNORED], target[target != IGNORED]
-    passed = np.searchsorted(THRESHOLDS.astype(np.float32), probs, side="right")  # thresholds that a pixel reaches
+    passed = np.searchsorted(THRESHOLDS.astype(np.float32), probs, side="right")  # number of thresholds passed
     truth = target > 0
     bins = len(THRESHOLDS) + 1
+    # One histogram and its reversed cumulative sum replace a pass over the image for each threshold.
     reached_true, reached_false = (
         np.bincount(passed[part], minlength=bins)[::-1].cumsum()[::-1][1:] for part in (truth, ~truth)
     )

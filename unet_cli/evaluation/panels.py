@@ -1,4 +1,4 @@
-"""Panels of the page: an image, its mask, the prediction and the errors, each a small file."""
+"""Panels of the report: an image, its mask, the prediction and the errors, each a small file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
 
 @dataclass(frozen=True)
 class Panels:
-    """An image for the page: each a whole file, at most PANEL pixels a side.
+    """The panels of one image, each a complete file, at most PANEL pixels a side.
 
     image: JPEG. mask, pred, errors: PNG with a palette.
     """
@@ -34,16 +34,16 @@ class Panels:
 
 
 def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colours: Colours) -> Panels:
-    """(C, H, W) uint8, uint16 or float32 pixels as in the file; (H, W) uint8 class indices of the truth, with
-    IGNORED, and of the prediction -> files for the page, at most PANEL pixels a side.
+    """(C, H, W) uint8, uint16 or float32 pixels as in the file; (H, W) uint8 class indices of the ground truth, with
+    IGNORED, and of the prediction -> files for the report, at most PANEL pixels a side.
 
-    The image is averaged and its contrast stretched; of other than 1 or 3 channels the first three are shown, or the
-    first. Masks are taken at the nearest pixel. Of errors none is lost: a pixel of that panel shows the worst of those
-    that it stands for.
+    The image is downsampled by averaging and its contrast stretched; with other than 1 or 3 channels, the first three
+    or the first one is shown. Masks are downsampled by nearest neighbour. The error panel keeps every error: a pixel
+    shows the worst kind of the pixels that it covers.
     """
     height, width = _size(*target.shape)
     num_classes = len(colours.names)
-    palette = colours.area_palette()[: num_classes + 1]  # the last is that of ignored pixels
+    palette = colours.area_palette()[: num_classes + 1]  # the last colour is for ignored pixels
     kinds = error_kinds(target, pred, int(colours.background))
     return Panels(
         image=_jpeg(pixels, height, width),
@@ -54,9 +54,11 @@ def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colour
 
 
 def error_kinds(target: np.ndarray, pred: np.ndarray, first: int = 1) -> np.ndarray:
-    """(H, W) uint8 class indices of truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE, ...
+    """(H, W) uint8 class indices of ground truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE,
+    ...
 
-    first: of the foreground classes, 0 where none is background."""
+    first: the first foreground class, 0 where there is no background.
+    """
     ignored, right = target == IGNORED, target == pred
     no_truth, no_pred = target < first, pred < first
     kinds = [np.uint8(kind) for kind in (LEFT_OUT, BACKGROUND, RIGHT, FALSE, MISSED)]
@@ -69,6 +71,7 @@ def _size(height: int, width: int) -> tuple[int, int]:
 
 
 def _nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Downsample to (height, width) by nearest neighbour, at pixel centres."""
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), indices.shape, strict=True)
     )
@@ -76,7 +79,7 @@ def _nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The highest number of each cell, all cells together being the whole."""
+    """The maximum over each cell of a height x width grid; the cells cover the whole image."""
     rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), kinds.shape, strict=True))
     return np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
 
@@ -87,10 +90,10 @@ def _jpeg(pixels: np.ndarray, height: int, width: int) -> bytes:
 
 
 def _png(indices: np.ndarray, palette: np.ndarray) -> bytes:
-    """(H, W) indices -> PNG with (n, 3) colours, as few bits a pixel as they need."""
+    """(H, W) indices -> PNG with a palette of (n, 3) colours, at the lowest bit depth that holds them."""
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(palette.astype(np.uint8).tobytes())
-    # Runs alone are small enough, and found in a fortieth of the time that the best compression takes.
+    # Run-length encoding is small enough, and takes a fortieth of the time of the best compression.
     return _saved(image, format="PNG", compress_type=zlib.Z_RLE)
 
 

@@ -1,4 +1,4 @@
-"""The scores of each image and class as a table for people and programs."""
+"""The scores of each image and class as a CSV table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.scores import EMPTY, by_image, mean_of_classes
-from unet_cli.metrics.overlap import dice, held_classes
+from unet_cli.metrics.overlap import dice, present_classes
 from unet_cli.system.files import make_folder, whole_file
 
 
 def write_csv(path: Path, found: Evaluation) -> None:
-    """A row for each image and foreground class: the metrics of an image that a class has, pixels, and objects found at
-    IoU 0.5. Raises UserError."""
+    """Write a row for each image and foreground class: the metrics, pixel counts, and objects found at IoU 0.5. Raises
+    UserError."""
     table = by_image(found)
     make_folder(path.parent)
     with whole_file(path) as file:
@@ -36,17 +36,17 @@ def write_csv(path: Path, found: Evaluation) -> None:
 
 
 def worst(found: Evaluation, count: int) -> list[tuple[str, float]]:
-    """Name and mean Dice over the foreground classes of the images that came out worst, the worst first."""
+    """Names and mean Dice over the foreground classes of the lowest-scoring images, the worst first."""
     by_dice = image_dice(found)
     order = np.argsort(by_dice, kind="stable")[:count]  # NaN comes last
     return [(found.images[row].name, float(by_dice[row])) for row in order if not math.isnan(by_dice[row])]
 
 
 def image_dice(found: Evaluation) -> np.ndarray:
-    """(images) mean Dice over the foreground classes that some mask of the set holds; where a class is in neither mask
-    of the image, as --empty says."""
-    held = held_classes(found.foreground)
-    return mean_of_classes(dice(found.foreground[:, held], EMPTY[found.scoring.empty]))
+    """(images) mean Dice over the foreground classes in any mask of the set; a class that is in neither mask of an
+    image scores as --empty says."""
+    present = present_classes(found.foreground)
+    return mean_of_classes(dice(found.foreground[:, present], EMPTY[found.scoring.empty]))
 
 
 def _spelled(value: float) -> str:

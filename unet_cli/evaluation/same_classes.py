@@ -1,4 +1,4 @@
-"""How masks are read as the classes that they are compared with, whose values or colours may be others."""
+"""Read masks as the classes that they are compared with, though their values or colours may differ."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unet_cli.errors import UserError
 
 
 def values_or_objects(stats: Sequence[ValueStats], labels: LabelMap) -> LabelMap:
-    """How masks that are compared with these classes are read: with objects or two classes, many numbers are objects
-    if they can be, however few the masks. Raises UserError."""
+    """The label map of masks that are compared with these classes. Compared with objects or with two classes, masks of
+    many numbers are read as objects if they can be, however few the masks. Raises UserError."""
     objects = ClassSpec(labels.names)
     if labels.kind == "instances":
         return find_labels(stats, objects)
@@ -30,31 +30,30 @@ def values_or_objects(stats: Sequence[ValueStats], labels: LabelMap) -> LabelMap
 def as_classes(
     stats: Sequence[ValueStats], found: LabelMap, wanted: LabelMap, what: str, said: bool = False
 ) -> tuple[LabelMap, list[str]]:
-    """How masks of these values are read as the wanted classes, and what is to be said of that: by value where all
-    values are known, by name where the user has named the same classes, else in their order.
+    """The label map that reads masks of these values as the wanted classes, and remarks on it: by value if all values
+    are known, by name if the user has named the same classes, else by order.
 
-    said: the user has decided how the masks are read. Raises UserError where there are more or fewer classes, and where
-    some values are known and others not.
+    said: whether the user has specified how the masks are read. Raises UserError if the number of classes differs, or
+    if only some values are known.
     """
     if said and sorted(found.names) == sorted(wanted.names):
         order = [found.names.index(name) for name in wanted.names]
         values = tuple(found.values[place] for place in order)
         return replace(found, names=wanted.names, values=values, background=wanted.background), []
     alike = (wanted.kind, found.kind) in (("values", "values"), ("values", "soft"), ("colours", "colours"))
-    alike &= wanted.reading == found.reading or found.reading != "gray"  # of palettes that say other than indices
+    alike &= wanted.reading == found.reading or found.reading != "gray"  # palettes that hold other things than indices
     alike |= wanted.kind == "colours" and any(one.palette is not None for one in stats)
     by_palette = _by_palette(found, wanted)
     if by_palette is not None and not said and not by_palette.count_classes(stats)[1]:
         return by_palette, [f"{what} are read by the colours of the palette that they are compared with"]
-    told_by_value = alike and not said and wanted.ignore not in found.values and not _fall_together(found, wanted)
-    if told_by_value and not wanted.count_classes(stats)[1]:
+    by_value = alike and not said and wanted.ignore not in found.values and not _fall_together(found, wanted)
+    if by_value and not wanted.count_classes(stats)[1]:
         return wanted, []
     some_known = wanted.num_classes > 2 and set(found.values[1:]) & set(wanted.values[1:])
     if found.num_classes != wanted.num_classes or (some_known and not said):
         raise UserError(
             f"{what} have other classes than they are compared with, {found.describe()} and not {wanted.describe()}: "
-            "say which value is which class with --classes FILE.toml, by the same names, or give masks of the same "
-            "classes"
+            "map values to classes of the same names with --classes FILE.toml, or give masks of the same classes"
         )
     note = (
         [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
@@ -63,8 +62,8 @@ def as_classes(
 
 
 def _fall_together(found: LabelMap, wanted: LabelMap) -> bool:
-    """Whether values that no JPEG has blurred are one class only because JPEG has blurred those that are wanted: 0, 1
-    and 2 are all background within the reach of 0, 128 and 255."""
+    """Whether distinct values fall into one class of `wanted` only because of its tolerance for JPEG noise: 0, 1 and 2
+    are all background within the reach of 0, 128 and 255, but not if `found` has no such noise."""
     if not wanted.reach or found.reach or found.kind != "values":
         return False
     known = [index for index in wanted.indices_of(np.array(found.values)).tolist() if index >= 0]
@@ -72,7 +71,7 @@ def _fall_together(found: LabelMap, wanted: LabelMap) -> bool:
 
 
 def _by_palette(found: LabelMap, wanted: LabelMap) -> LabelMap | None:
-    """Masks in the colours that the wanted classes have in their palette."""
+    """The label map of colour masks that use the palette colours of the wanted classes; None if they don't."""
     if found.kind != "colours" or not wanted.palette or max(wanted.values) >= len(wanted.palette) // 3:
         return None
     shown = [int.from_bytes(bytes(wanted.palette[3 * value : 3 * value + 3])) for value in wanted.values]

@@ -1,16 +1,16 @@
-"""What was measured of the images -> the scores of the set, with bootstrap intervals.
+"""Scores of the set from the measurements of its images, with bootstrap confidence intervals.
 
-Every metric is computed from sums over images, each image counted as often as its weight says: once for the score
-itself, as often as it was drawn in a resample. All resamples are computed at once.
+Every metric is computed from sums over images that are weighted by their multiplicity: one for the score itself, the
+number of draws in a bootstrap resample. All resamples are computed at once.
 
-The mean over images (dice, hd95, ...) is that of each class, and 'all' the mean over the foreground classes. Where a
-class is in neither mask of an image, --empty says what the image counts: perfect, as 1, and as a distance of 0; skip,
-not at all; worst, as 0, and as a distance of the image's diagonal. Where it is in just one of them, scores are 0 and
-distances the diagonal. Scores over the pixels of all images together (pooled_dice, ...) and set_dice follow the same
-rule. Of several classes, those that no mask of the truth holds have no scores.
+Image metrics (dice, hd95, ...) are averaged over images for each class; 'all' is the mean over the foreground classes.
+Where a class is in neither mask of an image, --empty decides: perfect scores 1 with a distance of 0; skip leaves the
+image out; worst scores 0 with the image's diagonal as distance. Where it is in just one mask, scores are 0 and
+distances the diagonal. Metrics of all pixels together (pooled_dice, ...) and set_dice follow the same rule. With
+several classes, those that no ground truth mask contains have no scores.
 
 Source of the intervals: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentiles); images
-are what is drawn, since pixels of one image are not independent.
+are resampled, since pixels of one image are not independent.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from unet_cli.metrics.overlap import (
     area_shares,
     counted_pixels,
     dice,
-    held_classes,
     iou,
     precision,
+    present_classes,
     ratio,
     recall,
     shown_classes,
@@ -41,9 +41,9 @@ from unet_cli.metrics.overlap import (
 from unet_cli.metrics.ranking import average_precision, roc_auc
 
 RESAMPLES = 2000
-MAX_DRAWN = 10**8  # images in all resamples together: of a huge set there are fewer
-FEW_IMAGES = 10  # of fewer, a bootstrap says little
-MIN_COMPARED = 6  # images: of fewer, all may differ in one direction by luck
+MAX_DRAWN = 10**8  # images in all resamples together: huge sets get fewer resamples
+FEW_IMAGES = 10  # bootstrap intervals of fewer images are unreliable
+MIN_COMPARED = 6  # images: with fewer, all may differ in one direction by chance at the 5 % level
 SURFACES = ("hd95", "assd", "surface_dice", "boundary_iou")
 DISTANCES = ("hd95", "assd")
 FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -52,17 +52,17 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "precision": precision,
     "recall": recall,
 }
-EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty, as a score; as a distance, 1 - it diagonals
+EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty as a score; as a distance, (1 - score) diagonals
 
-Sampled = dict[str, np.ndarray]  # of each metric (1 + resamples, 1 + classes): the score itself first, 'all' first
+Sampled = dict[str, np.ndarray]  # metric -> (1 + resamples, 1 + classes); row 0 is the score, column 0 is 'all'
 
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of a class, or over all of them.
+    """One metric of a class, or over all classes.
 
-    metric: such as 'dice'. name: of the class; 'all' for the mean over the foreground classes, and for what is of no
-    class. low, high: its 95 % bootstrap interval over images. NaN where there is nothing to tell.
+    metric: its key, such as 'dice'. name: the class; 'all' for the mean over the foreground classes, and for metrics
+    without classes. low, high: the 95 % bootstrap confidence interval over images. NaN where undefined.
     """
 
     metric: str
@@ -73,12 +73,12 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """None where there is nothing to tell."""
+        """The confidence interval; None where undefined."""
         return None if math.isnan(self.low) else (self.low, self.high)
 
 
 def sampled(found: Evaluation) -> Sampled:
-    """Every metric, of all images and of resamples of them: the same ones whenever there are as many images."""
+    """Every metric, of all images and of the bootstrap resamples, which are the same for equal numbers of images."""
     weights = _drawn(len(found.images))
     per_image = {name: _mean(values, weights) for name, values in by_image(found).items()}
     pooled = {f"pooled_{name}": values for name, values in _pooled(found, weights).items()}
@@ -87,38 +87,38 @@ def sampled(found: Evaluation) -> Sampled:
     )
     tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
-        table[:, ~held_classes(found.foreground)] = math.nan
+        table[:, ~present_classes(found.foreground)] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
     with_all["accuracy"][:, 0], with_all["pooled_accuracy"][:, 0] = _accuracy_of_all(found, weights)
     return with_all | _mean_iou(found, weights) | _membranes(found, weights)
 
 
 def scores(table: Sampled, found: Evaluation) -> list[Score]:
-    """All metrics of the set, each over all classes and of each. table: `sampled(found)`."""
+    """All metrics of the set, over all classes and of each class. table: `sampled(found)`."""
     return _rows(table, found, least=2)
 
 
 def overall(found: Evaluation, metric: str) -> Score:
-    """A metric of each image, such as dice, over all classes: as in `scores`, without computing the others."""
+    """An image metric, such as dice, over all classes: as in `scores`, without computing the others."""
     table = _mean(by_image(found)[metric], _drawn(len(found.images)))
-    table[:, ~held_classes(found.foreground)] = math.nan
+    table[:, ~present_classes(found.foreground)] = math.nan
     return _rows({metric: mean_of_classes(table)[:, None]}, found, least=2)[0]
 
 
 def differences(table: Sampled, other: Sampled, found: Evaluation) -> list[Score]:
-    """How much higher the scores of one are than those of another, on the same images in the same order: both were
-    drawn together (paired bootstrap). Without intervals for fewer than MIN_COMPARED images."""
+    """The scores of `table` minus those of `other`, on the same images in the same order, by paired bootstrap: both use
+    the same resamples. Without intervals for fewer than MIN_COMPARED images."""
     return _rows({name: values - other[name] for name, values in table.items() if name in other}, found, MIN_COMPARED)
 
 
-def is_sure(difference: Score) -> bool:
-    """Whether it is more than luck: its interval leaves out 0."""
+def is_significant(difference: Score) -> bool:
+    """Whether the difference is statistically significant at the 5 % level: its 95 % interval excludes 0."""
     return difference.low > 0 or difference.high < 0
 
 
 def by_image(found: Evaluation) -> dict[str, np.ndarray]:
-    """(images, classes) of each metric of an image, as --empty says where a class is in neither mask; NaN for an image
-    of which no pixel counts."""
+    """(images, classes) of each image metric; as --empty says where a class is in neither mask; NaN for an image whose
+    pixels are all ignored."""
     counts, empty, pixels = found.foreground, EMPTY[found.scoring.empty], _pixels(found)[:, None]
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
     table["accuracy"] = accuracy(counts, pixels)
@@ -135,7 +135,7 @@ def by_image(found: Evaluation) -> dict[str, np.ndarray]:
 
 
 def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
-    """Of all images together, without and with their temperatures; None where there are no probabilities."""
+    """The reliability of all images together, without and with their temperatures; None without probabilities."""
     if found.levels is None:
         return None
     everything = np.ones((1, len(found.images)))
@@ -144,37 +144,39 @@ def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
 
 
 def mean_of_classes(table: np.ndarray) -> np.ndarray:
-    """(n, classes) -> (n), NaN being left out."""
+    """(n, classes) -> (n), the mean over classes without NaN."""
     known = ~np.isnan(table)
     return ratio(np.where(known, table, 0.0).sum(1), known.sum(1), math.nan)
 
 
 def _drawn(images: int) -> np.ndarray:
-    """(1 + resamples, images) how often each image counts: once, then as often as it was drawn."""
+    """(1 + resamples, images) multiplicity of each image: 1, then the number of its draws in each resample."""
     resamples = max(RESAMPLES // 10, min(RESAMPLES, MAX_DRAWN // images))
+    # Drawing n images with replacement makes their multiplicities multinomial. The fixed seed makes comparisons paired.
     draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, resamples)
     return np.concatenate([np.ones((1, images)), draws])
 
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
-    """(resamples, classes) of the pixels of all images together."""
+    """(resamples, classes) metrics of the pixels of all images together."""
     counts, pixels = _weighted(found.foreground, weights), _weighted(_pixels(found)[:, None], weights)
     table = {name: function(counts, EMPTY[found.scoring.empty]) for name, function in FROM_COUNTS.items()}
     return table | {"accuracy": accuracy(counts, pixels)}
 
 
 def _accuracy_of_all(found: Evaluation, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(resamples) share of the pixels whose class is right: mean over images, and of all together."""
+    """(resamples) fraction of the pixels whose class is correct: mean over images, and of all pixels together."""
     right, pixels = found.counts[..., 0].sum(1)[:, None], _pixels(found)[:, None]
     pooled = ratio(_weighted(right, weights), _weighted(pixels, weights), math.nan)
     return _mean(ratio(right, pixels, math.nan), weights)[:, 0], pooled[:, 0]
 
 
 def _ranked(found: Evaluation, weights: np.ndarray) -> Sampled:
-    """Average precision and area under the ROC curve of all pixels together. Their resamples come from coarse levels,
-    and are moved by what these are off for the whole set."""
+    """Average precision and area under the ROC curve of all pixels together."""
     if found.levels is None:
         return {}
+    # A histogram of 65,536 levels for each image would not fit the memory: resamples use coarse histograms, shifted by
+    # their deviation from the fine one on the whole set.
     levels = np.stack([one.levels for one in found.images if one.levels is not None])
     table = {}
     for name, score in (("average_precision", average_precision), ("roc_auc", roc_auc)):
@@ -185,17 +187,19 @@ def _ranked(found: Evaluation, weights: np.ndarray) -> Sampled:
 
 
 def _calibration(found: Evaluation, weights: np.ndarray) -> Sampled:
-    """The error of resamples is moved by what it is higher on average: chance alone makes gaps between bins."""
+    """Expected calibration error, bias-corrected."""
     if found.levels is None:
         return {}
+    # Sampling noise alone makes gaps between bins, so resamples have a higher error on average: this bias is
+    # subtracted.
     error = calibration_error(_reliability(_weighted(_bins(found, True), weights)))
     error[1:] = (error[1:] - error[1:].mean(0) + error[0]).clip(0)
     return {"calibration_error": error}
 
 
 def _mean_iou(found: Evaluation, weights: np.ndarray) -> Sampled:
-    """Of all classes that masks hold, the background too, mean over images; where there are several besides. Of no
-    class."""
+    """Mean IoU over all present classes, background included, averaged over images; only with several foreground
+    classes. One column, since it has no value for a class."""
     if found.labels.num_classes == 2:
         return {}
     values = iou(found.counts, EMPTY[found.scoring.empty])[:, shown_classes(found.counts, found.labels.scored.start)]
@@ -204,7 +208,7 @@ def _mean_iou(found: Evaluation, weights: np.ndarray) -> Sampled:
 
 
 def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
-    """Of no class."""
+    """V_rand and V_info, one column each."""
     of_images = [one.membranes for one in found.images if one.membranes is not None]
     if not of_images:
         return {}
@@ -213,7 +217,8 @@ def _membranes(found: Evaluation, weights: np.ndarray) -> Sampled:
 
 
 def _bins(found: Evaluation, calibrate: bool) -> np.ndarray:
-    """(images, 3, classes, bins) sums over pixels, as the sampled ones tell: of probabilities, of hits, of ones."""
+    """(images, 3, classes, bins) sums over pixels, extrapolated from the pixel samples: of probabilities, positives and
+    counts."""
     parts = []
     for one, pixels in zip(found.images, _pixels(found), strict=True):
         assert one.sample is not None
@@ -225,31 +230,31 @@ def _bins(found: Evaluation, calibrate: bool) -> np.ndarray:
 
 
 def _reliability(sums: np.ndarray) -> Reliability:
-    """(..., 3, classes, bins) sums as of `_bins`."""
+    """Reliability from (..., 3, classes, bins) sums of `_bins`."""
     confidence, hits, count = np.moveaxis(sums, -3, 0)
     return Reliability(ratio(confidence, count, math.nan), ratio(hits, count, math.nan), count)
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(images, ...) and (resamples, images) -> (resamples, ...) sums."""
+    """(images, ...) and (resamples, images) -> (resamples, ...) weighted sums."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     return (weights @ flat).reshape(len(weights), *values.shape[1:])
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(images, ...) and (resamples, images) -> (resamples, ...) means over images, NaN being left out."""
+    """(images, ...) and (resamples, images) -> (resamples, ...) weighted means over images without NaN."""
     known = ~np.isnan(values)
     return ratio(_weighted(np.where(known, values, 0.0), weights), _weighted(known, weights), math.nan)
 
 
 def _pixels(found: Evaluation) -> np.ndarray:
-    """(images) that count."""
+    """(images) number of pixels that are not ignored."""
     return counted_pixels(found.counts).astype(np.float64)
 
 
 def _rows(tables: Sampled, found: Evaluation, least: int) -> list[Score]:
-    """With the intervals of the resamples, if there are at least so many images. A class that is called 'all' is told
-    from the mean over all."""
+    """Scores with confidence intervals from the resamples, if there are at least `least` images. A class named 'all'
+    gets a trailing space to distinguish it from the mean over all."""
     names = ["all"]
     if found.labels.num_classes > 2:
         names += [f"{name} " if name == "all" else name for name in found.labels.scored_names]

@@ -1,4 +1,4 @@
-"""Who is evaluated: networks, each on images that it did not learn from, or masks that any tool made."""
+"""What is evaluated: networks, each on images that it was not trained on, or masks that any tool predicted."""
 
 from __future__ import annotations
 
@@ -32,29 +32,30 @@ SCORED_BY_THEMSELVES = (
     "scores may be a little lower"
 )
 
-BESIDE = re.compile(r"_(overlay|instances|probability(_[^/]*)?|attention_\d+)$")  # that predict writes beside a mask
+BESIDE = re.compile(r"_(overlay|instances|probability(_[^/]*)?|attention_\d+)$")  # other outputs of unet predict
 
-Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # members of one predictor, and pairs that none of them learned from
+Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # ensemble members, and pairs that none of them was trained on
 
 
 class Subject(Protocol):
-    """What is evaluated."""
+    """The source of the predictions under evaluation."""
 
     @property
     def pairs(self) -> list[Pair]:
-        """Those that it can honestly be judged by."""
+        """The pairs that give an unbiased evaluation: none of them was trained on."""
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of it."""
+        """Remarks for the user about the evaluation."""
 
     def answers(self, pairs: Sequence[Pair], labels: LabelMap, console: Console) -> Iterator[Answer]:
-        """Of these of its pairs, in any order; labels: of the truth. Raises UserError."""
+        """The predictions for these of its pairs, in any order; labels: the label map of the ground truth. Raises
+        UserError."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """cleaning: of their masks."""
+    """Predictions of networks; cleaning: postprocessing of their masks."""
 
     groups: list[Group]
     inference: Inference
@@ -78,7 +79,11 @@ class Networks:
 
 @dataclass(frozen=True)
 class Masks:
-    """of: the mask of each pair. labels: how they are read. lacking: pairs whose image lacks pixels, as NaN."""
+    """Predictions read from mask files.
+
+    of: the mask file of each pair. labels: the label map that decodes them. lacking: pairs whose image has missing
+    pixels, stored as NaN.
+    """
 
     of: dict[Pair, Source]
     labels: LabelMap
@@ -97,30 +102,31 @@ class Masks:
 
 
 def judged_by(card: Card) -> list[Pair]:
-    """The test part where the data have one, else all pairs."""
+    """The test part if the data have one, else all pairs."""
     return card.pairs("test") or [pair for pair, _ in card.everything]
 
 
 def networks(
     weights: Mapping[Path, Checkpoint], card: Card, labels: LabelMap, inference: Inference, cleaning: Cleaning
 ) -> Networks:
-    """Each of the pairs goes to those networks that did not learn from its image, by whatever name. weights: by their
-    files. labels: of the truth.
+    """Assign each pair to those networks that were not trained on its image, whatever its file name. weights: the
+    checkpoints by file. labels: the label map of the ground truth.
 
-    Raises UserError where there is no such pair, and for networks of other classes.
+    Raises UserError if no pair is left, and for networks of other classes.
     """
     pairs, notes = judged_by(card), []
     checkpoints = list(weights.values())
     for path, checkpoint in weights.items():
         if checkpoint.labels.num_classes != labels.num_classes:
-            raise UserError(f"{path} knows {checkpoint.labels.describe()}, and the truth has {labels.describe()}")
+            raise UserError(f"{path} predicts {checkpoint.labels.describe()}, but the truth has {labels.describe()}")
         if LEARNED not in checkpoint.training:
             notes.append(
-                f"{path} doesn't say which images it was trained on: if these are among them, scores are too good"
+                f"{path} doesn't say which images it was trained on: if these are among them, scores are too high"
             )
     learned, validated = (
         [frozenset(checkpoint.training.get(part, ())) for checkpoint in checkpoints] for part in (LEARNED, VALIDATED)
     )
+    # Images are compared by content hash, since copies of a training image may have another name.
     groups: dict[tuple[int, ...], list[Pair]] = {}
     chose = 0
     for pair, mark in zip(pairs, card.image_marks(pairs), strict=True):
@@ -130,13 +136,13 @@ def networks(
     known = groups.pop((), [])
     if not groups:
         raise UserError(
-            f"{card.layout.root}: these weights were trained on every one of the {counted(len(known), 'image')}, and "
-            "what a network has learned by heart says nothing: give other data"
+            f"{card.layout.root}: these weights were trained on every one of the {counted(len(known), 'image')}, so "
+            "scores on them say nothing about new images: give other data"
         )
     if known:
         notes.append(f"{counted(len(known), 'image')} that the weights were trained on are left out")
     if any(len(fresh) < len(weights) for fresh in groups):
-        notes.append(f"each image is predicted by those of the {len(weights)} networks that did not see it")
+        notes.append(f"each image is predicted by those of the {len(weights)} networks that were not trained on it")
     if chose:
         notes.append(f"{counted(chose, 'image')} of the validation part: {SCORED_BY_THEMSELVES}")
     members = [(tuple(checkpoints[number] for number in fresh), part) for fresh, part in groups.items()]
@@ -144,10 +150,10 @@ def networks(
 
 
 def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Masks:
-    """The masks in a folder, paired with the truth by their names. labels: of the truth.
+    """The masks in a folder, paired with the ground truth by file name. labels: the label map of the ground truth.
 
-    Raises UserError that lists what has no mask or one that can't be used, unless that is to be left out, and masks
-    that can't be read as these classes.
+    Raises UserError that lists all images without a usable mask, unless --skip-bad leaves them out, and if the masks
+    can't be read as these classes.
     """
     facts_of = dict(card.everything)
     pairs = {pair.name: pair for pair in judged_by(card)}
@@ -182,7 +188,8 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
 
 
 def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]:
-    """Which of the masks, by their names, belongs to which name. Raises UserError where that isn't clear."""
+    """Which mask name belongs to which image name, and the file of each mask name. Raises UserError where that is
+    ambiguous."""
     found: dict[str, Path] = {}
     for path in walk(folder) if folder.is_dir() else ():
         name = stem(path.relative_to(folder).as_posix())
@@ -202,13 +209,13 @@ def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]
 
 
 def _is_mask(name: str, names: Container[str]) -> bool:
-    """Not what unet predict writes beside a mask."""
+    """Whether this is a mask and no other output of unet predict."""
     mask = BESIDE.sub("", name)
     return mask == name or mask not in names
 
 
 def _stats(source: Source) -> tuple[ValueStats, tuple[int, int]] | UserError:
-    """The values of a mask, and its height and width; or why it can't be read."""
+    """The pixel values of a mask, and its height and width; or the error that occurred."""
     try:
         found = read_mask(source)
         return value_stats(found), (found.values.shape[1], found.values.shape[2])

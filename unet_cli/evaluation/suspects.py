@@ -1,11 +1,11 @@
-"""Which training masks look wrong: where a trained network is sure of another class than the mask says.
+"""Label error detection: training masks that a trained network confidently contradicts.
 
-A network that has seen hundreds of masks doesn't follow the few that contradict them, unless it trained for so long
-that it knows them by heart. What stands out is a list for a person to look through, not a verdict.
+A network that was trained on hundreds of masks does not follow the few that contradict them, unless it has overfitted
+so far that it memorized them. The result is a list for a person to review, not a verdict.
 
 Source: the idea is that of Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
-JAIR 70 (2021), section 3. It differs: a fixed bar for calibrated probabilities in place of one for each class, whole
-images in place of pixels, and borders are left out.
+JAIR 70 (2021), section 3. It differs: a fixed threshold for calibrated probabilities instead of one for each class,
+whole images instead of pixels, and pixels near borders are left out.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from unet_cli.config.model import IGNORED
 
-SURE = 0.95  # from this probability on that the mask's class is wrong
-ZONE = 0.02  # of the shorter side: this near to a border in the mask, annotators differ
+CONFIDENCE = 0.95  # minimum probability that the mask's class is wrong
+ZONE = 0.02  # fraction of the shorter side: closer than this to a border in the mask, annotators disagree
 MIN_ZONE = 2  # pixels
-DEVIATIONS = 10  # above the median; shares are skewed, so 3 would not do
+DEVIATIONS = 10  # robust standard deviations above the median; the distribution is too skewed for the usual 3
 MIN_SHARE = 0.005
 MIN_PIXELS = 25
 MAX_SUSPECTS = 50
@@ -29,11 +29,11 @@ MAX_SUSPECTS = 50
 
 @dataclass(frozen=True)
 class Doubt:
-    """What speaks against a mask: doubtful pixels, away from borders in the mask.
+    """The disagreement of a network with a mask: doubtful pixels, away from borders in the mask.
 
-    share: of what the mask or the network takes for foreground, 0 to 1. It is not that of the whole image, in which a
-    missing object would be lost, nor of the mask's foreground, of which an empty mask has none. given, seen: the
-    class indices that most of the pixels have in the mask and for the network; 0 where there are none.
+    share: their fraction of the pixels that are foreground in the mask or the prediction, 0 to 1. A fraction of the
+    whole image would hide a missing object, and the foreground of an empty mask is empty. given, seen: the most
+    frequent class index of these pixels in the mask and in the prediction; 0 where there are none.
     """
 
     share: float
@@ -43,10 +43,11 @@ class Doubt:
 
 
 def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
-    """(K, H, W) float32 calibrated probabilities of a training image and its (H, W) uint8 class indices.
+    """Compare (K, H, W) float32 calibrated probabilities of a training image with its (H, W) uint8 class indices.
 
-    A pixel is doubtful where the mask's class has less than 1 - SURE, and the mask holds nothing else nearer than ZONE,
-    measured along the axes: everybody draws borders differently. IGNORED pixels are no doubt, and a border.
+    A pixel is doubtful if the mask's class has a probability below 1 - CONFIDENCE and the mask has no other class
+    within ZONE, measured along the axes, since annotators draw borders differently. IGNORED pixels are never doubtful
+    and count as a border.
     """
     probs = np.asarray(probs)
     if len(probs) == 1:
@@ -55,7 +56,7 @@ def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
     kept = target != IGNORED
     given = np.where(kept, target, 0)
     of_given = np.take_along_axis(probs, given[None].astype(np.int64), axis=0)[0]
-    doubtful = kept & (of_given < 1 - SURE) & _far_from_borders(target)
+    doubtful = kept & (of_given < 1 - CONFIDENCE) & _far_from_borders(target)
     foreground = int((kept & ((given > 0) | (seen > 0))).sum())
     pairs = np.bincount(len(probs) * given[doubtful].astype(np.int64) + seen[doubtful], minlength=1)
     most_given, most_seen = divmod(int(pairs.argmax()), len(probs))
@@ -64,11 +65,11 @@ def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
 
 
 def suspicious(doubts: Sequence[Doubt]) -> list[int]:
-    """Indices of those that stand out, worst first, MAX_SUSPECTS of them at most; none where nothing does.
+    """Indices of the outliers, worst first, at most MAX_SUSPECTS; empty if there are none.
 
-    Their share is at least MIN_SHARE and more than DEVIATIONS robust standard deviations (1.4826 times the median
-    absolute deviation) above the median, and there are at least MIN_PIXELS. A network that is often wrong, and so
-    with many images, thus points at few or none.
+    The share of an outlier is at least MIN_SHARE and more than DEVIATIONS robust standard deviations (1.4826 times the
+    median absolute deviation) above the median, with at least MIN_PIXELS doubtful pixels. A network that is often wrong
+    disagrees with many masks, so that few or none of them are outliers.
     """
     if not doubts:
         return []
@@ -81,7 +82,7 @@ def suspicious(doubts: Sequence[Doubt]) -> list[int]:
 
 
 def _far_from_borders(target: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the square around a pixel holds one value only."""
+    """(H, W) bool: whether the square around a pixel has a single value."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     width = 2 * max(MIN_ZONE, round(ZONE * min(target.shape))) + 1

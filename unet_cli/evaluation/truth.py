@@ -1,4 +1,4 @@
-"""What is evaluated on: the data set card, and how its masks are read."""
+"""The ground truth of an evaluation: the data set card and the label map of its masks."""
 
 from __future__ import annotations
 
@@ -21,49 +21,50 @@ NOTHING_TO_LEARN = "one class"  # a problem of training alone
 def examine_for_evaluation(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console, spec: ClassSpec | None = None
 ) -> tuple[Card, LabelMap, list[str]]:
-    """The card of what is evaluated on, how its masks are read, and what is to be said of that: by the classes of the
-    weights, whose `labels` these are, or by their own. spec: see spec_of, which is tried before the masks' looks.
+    """The card of the evaluated data, the label map that reads its masks, and remarks on it. `labels`, the label map of
+    the weights, decides if given, else the masks' own values. spec: see spec_of; tried before detection from the masks.
 
-    Raises UserError that lists everything that stops the evaluation, at once.
+    Raises a UserError that lists everything that prevents the evaluation.
     """
     card = _by_spec(layout, config, spec, console)
     if card is not None and labels is not None:
         found, notes = replace(card.labels, names=labels.names, background=labels.background), list[str]()
     else:
-        card, found, notes = _by_looks(layout, config, labels, console)
+        card, found, notes = _by_detection(layout, config, labels, console)
     if config.background != "auto" and found.num_classes > 2:
         found = replace(found, background=config.background == "first")
-    if card.labels.num_classes > 2:  # of two, one is always background
+    if card.labels.num_classes > 2:  # with two classes, the first is always background
         card = replace(card, labels=replace(card.labels, background=found.background))
     return card, found, notes
 
 
 def spec_of(trained: Checkpoint) -> ClassSpec | None:
-    """The classes as the network was told to read them, or had to decide: a few masks may look like another kind. None
-    where two values were found, so that the masks' own looks decide there and here."""
-    told = trained.training.get("classes") is not None or trained.training.get("ignore_index") is not None
-    decided = trained.labels.kind == "instances" or trained.labels.num_classes > 2
-    return trained.labels.spec if told or decided else None
+    """The class specification that the network's masks were read by, if it was given or ambiguous: a few masks may look
+    like another kind. None where two values were detected; then they are detected here too."""
+    given = trained.training.get("classes") is not None or trained.training.get("ignore_index") is not None
+    ambiguous = trained.labels.kind == "instances" or trained.labels.num_classes > 2
+    return trained.labels.spec if given or ambiguous else None
 
 
 def _by_spec(layout: Layout, config: DataConfig, spec: ClassSpec | None, console: Console) -> Card | None:
-    """By these classes, where the settings give none and the masks hold no others; else None."""
+    """The card by this class specification, if the settings give none and the masks have no other values; else None."""
     if spec is None or config.classes is not None or config.ignore_index is not None:
         return None
     try:
         card = examine(layout, config, console, spec)
-    except UserError:  # they are not these masks' classes: their looks have to tell
+    except UserError:  # the masks have other classes, which are detected from the masks instead
         return None
-    # 255 that is ignored there may be all the foreground here; and what is left out may be all but the empty masks.
+    # An ignore index of 255 may be the foreground of these masks; and leaving out masks with other values may leave
+    # nothing but empty masks.
     only_ignored = card.labels.ignore is not None and not card.contents[:, 1:].any()
     is_other = any(one.kind == STRANGE_VALUES for one in card.left_out)
     return None if _refusals(card) or only_ignored or is_other else card
 
 
-def _by_looks(
+def _by_detection(
     layout: Layout, config: DataConfig, labels: LabelMap | None, console: Console
 ) -> tuple[Card, LabelMap, list[str]]:
-    """As `examine_for_evaluation`, by what the masks themselves look like."""
+    """As `examine_for_evaluation`, with the classes detected from the masks themselves."""
     card = examine(layout, config, console)
     stats = [facts.values for _, facts in card.everything]
     if labels is not None and labels.num_classes == 2 and card.labels.could_be_objects(stats):
@@ -71,10 +72,10 @@ def _by_looks(
     replace(card, problems=_refusals(card)).refuse()
     if labels is None:
         return card, card.labels, []
-    said = config.classes is not None or config.ignore_index is not None
-    return card, *as_classes(stats, card.labels, labels, f"{layout.root}: the masks", said)
+    given = config.classes is not None or config.ignore_index is not None
+    return card, *as_classes(stats, card.labels, labels, f"{layout.root}: the masks", given)
 
 
 def _refusals(card: Card) -> list[Problem]:
-    """What stops an evaluation."""
+    """The problems that prevent an evaluation."""
     return [one for one in card.refusals if one.kind != NOTHING_TO_LEARN]

@@ -174,7 +174,7 @@ def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
     return jobs
 
 
-def clear(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
+def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
     """Remove the files of earlier calls for these jobs: masks, which would look like results of this call if it is
     stopped; their extras, requested now or not; and incomplete files. everything: the jobs of all shards, whose masks
     are not mistaken for extras. Raises UserError."""

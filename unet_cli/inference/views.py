@@ -30,15 +30,14 @@ from unet_cli.system.prefetch import prefetch
 @dataclass(frozen=True)
 class View:
     """One input for all ensemble members: for each its prepared input (C, S, S), and the intensity statistics of the
-    whole image where they can't be computed from the input. row, column: indices of a tile. number: number of the view,
-    from 1. page: page of a stack, from 0."""
+    whole image where they can't be computed from the input. number: number of the view, from 1. place: position within
+    its picture, interpreted by that picture only: empty for a whole image, (row, column) for a tile, with the page
+    before them in a stack."""
 
     inputs: list[Tensor]
     intensities: list[Tensor | None]
-    row: int = 0
-    column: int = 0
     number: int = 1
-    page: int = 0
+    place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,14 @@ class Tiled:
         for row, (start, pixels) in enumerate(self._rows(first), first):
             for column, left in enumerate(self.columns.starts):
                 inputs = [self._cut(pixels, start, row, left, member) for member in self._members]
-                yield View(inputs, intensities, row, column, 1 + row * len(self.columns.starts) + column)
+                yield View(inputs, intensities, 1 + row * len(self.columns.starts) + column, (row, column))
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
         assert self._canvas is not None
+        row, column = view.place
         # Members with other geometries may give more than the tile's side at the end: it is cut off.
         tiles = [part[:, : self._side, : self._side] for part in probs]
-        done = self._canvas.add(view.row, view.column, Band(0, (self._side, self._side), tiles).combined())
+        done = self._canvas.add(row, column, Band(0, (self._side, self._side), tiles).combined())
         return Band(done[0], (done[1].shape[1], done[1].shape[2]), [done[1]]) if done else None
 
     def _rows_needed(self, row: int) -> np.ndarray:
@@ -225,21 +225,22 @@ class Stack:
             for page, picture in enumerate(pages, first):
                 self._opened[page] = picture
                 for view in picture.views(max(top - page * self._height, 0)):
-                    yield replace(view, page=page, number=view.number + page * picture.view_count)
+                    yield replace(view, place=(page, *view.place), number=view.number + page * picture.view_count)
         except UserError as error:
             raise UserError(
                 f"{error}; so the stack has no mask; --format png writes those of its other pages"
             ) from error
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
-        picture = self._opened[view.page]
-        band = picture.add(view, probs)
+        page, *place = view.place
+        picture = self._opened[page]
+        band = picture.add(replace(view, place=tuple(place)), probs)
         if band is None:
             return None
         if band.top + band.size[0] == self._height:
-            del self._opened[view.page]
+            del self._opened[page]
             self.notes |= picture.notes
-        return replace(band, top=band.top + view.page * self._height)
+        return replace(band, top=band.top + page * self._height)
 
     def _open(self, page: int) -> Picture:
         picture = self._read(page)

@@ -1,1 +1,1 @@
-"""Numbers in, numbers out: overlap, borders, objects, membranes, ranking, calibration."""
+"""Metrics on arrays: overlap, surface distance, objects, membranes, ranking, calibration."""

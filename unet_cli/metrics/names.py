@@ -1,4 +1,4 @@
-"""The words for each metric, as tables and the page show them."""
+"""Display names of the metrics, for tables and the report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ OBJECTS, PROBABILITIES, OTHERS = "Objects", "Probabilities", "Others"
 
 @dataclass(frozen=True)
 class MetricName:
-    """label: the name in words. group: of a table. meaning: one line. higher: whether that is better; None: unknown.
+    """Display name of a metric.
 
-    is_length: the values are lengths, in pixels or the user's unit, and no shares.
+    label: the name in words. group: heading of its table. meaning: one line. higher: whether higher is better; None if
+    unknown. is_length: whether values are lengths, in pixels or the user's unit, instead of fractions.
     """
 
     label: str
@@ -23,51 +24,53 @@ class MetricName:
 
 
 METRIC_NAMES = {
-    "dice": MetricName("Dice", PER_IMAGE, "twice the shared area over the sum of the true and the predicted area"),
-    "iou": MetricName("IoU", PER_IMAGE, "the shared area over the area that either covers"),
-    "mean_iou": MetricName("Mean IoU", PER_IMAGE, "mean of the IoU of all classes, the background too"),
-    "precision": MetricName("Precision", PER_IMAGE, "share of the predicted area that is right"),
-    "recall": MetricName("Recall", PER_IMAGE, "share of the true area that was found"),
-    "accuracy": MetricName("Pixel accuracy", PER_IMAGE, "share of the pixels that are right"),
+    "dice": MetricName("Dice", PER_IMAGE, "twice the intersection over the sum of the true and the predicted area"),
+    "iou": MetricName("IoU", PER_IMAGE, "intersection over union of the true and the predicted area"),
+    "mean_iou": MetricName("Mean IoU", PER_IMAGE, "mean IoU over all classes, background included"),
+    "precision": MetricName("Precision", PER_IMAGE, "fraction of the predicted area that is correct"),
+    "recall": MetricName("Recall", PER_IMAGE, "fraction of the true area that is predicted"),
+    "accuracy": MetricName("Pixel accuracy", PER_IMAGE, "fraction of the pixels that are correct"),
     "set_dice": MetricName(
-        "Set Dice", POOLED, "Dice of areas summed over the set, each as a share of its image: empty masks can't win it"
+        "Set Dice",
+        POOLED,
+        "Dice of summed areas, as fractions of their images: predicting nothing scores 0",
     ),
     "pooled_dice": MetricName("Pooled Dice", POOLED, "Dice, the set being one large image"),
     "pooled_iou": MetricName("Pooled IoU", POOLED, "IoU, the set being one large image"),
     "pooled_precision": MetricName("Pooled precision", POOLED, "precision, the set being one large image"),
     "pooled_recall": MetricName("Pooled recall", POOLED, "recall, the set being one large image"),
-    "pooled_accuracy": MetricName("Pooled accuracy", POOLED, "share of all pixels of the set that are right"),
+    "pooled_accuracy": MetricName("Pooled accuracy", POOLED, "fraction of all pixels of the set that are correct"),
     "hd95": MetricName(
-        "Hausdorff distance, 95 %", BORDERS, "95 % of each border lies no farther than this from the other", False, True
+        "Hausdorff distance, 95 %", BORDERS, "95 % of each border is within this distance of the other", False, True
     ),
-    "assd": MetricName("Surface distance", BORDERS, "how far the two borders lie apart on average", False, True),
-    "surface_dice": MetricName("Surface Dice", BORDERS, "share of both borders within the tolerance of the other"),
+    "assd": MetricName("Surface distance", BORDERS, "average symmetric distance between the two borders", False, True),
+    "surface_dice": MetricName("Surface Dice", BORDERS, "fraction of both borders within the tolerance of the other"),
     "boundary_iou": MetricName("Boundary IoU", BORDERS, "IoU of the bands along the inside of both borders"),
     "bowl_score": MetricName(
-        "Bowl score", OBJECTS, "found objects over all, averaged over IoU 0.50 to 0.95 (2018 Data Science Bowl)"
+        "Bowl score", OBJECTS, "TP / (TP + FP + FN) of objects, averaged over IoU 0.50 to 0.95 (2018 Data Science Bowl)"
     ),
-    "object_f1": MetricName(
-        "F1 of objects", OBJECTS, "an object is found where the IoU with a predicted one is over 0.5"
+    "object_f1": MetricName("F1 of objects", OBJECTS, "F1 score of objects; a match has an IoU above 0.5"),
+    "v_rand": MetricName("Rand score", OBJECTS, "agreement on which pairs of pixels share an object (ISBI 2012)"),
+    "v_info": MetricName(
+        "Information score", OBJECTS, "normalized mutual information with the true objects (ISBI 2012)"
     ),
-    "v_rand": MetricName("Rand score", OBJECTS, "pairs of pixels joined and parted as in the truth (ISBI 2012)"),
-    "v_info": MetricName("Information score", OBJECTS, "what the objects tell of the true ones (ISBI 2012)"),
     "average_precision": MetricName(
-        "Average precision", PROBABILITIES, "precision averaged over recall, all thresholds"
+        "Average precision", PROBABILITIES, "precision averaged over recall, at all thresholds"
     ),
     "roc_auc": MetricName(
         "Area under the ROC curve",
         PROBABILITIES,
-        "how often a pixel of the class gets a higher probability than another",
+        "chance that a pixel of the class has a higher probability than one of another class",
     ),
     "calibration_error": MetricName(
         "Calibration error",
         PROBABILITIES,
-        "how far probabilities lie from the shares that are right, on average",
+        "expected calibration error: mean gap between probability and observed frequency",
         False,
     ),
 }
 
 
 def metric_name(metric: str) -> MetricName:
-    """The words for a metric's key; for an unknown one the key itself."""
+    """The display name of a metric's key; for an unknown one the key itself."""
     return METRIC_NAMES.get(metric) or MetricName(metric, OTHERS, "", None)

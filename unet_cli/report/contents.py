@@ -1,4 +1,4 @@
-"""What the page of a run or an evaluation shows: plain values, in the order in which they stand there."""
+"""The contents of a report: plain values, in the order in which it shows them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from unet_cli.metrics.calibration import Reliability
 class Entry:
     """One image in the gallery.
 
-    score: its mean Dice over the foreground classes, 0 to 1. missed, false, wrong: shares of its pixels: foreground
-    that was not found, background that was taken for foreground, foreground of one class taken for another.
+    score: its mean Dice over the foreground classes, 0 to 1. missed, false, wrong: fractions of its pixels: foreground
+    predicted as background, background predicted as foreground, foreground predicted as another foreground class.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Curve:
-    """The log of a run, or of one of its folds: a value an epoch; NaN where there is none."""
+    """The learning curves of a run, or of one fold: a value an epoch; NaN where there is none."""
 
     name: str
     epoch: list[int]
@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Areas of objects in pixels: of the truth's that were found and missed, and of the prediction's that are false."""
+    """Areas of objects in pixels: true objects that were found and missed, and predicted objects that are false."""
 
     found: np.ndarray
     missed: np.ndarray
@@ -55,9 +55,8 @@ NO_SIZES = Sizes(*[np.zeros(0, np.int64)] * 3)
 class Suspect:
     """A training image whose mask looks wrong.
 
-    share, pixels: of what the mask or the network takes for foreground, where the network is sure of another class than
-    the mask says; see suspects.Doubt. given, seen: names of the classes that most of these have in the mask, and for
-    the network.
+    share, pixels: of the foreground of mask or prediction, the part where the network confidently contradicts the mask;
+    see suspects.Doubt. given, seen: the most frequent class of these pixels in the mask and in the prediction.
     """
 
     name: str
@@ -70,13 +69,13 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows.
+    """All contents of the report.
 
-    facts: label and text of each, as people read them. colours: of the classes, with their names. temperatures: of each
-    network; before, after: the reliability without and with them; after is None where there are none. images: that were
-    evaluated, of which the gallery holds some; kind: what they are. strip: a few of them to begin with, and what each
-    is among all. confusion: (classes, classes) pixels, [truth, prediction]. notes: what the reader has to know.
-    suspects: None where they were not looked for.
+    facts: label and text of each. colours: the class colours, with names. temperatures: one for each network; before,
+    after: reliability before and after temperature scaling; after is None without scaling. images: number of evaluated
+    images, of which the gallery shows some; kind: a noun for them. strip: a few of them at the top, each with its rank.
+    confusion: (classes, classes) pixels, [target, pred]. notes: remarks for the reader. suspects: None if not searched
+    for.
     """
 
     title: str
@@ -104,5 +103,5 @@ class Page:
 
     @property
     def first(self) -> int:
-        """Of the classes that are scored: 0 where none is background."""
+        """The first scored class: 0 where there is no background."""
         return int(self.colours.background)

@@ -1,6 +1,6 @@
-"""Figures of the page: SVG that stands in the page itself and takes the colour of its text, in light and dark.
+"""Figures of the report: inline SVG in the colour of the surrounding text, for light and dark mode.
 
-No text in them comes from a user: names of classes stand beside a figure, where the page escapes them.
+They contain no text from users: class names stand beside a figure, where the template escapes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches; a phone shows a figure at about that size
 TRAIN_COLOUR, VAL_COLOUR = "#d9822b", "#2e86c1"
-# Seen on white and on black; with markers, a colour may come again.
+# Legible on white and on black; each colour can be reused with another marker.
 LINE_COLOURS = ("#2e86c1", "#d9822b", "#2a9d6f", "#c05a9c", "#d1492e", "#8a7a2e", "#7a68c8")
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}
 STYLE: dict[Any, Any] = {
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_losses(curves: Sequence[Curve]) -> str:
-    """SVG: loss over epochs in training and validation, thin lines where there are several runs."""
+    """SVG: training and validation loss over epochs, in thin lines for several runs."""
 
     def draw(axes: Axes) -> None:
         _lines(axes, curves, [curve.train_loss for curve in curves], TRAIN_COLOUR, "training")
@@ -53,7 +53,7 @@ def draw_losses(curves: Sequence[Curve]) -> str:
 
 
 def draw_dice(curves: Sequence[Curve]) -> str:
-    """SVG: Dice over epochs in validation."""
+    """SVG: validation Dice over epochs."""
 
     def draw(axes: Axes) -> None:
         _lines(axes, curves, [curve.val_dice for curve in curves], VAL_COLOUR, "validation")
@@ -63,7 +63,7 @@ def draw_dice(curves: Sequence[Curve]) -> str:
 
 
 def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
-    """SVG: how many objects were found, missed and false, by area. colours: of right pixels and of errors."""
+    """SVG: histogram of found, missed and false objects by area. colours: colours of correct pixels and of errors."""
     from matplotlib.ticker import MaxNLocator
 
     edges = size_edges(int(max(part.max(initial=1) for part in (sizes.found, sizes.missed, sizes.false))))
@@ -74,7 +74,7 @@ def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
         axes.bar(places + 0.28, found, 0.4, color=_hex(colours["right"]), label="found")
         axes.bar(places + 0.28, missed, 0.4, bottom=found, color=_hex(colours["missed"]), label="missed")
         axes.bar(places + 0.72, false, 0.4, color=_hex(colours["false"]), label="false")
-        every = 1 + len(edges) // 10  # or labels would touch
+        every = 1 + len(edges) // 10  # so that labels don't overlap
         axes.set_xticks(np.arange(len(edges))[::every], [_short(edge) for edge in edges[::every]])
         axes.set(xlabel="area in pixels", ylabel="objects")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -86,12 +86,12 @@ def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
 
 
 def draw_reliability(name: str, found: Reliability) -> str:
-    """SVG: how often pixels are of a class, over the probability that the network gives; a line for each class.
+    """SVG: reliability diagram, observed frequency over predicted probability, with a line for each class.
 
-    name: of the figure, unlike others of the page. Colours and markers: see `line_style`.
+    name: unique name of the figure on the page. Colours and markers: see `line_style`.
     """
-    # The last bits of a probability depend on the batch size and the processor; the page must not. 0.001 is a quarter
-    # of a point.
+    # The last bits of a probability depend on the batch size and the processor; rounding keeps the page reproducible.
+    # 0.001 is a quarter of a typographic point here.
     confidences, frequencies = found.confidence.round(3), found.frequency.round(3)
 
     def draw(axes: Axes) -> None:
@@ -99,18 +99,18 @@ def draw_reliability(name: str, found: Reliability) -> str:
         for index, (confidence, frequency) in enumerate(zip(confidences, frequencies, strict=True)):
             colour, marker = line_style(index)
             axes.plot(confidence, frequency, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
-        axes.set(xlabel="probability", ylabel="share that is of the class", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="probability", ylabel="fraction of positives", xlim=(0, 1), ylim=(0, 1))
 
     return _drawn(name, draw)
 
 
 def line_style(index: int) -> tuple[str, str]:
-    """Colour and marker of a class; MARKERS has the marker as a letter."""
+    """Colour and marker of a class; MARKERS maps the marker to a character."""
     return LINE_COLOURS[index % len(LINE_COLOURS)], list(MARKERS)[index % len(MARKERS)]
 
 
 def size_edges(largest: int) -> np.ndarray:
-    """1, 3, 10, 30, 100, ... up to the first that is larger: where one size of objects ends and the next begins."""
+    """Bin edges 1, 3, 10, 30, 100, ... up to the first that is larger."""
     edges = [1, 3]
     while edges[-1] <= largest:
         edges.append(10 * edges[-2])
@@ -118,7 +118,7 @@ def size_edges(largest: int) -> np.ndarray:
 
 
 def _drawn(name: str, draw: Callable[[Axes], None]) -> str:
-    """A figure of a single axes as an SVG element; all ids in it begin with the name."""
+    """A figure with one axes as an SVG element; all its ids start with the name."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -132,8 +132,9 @@ def _drawn(name: str, draw: Callable[[Axes], None]) -> str:
 
 
 def _for_a_page(svg: str, name: str) -> str:
-    """An SVG file -> an element of the width that there is, black being the colour of the text around it."""
+    """An SVG file -> an inline element that fills the available width, with black replaced by the text colour."""
     element = svg[svg.index("<svg") :]
+    # Several figures share one document, so ids and the references to them need a prefix to be unique.
     element = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", element)
     element = element.replace("stroke: #000000", "stroke: currentColor").replace("fill: #000000", "fill: currentColor")
     box = re.search(r'viewBox="[^"]*"', element)
@@ -142,11 +143,11 @@ def _for_a_page(svg: str, name: str) -> str:
 
 
 def _lines(axes: Axes, curves: Sequence[Curve], values: Sequence[list[float]], colour: str, label: str) -> None:
-    """A line for each run, where there are numbers; one entry of the legend."""
+    """A line for each run, without NaN; one legend entry."""
     from matplotlib.ticker import MaxNLocator
 
     for curve, line in zip(curves, values, strict=True):
-        known = np.isfinite(line)  # not every epoch is validated
+        known = np.isfinite(line)  # epochs without validation are NaN
         if known.any():
             marker = "o" if known.sum() < 20 else None
             width = 1.5 if len(curves) == 1 else 0.8
@@ -161,7 +162,7 @@ def _hex(colour: Colour) -> str:
 
 
 def _short(number: int) -> str:
-    """300, 3k, 30M: a label of an axis."""
+    """Axis label of a number: 300, 3k, 30M."""
     for unit, letter in ((10**6, "M"), (10**3, "k")):
         if number >= unit:
             return f"{number / unit:.3g}{letter}"

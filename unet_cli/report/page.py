@@ -1,4 +1,4 @@
-"""The page that a person opens: one HTML file with everything inside, from what an evaluation found."""
+"""Render the report, a self-contained HTML file, from the results of an evaluation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from unet_cli.system.files import whole_file
 if TYPE_CHECKING:
     from jinja2 import Template
 
-NONE = "–"  # where there is no number
-MAX_COLUMNS = 7  # of a table of scores; further classes stand in another one below it
+NONE = "–"  # stands for a missing number
+MAX_COLUMNS = 7  # of a table of scores; further classes get a table of their own below
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A metric in a table: its words, with the unit; value and interval of each column, '' for one that isn't there."""
+    """A metric in a table: its display name and unit; value and interval of each column, '' where missing."""
 
     name: MetricName
     unit: str
@@ -38,7 +38,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The metrics of one group. columns: 'all', and each class where there are several."""
+    """The metrics of one group. columns: 'all', and each class if there are several."""
 
     title: str
     columns: list[str]
@@ -47,7 +47,7 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and what it shows."""
+    """A figure and its caption."""
 
     svg: str
     caption: str
@@ -55,7 +55,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One class: its line in the figures, and its expected calibration error without and with the temperature."""
+    """The calibration of one class: its line style in the figures, and its expected calibration error before and after
+    temperature scaling."""
 
     name: str
     colour: str
@@ -65,14 +66,15 @@ class Calibration:
 
 
 def write_report(path: Path, page: Page) -> None:
-    """Write the page, to be opened in any browser, without a network. Raises UserError where the disk refuses."""
+    """Write the report, which opens in any browser without network access. Raises UserError where the file can't be
+    written."""
     text = render(page)
     with whole_file(path) as file:
-        file.write(text.encode(errors="backslashreplace"))  # a file's name may be no Unicode
+        file.write(text.encode(errors="backslashreplace"))  # a file name may be invalid Unicode
 
 
 def render(page: Page) -> str:
-    """The page as HTML. Every text is escaped by the template."""
+    """The report as HTML. The template escapes all text."""
     return template().render(
         page=page,
         headline=headline(page),
@@ -88,7 +90,7 @@ def render(page: Page) -> str:
 
 @cache
 def template() -> Template:
-    """The page without its content."""
+    """The empty report."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -105,7 +107,7 @@ def template() -> Template:
 
 
 def headline(page: Page) -> list[tuple[str, str, str]]:
-    """What is read first: label, number and what stands below it."""
+    """The headline scores: label, number and the line below it."""
     overall = {score.metric: score for score in page.scores if score.name == "all"}
     shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
@@ -113,9 +115,9 @@ def headline(page: Page) -> list[tuple[str, str, str]]:
 
 
 def score_tables(page: Page) -> list[ScoreTable]:
-    """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last. Of many classes a table has a
-    few, and the next ones stand in another table of the same title."""
-    several = len(page.classes) > 2  # or the class's scores are those of all
+    """The scores by group and metric, in the order of METRIC_NAMES, unknown ones last. Many classes are split over
+    several tables with the same title."""
+    several = len(page.classes) > 2  # with one foreground class, its scores equal those of all
     cells = {(score.metric, score.name): _texts(score) for score in page.scores if several or score.name == "all"}
     columns = list(dict.fromkeys(["all", *page.classes[page.first :], *(name for _, name in cells)]))
     known = [metric for metric in METRIC_NAMES if any(metric == key for key, _ in cells)]
@@ -123,20 +125,20 @@ def score_tables(page: Page) -> list[ScoreTable]:
     tables = []
     for group, members in groupby(metrics, key=lambda metric: metric_name(metric).group):
         rows = list(members)
-        held = [name for name in columns if any((metric, name) in cells for metric in rows)]
-        for start in range(0, len(held), MAX_COLUMNS):
-            part = held[start : start + MAX_COLUMNS]
+        used = [name for name in columns if any((metric, name) in cells for metric in rows)]
+        for start in range(0, len(used), MAX_COLUMNS):
+            part = used[start : start + MAX_COLUMNS]
             tables.append(ScoreTable(group, part, [_score_row(metric, part, cells, page.units) for metric in rows]))
     return tables
 
 
 def worst_first(entries: Sequence[Entry]) -> list[Entry]:
-    """By score; those without one at the end."""
+    """Sorted by score, NaN last."""
     return sorted(entries, key=lambda entry: (math.isnan(entry.score), entry.score))
 
 
 def curve_drawings(curves: Sequence[Curve]) -> list[Drawing]:
-    """Loss and validation Dice over epochs, as far as there are any."""
+    """Loss and validation Dice over epochs, where available."""
     folds = f"; a thin line for each of {len(curves)} runs" if len(curves) > 1 else ""
     drawings = []
     if any(np.isfinite(curve.train_loss).any() for curve in curves):
@@ -147,7 +149,7 @@ def curve_drawings(curves: Sequence[Curve]) -> list[Drawing]:
 
 
 def size_drawings(page: Page) -> list[Drawing]:
-    """Objects found, missed and false by area."""
+    """Histogram of found, missed and false objects by area."""
     sizes = page.sizes
     if not (sizes.found.size or sizes.missed.size or sizes.false.size):
         return []
@@ -156,7 +158,7 @@ def size_drawings(page: Page) -> list[Drawing]:
 
 
 def reliability_drawings(page: Page) -> list[Drawing]:
-    """How often a pixel is of a class, over the probability for it: without and with the temperature."""
+    """Reliability diagrams before and after temperature scaling."""
     drawings = []
     if page.before is not None:
         drawings.append(
@@ -183,18 +185,18 @@ def calibration_rows(page: Page) -> list[Calibration]:
 
 
 def confusion_shares(confusion: np.ndarray) -> np.ndarray:
-    """(classes, classes) pixels, [truth, prediction] -> shares of each class of the truth; NaN where it has none."""
+    """(classes, classes) confusion matrix, [target, pred] -> rows normalized to 1; NaN for classes without pixels."""
     pixels = confusion.sum(axis=1, keepdims=True)
     return np.where(pixels > 0, confusion / np.maximum(pixels, 1), np.nan)
 
 
 def number(value: float, digits: int = 3) -> str:
-    """With so many digits after the point; a dash for NaN."""
+    """The number with so many decimals; a dash for NaN."""
     return NONE if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(share: float) -> str:
-    """A share as a percentage of one digit, or of more where it is small; a dash for NaN."""
+    """A fraction as a percentage with one decimal; '< 0.1 %' below that; a dash for NaN."""
     if math.isnan(share):
         return NONE
     return f"{100 * share:.1f} %" if share == 0 or share >= 0.0005 else "< 0.1 %"
@@ -208,7 +210,7 @@ def _score_row(metric: str, columns: list[str], cells: dict[tuple[str, str], tup
 
 
 def _texts(score: Score) -> tuple[str, str]:
-    """The value, and its interval where there is one."""
+    """The value and its interval; '' without one."""
     digits = 3
     if metric_name(score.metric).is_length:  # 1.23, 12.3, 123
         digits = 2 if score.value < 10 else 1 if score.value < 100 else 0

@@ -1,4 +1,4 @@
-"""What a run's page shows: what its folder and its checkpoints say, and what an evaluation found."""
+"""Collect the contents of a report from run folders, checkpoints and an evaluation."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from unet_cli.system.console import counted, duration
 from unet_cli.system.schema import json_of, parsed
 
 COLUMNS = ("epoch", "seconds", "train_loss", "val_loss", "val_dice")  # of log.csv
-SAID_OF_CALLS = ("command", "device", "unet", "torch")  # in run.json
-SAID_OF_TRAINING = ("loss", "optimizer", "lr", "batch_size", "augment")  # in a checkpoint
+CALL_FIELDS = ("command", "device", "unet", "torch")  # of run.json
+TRAINING_FIELDS = ("loss", "optimizer", "lr", "batch_size", "augment")  # of a checkpoint
 MAX_EPOCH = 10**9
 MAX_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
-PLACES = ("", "2nd ", "3rd ")
-MAX_IN_STRIP = len(PLACES)  # of the worst, and as many of the median ones
-NOT_VALIDATED = "No images were kept for validation, so there are no scores: unet evaluate --weights RUN --data TEST."
+ORDINALS = ("", "2nd ", "3rd ")
+MAX_IN_STRIP = len(ORDINALS)  # worst images, and as many median ones
+NOT_VALIDATED = "There is no validation part, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
-OUT_OF_FOLD = "Every image was predicted by the network that did not see it in training."
-FEW = "There are few images: the intervals are a rough guess."
+OUT_OF_FOLD = "Every image was predicted by the network that was not trained on it."
+FEW = "There are few images: the confidence intervals are unreliable."
 
 
 def page_of_run(
@@ -47,8 +47,8 @@ def page_of_run(
     suspects: list[Suspect] | None = None,
     notes: Sequence[str] = (),
 ) -> Page:
-    """The page of a run, or of the folds in `run`. runs: the folder of each checkpoint. found: None where nothing was
-    validated. notes: what else the reader has to know. Raises UserError where a file of theirs can't be read."""
+    """The report of a run, or of the folds in `run`. runs: the folder of each checkpoint. found: None without
+    validation. notes: remarks for the reader. Raises UserError where one of their files can't be read."""
     logs = [_log(folder) for folder in runs]
     page = Page(
         title=run.name,
@@ -72,7 +72,7 @@ def page_of_evaluation(
     rows: list[Score],
     notes: Sequence[str],
 ) -> Page:
-    """The page of images on which something was evaluated. rows: its scores."""
+    """The report of an evaluation. rows: its scores."""
     temperatures = tuple({one.temperature for one in found.images})
     page = Page(title, facts, command, colours_of(found.labels), temperatures=temperatures)
     return _with_findings(page, found, rows, "images", *notes)
@@ -111,12 +111,12 @@ def suspects_of(found: Evaluation) -> list[Suspect]:
 def _facts(
     runs: Sequence[Path], checkpoints: Sequence[Checkpoint], logs: Sequence[list[dict[str, float]]]
 ) -> list[tuple[str, str]]:
-    """What was trained on what."""
+    """Facts about the training: network, data, split, preprocessing, optimizer, time, device."""
     first, call = checkpoints[0], _calls(runs[0])[-1]
     training, preprocessing = first.training, first.preprocessing
     for run, one in zip(runs, checkpoints, strict=True):
-        if "epoch" not in one.metrics or any(one.training.get(name) is None for name in SAID_OF_TRAINING):
-            raise UserError(f"{run} holds weights that are no run's of unet train: give the folder of one")
+        if "epoch" not in one.metrics or any(one.training.get(name) is None for name in TRAINING_FIELDS):
+            raise UserError(f"{run} holds weights that unet train did not write: give the folder of a run")
     seconds = sum(log[-1]["seconds"] for log in logs)
     trained = [
         f"{run.name}: " * (len(runs) > 1)
@@ -138,16 +138,16 @@ def _facts(
 
 
 def _calls(run: Path) -> list[dict[str, Any]]:
-    """Raises UserError."""
+    """The calls of unet train that wrote the run. Raises UserError."""
     calls = calls_of(run)
-    said = all(isinstance(call.get(name), str) for call in calls for name in SAID_OF_CALLS)
-    if not calls or not said:
+    is_complete = all(isinstance(call.get(name), str) for call in calls for name in CALL_FIELDS)
+    if not calls or not is_complete:
         raise UserError(f"{run / 'run.json'} is missing, or not what unet train wrote: restore it")
     return calls
 
 
 def _labelled(line: str) -> tuple[str, str]:
-    """A line of the data set card: '  images   32 sizes' -> ('Images', '32 sizes'); the first has no label."""
+    """A line of the data set card: '  images   32 sizes' -> ('Images', '32 sizes'); the first line has no label."""
     if not line.startswith(" "):
         return "Data", line
     label, _, text = line.strip().partition(" ")
@@ -183,7 +183,7 @@ def _log(run: Path) -> list[dict[str, float]]:
 
 
 def _bytes(path: Path) -> bytes:
-    """Raises UserError."""
+    """The file's content. Raises UserError."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -191,15 +191,14 @@ def _bytes(path: Path) -> bytes:
 
 
 def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
-    """The images that the page begins with, by their number, and what each is among all: the worst, and of three or
-    more those in the middle of the order, at most a third of all each. Images without a score only where there are no
-    others."""
+    """The images at the top of the page, by index, with their rank: the worst, and of three or more images those around
+    the median, each at most a third of all. Images without a score only if there are no others."""
     order = np.argsort(scores, kind="stable")
     order = order[: np.isfinite(scores).sum() or len(order)]
     count = min(MAX_IN_STRIP, max(1, len(order) // 3))
     first = max(count, (len(order) - count) // 2)
     worst = [
-        (f"{place}worst of {len(order):,}", row) for place, row in zip(PLACES, order[:count].tolist(), strict=False)
+        (f"{place}worst of {len(order):,}", row) for place, row in zip(ORDINALS, order[:count].tolist(), strict=False)
     ]
     median = order[first : first + count].tolist() if len(order) > 2 else []
     return [*worst, *(("median", row) for row in median)]
@@ -211,7 +210,7 @@ def _strip(found: Evaluation) -> list[tuple[str, Entry]]:
 
 
 def _gallery(found: Evaluation) -> list[Entry]:
-    """The worst images and some of the others, the worst first."""
+    """The worst images and a sample of the others, the worst first."""
     by_dice = image_dice(found)
     order = np.argsort(by_dice, kind="stable").tolist()
     worst, rest = order[: MAX_ENTRIES // 2], order[MAX_ENTRIES // 2 :]
@@ -228,7 +227,7 @@ def _entry(one: Measured, score: float, first: int) -> Entry:
 
 
 def sizes_of(images: Sequence[Measured]) -> Sizes:
-    """Of the objects of all classes, at IoU 0.5."""
+    """Areas of the objects of all classes, matched at IoU 0.5."""
     matches = [match for one in images for match in one.matches]
     none = np.zeros(0, np.int64)
     return Sizes(

@@ -1,4 +1,4 @@
-"""A run's folder -> its page: its networks are evaluated on the images that they were validated on."""
+"""Write the report of a run folder: its networks are evaluated on their validation images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ REPORT = "report.html"  # in a run's folder
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, or the folds of one: the folder of each network, the network, and its parts of the data. labels: of the
-    masks as they are now. notes: what is to be said."""
+    """A run, or the folds of one: folder, network and data split of each. labels: label map of the masks as they are
+    now. notes: remarks for the user."""
 
     runs: list[Path]
     checkpoints: list[Checkpoint]
@@ -43,11 +43,11 @@ class Trained:
 def report_run(
     run: Path, output: Path, hardware: Hardware, console: Console, data: Path | None = None, suspects: bool = False
 ) -> tuple[Evaluation | None, list[Suspect] | None]:
-    """Write the page of a run, or of the folds in a folder, and return what it is made of.
+    """Write the report of a run, or of the folds in a folder, and return what it shows.
 
-    The evaluation is of the validation part, or over all folds: every image predicted by the network that did not see
-    it; None where nothing was validated. data: where the images have moved to. suspects: look for training masks that
-    seem wrong; over folds these are the same images. Raises UserError.
+    The evaluation is of the validation part; with folds, of every image by the network that was not trained on it
+    (out-of-fold); None without validation. data: the new location of the images. suspects: look for label errors in
+    training masks; with folds these are the same images. Raises UserError.
     """
     trained = _trained(run, data, hardware, console)
     console.say(*trained.notes)
@@ -67,7 +67,7 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     checkpoints = [load_checkpoint(path) for path in paths]
     if len(paths) > 1 and not all(one.training.get("folds") for one in checkpoints):
         raise UserError(
-            f"{run} holds {len(paths)} runs, which are not the folds of one: give one, such as {paths[0].parent}"
+            f"{run} holds {len(paths)} runs, which are not folds of one run: give one, such as {paths[0].parent}"
         )
     training = checkpoints[0].training
     settings: dict[str, Any] = {spec.name: training.get(spec.name) for spec in fields(DataConfig)}
@@ -76,9 +76,9 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     if data is not None:
         settings |= {"data": data, "images": None, "masks": None}
     spec = spec_of(checkpoints[0])
-    if spec is not None:  # the file that told the classes may be gone
+    if spec is not None:  # the checkpoint has the classes, and their file may be gone
         settings |= {"classes": None, "ignore_index": None}
-    settings["missing_masks"] = settings["missing_masks"] or "stop"  # older runs don't say
+    settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack it
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
     card, labels, notes = examine_for_evaluation(layout, config, checkpoints[0].labels, console, spec)
@@ -87,7 +87,7 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]
     validated = [pair for split in splits for pair in split.val]
     if len(set(validated)) < len(validated):
-        raise UserError(f"{run} holds {len(runs)} runs, which are not the folds of one: give one, such as {runs[0]}")
+        raise UserError(f"{run} holds {len(runs)} runs, which are not folds of one run: give one, such as {runs[0]}")
     notes += describe_unfinished([run])
     if training.get("data_fingerprint") != card.fingerprint():
         notes.append("The data have changed since the training.")
@@ -97,7 +97,7 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
 def _evaluated(
     trained: Trained, parts: Sequence[list[Pair]], hardware: Hardware, console: Console, doubts: bool
 ) -> Evaluation | None:
-    """Each network on its part."""
+    """Evaluate each network on its part; None if all parts are empty."""
     groups: list[Group] = [((one,), pairs) for one, pairs in zip(trained.checkpoints, parts, strict=True) if pairs]
     if not groups:
         return None

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
-
-from torch import Tensor
 
 from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.data import Preprocessing
@@ -38,6 +35,7 @@ from unet_cli.training.loader import TrainLoader
 from unet_cli.training.losses.loss import class_weights_for, loss_for
 from unet_cli.training.optimizers import make_optimizer
 from unet_cli.training.plan import Plan
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 
 MAX_GPU_BATCH = 128
@@ -86,38 +84,6 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
             f"{card.labels.describe()}: restore the masks, or start a new run"
         )
     return then
-
-
-@dataclass(frozen=True)
-class Run:
-    """The objects of the training loop: the learner (network and optimizer), the training loader, the validation data,
-    and the progress of the run."""
-
-    learner: Learner
-    loader: TrainLoader
-    val_data: SegmentationDataset
-    course: Course
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether weights, optimizer and progress are of the same step, so that they can be saved. They are, except at
-        the very end of a step and while the averaged weights are swapped in."""
-        return self.course.step == self.learner.step and not self.learner.average.is_swapped
-
-    def weights(self, averaged: bool = False) -> dict[str, Tensor]:
-        """A copy of the weights on the CPU, independent of further training."""
-        state = self.learner.average.state_dict() if averaged else self.learner.model.state_dict()
-        return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
-
-    def state(self) -> dict[str, Any]:
-        """State for resuming, beside the weights."""
-        return {
-            "learner": self.learner.state(),
-            "progress": self.course.progress.plain(),
-            "seconds": time.monotonic() - self.course.budget.start,
-            "batch_size": self.loader.batch_size,
-            "plan": self.course.plan.plain(),
-        }
 
 
 def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Run:

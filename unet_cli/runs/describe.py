@@ -10,10 +10,10 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.problems import listed
 from unet_cli.data.samples.split import Split
 from unet_cli.models import parameter_count
-from unet_cli.runs.build import Run
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import counted, duration
 from unet_cli.training.plan import Plan
+from unet_cli.training.run import Run
 
 
 def describe_plan(run: Run, template: Checkpoint, reasons: list[str], folder: Path) -> list[str]:

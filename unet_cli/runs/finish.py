@@ -20,10 +20,10 @@ from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run
 from unet_cli.report.runs import REPORT
 from unet_cli.run_folder import write_json
-from unet_cli.runs.build import Run
 from unet_cli.runs.journal import Journal, not_written, pictured_samples
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import counted
+from unet_cli.training.run import Run
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from unet_cli.data.pictures import stretched, to_rgb, visible, with_legend
 from unet_cli.data.samples.cutting import Whole
 from unet_cli.data.writing import write_png
 from unet_cli.errors import UserError, explain
-from unet_cli.runs.build import Run
 from unet_cli.system.files import whole_file
 from unet_cli.training.progress import EpochResult
+from unet_cli.training.run import Run
 from unet_cli.training.validation import PredictedSample, predict_samples
 
 PANEL = 256  # side of a panel in pixels

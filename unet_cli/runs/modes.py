@@ -29,7 +29,7 @@ from unet_cli.system.console import Console, counted
 from unet_cli.system.device import free_memory
 from unet_cli.system.distributed import World
 from unet_cli.system.signals import StopRequest
-from unet_cli.training.loop import may_continue, train_one_epoch
+from unet_cli.training.loop import train_one_epoch
 from unet_cli.training.plan import Plan
 from unet_cli.training.validation import validate_averaged
 
@@ -138,11 +138,11 @@ def _learned(call: Call, card: Card, split: Split, network: ModelConfig, mode: M
     course.budget.epochs = STEPS * loader.batch_size / len(loader.data)
     stop = StopRequest()  # not installed as a handler: before the first step a signal ends the command at once
     course.start()
-    while may_continue(learner, course):
+    while run.may_continue():
         course.begin_epoch(side, len(loader.data))
-        train_one_epoch(learner, loader, course, stop, after_step=lambda: None)
+        train_one_epoch(run, stop, after_step=lambda: None)
         course.end_epoch(course.lr, None)
-    validate_averaged(learner, loader, run.val_data, stop)
+    validate_averaged(run, stop)
     trained = replace(template, weights=run.weights(averaged=True))
     predictor = Predictor([trained], call.compute, Inference(batch_size=batch_size))
     dice = evaluate_network(predictor, scored, config.workers, call.console).scores["set_dice"]

@@ -25,16 +25,16 @@ from unet_cli.models import MODELS, Network, build_model, resolved
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
-from unet_cli.runs.build import Run, build_run, class_shares, template_of
+from unet_cli.runs.build import build_run, class_shares, template_of
 from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import AlreadyFinished, Call
 from unet_cli.runs.saving import Saver
 from unet_cli.system.console import Console, counted, duration
-from unet_cli.training.loop import may_continue
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import Progress
+from unet_cli.training.run import Run
 from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
@@ -248,7 +248,7 @@ def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
     folder = call.folder
     if folder is None:
         folder = world.first(new_run_folder(config.output, config.name, call.layout.root) if world.is_first else None)
-    elif world.first((folder / METRICS).exists()) and not may_continue(run.learner, run.course):
+    elif world.first((folder / METRICS).exists()) and not run.may_continue():
         raise AlreadyFinished(
             f"{folder} has finished training, {counted(run.course.progress.epoch - 1, 'epoch')} in "
             f"{duration(call.state.get('seconds', 0))}: to train longer, raise the total of --epochs, --max-time or "

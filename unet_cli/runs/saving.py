@@ -57,11 +57,11 @@ class Saver:
         return self.record.folder
 
     @property
-    def resume(self) -> str:
+    def resume_command(self) -> str:
         """The command that resumes the run."""
         return shlex.join(["unet", "train", "--resume", str(self.folder)])
 
-    def wants(self, row: EpochResult) -> bool:
+    def is_new_best(self, row: EpochResult) -> bool:
         """Whether the weights of this epoch become the best ones; the first epoch's always do."""
         return row.is_best or not (self._best is not None or (self.folder / "best.pth").exists())
 
@@ -83,7 +83,7 @@ class Saver:
             except UserError as error:
                 self.console.say(f"Not saved: {error}. Training goes on, and saving will be tried again")
 
-    def save_at_last(self, snapshot: Callable[[], Snapshot]) -> None:
+    def save_final(self, snapshot: Callable[[], Snapshot]) -> None:
         """Save at the end of a run. Raises UserError that says what was saved before."""
         try:
             self.save(snapshot)

@@ -23,7 +23,6 @@ from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.writing import write_png
 from unet_cli.errors import Stopped, UserError
 from unet_cli.run_folder import elastic_run
-from unet_cli.runs.build import Run
 from unet_cli.runs.finish import Report, finish
 from unet_cli.runs.journal import Journal, not_written, pictured_samples, tensorboard_writer
 from unet_cli.runs.prepare import prepare
@@ -35,8 +34,9 @@ from unet_cli.system.distributed import World, restarts, together
 from unet_cli.system.files import alone_in, sweep, writable_folder
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.diagnostics import describe_blank, is_blank
-from unet_cli.training.loop import may_continue, train_one_epoch
-from unet_cli.training.progress import EpochLog, EpochResult
+from unet_cli.training.loop import train_one_epoch
+from unet_cli.training.progress import EpochPrinter, EpochResult
+from unet_cli.training.run import Run
 from unet_cli.training.validation import validate_averaged
 
 
@@ -70,7 +70,7 @@ def train(
             _fit_and_save(run, None, None)
             world.wait()
             return None
-        with nullcontext() if is_part else with_resume_hint(saver.resume), alone_in(saver.folder):
+        with nullcontext() if is_part else with_resume_hint(saver.resume_command), alone_in(saver.folder):
             sweep(saver.folder)
             if call.restart_from is not None:
                 weights = set_aside(call.restart_from)
@@ -124,36 +124,45 @@ def fit(run: Run, stop: StopRequest, saver: Saver | None = None, journal: Journa
     saver, journal: given in the first process only. Raises UserError where training has diverged, or a file can't be
     read any more; the last good state is then the one that is saved.
     """
-    learner, loader, course = run.learner, run.loader, run.course
-    world, progress = learner.world, course.progress
+    world, course, progress = run.learner.world, run.course, run.course.progress
     course.start()
-    with EpochLog(learner.console) as log:
-        while progress.seen or may_continue(learner, course):
+    with EpochPrinter(run.learner.console) as printer:
+        is_amid_epoch = progress.seen > 0  # of a resumed run, which owes this epoch's validation
+        while is_amid_epoch or run.may_continue():
+            is_amid_epoch = False
             _begin_epoch(run)
-            train_one_epoch(learner, loader, course, stop, lambda: _save_within_epoch(run, saver))
-            if world.any(stop.signum is not None):
+            train_one_epoch(run, stop, after_step=lambda: _save_within_epoch(run, saver))
+            if world.any(stop.is_requested):
                 return
             if not progress.seen:  # the time budget left no step
                 break
-            scores = _validate_where_due(run, stop)
-            if world.any(stop.signum is not None):
+            is_due = course.is_validation_due or run.next_lr() is None
+            scores = validate_averaged(run, stop) if is_due else None
+            if world.any(stop.is_requested):
                 return
-            row = course.end_epoch(learner.optimizer.param_groups[0]["lr"], scores)
-            _report_epoch(run, row)
-            _save_and_log(run, row, saver, journal, log)
+            row = course.end_epoch(run.learner.optimizer.param_groups[0]["lr"], scores)
+            _cool_down_if_converged(run)
+            _warn_if_blank(run)
+            _save_and_log(run, row, saver, journal, printer)
         if progress.rows and not progress.rows[-1].averaged:  # the budget ended before the last epoch was due
-            scores = validate_averaged(learner, loader, run.val_data, stop)
+            scores = validate_averaged(run, stop)
             if scores is None:
                 return
-            _save_and_log(run, course.add_scores(scores), saver, journal, log)
-    if learner.step and learner.step == sum(row.skipped for row in progress.rows):
+            _save_and_log(run, course.add_scores(scores), saver, journal, printer)
+    _check_that_it_learned(run)
+
+
+def _check_that_it_learned(run: Run) -> None:
+    """Say why the run ends, if not by its budget. Raises UserError where no step was taken."""
+    progress = run.course.progress
+    if run.learner.step and run.learner.step == sum(row.skipped for row in progress.rows):
         raise UserError(
             "the loss was not finite in any step, so nothing was learned: try a lower --lr, other factors in --loss or "
             "--class-weights, or --precision float32"
         )
-    if course.has_lost_patience:
+    if run.course.has_lost_patience:
         waited = counted(progress.epochs_since_best, "epoch")
-        learner.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
+        run.learner.console.say(f"The validation score hasn't improved for {waited} (--patience): the run ends here")
 
 
 def _save_within_epoch(run: Run, saver: Saver | None) -> None:
@@ -169,32 +178,28 @@ def _begin_epoch(run: Run) -> None:
     run.course.begin_epoch(side, len(run.loader.data))
 
 
-def _validate_where_due(run: Run, stop: StopRequest) -> dict[str, float] | None:
-    """Scores of the averaged weights where a validation is due: by the plan, or after the last epoch; else None."""
-    if not run.course.is_due and run.learner.world.first(run.course.next_lr()) is not None:
-        return None
-    start = time.monotonic()
-    scores = validate_averaged(run.learner, run.loader, run.val_data, stop)
-    run.course.time_validation(time.monotonic() - start)
-    return scores
-
-
-def _report_epoch(run: Run, row: EpochResult) -> None:
-    """Begin the cool-down where the run has converged, and say so; warn where the network predicts a single class."""
-    rows, console = run.course.progress.rows, run.learner.console
+def _cool_down_if_converged(run: Run) -> None:
+    """Begin the cool-down of a run without a fixed end where it has converged, and say so."""
     cooldown = run.course.cool_down_where_settled()
     if cooldown is not None:
         length = counted(cooldown, "epoch")
-        console.say(f"The run has converged: the learning rate decays to zero over the last {length}")
-    if row.val_dice is not None and is_blank(rows) and not is_blank(rows[:-1]):
-        console.say(describe_blank(row, run.loader.data.preprocessing.mode))
+        run.learner.console.say(f"The run has converged: the learning rate decays to zero over the last {length}")
 
 
-def _save_and_log(run: Run, row: EpochResult, saver: Saver | None, journal: Journal | None, log: EpochLog) -> None:
+def _warn_if_blank(run: Run) -> None:
+    """Warn, once, where the network predicts a single class."""
+    rows = run.course.progress.rows
+    if rows[-1].val_dice is not None and is_blank(rows) and not is_blank(rows[:-1]):
+        run.learner.console.say(describe_blank(rows[-1], run.loader.data.preprocessing.mode))
+
+
+def _save_and_log(
+    run: Run, row: EpochResult, saver: Saver | None, journal: Journal | None, printer: EpochPrinter
+) -> None:
     """Save and log an epoch. A failure to write is reported, and training continues."""
     start = time.monotonic()
     if saver:
-        if saver.wants(row):
+        if saver.is_new_best(row):
             saver.keep_best(run.weights(row.averaged), row)
         saver.save_when_due(partial(_snapshot, run), row)
     if journal:
@@ -202,7 +207,7 @@ def _save_and_log(run: Run, row: EpochResult, saver: Saver | None, journal: Jour
             journal.add(run.course.progress.rows, partial(pictured_samples, run))
         except UserError as error:
             run.learner.console.say(not_written(error, ". Training goes on"))
-    log.add(row)
+    printer.add(row)
     # Not every epoch saves, but the first and the last do: the maximum so far is the estimate for the last.
     run.course.budget.saving_seconds = max(run.course.budget.saving_seconds, time.monotonic() - start)
 
@@ -230,8 +235,8 @@ def _fit_and_save(run: Run, saver: Saver | None, journal: Journal | None) -> Non
             reason = str(error).splitlines()[0]
             raise UserError(f"--deterministic: {reason} Leave it out, or use --device cpu") from error
         if saver and learner.step:
-            saver.save_at_last(partial(_snapshot, run))
-        if learner.world.any(stop.signum is not None):
+            saver.save_final(partial(_snapshot, run))
+        if learner.world.any(stop.is_requested):
             learner.console.say(f"Stopped in epoch {run.course.progress.epoch}, and saved")
             raise Stopped(stop.signum or signal.SIGTERM)
 
@@ -239,7 +244,7 @@ def _fit_and_save(run: Run, saver: Saver | None, journal: Journal | None) -> Non
 def _save_after_error(run: Run, saver: Saver) -> None:
     """Save after an error. A failure to save is reported, so that the caller raises the first error."""
     try:
-        saver.save_at_last(partial(_snapshot, run))
+        saver.save_final(partial(_snapshot, run))
     except Exception as unsaved:  # of any kind: the first error is the one to report
         run.learner.console.say(f"Not saved: {unsaved}")
 

@@ -1,4 +1,4 @@
-"""Work in a process of its own, which may die without taking this one along."""
+"""Run a function in a child process, which may crash without affecting this one."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Result = TypeVar("Result")
 
 
 class ChildDied(UserError):
-    """The process ended without a result, for a reason that is not the user's."""
+    """The child process ended without a result, for a reason that is not the user's."""
 
 
 def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
-    """`work(*arguments)` in a process of its own, which begins with nothing of this one's memory or GPU, and gives back
-    all of its own. A signal that ends this process is passed on, and what the work does about it is waited for.
+    """`work(*arguments)` in a child process, which starts without this one's memory and GPU state and releases all of
+    its own. A signal to this process is forwarded to the child, and its answer is awaited.
 
-    work: a function of a module; it, the arguments and the result have to be picklable. Raises what is a UserError
-    there, Stopped, and ChildDied, of any other exception after showing its traceback on stderr.
+    work: a module-level function; it, the arguments and the result must be picklable. Raises UserError and Stopped as
+    the child does, and ChildDied for any other exception, after the child has printed its traceback on stderr.
     """
     context = _context(work.__module__)
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sending, work, arguments), name="unet")
     try:
         try:
-            with _blocked_signals():  # until the child is ready for them, what it inherits
+            with _blocked_signals():  # the child inherits the mask and unblocks once its handlers are installed
                 process.start()
             sending.close()
             outcome = _received(receiving)
@@ -49,7 +49,7 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
         process.join()
     finally:
         if process.pid is not None:
-            process.kill()  # where a second signal didn't let it end
+            process.kill()  # a second signal may have interrupted the wait for it
             process.join()
     if isinstance(outcome, BaseException):
         raise outcome
@@ -60,10 +60,10 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _stopped(process: BaseProcess, receiving: Connection, signum: int) -> Stopped:
-    """Pass the signal on, wait for what the work does about it, and be stopped, whatever it answers."""
+    """Forward the signal, wait for the child's answer, and return a Stopped whatever it is."""
     if process.pid is None:
         return Stopped(signum)
-    if os.name != "nt" and process.is_alive():  # on Windows the console tells all of its processes
+    if os.name != "nt" and process.is_alive():  # on Windows the console signals all its processes
         os.kill(process.pid, signum)
     answer = _received(receiving)
     if isinstance(answer, Stopped):
@@ -72,9 +72,9 @@ def _stopped(process: BaseProcess, receiving: Connection, signum: int) -> Stoppe
 
 
 def _context(module: str) -> SpawnContext | ForkServerContext:
-    """How processes are started: forked from one that has imported `module` and done nothing else, so that each of many
-    need not import torch again. A fork of this process would inherit a GPU's and OpenMP's state, and not its threads.
-    On Windows each begins anew."""
+    """The start method: fork from a server that has imported `module` and nothing else, so that children need not
+    import torch again. A fork of this process would inherit the GPU and OpenMP state, but not the threads. On Windows,
+    spawn."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -83,7 +83,7 @@ def _context(module: str) -> SpawnContext | ForkServerContext:
 
 
 def _received(receiving: Connection) -> Any:
-    """What the child has sent: a tuple with its result, or an exception; None where it has died."""
+    """The child's message: a tuple with its result, or an exception; None if it has died."""
     try:
         return receiving.recv()
     except EOFError:
@@ -94,12 +94,12 @@ def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name
-    likely = ", as where the memory is not enough: try a smaller --batch-size" if name == "SIGKILL" else ""
+    likely = ", probably out of memory: try a smaller --batch-size" if name == "SIGKILL" else ""
     return f"its process died with signal {name}{likely}"
 
 
 def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """In the child."""
+    """The main function of the child."""
     make_streams_unbreakable()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     outcome: Any
@@ -111,16 +111,16 @@ def _work(sending: Connection, work: Callable[..., Any], arguments: tuple[Any, .
         outcome = error
     except KeyboardInterrupt:
         outcome = Stopped(signal.SIGINT)
-    except Exception as error:  # whatever it is, the others go on
+    except Exception as error:  # reported to the parent, which can continue with other work
         if not is_out_of_memory(error):
             traceback.print_exc()
-        reason = "the memory is not enough" if is_out_of_memory(error) else "this is a defect of unet, please report it"
+        reason = "out of memory" if is_out_of_memory(error) else "this is a defect of unet, please report it"
         outcome = ChildDied(f"{reason} ({type(error).__name__}: {error})")
     sending.send(outcome)
 
 
 def _leave_with_parent() -> None:
-    """Stop where the process that began this one is gone, and with it whoever wants the result."""
+    """Terminate when the parent process has ended, since nobody needs the result any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -129,10 +129,11 @@ def _leave_with_parent() -> None:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
+    """Block the ENDING signals within the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # which would unblock some of them when it is started with the first child
+    resource_tracker.ensure_running()  # it would start with the first child, and unblock some of the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

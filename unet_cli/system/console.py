@@ -1,4 +1,4 @@
-"""What the user sees: results on stdout, log and progress on stderr, one JSON document where that was asked for."""
+"""Output for the user: results on stdout, log and progress on stderr, one JSON document if requested."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class Console:
-    """json: results as JSON on stdout, one object a line. quiet: nothing but errors (and the JSON asked for)."""
+    """Output settings. json: results as JSON on stdout, one object a line. quiet: nothing but errors and the JSON."""
 
     json: bool = False
     quiet: bool = False
 
     def say(self, *lines: str) -> None:
-        """Log lines, on stderr, above any progress bar."""
+        """Print log lines on stderr, above any progress bar."""
         if self.quiet or not lines:
             return
         from tqdm import tqdm
@@ -32,12 +32,12 @@ class Console:
             print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
 
     def result(self, *lines: str) -> None:
-        """What the command was called for, in words, on stdout."""
+        """Print the command's result as text on stdout."""
         if not self.json and not self.quiet:
             print(*map(printable, lines), sep="\n", flush=True)
 
     def document(self, value: dict[str, Any]) -> None:
-        """What the command was called for, for a program: one line of JSON on stdout."""
+        """Print the command's result as one line of JSON on stdout."""
         if self.json:
             print(json.dumps(value, default=str), flush=True)
 
@@ -49,9 +49,9 @@ class Console:
         unit: str = "it",
         detail: Callable[[], str] = lambda: "",
     ) -> Iterator[Item]:
-        """Pass the items on: with a bar on a terminal, elsewhere with a line every few seconds.
+        """Pass the items on, with a progress bar on a terminal, elsewhere with a line every few seconds.
 
-        An item that is None counts for nothing. detail: what else there is to say at the moment.
+        Items that are None are not counted. detail: the current status text.
         """
         if self.quiet:
             yield from items
@@ -64,12 +64,12 @@ class Console:
                     bar.update(item is not None)
                     yield item
         else:
-            start = spoken = time.monotonic()
+            start = last_line = time.monotonic()
             done = 0
             for item in items:
                 now = time.monotonic()
-                if now - spoken > SECONDS_BETWEEN_LINES:
-                    spoken = now
+                if now - last_line > SECONDS_BETWEEN_LINES:
+                    last_line = now
                     parts = [f"{what}: {done} of {total} {unit}", speed(done, now - start, unit.removesuffix("s"))]
                     self.say(", ".join(filter(None, [*parts, detail()])))
                 yield item
@@ -77,7 +77,7 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: '45 s', '3 min 20 s', '2 h 5 min'."""
+    """Seconds for people: '45 s', '3 min 20 s', '2 h 5 min'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -89,7 +89,7 @@ def duration(seconds: float) -> str:
 
 
 def speed(number: int, seconds: float, noun: str) -> str:
-    """'3.2 images a second', '48 s per image'; nothing where there is none yet."""
+    """'3.2 images a second', '48 s per image'; '' for none."""
     if not number:
         return ""
     return (
@@ -103,11 +103,11 @@ def counted(number: int, noun: str) -> str:
 
 
 def few(names: Iterable[object]) -> str:
-    """The first three, and how many more."""
+    """The first three names, and the number of the others."""
     every = [str(name) for name in names]
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
 def sides(shape: Iterable[int]) -> str:
-    """'64x3x7x7'; of no sides, 'a number'."""
+    """'64x3x7x7'; 'a number' for no dimensions."""
     return "x".join(map(str, shape)) or "a number"

@@ -1,4 +1,4 @@
-"""What computes, and in which number format."""
+"""Device and precision."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from unet_cli.errors import UserError
 from unet_cli.system.distributed import local_number
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
-WORTHWHILE = 1.3  # bf16 has to be this many times as fast on a CPU, since it costs precision
+WORTHWHILE = 1.3  # minimum speedup of bf16 on a CPU, since it costs precision
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the format that its convolutions compute in; losses, and in training weights, stay float32.
+    """A device and the autocast precision; losses, and weights in training, stay float32.
 
-    channels_last: whether the channels of a pixel lie side by side in memory; results depend on it by rounding alone.
+    channels_last: the memory format; it changes results only by rounding.
     """
 
     device: torch.device
@@ -35,17 +35,17 @@ class Compute:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of networks and their images of two dimensions."""
+        """The memory format of 2D networks and their images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Within it, a network computes in `precision`."""
+        """Autocast context in `precision`."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
     def usual(self, on_cpu: int, on_gpu: int) -> int:
-        """The default that suits this device."""
+        """The default for this device."""
         return on_cpu if self.device.type == "cpu" else on_gpu
 
     @property
@@ -64,14 +64,13 @@ class Compute:
 def choose_compute(
     device: str, precision: Literal["auto", "float32", "bf16", "float16"], by_trial: bool = True
 ) -> Compute:
-    """Resolve 'auto', and prove that what was asked for by name is there. Raises UserError.
+    """Resolve 'auto', and check that the requested device exists. Raises UserError.
 
-    by_trial: whether timing may decide, which of two formats is faster not being the same every time; else what the
-    processor has decides.
+    by_trial: whether to choose the precision by timing, which may vary between calls; else by the processor's features.
     """
     chosen = torch.device(_best_device() if device == "auto" else device)
     number = local_number()
-    if chosen.type == "cuda" and number is not None:  # each process has a GPU of its own
+    if chosen.type == "cuda" and number is not None:  # one GPU per process
         chosen = torch.device("cuda", number)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -87,17 +86,17 @@ def choose_compute(
 
 
 def cpu_likes_channels_last() -> bool:
-    """What is known without a trial: AVX2 alone computes faster with whole planes, AVX-512 and AMX with channels last.
+    """Whether channels last is faster on this CPU: not with AVX2, but with AVX-512 and AMX.
 
     GFLOP/s of convolution, batch norm and ReLU, forward and backward, on an AMD processor with AVX2, channels last and
-    planes: 32 channels at 512x512 45 and 52; 64 at 256 48 and 72; 128 at 128 68 and 132; 256 at 64 97 and 156.
+    contiguous: 32 channels at 512x512 45 and 52; 64 at 256 48 and 72; 128 at 128 68 and 132; 256 at 64 97 and 156.
     """
     return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def be_deterministic() -> None:
-    """Let torch use only operations whose results are the same every time, or refuse with a RuntimeError that names the
-    one that has no such form: https://docs.pytorch.org/docs/stable/notes/randomness.html. Before the GPU is used."""
+    """Restrict torch to deterministic operations; it raises a RuntimeError that names an operation without such a form:
+    https://docs.pytorch.org/docs/stable/notes/randomness.html. Must be called before the GPU is used."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
@@ -105,19 +104,19 @@ def be_deterministic() -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Where a network is run for the first time: if torch can't compile it, that is a UserError that says why."""
+    """Context for the first run of a compiled network: raises UserError with the reason if torch can't compile it."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or leave it out"
+            f"--compile: torch can't compile the network here ({reason}): install a C++ compiler, or omit --compile"
         ) from error
 
 
 @contextmanager
 def same_threads() -> Iterator[None]:
-    """Within it torch may be told to compute with fewer threads; afterwards it has as many as before."""
+    """Restore torch's number of threads after the block."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -126,13 +125,13 @@ def same_threads() -> Iterator[None]:
 
 
 def finish(device: torch.device) -> None:
-    """Return when all that was begun on the device is done."""
+    """Synchronize the device."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what torch holds unused of the device's memory, and the allocator of the machine's."""
+    """Release torch's unused device memory, and the allocator's unused host memory."""
     gc.collect()
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
@@ -145,11 +144,11 @@ def is_glibc() -> bool:
 
 
 def keep_freed_memory(compute: Compute) -> None:
-    """Where a CPU computes, tell glibc's allocator to keep what is freed for the next step.
+    """For CPU training, let glibc's allocator keep freed memory for the next step.
 
-    By default it gives it back to the system: each activation, of tens of megabytes, is mapped, cleared page by page,
-    and unmapped again, which took a third of a training step. One arena, since the backward pass has a thread of its
-    own. Elsewhere than on Linux with glibc nothing is done.
+    By default it returns it to the system: each activation, of tens of megabytes, is mapped, cleared page by page, and
+    unmapped again, which took a third of a training step. One arena, since the backward pass runs in another thread.
+    Does nothing elsewhere than on Linux with glibc.
     """
     if compute.device.type != "cpu" or not is_glibc():
         return
@@ -167,7 +166,8 @@ def _best_device() -> str:
 
 
 def _best_precision(device: torch.device, by_trial: bool) -> Precision:
-    """On a CPU bf16 where it has AMX, or, with --max-time, where a trial finds it WORTHWHILE times as fast."""
+    """The default precision; on a CPU bf16 if it has AMX, or by trial if a benchmark finds it WORTHWHILE times as
+    fast."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and (cpu_has_bf16() and bf16_speedup() >= WORTHWHILE if by_trial else cpu_has_amx()):
@@ -176,22 +176,22 @@ def _best_precision(device: torch.device, by_trial: bool) -> Precision:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor has instructions for bf16 products (AVX512-BF16 or AMX; those of ARM aren't asked for)."""
+    """Whether the processor has instructions for bf16 products (AVX512-BF16 or AMX; ARM's are not considered)."""
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 def cpu_has_amx() -> bool:
-    """Whether the processor multiplies tiles of bf16, several times as fast as float32 wherever it can."""
+    """Whether the processor has AMX tiles for bf16, always several times as fast as float32."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def bf16_speedup(size: int = 768, rounds: int = 5) -> float:
-    """Time of a float32 matrix product over that of a bf16 one, the best of a few rounds of each in turn.
+    """Speedup of a bf16 matrix product over a float32 one, the best of a few alternating rounds.
 
-    Having the instructions doesn't mean that they are fast: with AMX or on AMD's Zen 4, bf16 is 2 to 8 times as fast;
-    Intel processors with AVX512-BF16 but no AMX issue it so slowly that float32 wins (measured: 0.6 times as fast).
-    Takes some 50 ms.
+    Having the instructions doesn't make them fast: with AMX or on AMD's Zen 4, bf16 is 2 to 8 times as fast; Intel
+    processors with AVX512-BF16 but no AMX are so slow that float32 wins (measured: 0.6 times as fast). Takes some 50
+    ms.
     """
     matrix = torch.ones(size, size)
     times: dict[torch.dtype, float] = {}

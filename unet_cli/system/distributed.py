@@ -1,4 +1,4 @@
-"""One job in several processes, as torchrun starts them: https://docs.pytorch.org/docs/stable/elastic/run.html."""
+"""Distributed data parallel training under torchrun: https://docs.pytorch.org/docs/stable/elastic/run.html."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributed.distributed_c10d import Store
 
-LONGEST_WAIT = timedelta(days=30)  # of one process for another: torchrun itself sees to those that have ended
+LONGEST_WAIT = timedelta(days=30)  # timeout of collectives: torchrun itself detects processes that have ended
 POLL_SECONDS = 0.1
 
 T = TypeVar("T")
 
 
 def this_process() -> tuple[int, int]:
-    """Which of the processes this is, from 1, and how many there are."""
+    """The number of this process, from 1 (rank + 1), and the world size."""
     return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_number() -> int | None:
-    """Which of torchrun's processes on this machine this is, from 0, and so the number of its GPU; None without it."""
+    """The local rank of this process, from 0, which is also the index of its GPU; None without torchrun."""
     number = os.environ.get("LOCAL_RANK")
     return None if number is None else int(number)
 
 
 def processes_here() -> int:
-    """How many of the job's processes share this machine and its memory."""
+    """The number of the job's processes on this machine, which share its memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def elastic_identity() -> str | None:
-    """What names this torchrun job and stays the same when it restarts its processes; None without torchrun.
+    """An identifier of this torchrun job that stays the same when it restarts its processes; None without torchrun.
 
-    Its --rdzv-id, else this machine and the process that started this one, which on several machines differs between
-    them. Only of use where restarts() is not 0: both may have been those of an earlier job.
+    It is --rdzv-id, else host name and parent process id, which differ between machines. Only meaningful if restarts()
+    is not 0: an earlier job may have had the same.
     """
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"{socket.gethostname()}-{os.getppid()}" if job == "none" else job
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes of this job again."""
+    """How often torchrun has restarted the processes of this job."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here: torchrun stops the others as soon as one ends with an exit code."""
+    """Barrier at the end of the command: torchrun stops the other processes as soon as one ends with an exit code."""
     if not _several():
         return
     from torch import distributed
@@ -72,10 +72,10 @@ def wait_for_all() -> None:
 
 @contextmanager
 def together(device: torch.device) -> Iterator[World]:
-    """Join the processes that torchrun started, each with its own device; without it, a world of one.
+    """Join the process group of torchrun, each process with its own device; without torchrun, a world of size one.
 
-    They have to leave together too, at the end of the block. An exception leaves at once, and is to end the process:
-    the others then fail at what they wait for, with a UserError, or torchrun stops them.
+    All processes must also leave together, at the end of the block. An exception leaves at once and should end the
+    process: the others then fail in their next collective, with a UserError, or torchrun stops them.
     """
     if not _several():
         yield World()
@@ -88,15 +88,15 @@ def together(device: torch.device) -> Iterator[World]:
     with _explaining_failure():
         _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield World(distributed.get_rank(), distributed.get_world_size())
-    distributed.destroy_process_group()  # after an exception it would wait for what the others no longer answer
+    distributed.destroy_process_group()  # not after an exception: it would hang, since the others no longer answer
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a job, seen from one of them: its rank, from 0, and their count.
+    """The process group as seen from one process: its rank, from 0, and the world size.
 
-    All but `share` and `accumulating` have to be called by every process, in the same order. What isn't a tensor on a
-    GPU is exchanged between the processors, so no GPU waits. A world of one does nothing.
+    All methods but `share` and `accumulating` are collective: every process must call them, in the same order. Values
+    other than CUDA tensors are exchanged over gloo, so no GPU waits. A world of size one does nothing.
     """
 
     rank: int = 0
@@ -107,7 +107,7 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Over all processes, on the tensor's device; gradients do not pass."""
+        """The all-reduced sum, on the tensor's device, detached from the graph."""
         if self.count == 1:
             return tensor.detach()
         from torch import distributed
@@ -117,7 +117,7 @@ class World:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.count == 1:
             return flag
         import torch
@@ -135,7 +135,7 @@ class World:
         return values
 
     def first(self, value: T) -> T:
-        """The first process's plain value, for all."""
+        """The plain value of rank 0, for all."""
         if self.count == 1:
             return value
         from torch import distributed
@@ -148,12 +148,12 @@ class World:
         return min(self.gathered(number))
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Barrier."""
         self.any(False)
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """What the first process does within it, and leaves on the disk, the others find done."""
+        """Rank 0 runs the block before the others, which find its files on the disk."""
         if not self.is_first:
             self.wait()
         yield
@@ -161,15 +161,15 @@ class World:
             self.wait()
 
     def share(self, batch: list[int]) -> list[int]:
-        """What of a batch of all processes is for this one; empty where there are more processes than samples left."""
+        """The samples of a global batch that this process takes; empty if fewer samples than processes are left."""
         return batch[self.rank :: self.count]
 
     def distributed(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """What to call in training instead of the model: it averages the gradients over the processes in backward().
+        """Wrap the model for training: backward() averages the gradients over the processes.
 
-        All start with the first process's weights. Parameters, buffers and their names stay those of the model, on the
-        device and in the memory format that they have. Batch norms become synchronised ones, on GPUs only: on CPUs
-        each process takes the statistics of its own part. See `average_buffers`.
+        All start with the weights of rank 0. Parameters, buffers and their names stay those of the model, on their
+        device and in their memory format. Batch norm becomes synchronized on GPUs; on CPUs each process uses the
+        statistics of its own samples. See `average_buffers`.
         """
         if self.count == 1:
             return model
@@ -181,20 +181,21 @@ class World:
             ids = [device]
         parallel: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
         known = inspect.signature(parallel).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # in old torch
         return parallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Of what `distributed` gave: within it, forward and backward pass add to this process's gradients only.
+        """Context for gradient accumulation with a `distributed` model: forward and backward pass don't synchronize
+        gradients.
 
-        For all parts of a batch but the last one, whose backward pass averages the sums.
+        Used for all parts of a batch but the last one, whose backward pass averages the sums.
         """
         from torch.nn.parallel import DistributedDataParallel
 
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Make running statistics the same in all processes, their mean, before they are used or saved."""
+        """Average the running statistics over the processes, before they are used or saved."""
         if self.count == 1:
             return
         import torch
@@ -206,9 +207,10 @@ class World:
 
 
 def _join(backend: str) -> None:
-    """Meet the other processes under a name that no start of the job had before.
+    """Initialize the process group under a name that no earlier start of the job had.
 
-    torchrun keeps what the processes before a restart left in its store, such as addresses at which nobody answers.
+    torchrun keeps the store over a restart, with entries of the earlier processes, such as addresses that no longer
+    answer.
     """
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
@@ -220,12 +222,14 @@ def _join(backend: str) -> None:
 
 
 def agreed_name(store: Store, rank: int, count: int) -> str:
-    """A new name, the same for all processes: the first one's, once it has answered to this one's own.
+    """A new name, the same for all processes: that of rank 0, once it has acknowledged this process.
 
-    A name in the store may be that of a first process that has ended; that one answers no more.
+    A name in the store may be that of an earlier rank 0, which acknowledges nothing.
     """
     mine = uuid4().hex
     if rank == 0:
+        # Handshake: every other rank writes its own fresh id under the name that it found, and rank 0 of this start
+        # echoes the id. Without an echo the name is stale, and the rank reads it again.
         store.set("unet", mine)
         for other in range(1, count):
             while not store.check([f"{mine}/{other}"]):
@@ -242,7 +246,7 @@ def agreed_name(store: Store, rank: int, count: int) -> str:
 
 @contextmanager
 def _explaining_failure() -> Iterator[None]:
-    """Raises UserError where the exchange fails, as it does when another process has gone."""
+    """Raises UserError where communication fails, as it does when another process has ended."""
     from torch import distributed
 
     try:
@@ -251,11 +255,11 @@ def _explaining_failure() -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
             raise
         raise UserError(
-            "the exchange with the other processes of the job failed; if one has ended, look for what it said, and let "
+            "communication with the other processes of the job failed; if one has ended, look for its error, and let "
             f"torchrun --max-restarts 3 start them again ({shorten(str(error), 200)})"
         ) from error
 
 
 def _several() -> bool:
-    """Whether this process has others to find; RANK and WORLD_SIZE alone only divide a job."""
+    """Whether there are other processes to join; RANK and WORLD_SIZE without MASTER_ADDR only divide a job."""
     return this_process()[1] > 1 and "MASTER_ADDR" in os.environ

@@ -1,4 +1,4 @@
-"""Whole files or none: what is written here appears under its name complete, or not at all."""
+"""Atomic writes and file locks: a file appears complete under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]  # part of the names of
 
 @contextmanager
 def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its name when the block ends without an error.
+    """Open a temporary file beside `path` that is renamed to it when the block ends without an error.
 
-    durable: flush to the disk before renaming, for files that must survive a power cut.
-    Raises UserError where the disk is full or the folder can't be written.
+    durable: fsync before renaming, for files that must survive a power failure. Raises UserError where the disk is full
+    or the folder is not writable.
     """
-    number = zlib.crc32(path.name.encode(errors="surrogateescape"))  # the name itself may be as long as names can be
+    number = zlib.crc32(path.name.encode(errors="surrogateescape"))  # the name may have the maximum length
     temporary = path.with_name(f".unet-{HOST}-{number:x}-{os.getpid()}.tmp")
     try:
         with _fresh_file(temporary) as file:
@@ -41,14 +41,14 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def _fresh_file(path: Path) -> BinaryIO:
-    """Open a file that wasn't there before, so that no link is followed. What is left under this name of ours, by a
-    process with our number that was killed, goes first. Raises OSError."""
+    """Create the file exclusively, so that no symbolic link is followed. A leftover of this name, from a killed process
+    with the same id, is removed first. Raises OSError."""
     path.unlink(missing_ok=True)
     return open(path, "xb")
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that processes of this machine left in the folder when they were killed."""
+    """Remove the temporary files that killed processes of this machine left in the folder."""
     for path in folder.glob(f".unet-{HOST}-*.tmp"):
         number = path.name.removesuffix(".tmp").rpartition("-")[2]
         if number.isdigit() and not _is_running(int(number)):
@@ -56,19 +56,19 @@ def sweep(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where the signal 0 is Ctrl-C
+    if os.name == "nt":  # signal 0 would send Ctrl-C there
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it runs, as another user
         return True
     return True
 
 
 def lock_alone(file: BinaryIO | int, complaint: str) -> None:
-    """Until it is closed, no other process may have this file locked. Raises UserError where one has."""
+    """Lock the file exclusively until it is closed. Raises UserError where another process holds the lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -77,14 +77,14 @@ def lock_alone(file: BinaryIO | int, complaint: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(complaint) from error
-    except OSError:  # a file system without locks
+    except OSError:  # the file system has no locks
         return
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Within it no other process works in the folder that asks the same. Raises UserError where one does."""
-    if os.name == "nt":  # a folder can't be opened there
+    """Hold an exclusive lock on the folder within the block. Raises UserError where another process holds it."""
+    if os.name == "nt":  # folders have no file descriptors there
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -96,7 +96,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def writable_folder(folder: Path) -> Path:
-    """Create the folder, its parents included, and prove that files can be written there.
+    """Create the folder, its parents included, and check that files can be written there.
 
     Raises UserError, before anything was computed for it.
     """
@@ -110,7 +110,7 @@ def writable_folder(folder: Path) -> Path:
 
 
 def make_folder(folder: Path) -> Path:
-    """Create the folder, its parents included, unless it is there. Raises UserError."""
+    """Create the folder, its parents included, if it does not exist. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it is free: of the machine, of the container, of the batch job."""
+"""Total and available memory: of the machine, the container, the batch job."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
-UNKNOWN = 8 * 2**30  # bytes that a system is taken to have that doesn't say
+UNKNOWN = 8 * 2**30  # bytes assumed where the system doesn't report them
 
-# Of control groups in version 2 and 1: the files of a limit and of what is used, and of the statistics what the kernel
-# keeps of files that weren't read lately, which it gives up when memory is wanted.
+# Files of a control group (version 2 and 1) with its limit and usage, and the entry of memory.stat for the inactive
+# page cache: it counts as used, but the kernel reclaims it on demand.
 VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def total_memory() -> int:
-    """Bytes that all processes here may use together: what the machine has, or the narrowest limit that we are under,
-    of a container or a batch job."""
+    """Bytes that all processes here may use together: the machine's memory, or the lowest limit of the enclosing
+    control groups."""
     return min([_physical(), *(allowed for allowed, _ in _limits())])
 
 
 def unused_memory() -> int:
-    """Bytes of the machine's memory that this process can still have."""
+    """Bytes of the machine's memory that this process can still allocate."""
     return max(0, min([_available(), *(allowed - used for allowed, used in _limits())]))
 
 
@@ -36,14 +36,14 @@ def _physical() -> int:
 
 
 def _available() -> int:
-    """MemAvailable of the kernel; without one, all the memory that the machine has."""
+    """MemAvailable of /proc/meminfo; without it, the machine's total memory."""
     lines = MEMINFO.read_text().splitlines() if MEMINFO.is_file() else []
     sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     return sizes[0] * 1024 if sizes else _physical()
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """What is allowed, and used, in this process's control groups and in those that they lie in."""
+    """Limit and usage of this process's control groups and of their ancestors."""
     for line in OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else ():
         _, controllers, own = line.split(":", 2)
         if not controllers:
@@ -53,8 +53,8 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _limits_from(root: Path, own: str, limit: str, used: str, reclaimable: str) -> Iterator[tuple[int, int]]:
-    """Of the group `own` below `root`, and of each above it. Within a container the path may be that of the machine
-    outside, and what is seen at the root is the container's own group."""
+    """Limit and usage of the group `own` below `root`, and of each ancestor. Within a container the path may be that of
+    the host, and the root is the container's own group."""
     inner = root / own.strip("/")
     for folder in (inner, *inner.parents):
         allowed = _text(folder / limit).strip()
@@ -66,7 +66,7 @@ def _limits_from(root: Path, own: str, limit: str, used: str, reclaimable: str) 
 
 
 def _text(path: Path) -> str:
-    """'' where the system doesn't show it."""
+    """The file's text; '' where the system doesn't expose it."""
     try:
         return path.read_text()
     except OSError:

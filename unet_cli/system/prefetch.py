@@ -1,4 +1,4 @@
-"""Reading and writing ahead: the one mechanism by which disk and processor overlap, in every command."""
+"""Prefetching in threads: the one mechanism by which I/O and computation overlap, in every command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def usable_processors() -> int:
-    """How many this process may use."""
+    """The number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -26,7 +26,7 @@ def usable_processors() -> int:
 
 
 def default_workers() -> int:
-    """As many threads as this process may use processors, 8 at most: decoders release the interpreter lock."""
+    """One thread per usable processor, at most 8: decoders release the GIL."""
     return min(8, usable_processors())
 
 
@@ -37,12 +37,12 @@ def prefetch(
     depth: int | None = None,
     chunk: int = 1,
 ) -> Iterator[Result]:
-    """`map(function, items)` in threads, results in the order of the items, with a bounded number in flight.
+    """`map(function, items)` in threads, with results in the order of the items and a bounded number in flight.
 
-    While the caller works on one result, the next `depth` (two for each worker unless given) are being made, so memory
-    stays bounded however many items there are. An exception of `function` is raised where its result is due; the rest
-    is then cancelled. chunk: as many items go to a thread at a time; for thousands of items that take less than a
-    millisecond each, handing them over one by one would take longer than they do.
+    While the caller works on one result, the next `depth` (two per worker by default) are computed, so memory stays
+    bounded for any number of items. An exception of `function` is raised at its result; the rest is cancelled. chunk:
+    number of items per task; for thousands of items of less than a millisecond each, single tasks would cost more than
+    the items.
     """
     workers = workers or default_workers()
     depth = depth or 2 * workers
@@ -50,7 +50,7 @@ def prefetch(
     rest = iter(items)
     chunks = iter(lambda: list(islice(rest, chunk)), [])
     if "torch" in sys.modules:
-        sys.modules["torch"].get_num_threads()  # settles that of this thread, which is to keep its helpers
+        sys.modules["torch"].get_num_threads()  # fixes this thread's own count first
     with ThreadPoolExecutor(workers, thread_name_prefix="prefetch", initializer=_compute_alone) as pool:
         if not _begins(pool):
             yield from map(function, rest)
@@ -68,7 +68,7 @@ def prefetch(
 
 
 def _begins(pool: ThreadPoolExecutor) -> bool:
-    """Whether the system lets us start a thread (`ulimit -u`)."""
+    """Whether the system allows to start a thread (`ulimit -u`)."""
     try:
         pool.submit(int)
     except RuntimeError:
@@ -77,14 +77,15 @@ def _begins(pool: ThreadPoolExecutor) -> bool:
 
 
 def _submitted(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[Result]:
-    """As the pool's own `submit`, but where the system allows no further thread those that there are do the work."""
+    """Submit the work to the pool; where no further thread can be started, the present threads do it. The pool's own
+    `submit` would lose its future then, though the work is queued."""
     future = Future[Result]()
 
     def run() -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work())
-            except BaseException as error:  # raised again where it is due
+            except BaseException as error:  # raised again by result()
                 future.set_exception(error)
 
     try:
@@ -96,10 +97,10 @@ def _submitted(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Future[R
 
 
 def _compute_alone() -> None:
-    """Keep torch from giving each of these threads helpers of its own: they would get into the way of the network's,
-    which wait for each other after every operation (256 x 256 images went through a small network half as fast)."""
+    """Restrict torch to one thread in each reader: its intra-op threads would compete with those of the network, which
+    synchronize after every operation (256 x 256 images went through a small network half as fast)."""
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # of this thread, and of those that are yet to begin
+        sys.modules["torch"].set_num_threads(1)  # for this thread and for future ones
 
 
 def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
@@ -107,15 +108,16 @@ def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]
 
 
 def buffered(items: Iterable[Item], depth: int) -> Generator[Item]:
-    """The items in their order, made in one other thread, up to `depth` of them ahead of the caller.
+    """The items in order, produced by one other thread, up to `depth` of them ahead of the caller.
 
-    For items that can't be made independently of each other. An exception is raised where its item is due. Closing the
-    generator ends the thread after the item that it is at.
+    For items that depend on each other. An exception is raised at its item. Closing the generator ends the thread after
+    its current item.
     """
     made: queue.Queue[Future[Item] | None] = queue.Queue(depth)
     closed = threading.Event()
 
     def put(entry: Future[Item] | None) -> None:
+        # A blocking put would never end if the caller has closed the generator and the queue is full.
         while not closed.is_set():
             try:
                 made.put(entry, timeout=0.1)
@@ -132,7 +134,7 @@ def buffered(items: Iterable[Item], depth: int) -> Generator[Item]:
                 if closed.is_set():
                     return
             put(None)
-        except BaseException as error:  # raised again where it is due
+        except BaseException as error:  # raised again by result()
             future = Future[Item]()
             future.set_exception(error)
             put(future)
@@ -140,7 +142,7 @@ def buffered(items: Iterable[Item], depth: int) -> Generator[Item]:
     thread = threading.Thread(target=make, name="buffered", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # the system doesn't let us
+    except RuntimeError:  # the system allows no further thread
         yield from items
         return
     try:

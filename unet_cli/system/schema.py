@@ -1,6 +1,6 @@
-"""Plain values that were read back from a file, checked against the types that they are to have.
+"""Validation of plain values from a file against types.
 
-The annotations of a dataclass are its schema, so that what a file may hold is said once, where the value is defined.
+The annotations of a dataclass are its schema, so that the allowed content of a file is defined once.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 MAX_ITEMS = 2_000_000  # of all lists and tables of a value together
-MAX_DEPTH = 12  # of lists in lists
-SHOWN = 40  # characters of a value in a message
+MAX_DEPTH = 12  # of nested lists
+SHOWN = 40  # maximum characters of a value in a message
 
 AnyFloat = Annotated[float, "infinite ones and no numbers too"]
 T = TypeVar("T")
 
 
 class Misfit(ValueError):
-    """What is where it should not be, as 'labels.values[2] is 'x', and no int'."""
+    """A value of the wrong type, such as 'labels.values[2] is 'x', and no int'."""
 
 
 def parsed(kind: type[T], value: object, where: str = "") -> T:
-    """`value` as a `kind`: a dataclass from a table with its fields, a tuple from a list, numbers, words, None, and
-    what is made of these. `float` takes whole numbers too, and no infinite ones; AnyFloat takes all. Path takes words.
+    """`value` as a `kind`: a dataclass from a table with its fields, a tuple from a list, numbers, strings, None, and
+    nested types of these. `float` accepts integers, but no infinity or NaN; AnyFloat accepts those too. Path accepts
+    strings.
 
-    A field that is missing has its default. where: the value's place, for the message. Raises Misfit.
+    A missing field has its default. where: the path of the value, for messages. Raises Misfit.
     """
     return cast("T", _parsed(kind, value, where))
 
 
 def plain(value: object, where: str = "") -> Any:
-    """The value itself, if it is of numbers, words, lists and tables alone, with no more of them than a file of ours
-    has. Raises Misfit."""
+    """The value itself, if it consists of numbers, strings, lists and tables only, within MAX_ITEMS and MAX_DEPTH.
+    Raises Misfit."""
     left = MAX_ITEMS
 
     def look(value: object, where: str, depth: int) -> None:
@@ -58,7 +59,7 @@ def plain(value: object, where: str = "") -> Any:
 
 
 def json_of(text: bytes | str) -> Any:
-    """Raises ValueError for whatever is no JSON, lists in lists without end included."""
+    """Parse JSON. Raises ValueError for invalid JSON, too deep nesting included."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -66,7 +67,7 @@ def json_of(text: bytes | str) -> Any:
 
 
 def toml_of(text: str) -> dict[str, Any]:
-    """Raises ValueError for whatever is no TOML, lists in lists without end included."""
+    """Parse TOML. Raises ValueError for invalid TOML, too deep nesting included."""
     try:
         return tomllib.loads(text)
     except RecursionError as error:
@@ -100,7 +101,7 @@ def _first_that_fits(kinds: tuple[Any, ...], value: object, where: str) -> Any:
         try:
             return _parsed(kind, value, where)
         except Misfit as misfit:
-            # Of 'a tuple or None' what is wrong within the tuple says more.
+            # For 'a tuple or None', the error within the tuple is more specific.
             failed = misfit if failed is None or kind is not NoneType else failed
     assert failed is not None
     raise failed
@@ -119,7 +120,7 @@ def _record(kind: Any, value: object, where: str) -> Any:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """Of all fields; looked up once, since a run has a record for each epoch."""
+    """Type hints of all fields; cached, since a run has a record for each epoch."""
     return get_type_hints(kind, include_extras=True)
 
 
@@ -160,7 +161,7 @@ def _below(where: str, name: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in a message: short, in characters that can be printed."""
+    """A value in a message: short and printable."""
     if isinstance(value, (bool, float, str, NoneType)):
         return ascii(value[:SHOWN] if isinstance(value, str) else value)
     if isinstance(value, int):

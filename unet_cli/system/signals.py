@@ -1,4 +1,4 @@
-"""Ctrl-C and a batch system's warning: finish the step at hand, save, leave."""
+"""Graceful stop on Ctrl-C and on the signals of a batch system: finish the current step, save, exit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import FrameType, TracebackType
 
 from unet_cli.errors import Stopped
 
-GRACE = 3.0  # seconds
-# By which people and batch systems end a process, as far as this system has them.
+GRACE = 3.0  # seconds in which further signals count as the first one
+# Signals by which users and batch systems end a process, where the platform has them.
 ENDING = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -20,10 +20,10 @@ ENDING = [
 
 
 class StopRequest:
-    """Within the block, the first of the ENDING signals is noted for the loop to act on; one more stops at once.
+    """Context manager that records the first of the ENDING signals for the loop to act on; a second one raises at once.
 
-    But not within GRACE of the first: batch systems signal a process and its parent, which passes it on. The loop
-    calls `check()` where everything is consistent, or reads `signum` to save first.
+    Signals within GRACE of the first are ignored: batch systems signal a process and its parent, which forwards it. The
+    loop calls `check()` where its state is consistent, or reads `signum` to save first.
     """
 
     signum: int | None = None
@@ -32,7 +32,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in obeyed()}
-        else:  # called as a library from another thread: signals are the caller's affair
+        else:  # only the main thread can set handlers
             self._previous = {}
         return self
 
@@ -47,28 +47,32 @@ class StopRequest:
         if self.signum is None:
             self.signum, self._noted = signum, now
         elif signum == self.signum and signum == getattr(signal, "SIGXCPU", None):
-            return  # which the kernel repeats with every second of processor time
+            return  # the kernel repeats it with every second of CPU time
         elif now - self._noted > GRACE:
             raise Stopped(signum)
 
+    @property
+    def is_requested(self) -> bool:
+        return self.signum is not None
+
     def check(self) -> None:
-        """Raise Stopped where a stop was asked for."""
+        """Raise Stopped if a signal was received."""
         if self.signum is not None:
             raise Stopped(self.signum)
 
 
 def obeyed() -> list[signal.Signals]:
-    """The signals that end us; one that was ignored when we were started, as nohup does, stays ignored."""
+    """The ENDING signals that are not ignored: one that was ignored at our start, as by nohup, stays ignored."""
     return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def stop_on(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Have every signal that ends us but Ctrl-C, which Python knows, call this."""
+    """Install the handler for all ENDING signals but SIGINT, for which Python raises KeyboardInterrupt."""
     for number in obeyed():
         if number != signal.SIGINT:
             signal.signal(number, handler)
 
 
 def stop_at_once(signum: int, frame: FrameType | None) -> None:
-    """A signal handler for where there is nothing to save."""
+    """Signal handler for when there is nothing to save."""
     raise Stopped(signum)

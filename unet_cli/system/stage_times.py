@@ -1,4 +1,4 @@
-"""Where a pipeline's time goes: which of its stages the others wait for."""
+"""Time per stage of a pipeline, to report the bottleneck."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Item = TypeVar("Item")
 
 
 class StageTimes:
-    """Seconds that one thread, which passes things on from stage to stage, spends in each or waiting for it.
+    """Seconds that one thread, which drives a pipeline, spends in each stage or waiting for it.
 
-    rest: the stage that all time belongs to which isn't in another. place: where in a large thing the work is, if it is
-    in one.
+    rest: name of the stage that all other time belongs to. place: current position in a large item, such as 'tile 3 of
+    12'.
     """
 
     place = ""
@@ -27,16 +27,16 @@ class StageTimes:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the creation."""
         return time.perf_counter() - self._start
 
     def spent(self, stage: str) -> float:
-        """Seconds in a stage, or waiting for it."""
+        """Seconds spent in a stage, or waiting for it."""
         return self._stages[stage]
 
     @contextmanager
     def during(self, stage: str) -> Iterator[None]:
-        """The time in this block belongs to the stage."""
+        """The time in the block counts for the stage."""
         start = time.perf_counter()
         try:
             yield
@@ -44,7 +44,7 @@ class StageTimes:
             self._stages[stage] += time.perf_counter() - start
 
     def waiting(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass the items on; the time that they take to come belongs to the stage."""
+        """Pass the items on; the time spent waiting for them counts for the stage."""
         iterator = iter(items)
         while True:
             with self.during(stage):

@@ -1,4 +1,4 @@
-"""stdout and stderr that never end the work: what can't be told is not told, and the work goes on."""
+"""stdout and stderr whose errors never stop the work: output that can't be written is dropped."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: a terminal obeys them
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed: terminals interpret them
 
 PASSING = (errno.ENOSPC, errno.EDQUOT)  # a full disk may have room again later
 
 
 def printable(text: str) -> str:
-    """Names and values of other people's files, as a terminal may show them: control characters are spelled out."""
+    """Text that is safe to print, such as foreign file names: control characters are escaped."""
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class Unbreakable:
-    """A stream of text whose writes never raise: a full disk, a reader that has left, or a character that can't be
-    encoded. failed: why something was not written, None while nothing went wrong."""
+    """A text stream whose writes never raise: neither for a full disk, nor a closed pipe, nor a character that can't be
+    encoded. failed: the first error, None if there was none."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.failed: OSError | ValueError | None = None
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        with suppress(AttributeError, OSError, ValueError):  # a stream without a file of its own, or Windows
-            if not os.get_blocking(stream.fileno()):  # or what a slow reader leaves no room for would be lost
+        with suppress(AttributeError, OSError, ValueError):  # a stream without file descriptor, or Windows
+            if not os.get_blocking(stream.fileno()):  # a slow reader would cause EAGAIN and lose output
                 os.set_blocking(stream.fileno(), True)
 
     def write(self, text: str) -> int:
@@ -47,16 +47,17 @@ class Unbreakable:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _attempt(self, tell: Callable[[], object]) -> None:
+    def _attempt(self, write: Callable[[], object]) -> None:
         try:
-            tell()
+            write()
         except (OSError, ValueError) as error:  # ValueError: the stream has been closed
             self.failed = self.failed or error
             if getattr(error, "errno", None) not in PASSING:
                 self._give_up()
 
     def _give_up(self) -> None:
-        """What is still held goes nowhere, so that the interpreter doesn't stumble over it when it ends."""
+        """Redirect the file descriptor to /dev/null, so that flushing the rest of the buffer at interpreter shutdown
+        does not fail."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -64,7 +65,7 @@ class Unbreakable:
 
 
 def make_streams_unbreakable() -> None:
-    """Of this process, once."""
+    """Wrap stdout and stderr of this process, once."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Unbreakable):
@@ -72,5 +73,5 @@ def make_streams_unbreakable() -> None:
 
 
 def unprinted_result() -> OSError | ValueError | None:
-    """Why something that was to be printed on stdout was not."""
+    """The error that kept something from being printed on stdout, or None."""
     return getattr(sys.stdout, "failed", None)

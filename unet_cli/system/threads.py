@@ -1,4 +1,4 @@
-"""How many threads the system lets us start: a container or `ulimit -u` may allow fewer than there are processors."""
+"""The number of threads that can be started: a container or `ulimit -u` may allow fewer than there are processors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 
 from unet_cli.system.prefetch import default_workers, usable_processors
 
-POOLS = 3  # torch's, and those of the linear algebra in numpy and scipy, each with a thread for each processor
-OTHERS = 4  # that hand on batches, and a few to spare
+POOLS = 3  # thread pools of torch, and of the BLAS of numpy and of scipy, each with a thread per processor
+OTHERS = 4  # threads that prefetch batches, and a reserve
 SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def compute_alone_where_limited(workers: int | None) -> bool:
-    """Have torch and numpy compute in a single thread where the system doesn't allow all that they would start, and
-    return whether that is so. They don't ask: the process ends, or is interrupted, where one can't be started.
+    """Restrict torch and numpy to a single thread if the system does not allow all threads that they would start;
+    returns whether that is so. They do not handle the failure: the process ends or hangs.
 
-    workers: threads that read, None for the default. Has to come before numpy and torch are loaded.
+    workers: number of reading threads, None for the default. Must be called before numpy and torch are imported.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdigit() else usable_processors()
@@ -28,7 +28,7 @@ def compute_alone_where_limited(workers: int | None) -> bool:
 
 
 def startable(wanted: int) -> int:
-    """How many of so many threads can be started beside those that there are."""
+    """How many of `wanted` threads can be started beside the present ones."""
     done = threading.Event()
     started: list[threading.Thread] = []
     try:

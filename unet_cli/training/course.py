@@ -64,7 +64,7 @@ class Course:
         return self.patience is not None and self.progress.epochs_since_best >= self.patience
 
     @property
-    def is_due(self) -> bool:
+    def is_validation_due(self) -> bool:
         """Whether the plan validates at the end of this epoch."""
         return self.progress.epoch % self.plan.validate_every == 0
 

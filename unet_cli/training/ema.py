@@ -13,7 +13,7 @@ WARMUP = 10.0  # the larger, the less the first, untrained weights count in the 
 
 
 def decay_at(step: int) -> float:
-    """Decay at the step-th update, counted from 1: 2/11 at first, growing to MAX_DECAY."""
+    """Decay at an optimizer step, counted from 1, skipped ones included: 2/11 at first, growing to MAX_DECAY."""
     return min(MAX_DECAY, (1 + step) / (WARMUP + step))
 
 
@@ -35,7 +35,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Update the average with the network's weights after the step-th update, counted from 1."""
+        """Update the average with the network's weights after this optimizer step, see decay_at."""
         assert not self.is_swapped
         state = model.state_dict()
         averages, weights = self._lists(self._averaged, state)

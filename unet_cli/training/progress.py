@@ -65,7 +65,7 @@ class EpochResult:
         return row | {f"val_dice_{name}": dice for name, dice in classes.items()}
 
 
-class EpochLog:
+class EpochPrinter:
     """Console lines about epochs: the first and the last, and every few seconds the latest and the best since."""
 
     def __init__(self, console: Console) -> None:
@@ -73,7 +73,7 @@ class EpochLog:
         self._pending: list[EpochResult] = []
         self._explained = False
 
-    def __enter__(self) -> EpochLog:
+    def __enter__(self) -> EpochPrinter:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -63,9 +63,9 @@ class Learner:
         self.average = Average(self.model)
         self.step = 0
 
-    def train_step(self, image: Tensor, mask: Tensor, images: int, lr: float) -> float:
-        """Take a step. image: normalised (N, C, S, S), plus the context; mask: (N, S, S) class indices. images: how
-        many of the N count in the loss.
+    def train_step(self, image: Tensor, mask: Tensor, counted: int, lr: float) -> float:
+        """Take a step. image: normalised (N, C, S, S), plus the context; mask: (N, S, S) class indices. counted:
+        how many of the N images count in the loss.
 
         Returns the loss over the batches of all processes, or NaN where it or its gradient is not finite: then only the
         step number changes. Raises UserError where one image exceeds the memory.
@@ -75,7 +75,7 @@ class Learner:
         self._seed_dropout()
         self.model.train()
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # batch norm's running statistics
-        loss = self._within_memory(lambda: self._backward(image, mask, images), statistics)
+        loss = self._within_memory(lambda: self._backward(image, mask, counted), statistics)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.step += 1
@@ -133,12 +133,12 @@ class Learner:
     def _checkpointing(self, wanted: bool) -> None:
         self.model.gradient_checkpointing = wanted
 
-    def _backward(self, image: Tensor, mask: Tensor, images: int) -> Tensor:
+    def _backward(self, image: Tensor, mask: Tensor, counted: int) -> Tensor:
         """Compute the gradient of the loss over the batches of all processes, and return that loss."""
         self.optimizer.zero_grad(set_to_none=True)
         # The loss of each micro-batch is divided by the pixels and images of the global batch, so that the gradient
         # depends neither on the micro-batch size nor on the number of processes.
-        local = self.loss.denominators(mask, images)
+        local = self.loss.denominators(mask, counted)
         denominators = Denominators(self.world.sum(local.images), self.world.sum(local.weight))
         total = image.new_zeros(())
         micro_batches = list(zip(image.split(self.micro_batch), mask.split(self.micro_batch), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
@@ -15,21 +16,23 @@ from unet_cli.data.samples.warp import center_crop
 from unet_cli.metrics.overlap import count_pixels, summarize
 from unet_cli.models.classes import to_classes
 from unet_cli.system.signals import StopRequest
-from unet_cli.training.loader import TrainLoader, to_device
+from unet_cli.training.loader import to_device
+from unet_cli.training.run import Run
 from unet_cli.training.statistics import recompute_statistics
 from unet_cli.training.step import Learner
 
 
-def validate_averaged(
-    learner: Learner, loader: TrainLoader, val_data: SegmentationDataset, stop: StopRequest
-) -> dict[str, float] | None:
+def validate_averaged(run: Run, stop: StopRequest) -> dict[str, float] | None:
     """`validate` with the averaged weights, whose batch norm statistics are recomputed before and kept."""
+    learner, start = run.learner, time.monotonic()
     # Each process has running statistics of its own samples; these are averaged while all have the same weights.
     learner.world.average_buffers(learner.model)
     with learner.average.swapped_in(learner.model):
-        batches = loader.statistics_batches(learner.micro_batch)
+        batches = run.loader.statistics_batches(learner.micro_batch)
         recompute_statistics(learner.model, learner.forward, batches, learner.world)
-        return validate(learner, val_data, loader.batch_size, stop)
+        scores = validate(learner, run.val_data, run.loader.batch_size, stop)
+    run.course.time_validation(time.monotonic() - start)
+    return scores
 
 
 def validate(
@@ -51,7 +54,7 @@ def validate(
     loss_sum = 0.0
     padded: Iterator[Batch | None] = islice(chain(batches, repeat(None)), rounds)
     for batch in learner.console.progress(padded, rounds, "validating", "steps"):
-        if world.any(stop is not None and stop.signum is not None):
+        if world.any(stop is not None and stop.is_requested):
             batches.close()
             return None
         if batch is None:

@@ -1,4 +1,4 @@
-"""The data set card: what is in this data set, and what is wrong with it."""
+"""The data set card: content and problems of a data set."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-MAX_ODD = 10  # problems of a kind that don't stop training are listed
-MAX_IMAGES = 50  # of a problem, for a program
-MAX_CLASSES = 12  # shown in a line
+MAX_ODD = 10  # problems listed of each kind that doesn't prevent training
+MAX_IMAGES = 50  # of each problem in JSON
+MAX_CLASSES = 12  # in a line
 RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data set. known: the pairs that can be used, by split; a page of a stack is a pair of its own.
+    """An examined data set. known: the usable pairs, by split; each page of a stack is a pair.
 
-    problems: the worst first. contents: pixels of each class in each mask, ignored ones left out, in the order of
-    `everything`. left_out: pairs and files that can't be used, where the user said to leave them out.
+    problems: the worst first. contents: (pairs, classes) pixels of each class in each mask without ignored ones, in the
+    order of `everything`. left_out: unusable pairs and files that were left out on request.
     """
 
     layout: Layout
@@ -62,12 +62,12 @@ class Card:
         return self.contents[[rows[pair] for pair in pairs]]
 
     def refuse(self) -> None:
-        """Raises UserError that lists everything that stops training, at once."""
+        """Raises a UserError that lists everything that prevents training."""
         if self.refusals:
             raise refusal(self.layout, self.refusals, skip_bad=False)
 
     def describe(self) -> list[str]:
-        """The card in a few lines."""
+        """A summary in a few lines."""
         everything = self.everything
         pairs = ", ".join(f"{split} {len(part)}" for split, part in self.known.items())
         sizes = Counter(facts.size for _, facts in everything)
@@ -86,7 +86,7 @@ class Card:
         ]
 
     def details(self) -> list[str]:
-        """What describe() leaves out: all sizes, and a table of the classes."""
+        """What describe() omits: all sizes, and a table of the classes."""
         sizes = Counter(facts.size for _, facts in self.everything)
         images = (self.contents > 0).sum(0)
         width = max(10, *(len(name) for name in self.labels.names))
@@ -106,7 +106,7 @@ class Card:
         return [pair for (pair, _), row in zip(self.everything, self.contents, strict=True) if not row[1:].any()]
 
     def plain(self) -> dict[str, Any]:
-        """The card for a program."""
+        """The card as JSON values."""
         everything = self.everything
         low, high = _range([facts for _, facts in everything])
         labels = self.labels
@@ -142,14 +142,14 @@ class Card:
         in_channels: int | None = None,
         mode: Literal["resize", "tile"] = "resize",
     ) -> Preprocessing:
-        """How images of this set become network input; the statistics are those of the training part.
+        """The preprocessing for this data set, with the statistics of the training part.
 
-        normalize: see TrainConfig. in_channels: as many as the network has, where it has more than the images. mode:
+        normalize: see TrainConfig. in_channels: input channels of the network, if more than the images have. mode:
         see Preprocessing.
 
-        'auto' is 'image' where images differ more from each other in brightness than their pixels do within an image
-        (dark and bright backgrounds mixed, exposures that vary), and else 'dataset', which keeps what absolute
-        intensity says. Neither cares for the depth of the files or for the part of it that they fill.
+        'auto' is 'image' if the variance of brightness between images exceeds that within them (dark and bright
+        backgrounds mixed, varying exposure), else 'dataset', which preserves absolute intensity. Both are independent
+        of the bit depth and of the part of the range that is used.
 
         Compared on the validation parts of ISBI 2012 (electron microscopy, evenly exposed, 16 epochs) and of the 2018
         Data Science Bowl (nuclei, backgrounds mixed, 5 epochs), in gray, as 8 bits and squeezed into 33,000 to 37,000
@@ -161,8 +161,8 @@ class Card:
             percentile  0.937         0.936     0.878        0.874
             range       0.936         0.873     0.674        0.000
 
-        So the rule chooses among the first two by what is there; 'range' depends on the depth, and 'percentile', which
-        takes no notice of a few hot pixels, won nothing beyond the noise of a run.
+        So the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is robust
+        against a few hot pixels, gained nothing beyond the variation between runs.
         """
         facts_of = dict(self.everything)
         facts = [facts_of[pair] for pair in train]
@@ -200,18 +200,18 @@ class Card:
         return [(facts_of[pair].height, facts_of[pair].width) for pair in pairs]
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell data sets apart, whatever the machine, the folder and the order: of the names
-        and contents of all pairs.
+        """16 hexadecimal digits that identify the data set, independent of machine, folder and order: a hash of the
+        names and contents of all pairs.
 
-        Contents as far as the facts go: all pixels of an image's first channel, sums of the others; of a mask, how many
-        pixels have each value, and roughly where.
+        Contents as far as the facts cover them: all pixels of an image's first channel, sums of the others; of a mask,
+        the number of pixels with each value, and roughly where.
         """
         contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in self.everything)
         return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
     def image_marks(self, pairs: Sequence[Pair]) -> list[str]:
-        """For each pair 16 hexadecimal digits that tell its image from others, wherever it lies and whatever its name
-        and mask; as far as the facts go, see `fingerprint`."""
+        """For each pair 16 hexadecimal digits that identify its image, whatever its path, name and mask; contents as
+        for `fingerprint`."""
         facts_of = dict(self.everything)
         contents = [json.dumps(_image_contents(facts_of[pair])) for pair in pairs]
         return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in contents]
@@ -225,13 +225,13 @@ class Card:
         return {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels") + alpha
 
     def _between(self) -> str:
-        """The share of pixels between the two values of masks with soft borders."""
+        """The share of pixels between the two values of soft masks."""
         if self.labels.kind != "soft":
             return ""
         strays, _ = self.labels.count_strays([facts.values for _, facts in self.everything])
         share = strays / sum(facts.height * facts.width for _, facts in self.everything)
         return f"; {share:.2%} of the pixels lie between {self.labels.values[0]} and " + (
-            f"{self.labels.values[1]}, as at soft edges or in JPEG"
+            f"{self.labels.values[1]}, from soft edges or JPEG"
         )
 
     def _shares(self) -> list[tuple[str, float]]:
@@ -239,7 +239,7 @@ class Card:
         return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
 
     def _notes(self) -> list[str]:
-        """What was decided or converted, and can be decided otherwise."""
+        """Decisions and conversions that the user can change."""
         facts = [facts for _, facts in self.everything]
         notes = list(self.layout.notes)
         notes += [
@@ -274,13 +274,13 @@ def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = 
 
 
 def ask_about_missing(layout: Layout) -> list[str]:
-    """What images without a mask may mean."""
+    """The advice on images without a mask."""
     if not layout.unmasked:
         return []
     these = "image has no mask, or lacks one" if layout.unmasked == 1 else "images have no mask, or lack one"
     return [
-        f"{layout.unmasked:,} {these}: if that means that nothing is there, --missing-masks background takes what "
-        "is missing as background"
+        f"{layout.unmasked:,} {these}: if these images show background only, --missing-masks background reads a "
+        "missing mask as background"
     ]
 
 
@@ -294,7 +294,7 @@ def _plain(problem: Problem) -> dict[str, Any]:
 
 
 def _contents(facts: Facts) -> list[Any]:
-    """What facts say of the pixels, without what another processor may round in another way."""
+    """The facts about the pixels, without values that depend on a processor's rounding."""
     values = facts.values
     return [
         *_image_contents(facts), sorted(values.counts.items()), values.rest, values.colour, values.palette,
@@ -320,6 +320,6 @@ def _spread(facts: list[Facts]) -> tuple[float, float]:
 
 
 def _as_channels(values: tuple[float, ...], channels: int) -> np.ndarray:
-    """A figure of each channel of an image, repeated as `to_channels` repeats gray; alpha stays the last."""
+    """A statistic of each channel, repeated for more channels as `to_channels` repeats gray; alpha stays the last."""
     colour, alpha = (values[:-1], values[-1:]) if len(values) in (2, 4) else (values, ())
     return np.array([*np.resize(colour, channels - len(alpha)), *alpha])

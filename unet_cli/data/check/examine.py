@@ -1,4 +1,4 @@
-"""Folder -> card: every pair is read once, and everything that is wrong is found at once."""
+"""Examine a data folder: read every pair once, and find all problems at once."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from unet_cli.data.source import Source, spread
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console, counted
 
-MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # values in most photographs, and in a mask of classes
-LOOKS = 4  # images whose values are counted where masks look like photographs
+MIN_OF_PHOTOGRAPHS, MAX_OF_MASKS = 64, 16  # distinct values: minimum in photographs, maximum in masks
+LOOKS = 4  # images whose values are counted if masks look like photographs
 STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
 DOUBTFUL = "objects or classes"  # a kind of problem: numbers that may be either
 
 
 def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
-    """Read every pair once, or remember it, and say what the set is.
+    """Read every pair once, or take it from the cache, and describe the data set.
 
-    spec: of the classes, in place of what the settings say. Raises UserError that lists every problem at once where
-    nothing is left that a card could be made of.
+    spec: class specification that replaces that of the settings. Raises a UserError that lists all problems if no pair
+    is usable.
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
     if layout.classes and not spec.names:
@@ -90,11 +90,11 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
 
 
 def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[str, list[Known]], list[Problem]]:
-    """The facts of all pairs that can be read and go together, by split, and why others can't."""
+    """The facts of all readable and consistent pairs, by split, and the problems of the others."""
     problems: list[Problem] = []
     known: dict[str, list[Known]] = {split: [] for split in layout.splits}
     todo = [(split, pair) for split, pairs in layout.splits.items() for pair in pairs]
-    if "val" in layout.splits:  # names tell pairs apart in split.json
+    if "val" in layout.splits:  # names must be unique in split.json
         todo = [(split, replace(pair, name=f"{split}/{pair.name}")) for split, pair in todo]
     read = read_all([pair for _, pair in todo], layout.root, config.keep_alpha, console, config.workers)
     for (split, pair), found in zip(todo, read, strict=True):
@@ -102,7 +102,7 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
             problems.append(Problem("bad file", str(found), (pair,), refuses=True))
         else:
             known[split] += found
-    problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # damage stands before these
+    problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # after damaged files
     misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha), *_overlapping(known, layout)]
     return _without(known, misfits), problems + misfits
 
@@ -110,14 +110,15 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
 def _stop_where_nothing_is_left(
     known: dict[str, list[Known]], layout: Layout, problems: list[Problem], skip_bad: bool
 ) -> None:
+    """Raises UserError if no training pair, or no pair of a given val split, is usable."""
     if all(pair.mask.is_blank for pair, _ in known.get("train", [])):
         raise refusal(layout, problems, skip_bad)
-    if skip_bad and known.get("val") == []:  # another validation part than the user's must not be drawn
+    if skip_bad and known.get("val") == []:  # else a validation part would be drawn from the training part
         raise refusal(layout, problems, skip_bad, "No pair of the val folder is left without them.")
 
 
 def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: LabelMap) -> Iterable[Problem]:
-    """Classes that no mask shows."""
+    """Problems of classes that no mask contains."""
     if not contents[:, 1:].any() or not np.delete(contents, 1, axis=1).any():
         only = labels.names[int(not contents[:, 0].any())]
         yield Problem(
@@ -135,7 +136,7 @@ def _not_found(known: dict[str, list[Known]], contents: np.ndarray, labels: Labe
 
 
 def _refuse_swapped(train: list[Known], layout: Layout) -> None:
-    """Raises UserError where images hold as few values as masks do, and masks as many as photographs."""
+    """Raises UserError if images have as few values as masks, and masks as many as photographs."""
     shades = [len(facts.values.counts) for pair, facts in train if not pair.mask.is_blank]
     if not shades or sorted(shades)[len(shades) // 2] <= MIN_OF_PHOTOGRAPHS:
         return
@@ -151,7 +152,7 @@ def _refuse_swapped(train: list[Known], layout: Layout) -> None:
 
 
 def _as_background(one: Known, labels: LabelMap) -> Known:
-    """A pair without a mask, as if it had one of nothing but the background's value."""
+    """A pair without a mask, as if it had one with the background value only."""
     pair, facts = one
     if not pair.mask.is_blank:
         return one
@@ -161,7 +162,7 @@ def _as_background(one: Known, labels: LabelMap) -> Known:
 
 
 def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
-    """Masks of another size than their images, unless all of the set are smaller or larger by the same factor."""
+    """Masks of another size than their image, unless all of the set have the same scale factor."""
     everything = [one for one in flat(known) if not one[0].mask.is_blank]
     scales = Counter(facts.mask_scale for _, facts in everything)
     is_one = 1.0 not in scales and len(everything) > 1
@@ -172,7 +173,7 @@ def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
 
 
 def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
-    """Classes in files of their own that claim the same pixels."""
+    """Classes in separate files that mark the same pixels."""
     found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
     if not found:
         return
@@ -189,7 +190,7 @@ def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Prob
 
 
 def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:
-    """Images of another depth, or with channels that can't be converted to those of most training images."""
+    """Images of another bit depth, or with channels that can't be converted to those of most training images."""
     everything = flat(known)
     usual = known.get("train") or everything
     if not usual:
@@ -211,7 +212,8 @@ def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Pr
 
 
 def _family(facts: Facts, keep_alpha: bool) -> int:
-    """Gray and colour go together, and with alpha as well; 1 and 2 stand for them, else the number of channels."""
+    """A key for compatible numbers of channels: gray and colour are compatible (1), with alpha as well (2); other
+    numbers only with themselves."""
     together = {1: 1, 3: 1, 2: 2, 4: 2} if keep_alpha else {1: 1, 3: 1}
     return facts.channels if facts.layered else together.get(facts.channels, facts.channels)
 
@@ -219,7 +221,7 @@ def _family(facts: Facts, keep_alpha: bool) -> int:
 def _strange_values(
     everything: list[Known], strangers: list[tuple[int, int, int]], labels: LabelMap
 ) -> Iterable[Problem]:
-    """Values or colours that no class has: all of them in one message, with counts and a file, and the pairs."""
+    """Values or colours that belong to no class: all in one message, with counts, an example file and the pairs."""
     counts, example = Counter[int](), dict[int, Source]()
     pairs = dict.fromkeys(everything[row][0] for row, *_ in strangers)
     for row, value, count in strangers:
@@ -233,9 +235,9 @@ def _strange_values(
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
         soft = ", as soft edges and JPEG make them: save masks as PNG, without smoothing" if len(counts) > 100 else ""
         yield Problem(
-            STRANGE_VALUES, f"{counted(len(pairs), 'mask')} with what is no class: {', '.join(shown)}{more}{soft}. The "
-            f"{labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the pairs "
-            "out with --skip-bad", tuple(pairs), refuses=True,
+            STRANGE_VALUES, f"{counted(len(pairs), 'mask')} with values of no class: {', '.join(shown)}{more}{soft}. "
+            f"The {labels.describe()}. Correct the masks, name all classes in a --classes FILE.toml, or leave the "
+            "pairs out with --skip-bad", tuple(pairs), refuses=True,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What one pair holds, in a few numbers: read once, and remembered until its files change."""
+"""Statistics of one pair, computed once and cached until its files change."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import prefetch
 
-LAYOUT_OF_FACTS = 6  # to be raised when facts are found or written down in another way
+LAYOUT_OF_FACTS = 6  # version of the cached facts, raised when they are computed or stored in another way
 THUMBNAIL = 8  # pixels a side
-MAX_SCALE = 16  # between an image and its mask
-SAMPLED = 4 * THUMBNAIL  # rows and columns that a thumbnail is the mean of
-PAIRS_AT_A_TIME = 32  # for each thread
+MAX_SCALE = 16  # maximum scale factor between an image and its mask
+SAMPLED = 4 * THUMBNAIL  # rows and columns of an image that are averaged to its thumbnail
+PAIRS_AT_A_TIME = 32  # chunk size of prefetch
 VALUES_AT_A_TIME = 2**18  # of each channel, summed in float64
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one pair holds. A gray image stored as RGB counts as one channel, and `stored` is 3.
+    """Statistics of one pair. A gray image stored as RGB counts as one channel, with `stored` 3.
 
-    low, high: the lowest and highest value. sums, squares: of the values of each channel. layered: the image's channels
-    are the pages of its file. checksum: of the pixels of the first channel. thumbnail: 8 x 8 bytes, the brightness of
-    the image from its lowest to its highest; mask_thumbnail: likewise, the share of pixels in the upper half of the
-    mask's values. notes: what reading it did. mask_size: (H, W) of the mask's file, where that is a fraction or a
-    multiple of the image's. overlap: pixels that are of several classes.
+    low, high: minimum and maximum value. sums, squares: sum of the values and of their squares in each channel.
+    layered: whether the channels are the pages of the file. checksum: CRC of the first channel's pixels. thumbnail: 8 x
+    8 bytes, brightness from minimum to maximum; mask_thumbnail: likewise, fraction of pixels in the upper half of the
+    mask's values. notes: conversions on reading. values: statistics of the mask's values. mask_size: (H, W) of the
+    mask's file, if it differs from the image by a scale factor. overlap: number of pixels that belong to several
+    classes.
     """
 
     channels: int
@@ -67,11 +68,11 @@ class Facts:
 
     @property
     def mask_scale(self) -> float:
-        """How much larger the image is than the file of its mask: 2 of 1024 beside 2048."""
+        """Size of the image relative to the file of its mask: 2 for 2048 and 1024."""
         return _scale((self.height, self.width), self.mask_size) or 1.0 if self.mask_size else 1.0
 
     def plain(self) -> list[Any]:
-        """As JSON can hold it, short: there may be a hundred thousand of them."""
+        """A compact JSON value: there may be a hundred thousand of them."""
         values = self.values
         return [
             self.channels, self.stored, self.height, self.width, self.dtype, self.low, self.high, self.sums,
@@ -83,13 +84,13 @@ class Facts:
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, held, counts, shaped, shapes, colour, planes, palette, rest, nodata, enclosed, mask_size, overlap = (
+        *image, keys, counts, shaped, shapes, colour, planes, palette, rest, nodata, enclosed, mask_size, overlap = (
             value
         )
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
-            dict(zip(held, counts, strict=True)),
+            dict(zip(keys, counts, strict=True)),
             {name: Shape(*shape) for name, shape in zip(shaped, shapes, strict=True)},
             colour, planes, None if palette is None else tuple(palette), rest, nodata, enclosed,
         )  # fmt: skip
@@ -104,18 +105,18 @@ Known = tuple[Pair, Facts]
 
 
 def flat(known: dict[str, list[Known]]) -> list[Known]:
-    """All splits' pairs in one list."""
+    """The pairs of all splits in one list."""
     return [one for part in known.values() for one in part]
 
 
 def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
-    """Read a pair of files. Pages are paired one by one with those of the mask; where the mask has just one page, the
-    image's pages are its channels. Raises UserError where a file is bad or the two don't fit."""
+    """Read a pair of files. Pages of image and mask are paired one to one; if the mask has a single page, the image's
+    pages are its channels. Raises UserError if a file is bad or the two don't match."""
     pages = count_pages(pair.image.path)
     if pair.mask.is_blank and pages > 1:
         raise UserError(
-            f"{pair.image} has {pages} pages and no mask, which tells whether these are images or channels: give it "
-            "one, or leave it out with --skip-bad"
+            f"{pair.image} has {pages} pages and no mask, so it isn't clear whether these are images or channels: give "
+            "it a mask, or leave it out with --skip-bad"
         )
     mask_pages = 1 if pair.mask.is_blank else count_pages(pair.mask.path)
     if mask_pages not in (1, pages):
@@ -129,14 +130,14 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
 
 
 def _known(pair: Pair, facts: Facts) -> Known:
-    """The pair with its mask brought to the image's size."""
+    """The pair with its mask resized to the image's size."""
     if facts.mask_size is None:
         return pair, facts
     return replace(pair, mask=replace(pair.mask, size=(facts.height, facts.width))), facts
 
 
 def size_mismatch(pair: Pair, facts: Facts) -> str:
-    """Of a mask whose size is another than the image's."""
+    """The message for a mask whose size differs from the image's."""
     assert facts.mask_size is not None
     return _mismatch(pair, facts.mask_size, (facts.height, facts.width))
 
@@ -144,7 +145,7 @@ def size_mismatch(pair: Pair, facts: Facts) -> str:
 def read_all(
     pairs: Sequence[Pair], root: Path, keep_alpha: bool, console: Console, workers: int | None
 ) -> Iterator[list[Known] | UserError]:
-    """The facts of each pair, in order, or why it can't be used. What is known from last time isn't read again."""
+    """The facts of each pair, in order, or the error that makes it unusable. Cached facts are not computed again."""
     memory = Memory(root, keep_alpha)
     known = {index: found for index, pair in enumerate(pairs) if (found := memory.recall(pair)) is not None}
     new = [pair for index, pair in enumerate(pairs) if index not in known]
@@ -158,13 +159,13 @@ def read_all(
     next(fresh, None)  # lets the progress bar close
     trouble = memory.write() if new else None
     if trouble:
-        console.say(f"What was read is not remembered for the next time: {trouble} (UNET_CACHE names the folder)")
+        console.say(f"The data will be read again next time, without a cache: {trouble} (UNET_CACHE sets its folder)")
 
 
 class Memory:
-    """The facts of a data set's pairs as they were when last read, in a file outside of it.
+    """Cache of the facts of a data set's pairs, in a file outside of it.
 
-    Keyed by path; a pair counts as unchanged while its files have the same sizes and times of change.
+    Keyed by path; a pair counts as unchanged if its files have the same sizes and modification times.
     """
 
     def __init__(self, root: Path, keep_alpha: bool) -> None:
@@ -174,7 +175,7 @@ class Memory:
         self._stamps: dict[str, list[list[int]]] = {}
 
     def recall(self, pair: Pair) -> list[Known] | None:
-        """What is known of an unchanged pair."""
+        """The cached facts of an unchanged pair, else None."""
         key, stamp = self._key(pair), stamp_of(pair)
         self._stamps[key] = stamp
         try:
@@ -185,7 +186,7 @@ class Memory:
                 _known(pair if page is None else _page_of(pair, page), Facts.from_plain(record))
                 for page, record in records
             ]
-        except (TypeError, ValueError, AttributeError):  # a file of another program
+        except (TypeError, ValueError, AttributeError):  # written by another program
             return None
 
     def keep(self, pair: Pair, known: list[Known]) -> None:
@@ -193,11 +194,11 @@ class Memory:
         self._known[key] = [self._stamps[key], [[one.image.page, facts.plain()] for one, facts in known]]
 
     def write(self) -> str | None:
-        """Write what was asked for since the beginning; returns why that was not possible."""
+        """Write the entries of this run; returns the reason if that failed."""
         return remember(self.path, {key: self._known[key] for key in self._stamps if key in self._known})
 
     def _key(self, pair: Pair) -> str:
-        """The paths, from the data folder on, so that it may be given in different ways."""
+        """The paths below the data folder, so that the folder may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
         return "\n".join([path.removeprefix(self._root) for path in paths] + how)
@@ -255,8 +256,8 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
 
 
 def _scale(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
-    """A whole number of times, up to MAX_SCALE, that (H, W) of the image is as large as the mask's, give or take a
-    pixel, or that fraction; None where it is neither."""
+    """The integer factor, up to MAX_SCALE, by which (H, W) of the image exceeds the mask's, within one pixel; or the
+    inverse if the mask is larger; None if there is no such factor."""
     for large, small, is_fraction in ((image, mask, False), (mask, image, True)):
         times = round(large[0] / small[0])
         if not 2 <= times <= MAX_SCALE:
@@ -270,8 +271,8 @@ def _mismatch(pair: Pair, mask: tuple[int, int], image: tuple[int, int]) -> str:
     (mask_height, mask_width), (height, width) = mask, image
     if (mask_width, mask_height) == (height, width):
         return (
-            f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one lies on "
-            "its side (an orientation in the EXIF data of an image turns it). Turn it; or take the orientation out of "
+            f"{pair.mask} is {mask_width}x{mask_height} and its image {pair.image} {width}x{height}: one is rotated "
+            "by 90 degrees (perhaps by the EXIF orientation of the image). Rotate it; or remove the orientation from "
             "a copy of the image, with exiftool -Orientation= -o stored/ IMAGE; or leave the pair out with --skip-bad"
         )
     return (
@@ -287,7 +288,7 @@ def _sums(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for start in range(0, values.shape[1], VALUES_AT_A_TIME):
         part = values[:, start : start + VALUES_AT_A_TIME].astype(np.float64)
         total += part.sum(1)
-        squares += np.einsum("ij,ij->i", part, part)  # not a product of BLAS, whose threads would get in the way
+        squares += np.einsum("ij,ij->i", part, part)  # no BLAS product, whose threads would compete with ours
     return tuple(total.tolist()), tuple(squares.tolist())
 
 
@@ -303,7 +304,7 @@ def _mask_thumbnail(mask: MaskPixels) -> bytes:
 
 
 def _sampled(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) -> (SAMPLED, SAMPLED) of its pixels, evenly spread."""
+    """(H, W) -> (SAMPLED, SAMPLED), evenly spaced pixels."""
     return pixels[_places(*pixels.shape)]
 
 

@@ -1,4 +1,4 @@
-"""What this version has found out about a data folder, kept in a file outside of it."""
+"""Cache of results about a data folder, in a file outside of it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from unet_cli.version import __version__
 
 
 def memory_file(kind: str, root: Path, setting: object, layout: int) -> Path:
-    """Where it is kept what this version has found, with this setting, in the data folder `root`. layout: to be raised
-    when it is found or written down in another way."""
+    """The cache file for the data folder `root`, this setting and this version of unet. layout: format version, raised
+    when values are computed or stored in another way."""
     place = f"{root.resolve()}\n{setting}\n{__version__}\n{layout}"
     return cache_folder() / f"{kind}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:24]}.json"
 
 
 def remembered(path: Path) -> dict[str, Any]:
-    """What `remember` wrote, to the last byte; nothing where that is gone, cut off, or of another program."""
+    """The values that `remember` wrote, verified by checksum; empty if the file is missing, truncated, or of another
+    program."""
     try:
         checksum, content = path.read_bytes().split(b"\n", 1)
     except (OSError, ValueError):
@@ -33,7 +34,7 @@ def remembered(path: Path) -> dict[str, Any]:
 
 
 def remember(path: Path, values: dict[str, Any]) -> str | None:
-    """Returns why that was not possible."""
+    """Write the values to the cache; returns the reason if that failed."""
     if path.is_relative_to(os.devnull):
         return "this user has no home folder"
     try:
@@ -47,7 +48,7 @@ def remember(path: Path, values: dict[str, Any]) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where this system keeps what programs may lose: UNET_CACHE, else the usual place."""
+    """The cache folder: UNET_CACHE, else the platform's."""
     if os.environ.get("UNET_CACHE"):
         return Path(os.environ["UNET_CACHE"])
     if sys.platform == "win32":
@@ -58,7 +59,7 @@ def cache_folder() -> Path:
 
 
 def _home() -> Path:
-    """A place that nothing can be kept in, where the user has no home, as in some containers."""
+    """The home folder, or os.devnull, in which nothing can be cached, if the user has none, as in some containers."""
     try:
         return Path.home()
     except RuntimeError:
@@ -66,12 +67,12 @@ def _home() -> Path:
 
 
 def stamp_of(pair: Pair) -> list[list[int]]:
-    """Sizes and times of change of its files; nothing where one can't be found."""
+    """Sizes and modification times of the pair's files; empty if one is not accessible."""
     stamps = []
     for path in (*pair.image.paths, *pair.mask.paths):
         try:
             found = os.stat(path)
-        except OSError:  # reading it will say why
+        except OSError:  # reported when the file is read
             return []
         stamps.append([found.st_size, found.st_mtime_ns])
     return stamps

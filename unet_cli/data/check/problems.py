@@ -1,4 +1,4 @@
-"""What looks odd in a set of pairs that can all be read: seen in their facts, and made sure of by a second look."""
+"""Suspicious pairs of a readable data set: found in their statistics, and verified by reading the files again."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair
 
-NEARLY = 0.995  # correlation of thumbnails, then of pixels, from which two images are nearly the same
-MASKS_DIFFER = 0.01  # share of pixels; for images that are nearly the same five times as many
-MAX_ALIKE = 100_000  # pairs of images in a block of them; the frames of a movie may all be alike
-MAX_LOOKS = 100  # pairs of images that are read a second time
-MIN_FOR_INVERTED = 8  # pairs without which there is no 'rest' to compare a mask with
-INVERTED_ODDS = 6.0  # how much better the mask has to fit the rest when it is inverted, in log likelihood
+NEARLY = 0.995  # minimum correlation of thumbnails, then of pixels, of nearly identical images
+MASKS_DIFFER = 0.01  # minimum fraction of differing pixels; five times as much for nearly identical images
+MAX_ALIKE = 100_000  # maximum pairs in a block; the frames of a movie may all be alike
+MAX_LOOKS = 100  # maximum pairs of images that are read again
+MIN_FOR_INVERTED = 8  # minimum pairs for a comparison of each mask with the others
+INVERTED_ODDS = 6.0  # minimum log likelihood ratio of the inverted mask against the mask
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about the data that a person should know.
+    """A problem of the data that the user should know.
 
-    refuses: training can't use the pairs. kind: a few words, for programs and for counting.
+    refuses: whether training can't use the pairs. kind: a short name, for programs and for counting.
     """
 
     kind: str
@@ -36,11 +36,11 @@ class Problem:
 
 
 def odd_things(known: dict[str, list[Known]], labels: LabelMap, keep_alpha: bool) -> Iterator[Problem]:
-    """Every pair of a set by split -> what looks odd, the worst first."""
+    """Suspicious pairs of a data set, by split, the worst problems first."""
     everything = flat(known)
     splits = [split for split, part in known.items() for _ in part]
     if labels.num_classes == 2 and labels.kind in ("values", "soft") and labels.ignore is None:
-        yield from _inverted(everything)  # the upper half of the values is the foreground in these alone
+        yield from _inverted(everything)  # only for these is the upper half of the values the foreground
     groups = _identical(everything)
     for group in groups:
         yield from _repeated([everything[row] for row in group], {splits[row] for row in group}, labels)
@@ -51,7 +51,7 @@ def odd_things(known: dict[str, list[Known]], labels: LabelMap, keep_alpha: bool
 
 
 def _repeated(group: list[Known], splits: set[str], labels: LabelMap) -> Iterator[Problem]:
-    """Of identical images: parts that they leak between, and masks that differ, or just that they are the same."""
+    """Problems of a group of identical images: leaks between splits, differing masks, or else the repetition itself."""
     pairs = tuple(pair for pair, _ in group)
     (first, facts), *others = group
     shown = " and ".join(str(pair.image) for pair in pairs[:3]) + (f" and {len(pairs) - 3} more" if pairs[3:] else "")
@@ -68,7 +68,7 @@ def _repeated(group: list[Known], splits: set[str], labels: LabelMap) -> Iterato
 
 
 def _identical(everything: list[Known]) -> list[list[int]]:
-    """Groups of rows, of images whose sizes, sums and checksums are all the same; constant ones are left out."""
+    """Groups of rows whose images agree in size, sums and checksum; constant images are left out."""
     groups = defaultdict(list)
     for row, (_, facts) in enumerate(everything):
         if facts.low < facts.high:
@@ -79,7 +79,7 @@ def _identical(everything: list[Known]) -> list[list[int]]:
 def _nearly_identical(
     everything: list[Known], splits: list[str], groups: list[list[int]], labels: LabelMap, keep_alpha: bool
 ) -> Iterator[Problem]:
-    """Images that are the same but for noise, compression or brightness, with masks that are not, or in two splits."""
+    """Images that differ only in noise, compression or brightness, but have different masks or splits."""
     repeated = {row for group in groups for row in group[1:]}
     rows = [row for row, one in enumerate(everything) if row not in repeated and one[1].low < one[1].high]
     if len(rows) < 2:
@@ -101,22 +101,20 @@ def _nearly_identical(
 
 
 def _alike(points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(n, 64) of length 1 -> the first and the second rows of all pairs whose product is above NEARLY, some at a time.
-
-    Such points lie so close that along any one direction they do too: sorted along the one in which they are spread
-    most, each is compared with its neighbours only.
-    """
+    """(n, 64) unit vectors -> the first and second rows of all pairs with a correlation above NEARLY, in blocks."""
+    # Close vectors are close along any direction: sorted along the first principal axis, each needs comparison with its
+    # neighbours only, not with all others.
     along = points @ np.linalg.eigh(points.T @ points)[1][:, -1]
     order = np.argsort(along, kind="stable")
     points, along = points[order], along[order]
-    reach = (2 - 2 * NEARLY) ** 0.5
+    reach = (2 - 2 * NEARLY) ** 0.5  # maximum distance of unit vectors with that correlation
     for start in range(0, len(points), 512):
         rows = points[start : start + 512]
         end = np.searchsorted(along, along[start + len(rows) - 1] + reach, side="right")
         likeness = rows @ points[start:end].T
         found = np.flatnonzero(likeness.ravel() > NEARLY)[:MAX_ALIKE]
         row, column = found // likeness.shape[1], found % likeness.shape[1]
-        apart = column > row  # each pair once, and none with itself
+        apart = column > row  # each pair once, without self-pairs
         first, second = order[start + row[apart]], order[start + column[apart]]
         yield np.minimum(first, second), np.maximum(first, second)
 
@@ -144,7 +142,7 @@ def _different_masks(first: Pair, second: Pair, share: float, alike: str) -> Pro
 
 
 def _difference(first: Pair, second: Pair, labels: LabelMap) -> float:
-    """The share of pixels that the masks of two pairs have in different classes."""
+    """The fraction of pixels with different classes in the masks of two pairs."""
     a, b = (labels.encode(read_mask(pair.mask)) for pair in (first, second))
     return float((a != b).mean()) if a.shape == b.shape else 1.0
 
@@ -170,7 +168,7 @@ def _inverted(everything: list[Known]) -> Iterator[Problem]:
     for figure, inverted, least in ((share, 1 - share, 0.08), (border, 1 - border, 0.08), (contrast, -contrast, 0.03)):
         centre = np.median(figure)
         spread = max(1.5 * float(np.median(np.abs(figure - centre))), least)
-        # Cut at three deviations, so that no figure decides alone.
+        # Clipped at three deviations, so that no single feature decides.
         distances = [np.minimum(np.abs(values - centre) / spread, 3.0) for values in (figure, inverted)]
         odds += (distances[0] ** 2 - distances[1] ** 2) / 2
     partly = (share > 0) & (share < 1)
@@ -185,14 +183,14 @@ def _inverted(everything: list[Known]) -> Iterator[Problem]:
 
 
 def _standardised(thumbnails: Iterable[bytes]) -> np.ndarray:
-    """(n, 64) float32 of mean 0 and length 1 each, so that a product is a correlation."""
+    """(n, 64) float32, each of mean 0 and length 1, so that dot products are correlations."""
     values = np.array([np.frombuffer(one, np.uint8) for one in thumbnails], dtype=np.float32)
     values -= values.mean(1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
 
 def listed(problems: list[Problem], most: int | None = None) -> list[str]:
-    """The problems a line each; of each kind the first `most`, and how many more there are."""
+    """A line for each problem; at most `most` of each kind, and the number of the others."""
     by_kind = defaultdict(list)
     for problem in problems:
         by_kind[problem.kind].append(problem)

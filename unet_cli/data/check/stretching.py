@@ -1,4 +1,4 @@
-"""What stretching to the network's size costs the masks of a data set, and whether crops and tiles are better."""
+"""Loss of mask detail by resizing to the network's size, and the choice between resizing and tiles."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from unet_cli.system.prefetch import prefetch
 Mode = Literal["resize", "tile"]
 
 MAX_MASKS = 200  # of a data set that are measured
-# Where the worst class's median Dice is lower, tiles are better. What this rests on: validation Dice at original size
-# of one run each (size 128, width 12, depth 3; as many steps stretched as on crops: 336 where sides are divided by 2.3
-# and 2.9, 192 at vnc, 144 at 1.5).
+# Below this median Dice of the worst class, tiles are better. Evidence: validation Dice at original size of one run
+# each (size 128, width 12, depth 3; the same number of steps stretched and on crops: 336 where sides are divided by 2.3
+# and 2.9, 192 for vnc, 144 at 1.5).
 #
 #                                       sides divided by    stretched and back    trained stretched    on crops
 #     membranes of vnc                                 2                 0.991                0.957       0.947
@@ -37,20 +37,19 @@ MAX_MASKS = 200  # of a data set that are measured
 #     drawn curves of 2 pixels                       1.5                 0.966                0.769       0.846
 #     drawn curves of 3 pixels                       1.5                 0.997                0.867       0.910
 #
-# The last, faint in noise, shows what masks can't tell.
+# The curves of the last row are faint in noise: their images lose detail that their masks keep.
 POOR = 0.97
-POOR_OF_HALVED = 0.985  # where half of the images have twice the size, and lose more than the masks tell
-POOR_OF_LARGE = 0.9  # where half of the masks hold objects that no tile sees the whole of; a judgement
-CLOSE = (
-    2.0  # factor between what is lost and the limit of it, within which a figure says little: as of all in the table
-)
-# but the last, of which one is better stretched
-FORMAT = 1  # of what is remembered, to be raised when it is found or written down in another way
+POOR_OF_HALVED = 0.985  # if half of the images have twice the size: images lose more detail than masks
+POOR_OF_LARGE = 0.9  # if half of the masks have objects larger than a tile; a judgement, not measured
+# Factor between the loss of Dice and its limit within which the decision is uncertain. All rows but the last are within
+# it, and one of them is better stretched.
+CLOSE = 2.0
+FORMAT = 1  # version of the cached values, raised when they are computed or stored in another way
 
 
 @dataclass(frozen=True)
 class ClassCost:
-    """Dice between masks and themselves, stretched and back, over the `masks` measured ones that hold the class.
+    """Dice between masks and themselves after resizing and back, over the `masks` measured ones that contain the class.
 
     worst_tenth: the 10th percentile.
     """
@@ -63,12 +62,12 @@ class ClassCost:
 
 @dataclass(frozen=True)
 class StretchCost:
-    """What a stretch to `size` x `size` costs the training masks of a data set. An estimate, and no bound: a network
-    may do better than a mask that is interpolated, and a faint object may be gone from an image before its mask is.
+    """The loss of mask detail by resizing to `size` x `size`, over training masks. An estimate and no bound: a network
+    may do better than an interpolated mask, and a faint object may vanish from the image before its mask does.
 
-    pairs: of the training part; measured: how many of their masks were looked at, none where no image has a side above
-    `size`; with_large: how many of these hold an object larger than a tile; halved: images with a side of twice `size`
-    or more. classes: of the foreground, and of the background where there is but one other class.
+    pairs: number of training pairs; measured: number of their masks that were measured, none if no image has a side
+    above `size`; with_large: how many of these have an object larger than a tile; halved: number of images with a side
+    of at least twice `size`. classes: the foreground classes, and the background with a single foreground class.
     """
 
     size: int
@@ -91,7 +90,7 @@ class StretchCost:
 
     @property
     def is_close(self) -> bool:
-        """Whether the figure is so near the limit that it says little about what a network learns."""
+        """Whether the loss is so close to the limit that the better mode is uncertain."""
         if not self.classes:
             return False
         lost, most = 1 - self.worst.median, 1 - self.limit
@@ -102,9 +101,9 @@ class StretchCost:
         return bool(self.classes) and self.worst.median < self.limit
 
     def describe(self) -> str:
-        """The figure in words."""
+        """The result as a sentence."""
         if not self.measured:
-            return f"No image is larger than {self.size}x{self.size}, so that stretching costs the masks nothing"
+            return f"No image is larger than {self.size}x{self.size}, so resizing loses no detail of the masks"
         worst = self.worst
         of_how_many = "" if self.measured == self.pairs else f" of {self.pairs:,}"
         large = f", {self.with_large:,} with objects larger than a tile" if self.with_large else ""
@@ -114,7 +113,7 @@ class StretchCost:
         )
 
     def details(self) -> list[str]:
-        """A table of the classes, where there is more than one line to say."""
+        """A table of the classes; empty for a single one."""
         if len(self.classes) < 2:
             return []
         width = max(18, *(len(one.name) for one in self.classes))
@@ -128,15 +127,15 @@ class StretchCost:
 
 
 def mode_for(wanted: str, cost: StretchCost, whole_only: str = "") -> tuple[Mode, str]:
-    """What --mode resize or auto is for a data set, and the sentence that explains it or advises otherwise; '' where
-    there is nothing to say. whole_only: the name of the network where it can't be trained on crops."""
+    """The mode that --mode resize or auto selects for a data set, and the sentence that explains it or advises
+    otherwise; '' without a reason. whole_only: name of the network if it can't be trained on crops."""
     figure = cost.describe()
     if wanted == "tile":
         return "tile", ""
     if not cost.is_poor:
         return "resize", f"{figure}: images are stretched" if cost.measured else ""
     if whole_only:
-        return "resize", f"{figure}: crops would keep more, but {whole_only} is for whole images only"
+        return "resize", f"{figure}: crops would keep more, but {whole_only} needs whole images"
     if wanted == "resize":
         return "resize", f"{figure}: --mode tile trains on crops at the images' own resolution and keeps more"
     return "tile", (
@@ -145,8 +144,8 @@ def mode_for(wanted: str, cost: StretchCost, whole_only: str = "") -> tuple[Mode
 
 
 def stretch_cost(card: Card, size: int, config: DataConfig, console: Console) -> StretchCost:
-    """Of the card's training split, or as remembered from last time. Raises UserError where a mask has vanished since
-    the card was made."""
+    """The cost for the card's training split, from the cache if unchanged. Raises UserError if a mask has vanished
+    since the card was made."""
     pairs = card.pairs("train")
     sides = [max(sides) for sides in card.sizes(pairs)]
     cost = StretchCost(size, len(pairs), sum(side >= 2 * size for side in sides))
@@ -159,16 +158,16 @@ def stretch_cost(card: Card, size: int, config: DataConfig, console: Console) ->
     known = _recalled(remembered(memory), cost, seen)
     if known is None:
         known = _measured(cost, card.labels, chosen, config.workers, console)
-        remember(memory, asdict(known) | {"seen": seen})  # where that can't be, the facts have said so
+        remember(memory, asdict(known) | {"seen": seen})  # a failure was reported for the facts
     return known
 
 
 def compare_with_stretched(mask: np.ndarray, size: int, num_classes: int) -> tuple[dict[int, float], bool]:
-    """(H, W) class indices -> for each class that they hold the Dice with themselves, stretched to `size` x `size` and
-    back; and whether there is an object of the foreground larger than a tile.
+    """(H, W) class indices -> the Dice of each present class with itself after resizing to `size` x `size` and back;
+    and whether any foreground object is larger than a tile.
 
-    Each class is a plane of its own, averaged over the area of a pixel, and bilinear on the way back; the largest wins,
-    of equals the lower index. Where the mask is IGNORED nothing counts.
+    Each class is a plane of its own, averaged over pixel areas on the way down, and bilinear on the way back; the
+    argmax over classes wins, the lower index in a tie. IGNORED pixels are not counted.
     """
     height, width = mask.shape
     down, across = _averaging(height, size), _averaging(width, size)
@@ -179,10 +178,11 @@ def compare_with_stretched(mask: np.ndarray, size: int, num_classes: int) -> tup
         plane = (mask == index).astype(np.float32)
         small = (across @ (down @ plane).T).T
         is_large |= index > 0 and _holds_large(small > 0.999, size / height, size / width)
+        # The class probabilities of a perfect network at that size, resized as in prediction.
         small_image = Image.fromarray(np.rint(255 * small).astype(np.uint8))
-        share = np.asarray(small_image.resize((width, height), Image.Resampling.BILINEAR))
-        np.copyto(back, np.uint8(index), where=share > best)
-        np.maximum(best, share, out=best)
+        prob = np.asarray(small_image.resize((width, height), Image.Resampling.BILINEAR))
+        np.copyto(back, np.uint8(index), where=prob > best)
+        np.maximum(best, prob, out=best)
     back[mask == IGNORED] = IGNORED
     dice = {}
     for index, count in pixels.items():
@@ -217,8 +217,8 @@ def _look_at(labels: LabelMap, size: int, pair: Pair) -> tuple[dict[int, float],
 
 @lru_cache(maxsize=64)
 def _averaging(length: int, size: int) -> Any:
-    """The sparse (size, length) matrix by which a column of pixels becomes one of `size`, each the mean over its area,
-    which may begin and end within a pixel. (Pillow's box filter takes whole pixels only.)"""
+    """The sparse (size, length) matrix of area averaging, with fractional pixels at the borders of each area. (Pillow's
+    box filter takes whole pixels only.)"""
     from scipy.sparse import csr_array
 
     edges, pixels = np.linspace(0, length, size + 1), np.arange(length)
@@ -227,28 +227,29 @@ def _averaging(length: int, size: int) -> Any:
 
 
 def _holds_large(inside: np.ndarray, down: float, across: float) -> bool:
-    """Whether an object is larger than a tile: whether there is room in it for the square that fits into a disc as wide
-    as a tile. Nets of vessels or membranes span an image and have none.
+    """Whether an object is larger than a tile, that is, contains the square inscribed in a disc of a tile's width.
+    Networks of vessels or membranes span an image without such a square.
 
-    inside: (S, S), where the object's class fills a pixel of the stretched mask. down, across: by what the sides of the
-    image were multiplied to become S.
+    inside: (S, S) bool, where the class fills a pixel of the resized mask. down, across: scale factors of the image's
+    height and width to S.
     """
     side = inside.shape[0]
     rows, columns = (max(1, round(side * factor / 2**0.5)) for factor in (down, across))
     if rows > side or columns > side:
         return False
+    # Summed-area table: the sum over each window of that size from its four corners.
     up_to = np.zeros((side + 1, side + 1), np.int32)
     inside.cumsum(0, np.int32).cumsum(1, out=up_to[1:, 1:])
-    held = up_to[rows:, columns:] - up_to[:-rows, columns:] - up_to[rows:, :-columns] + up_to[:-rows, :-columns]
-    return bool(held.max() == rows * columns)
+    sums = up_to[rows:, columns:] - up_to[:-rows, columns:] - up_to[rows:, :-columns] + up_to[:-rows, :-columns]
+    return bool(sums.max() == rows * columns)
 
 
 def _recalled(known: dict[str, Any], cost: StretchCost, seen: str) -> StretchCost | None:
-    """With what is known of the masks that `seen` stands for."""
+    """The cost from the cache, if it is of the masks with hash `seen`."""
     try:
         if known["seen"] != seen:
             return None
         classes = tuple(ClassCost(**one) for one in known["classes"])
         return replace(cost, measured=known["measured"], with_large=known["with_large"], classes=classes)
-    except (KeyError, TypeError):  # not there, or of another program
+    except (KeyError, TypeError):  # missing, or written by another program
         return None

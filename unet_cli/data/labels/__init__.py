@@ -1,8 +1,8 @@
 """Mask values and class indices: found from the masks of a data set, replayed when masks are written.
 
 stats: what each mask holds. readings: how a file's pixels become values. palettes, colours, noise, numbering: one kind
-of masks each. mixtures: colours between others. find: the kinds in their order. label_map: what is found. doubts: what
-is asked. remarks: what is said. spec: what the user says.
+of masks each. mixtures: colours between others. unlabelled: where 255 lies. find: the kinds in their order. label_map:
+what is found. doubts: what is asked. remarks: what is said. spec: what the user says.
 """
 
 from unet_cli.data.labels.doubts import objects_or_classes

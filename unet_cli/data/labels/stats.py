@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from unet_cli.data.labels.unlabelled import enclosed, is_beside_small_numbers
 from unet_cli.data.maskfile import MaskPixels
 
 MAX_VALUES = 1024  # values of one mask that are counted each for itself
@@ -23,8 +24,7 @@ PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
 CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
 MIN_CORES = 4
 RARE = 64  # pixels of the rarer of two values, below which their place is looked at
-SMALL = 200  # numbers below may be classes that 255 is not one of
-SURROUNDED = 0.9  # of an outline is of one value, where a part lies within it
+ALL_AND_BITS = np.array([[1, *(number >> bit & 1 for bit in range(4))] for number in range(16)])
 GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
 
 
@@ -116,36 +116,8 @@ def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None
         )
     counted = dict(zip(names[kept].tolist(), counts[kept].tolist(), strict=True))
     rest = int(counts.sum() - counts[kept].sum())
-    of_objects = _enclosed(mask.values[page]) if not mask.colour and _may_be_unlabelled(counted) else None
-    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata, of_objects)
-
-
-def _may_be_unlabelled(counts: dict[int, int]) -> bool:
-    """Whether 255 stands beside small numbers; nobody asks in masks of 0 and 255 alone."""
-    others = counts.keys() - {255}
-    return 255 in counts and 0 < max(others, default=0) < SMALL and len(others) <= FEW_VALUES
-
-
-def _enclosed(values: np.ndarray) -> int:
-    """Pixels of 255 in connected parts whose outline, the image's border included, is nearly all of one other value.
-
-    values: (H, W). Vessels within a field of view are such parts; unlabelled pixels lie along the image's border and
-    between values, as around the objects of PASCAL VOC.
-    """
-    from scipy.ndimage import label
-
-    framed = np.pad(values, 1, constant_values=254)  # which is none of the small numbers
-    parts, _ = label(framed == 255, np.ones((3, 3)))
-    keys = []
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        for part, beside in ((parts[here], framed[there]), (parts[there], framed[here])):
-            outline = (part > 0) & (beside != 255)
-            keys.append(part[outline].astype(np.int64) << 8 | beside[outline])
-    pairs, lengths = np.unique(np.concatenate(keys), return_counts=True)
-    longest, whole = np.zeros(parts.max() + 1, np.int64), np.zeros(parts.max() + 1, np.int64)
-    np.maximum.at(longest, pairs >> 8, np.where(pairs & 255 == 254, 0, lengths))
-    np.add.at(whole, pairs >> 8, lengths)
-    return int(np.bincount(parts.ravel())[(longest > 0) & (longest >= SURROUNDED * whole)].sum())
+    within = enclosed(mask.values[page]) if not mask.colour and is_beside_small_numbers(counted) else None
+    return ValueStats(counted, shapes, mask.colour, mask.planes, palette, rest, mask.nodata, within)
 
 
 def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,22 +181,33 @@ def _borders(
     block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # the pixel is the last of 2 x 2 of its value
     core[1:-1, 1:-1] = block[1:-1, 1:-1] & block[1:-1, 2:] & block[2:, 1:-1] & block[2:, 2:]
     core[: top - first] = core[top - first + height :] = True  # rows that are looked at with those above or below
-    # Most pixels lie in the midst of their value: it is enough to look at the others.
+    # Most pixels lie in the midst of their value: it is enough to look at the others, and once at all that holds there.
     others = np.flatnonzero(~core)
     own = part.ravel()[others].astype(np.int64)
-    row, column = np.divmod(others, part.shape[1])
-    at_edge = (row == -first) | (row == ranks.shape[0] - 1 - first) | (column == 0) | (column == part.shape[1] - 1)
-    joined = [own[pairs.ravel()[others]] for pairs in (left, above, block)]
-    groups = [own, *joined, own[at_edge]]
-    if with_slopes:
-        within, around = own[~at_edge], _neighbours(part, others[~at_edge])
-        low, high = around.min(0), around.max(0)
-        groups.append(within[(low < within) & (within < high)])
-        groups.append(within[_is_flat(names, around, low, high, colour)] if is_shaded else within[:0])
+    holds = left | above.view(np.uint8) << 1 | block.view(np.uint8) << 2 | _edge(part.shape, ranks.shape, first) << 3
+    held = holds.ravel()[others]
+    counts = np.bincount(own << 4 | held, minlength=16 * len(names)).reshape(-1, 16)
     sums = np.zeros((7, len(names)), np.int64)
-    for place, group in enumerate(groups):
-        sums[place] = np.bincount(group, minlength=len(names))
+    sums[:5] = (counts @ ALL_AND_BITS).T
+    if with_slopes:
+        inside = held < 8
+        within, around = own[inside], _neighbours(part, others[inside])
+        low, high = around.min(0), around.max(0)
+        sums[5] = np.bincount(within[(low < within) & (within < high)], minlength=len(names))
+        if is_shaded:
+            sums[6] = np.bincount(within[_is_flat(names, around, low, high, colour)], minlength=len(names))
     return sums
+
+
+@lru_cache(maxsize=4)
+def _edge(shape: tuple[int, int], whole: tuple[int, int], first: int) -> np.ndarray:
+    """1 along the border of an image of size `whole`, in a band of it of this shape from row `first` on; else 0."""
+    edge = np.zeros(shape, np.uint8)
+    edge[:, 0] = edge[:, -1] = 1
+    for row in (0, whole[0] - 1):
+        if first <= row < first + shape[0]:
+            edge[row - first] = 1
+    return edge
 
 
 def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:

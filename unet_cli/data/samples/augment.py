@@ -1,4 +1,4 @@
-"""Joint augmentation of a batch, on the device that trains: one warp for image and mask, then intensity."""
+"""Joint augmentation of a batch on the training device: one warp of image and mask, then intensity."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from unet_cli.data.samples.warp import Warp, rotation, warped
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strong each change may be, and how often the ones that have a `chance` are made.
+    """Strengths of the transforms, and the probability of those that are applied at random.
 
-    flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns the one of
-    left and right alone is made. scale: largest factor of zoom, in either direction. rotation: degrees
-    beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of a coarse grid, as a
-    share of the image's side; elastic_pixels: likewise, but in pixels and of a grid of 3x3. brightness: in standard
-    deviations of the data set's intensity. contrast, gamma: largest factor, in either direction. noise: largest
-    standard deviation, in those of the data set. blur: largest Gaussian sigma, pixels. ramp: passes over which the
-    chances grow to `chance`: a network that has yet to learn what the images show learns it faster from plain ones, and
-    only sees the same ones too often later.
+    flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns only left
+    and right are exchanged. scale: maximum zoom factor, in or out. rotation: degrees beyond the quarter turn. shear:
+    degrees. elastic: standard deviation of the displacements of a coarse grid, as a fraction of the image's side;
+    elastic_pixels: likewise, in pixels and for a 3x3 grid. brightness: in standard deviations of the data set's
+    intensity. contrast, gamma: maximum factor, up or down. noise: maximum standard deviation, relative to that of the
+    data set. blur: maximum Gaussian sigma, pixels. chance: probability of each transform. ramp: number of passes over
+    which the probabilities grow to `chance`: an untrained network learns faster from unchanged images, and repetition
+    only matters later.
     """
 
     flips: bool = True
@@ -44,12 +44,12 @@ class Augmentation:
     ramp: int = 0
 
     def at(self, passes: float) -> Augmentation:
-        """As it is in the pass over the training images that ends with this number of them."""
+        """The augmentation in the pass over the training images that ends after this number of passes."""
         return replace(self, chance=self.chance * min(1.0, passes / self.ramp)) if self.ramp else self
 
     @property
     def interpolates(self) -> bool:
-        """Whether some change moves pixels by other than whole ones."""
+        """Whether some transform needs interpolation."""
         return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic or self.elastic_pixels)
 
 
@@ -73,24 +73,24 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
 
 
 def augmentation_of(name: str, orientation: Orientation) -> Augmentation | None:
-    """By its name in the table, for images of that orientation."""
+    """The augmentation of that name, for images of that orientation."""
     strength = AUGMENTATIONS[name]
     return strength and replace(strength, upright=orientation == "upright")
 
 
-ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter Ronneberger et al. 2015, section 3.1
+ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter as in Ronneberger et al. 2015, section 3.1
 BLUR_RADIUS = 3  # pixels
 
 
 def augment(
     image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]], size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Change each sample in its own way: image (N, C, P, P) float32, normalised, and mask (N, P, P) integer ->
-    (N, C, S, S) and (N, S, S).
+    """Augment each sample independently: image (N, C, P, P) float32, normalized, and mask (N, P, P) integer -> (N, C,
+    S, S) and (N, S, S).
 
-    keys: (seed, epoch, index of the sample) for each sample; the change is a function of it alone. size: S, by default
-    P; of a larger patch the undistorted result is the middle, and what is around it fills turned corners. All geometric
-    changes are one warp, so that the image is interpolated at most once.
+    keys: (seed, epoch, sample index) of each sample, which determines its transforms. size: S, by default P; with a
+    larger patch the undistorted result is its centre, and the surroundings fill rotated corners. All geometric
+    transforms are one warp, so the image is interpolated at most once.
     """
     draws = [np.random.default_rng(key) for key in keys]
     size = size or image.shape[-1]
@@ -103,22 +103,22 @@ def augment(
 
 def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
     turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
-    turns *= not strength.upright  # but drawn, so that all else is the same as of images without a way up
+    turns *= not strength.upright  # drawn nevertheless, so that the other random numbers don't depend on it
     linear = _draw_linear(strength, draw)
     elastic = None
     points, share = (
         (PAPER_GRID, strength.elastic_pixels / size) if strength.elastic_pixels else (ELASTIC_GRID, strength.elastic)
     )
     if share and draw.random() < strength.chance:
-        elastic = draw.normal(size=(2, points, points)) * (2 * share)  # a side is 2 long
+        elastic = draw.normal(size=(2, points, points)) * (2 * share)  # coordinates from -1 to 1
     if linear is None:
         return Warp(turns, mirror, elastic=elastic)
-    room = np.maximum(1 - np.abs(linear).sum(1), 0)  # what is left beside a window that was zoomed in
+    room = np.maximum(1 - np.abs(linear).sum(1), 0)  # room to shift a zoomed-in window within the patch
     return Warp(turns, mirror, linear, room * draw.uniform(-1, 1, 2), elastic)
 
 
 def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarray | None:
-    """(2, 2) matrix of zoom, rotation and shear, each by chance; None where there is none of them."""
+    """(2, 2) matrix of zoom, rotation and shear, each at random; None without any of them."""
     amounts, hits = draw.uniform(-1, 1, 3), draw.random(3) < strength.chance
     zoom, angle, slant = np.where(hits, amounts, 0) * (math.log(strength.scale), strength.rotation, strength.shear)
     if not (zoom or angle or slant):
@@ -128,13 +128,13 @@ def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarra
 
 
 def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Generator) -> None:
-    """Change one sample (C, S, S) in place."""
+    """Augment the intensity of one sample (C, S, S) in place."""
 
     def hit(largest: float, neutral: float) -> bool:
         return largest != neutral and draw.random() < strength.chance
 
     if hit(strength.gamma, 1):
-        _bend(image, strength.gamma ** draw.uniform(-1, 1))
+        _gamma(image, strength.gamma ** draw.uniform(-1, 1))
     contrast = strength.contrast ** draw.uniform(-1, 1) if hit(strength.contrast, 1) else 1.0
     brightness = strength.brightness * draw.uniform(-1, 1) if hit(strength.brightness, 0) else 0.0
     if contrast != 1 or brightness:
@@ -148,11 +148,11 @@ def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Gen
         image.add_(noise, alpha=strength.noise * draw.random())
 
 
-def _bend(image: Tensor, gamma: float) -> None:
-    """Gamma correction in place, between the lowest and the highest value, which stay."""
+def _gamma(image: Tensor, gamma: float) -> None:
+    """Gamma correction in place, with fixed minimum and maximum."""
     low, high = image.aminmax()
     span = (high - low).clamp(min=1e-6)
-    image.sub_(low).log_().mul_(gamma).exp_()  # a power, in a third of the time that pow takes
+    image.sub_(low).log_().mul_(gamma).exp_()  # a power, three times as fast as pow
     image.mul_(span.pow(1 - gamma)).add_(low)
 
 
@@ -166,7 +166,7 @@ def _blur(image: Tensor, sigma: float) -> None:
 
 
 def _weighted(image: Tensor, weights: np.ndarray, dim: int) -> Tensor:
-    """Sum of shifted images; a few additions of whole images take less time than a convolution of few channels."""
+    """Separable convolution along `dim` as a weighted sum of shifted images, faster than conv2d for few channels."""
     length = image.shape[dim] - len(weights) + 1
     total = image.narrow(dim, 0, length) * weights[0]
     for first, weight in enumerate(weights[1:], start=1):

@@ -1,4 +1,4 @@
-"""How images become samples of the network's size: stretched, as random crops for training, or in a grid of tiles."""
+"""Samples from images: resized, as random crops for training, or in a grid of tiles."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from unet_cli.data.preprocess import resize_image, resize_mask
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.tiles import lay_tiles, mirrored
 
-PATCH = 1.5  # side of what is cut out, as a multiple of what the network sees: warps bring in what is around it
-CROP_DRAWS = 1  # last part of the seed: other numbers than those that augmentation draws for the same sample
+PATCH = 1.5  # side of a patch relative to the network input: warps need its surroundings
+CROP_DRAWS = 1  # last part of the seed, to be independent of augmentation's numbers for the same sample
 
 
 @dataclass(frozen=True, eq=False)
 class ForegroundIndex:
-    """Where a mask has foreground. classes: those it has. up_to: (H, classes) pixels of each, in the rows up to each
-    one, itself included."""
+    """Index of a mask's foreground pixels. classes: the foreground classes present. up_to: (H, classes) cumulative
+    pixel counts of each over the rows, each row included."""
 
     classes: np.ndarray
     up_to: np.ndarray
@@ -33,8 +33,8 @@ class ForegroundIndex:
 
 @dataclass(frozen=True, eq=False)
 class CachedSample:
-    """What is held of a pair that was read: image (C, H, W) as in the file, mask (H, W) as of the data set,
-    intensities (4,) of the whole image where tiles need them, and places where crops are laid on foreground."""
+    """A decoded pair: image (C, H, W) as in the file, mask (H, W) as in the data set, statistics (4,) of the whole
+    image if tiles need them, and a foreground index if crops are centred on foreground."""
 
     image: Tensor
     mask: Tensor
@@ -47,25 +47,26 @@ class CachedSample:
 
 
 class Cutting(Protocol):
-    """Samples out of images.
+    """How images become samples.
 
-    sizes: (H, W) of each pair, where samples are cut at the images' own resolution; None where images are stretched.
+    sizes: (H, W) of each pair, if samples are cut at the images' own resolution; None if images are resized.
     """
 
     sizes: list[tuple[int, int]] | None
 
     def count(self, pair: int) -> int:
-        """How many samples pair number `pair` gives in an epoch."""
+        """The number of samples of pair number `pair` in an epoch."""
 
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
-        """What samples are cut from. size: side of what the network sees, if it's stretched."""
+        """The data to cache for a pair. size: side of the network input, for resized images."""
 
-    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """One sample: image (C, P, P) and mask (P, P). number: which one of its pair; index: of the data set."""
+    def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """One sample: image (C, P, P) and mask (P, P). number: its number within the pair; index: within the data
+        set."""
 
 
 class Whole:
-    """Each image is one sample, stretched to the network's size."""
+    """Each image is one sample, resized to the network's size."""
 
     sizes: list[tuple[int, int]] | None = None
 
@@ -75,23 +76,22 @@ class Whole:
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
         return CachedSample(resize_image(image, (size, size)), resize_mask(mask, (size, size)))
 
-    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        return held.image, held.mask
+    def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+        return cached.image, cached.mask
 
 
 class Crops:
-    """Random crops, so many that an epoch sees each pixel about once; a function of seed, epoch and sample alone.
+    """Random crops, as many as cover each pixel about once an epoch; determined by seed, epoch and sample.
 
-    They are cut at the images' own resolution, or, with `stretched`, out of images stretched to that side. A crop is
-    `patch_side` pixels wide, of which the network sees the `side` pixels in the middle once the patch is warped. This
-    middle lies within the image; where the image is smaller, it has the image in its centre. Beyond the image's border
-    it goes on mirrored.
+    They are cut at the images' own resolution, or, with `stretched`, from images resized to that side. A crop has
+    `patch_side` pixels a side, of which the network sees the central `side` after the patch is warped. This centre lies
+    within the image; if the image is smaller, it is centred in it. Beyond the image border, pixels are reflected.
 
-    foreground: share of the samples whose middle is laid on a pixel of foreground: first one of the foreground classes
-    that the mask has, each as likely, so that rare ones come as often; then one of its pixels, which may come to lie
-    anywhere in the middle. A mask without foreground gives plain crops.
+    foreground: fraction of the samples whose centre contains a chosen foreground pixel: a class is drawn uniformly from
+    those in the mask, so that rare ones come as often; then one of its pixels, which may lie anywhere in the centre.
+    Masks without foreground give plain crops.
 
-    repeats: an epoch is so many times as long.
+    repeats: factor of the number of samples in an epoch.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Crops:
         stretched: int | None = None,
         repeats: int = 1,
     ) -> None:
-        """sizes: (H, W) of each pair. patch_side: see `patch_side_of`; `side` where nothing is warped."""
+        """sizes: (H, W) of each pair. patch_side: see `patch_side_of`; by default `side`, without warps."""
         self.sizes: list[tuple[int, int]] | None = None if stretched else list(sizes)
         self.side, self.foreground, self.seed = side, foreground, seed
         self.patch_side = side if patch_side is None else patch_side
@@ -121,20 +121,20 @@ class Crops:
             image, mask = resize_image(image, (size, size)), resize_mask(mask, (size, size))
         return CachedSample(image, mask, intensities, find_places(_classes(mask)) if self.foreground else None)
 
-    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))
         pixel = None
-        if draw.random() < self.foreground and held.places is not None:
-            pixel = _draw_foreground(_classes(held.mask), held.places, draw)
+        if draw.random() < self.foreground and cached.places is not None:
+            pixel = _draw_foreground(_classes(cached.mask), cached.places, draw)
         rim = (self.patch_side - self.side) // 2
         top, left = (
             self._start(length, None if pixel is None else pixel[axis], draw) - rim
-            for axis, length in enumerate(held.mask.shape)
+            for axis, length in enumerate(cached.mask.shape)
         )
-        return _window(held.image, top, left, self.patch_side), _window(held.mask, top, left, self.patch_side)
+        return _window(cached.image, top, left, self.patch_side), _window(cached.mask, top, left, self.patch_side)
 
     def _start(self, length: int, place: int | None, draw: np.random.Generator) -> int:
-        """Where the middle begins along an axis, so that it contains `place`, if given."""
+        """Start of the centre along an axis, such that it contains position `place`, if given."""
         if length <= self.side:
             return -((self.side - length) // 2)
         if place is None:
@@ -143,11 +143,11 @@ class Crops:
 
 
 class Grid:
-    """Tiles side by side that cover each image, in reading order.
+    """Adjacent tiles that cover each image, in row-major order.
 
-    The last of a row or column is moved back into the image, where the image is smaller it is mirrored; the mask there
-    is IGNORED, so that each pixel of the image counts exactly once. Around each tile a rim of its surroundings comes
-    with it, IGNORED too.
+    The last tile of a row or column is shifted back into the image, and smaller images are reflected; overlaps and
+    reflections are IGNORED in the mask, so that each pixel of the image counts exactly once. Each tile includes a rim
+    of its surroundings, also IGNORED.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], side: int, rim: int = 0) -> None:
@@ -162,17 +162,17 @@ class Grid:
     def hold(self, image: Tensor, mask: Tensor, intensities: Tensor | None, size: int) -> CachedSample:
         return CachedSample(image, mask, intensities)
 
-    def cut(self, held: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        height, width = held.mask.shape
+    def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+        height, width = cached.mask.shape
         row, column = divmod(number, len(_starts(width, self.side)))
         (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
         seen = self.side + 2 * self.rim
-        mask = torch.full((seen, seen), IGNORED, dtype=held.mask.dtype)
-        center_crop(mask, self.side)[rows, columns] = _window(held.mask, top, left, self.side)[rows, columns]
-        return _window(held.image, top - self.rim, left - self.rim, seen), mask
+        mask = torch.full((seen, seen), IGNORED, dtype=cached.mask.dtype)
+        center_crop(mask, self.side)[rows, columns] = _window(cached.mask, top, left, self.side)[rows, columns]
+        return _window(cached.image, top - self.rim, left - self.rim, seen), mask
 
     def _own(self, length: int, tile: int) -> tuple[int, slice]:
-        """Where a tile begins along an axis, and the part of it that is in the image and in no earlier tile."""
+        """Start of a tile along an axis, and the part of it within the image and in no earlier tile."""
         starts = _starts(length, self.side)
         start = starts[tile]
         first = max(0, starts[tile - 1] + self.side) if tile else 0
@@ -185,34 +185,37 @@ def _starts(length: int, side: int) -> tuple[int, ...]:
 
 
 def patch_side_of(side: int) -> int:
-    """Side of patches that are warped before the network sees the `side` pixels in their middle."""
+    """Side of the patches that are warped for a network input of `side` pixels."""
     return side + 2 * math.ceil((PATCH - 1) * side / 2)
 
 
 def _classes(mask: Tensor) -> np.ndarray:
-    """Of a mask that may hold numbers of objects too, see objects.numbered."""
+    """The class indices of a mask that may have object numbers too, see objects.numbered."""
     return mask.numpy() if mask.dtype == torch.uint8 else (mask % CLASSES).to(torch.uint8).numpy()
 
 
 def find_places(mask: np.ndarray) -> ForegroundIndex | None:
-    """Where an (H, W) uint8 mask has foreground: neither background nor IGNORED; None if nowhere."""
+    """Index of the foreground of an (H, W) uint8 mask: neither background nor IGNORED; None without foreground."""
     counts = np.stack([np.bincount(row, minlength=IGNORED + 1)[1:IGNORED] for row in mask])
     present = np.flatnonzero(counts.any(0))
     return ForegroundIndex(present + 1, counts[:, present].cumsum(0)) if len(present) else None
 
 
 def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, int]:
-    """Row and column of a pixel of a class, both drawn evenly."""
+    """Row and column of a foreground pixel; its class and then the pixel are drawn uniformly."""
     which = int(draw.integers(len(places.classes)))
     up_to = places.up_to[:, which]
     rank = int(draw.integers(up_to[-1]))
+    # The n-th pixel of the class: the row by binary search in the cumulative counts, then the column within the row. So
+    # only an (H, classes) table is cached, not all coordinates.
     row = int(np.searchsorted(up_to, rank, side="right"))
     columns = np.flatnonzero(mask[row] == places.classes[which])
     return row, int(columns[rank - (up_to[row - 1] if row else 0)])
 
 
 def _window(pixels: Tensor, top: int, left: int, side: int) -> Tensor:
-    """(..., H, W) -> (..., side, side) from that place on, mirrored beyond the border; a copy, unless it is all."""
+    """(..., H, W) -> (..., side, side) from (top, left) on, reflected beyond the border; a copy, unless it is the whole
+    array."""
     height, width = pixels.shape[-2:]
     values = pixels.numpy()
     if min(top, left) >= 0 and top + side <= height and left + side <= width:

@@ -1,4 +1,4 @@
-"""Which pairs are trained on and which are kept for validation: drawn, or read from a file."""
+"""Split of the pairs into training and validation part: drawn at random, or read from a file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from unet_cli.system.files import whole_file
 from unet_cli.system.schema import json_of
 
 MAX_DRAWS, MIN_DRAWS = 400, 100
-DRAWN_GROUPS = 1_000_000  # in all draws together: keeps a split of 20,000 pairs within a second
+DRAWN_GROUPS = 1_000_000  # in all draws together: a split of 20,000 pairs then takes less than a second
 MAX_LISTED = 20  # names in a message
-MAX_NEAREST = 3  # names whose nearest one is looked for, which takes half a second among 20,000
+MAX_NEAREST = 3  # names with a suggestion; each takes half a second among 20,000
 
 
 @dataclass(frozen=True)
 class Split:
-    """The two parts, each in the order of the data set. how: where they come from, in words."""
+    """The two parts, each in the order of the data set. how: a description of their origin."""
 
     train: list[Pair]
     val: list[Pair]
@@ -35,19 +35,19 @@ class Split:
 def draw_split(
     pairs: Sequence[Pair], content: np.ndarray, groups: Sequence[str], val_fraction: float, seed: int
 ) -> Split:
-    """Draw the validation part: at least one group, and at least one left for training.
+    """Draw the validation part: at least one group, with at least one left for training.
 
-    content: (pairs, classes) pixels of each class in each mask. groups: a name for each pair; pairs of the same name
-    stay together. Where each pair is a group, exactly round(pairs * val_fraction) are drawn, within 1 and all but one.
-    See `_draw_parts` for what is drawn; a class that only one group holds is trained on, as far as groups are left.
-    Raises UserError where there are too few groups for both parts.
+    content: (pairs, classes) pixels of each class in each mask. groups: a name for each pair; pairs with the same name
+    stay together. If each pair is a group, exactly round(pairs * val_fraction) are drawn, at least 1 and not all. See
+    `_draw_parts` for the criterion; a class that is in one group only goes to training, as long as groups are left for
+    validation. Raises UserError if there are too few groups for both parts.
     """
     if val_fraction == 0:
         return Split(list(pairs), [], "no validation part")
     if len(set(groups)) < 2:
-        held = "one pair" if len(pairs) < 2 else f"one group ({len(pairs):,} pairs of group '{groups[0]}')"
+        available = "one pair" if len(pairs) < 2 else f"one group ({len(pairs):,} pairs of group '{groups[0]}')"
         raise UserError(
-            f"{held} can't be both trained on and validated: add {'pairs' if len(pairs) < 2 else 'groups'}, "
+            f"{available} can't be both trained on and validated: add {'pairs' if len(pairs) < 2 else 'groups'}, "
             "or give --val-fraction 0 to train without validation"
         )
     count = min(max(1, round(len(pairs) * val_fraction)), len(pairs) - 1)
@@ -58,11 +58,11 @@ def draw_split(
 def draw_fold(
     pairs: Sequence[Pair], content: np.ndarray, groups: Sequence[str], folds: int, fold: int, seed: int
 ) -> Split:
-    """Cut the pairs into `folds` parts, of which the `fold`th, counted from 1, is for validation.
+    """Divide the pairs into `folds` parts, of which the `fold`th, counted from 1, is the validation part.
 
-    The parts depend on the seed but not on `fold`, so that each pair is in the validation part of exactly one fold.
-    Where each pair is a group, the sizes of the parts differ by one at most. content, groups: see `draw_split`.
-    Raises UserError where there is no such fold or there are fewer groups than folds.
+    The parts depend on the seed but not on `fold`, so that each pair is in the validation part of exactly one fold. If
+    each pair is a group, the sizes of the parts differ by at most one. content, groups: see `draw_split`. Raises
+    UserError if there is no such fold or there are fewer groups than folds.
     """
     if folds < 2 or not 1 <= fold <= folds:
         raise UserError(f"--fold is {fold}, of --folds {folds}: give 1 to {max(folds, 2)}, and at least 2 folds")
@@ -78,12 +78,11 @@ def draw_fold(
 
 
 def group_names(pairs: Sequence[Pair], pattern: str | None) -> list[str]:
-    """The group of each pair, found in its name by a regular expression.
+    """The group of each pair, extracted from its name by a regular expression.
 
-    The group is what the parentheses of the pattern hold, joined by '/' where there are several, or the whole match.
-    Without a pattern each pair is its own group; but the pages of a stack are one where there are several stacks, since
-    neighbouring sections are nearly the same.
-    Raises UserError for a pattern that is no regular expression, and for names in which it finds nothing.
+    The group is the content of the pattern's parentheses, joined by '/' if there are several, or the whole match.
+    Without a pattern each pair is its own group; but with several stacks each stack is a group, since adjacent sections
+    are nearly identical. Raises UserError for an invalid regular expression, and for names without a match.
     """
     if pattern is None:
         several_stacks = len({pair.image.path for pair in pairs if pair.image.page is not None}) > 1
@@ -110,18 +109,18 @@ def write_split(path: Path, split: Split) -> None:
         "val": [pair.name for pair in split.val],
     }
     with whole_file(path) as file:
-        # ASCII with escapes: that way names that are no Unicode, which file systems allow, survive too.
+        # ASCII with escapes preserves file names that are invalid Unicode.
         file.write(json.dumps(plain, indent=1).encode("ascii") + b"\n")
 
 
 def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: bool = False) -> Split:
-    """Read what `write_split` wrote, in the order of `pairs`.
+    """Read the file of `write_split`; the parts are in the order of `pairs`.
 
-    leave_out: pairs that the file doesn't name, and names that the data don't hold (any more), don't matter.
-    may_be_more: the former don't.
+    leave_out: ignore pairs that the file doesn't name, and names that are not in the data (any more). may_be_more:
+    ignore pairs that the file doesn't name.
 
-    Raises UserError where the file is no such file, names pairs that the data don't hold, names a pair in both parts,
-    doesn't name all pairs, or leaves nothing to train on.
+    Raises UserError for another kind of file, unknown names, a name in both parts, unnamed pairs, or an empty training
+    part.
     """
     path = path / "split.json" if path.is_dir() else path
     train, val = _read_names(path)
@@ -137,8 +136,7 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: 
     unnamed = [name for name in known if name not in named]
     if unnamed and not (leave_out or may_be_more):
         raise UserError(
-            f"{path} doesn't say what {_listed(unnamed)} {'is' if len(unnamed) == 1 else 'are'} for: "
-            "add to train or val, or leave out with --skip-bad"
+            f"{path} doesn't assign {_listed(unnamed)} to a part: add to train or val, or leave out with --skip-bad"
         )
     if not train:
         raise UserError(f"{path} names no pair to train on: move some names from val to train")
@@ -150,22 +148,22 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: 
 
 
 def _draw_parts(content: np.ndarray, groups: Sequence[str], val_sizes: Sequence[int], seed: int) -> np.ndarray:
-    """(pairs,) int: which part each pair is in. Part i, of about val_sizes[i] pairs, is to be a validation part.
+    """(pairs,) int: the part of each pair. Part i, of about val_sizes[i] pairs, is a validation part.
 
-    What val_sizes leave over is one more part, that is always trained on. Of some hundred random partitions the one
-    is taken whose validation parts are the most like the data that are trained on meanwhile: see `_cost`.
+    The rest, if val_sizes leaves one, is a further part that is always trained on. The best of some hundred random
+    partitions is chosen: the one whose validation parts are most similar to the rest of the data, see `_cost`.
     """
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    content = content.astype(np.int64)  # whose sums are exact
+    content = content.astype(np.int64)  # integer sums are exact in any order
     features = np.concatenate([content, content > 0, np.ones((len(content), 1), np.int64)], axis=1)
-    of_group = np.zeros((len(names), features.shape[1]), np.int64)  # pixels of each class, pairs that hold it, pairs
+    of_group = np.zeros((len(names), features.shape[1]), np.int64)  # pixels of each class, pairs with it, pairs
     np.add.at(of_group, group_of, features)
 
     needed = np.zeros(len(names), bool)
     has_rest = sum(val_sizes) < len(groups)
     if has_rest:
         holds = of_group[:, : content.shape[1]] > 0
-        needed |= holds[:, holds.sum(0) == 1].any(1)  # the only ones of a class: drawn last, which is for training
+        needed |= holds[:, holds.sum(0) == 1].any(1)  # the only groups of a class come last, in the training part
 
     draw = np.random.default_rng(seed)
 
@@ -182,41 +180,42 @@ def _draw_parts(content: np.ndarray, groups: Sequence[str], val_sizes: Sequence[
 
 
 def _fill(sizes: np.ndarray, val_sizes: Sequence[int], has_rest: bool) -> np.ndarray:
-    """Parts filled with groups, of `sizes` pairs, in their order -> (groups,) int, the part of each, ascending.
+    """Fill the parts with groups of `sizes` pairs, in order -> (groups,) int, the part of each, ascending.
 
-    A group goes where its middle lies. No part stays empty, however large the groups are.
+    A group belongs to the part in which its midpoint lies. No part stays empty, however large the groups are.
     """
     parts = len(val_sizes) + has_rest
     position = np.arange(len(sizes))
     middle = np.cumsum(sizes) - sizes / 2
     part = np.minimum(np.searchsorted(np.cumsum(val_sizes), middle, side="right"), parts - 1)
-    part = position + np.minimum.accumulate(np.minimum(part - position, 0))  # no part is skipped,
-    return np.maximum(part, position + parts - len(sizes))  # and a group each is left for the last ones
+    part = position + np.minimum.accumulate(np.minimum(part - position, 0))  # no part is skipped
+    return np.maximum(part, position + parts - len(sizes))  # and each of the last parts gets a group
 
 
 def _cost(val: np.ndarray, everything: np.ndarray, val_sizes: Sequence[int]) -> tuple[int, int, float]:
-    """How unlike the parts are, to be compared from left to right: classes that training lacks, classes that validation
-    lacks, and the relative differences of the classes' shares, of the pixels and of the pairs, and of the wanted sizes.
+    """Dissimilarity of the parts, compared lexicographically: number of classes missing in training, number missing in
+    validation, and the sum of the relative differences of class frequencies, by pixels and by pairs, and of the wanted
+    sizes.
 
-    val: (parts, 2 * classes + 1) pixels of each class, pairs that hold it, and pairs; everything: the same of all data.
+    val: (parts, 2 * classes + 1) pixels of each class, pairs with it, and pairs; everything: the same of all data.
     """
     train = everything - val
     classes = len(everything) // 2
     unlike = _relative_differences(_shares(val), _shares(train)).sum()
     unlike += _relative_differences(val[:, -1], np.asarray(val_sizes)).sum()
-    # Rounded, so that equal partitions cost the same in whatever order a processor adds.
+    # Rounded, so that equal partitions have the same cost in any order of floating-point summation.
     return int((train[:, :classes] == 0).sum()), int((val[:, :classes] == 0).sum()), round(float(unlike), 9)
 
 
 def _shares(sums: np.ndarray) -> np.ndarray:
-    """(parts, 2 * classes + 1) as in `_cost` -> (parts, 2 * classes): of the pixels, then of the pairs."""
+    """(parts, 2 * classes + 1) as in `_cost` -> (parts, 2 * classes): class frequencies by pixels, then by pairs."""
     classes = sums.shape[1] // 2
     pixels, pairs = sums[:, :classes], sums[:, classes:-1]
     return np.concatenate([pixels / np.maximum(pixels.sum(1, keepdims=True), 1), pairs / sums[:, -1:]], axis=1)
 
 
 def _relative_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """0 where both are the same, 1 where one is nothing: small classes count as much as large ones."""
+    """|a - b| / (a + b): 0 for equal values, 1 if one is 0, so that rare classes count as much as frequent ones."""
     return np.abs(a - b) / np.maximum(a + b, 1e-12)
 
 
@@ -237,12 +236,12 @@ def _group_name(match: re.Match[str] | None) -> str:
 
 
 def _read_names(path: Path) -> tuple[set[str], set[str]]:
-    """The names in train and in val. Raises UserError."""
+    """The names in train and val. Raises UserError."""
     try:
         plain = json_of(path.read_bytes())
     except OSError as error:
         raise explain(error, path) from error
-    except ValueError as error:  # of JSON and of its encoding
+    except ValueError as error:  # invalid JSON or invalid encoding
         raise UserError(f"{path} is not JSON ({error}): give the split.json of a run") from error
     parts = [plain.get(key) if isinstance(plain, dict) else None for key in ("train", "val")]
     if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in parts):
@@ -254,13 +253,13 @@ def _read_names(path: Path) -> tuple[set[str], set[str]]:
 
 
 def _with_nearest(unknown: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Names that were misspelt, the first few of them with the name that may have been meant."""
+    """Unknown names, the first few with a suggestion."""
     nearest = [get_close_matches(name, known, n=1) for name in unknown[:MAX_NEAREST]]
     hints = [f" (did you mean '{near[0]}'?)" if near else "" for near in nearest]
     return [name + hint for name, hint in zip(unknown, hints, strict=False)] + list(unknown[MAX_NEAREST:])
 
 
 def _listed(names: Sequence[str]) -> str:
-    """All of them, or the first few and a count."""
+    """All names, or the first few and the number of the others."""
     shown = ", ".join(names[:MAX_LISTED])
     return shown + (f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else "")

@@ -1,4 +1,4 @@
-"""The geometry of augmentation: all changes of one sample composed into one warp, of its image and mask alike."""
+"""Geometric augmentation: all transforms of a sample composed into one warp of image and mask."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """Where a sample's pixels come from. Coordinates (x, y) are those of the window, its middle 0 and its sides -1, 1.
+    """The mapping from the result's pixels to the source's. Coordinates (x, y) are relative to the window: 0 at its
+    centre, -1 and 1 at its sides.
 
-    turns: quarter turns. mirror: left and right are exchanged after them. linear: (2, 2) matrix of zoom, rotation and
-    shear, applied after mirror and turns to get from result to source. shift: (2,), added to that. elastic: (2, G, G)
-    displacements of control points, between which they are cubic; G is the same in all warps of a batch.
+    turns: quarter turns. mirror: whether left and right are exchanged after them. linear: (2, 2) matrix of zoom,
+    rotation and shear from result to source, applied after mirror and turns. shift: (2,), added to that. elastic: (2,
+    G, G) displacements of control points with bicubic interpolation; G is the same in all warps of a batch.
     """
 
     turns: int = 0
@@ -30,7 +31,7 @@ class Warp:
 
     @property
     def interpolates(self) -> bool:
-        """Whether pixels come from between pixels."""
+        """Whether source positions lie between pixels."""
         return any(part is not None for part in (self.linear, self.shift, self.elastic))
 
     def matrix(self) -> np.ndarray:
@@ -40,22 +41,22 @@ class Warp:
 
 
 def rotation(radians: float) -> np.ndarray:
-    """(2, 2) matrix."""
+    """(2, 2) rotation matrix."""
     cos, sin = math.cos(radians), math.sin(radians)
     return np.array([[cos, -sin], [sin, cos]])
 
 
 def center_crop(pixels: Tensor, size: int) -> Tensor:
-    """The middle of (..., P, P), size x size pixels; a view, not a copy."""
+    """The central size x size pixels of (..., P, P); a view."""
     first = (pixels.shape[-1] - size) // 2
     return pixels[..., first : first + size, first : first + size]
 
 
 def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
-    """Image (N, C, P, P) float and mask (N, P, P) integer -> (N, C, S, S) and (N, S, S), which are new.
+    """Image (N, C, P, P) float and mask (N, P, P) integer -> (N, C, S, S) and (N, S, S), newly allocated.
 
-    Warps of flips and turns alone keep every pixel as it is. The others interpolate the image bilinearly; the mask
-    takes the nearest value of the same place. What comes from outside the patch is mirrored.
+    Warps of flips and quarter turns alone move pixels without interpolation. Others interpolate the image bilinearly
+    and the mask by nearest neighbour at the same positions. Positions outside the patch are reflected.
     """
     chosen = [number for number, warp in enumerate(warps) if warp.interpolates]
     if len(chosen) == len(warps):
@@ -82,13 +83,11 @@ def _sampled(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> t
 
 
 def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) -> Tensor:
-    """Where each pixel of the result comes from: (N, S, S, 2), in the patch's coordinates from -1 to 1.
-
-    The displacements of all pixels are a product of two thin matrices, and the linear part a sum of a row and a
-    column: that sum isn't part of the product, which a GPU may compute with few bits.
-    """
+    """The source position of each pixel of the result: (N, S, S, 2), in the patch's coordinates from -1 to 1."""
     points = max(0 if warp.elastic is None else len(warp.elastic[0]) for warp in warps)
     factors = torch.from_numpy(np.stack([_factors(warp, patch, size, points) for warp in warps])).to(device)
+    # The displacements of all pixels are a product of two thin matrices; the linear part, a sum of a row and a column,
+    # is kept out of that product, which a GPU may compute in TF32, too coarse for positions.
     across, down, columns = factors[:, :, :1], factors[:, :, 1:2], factors[:, :, 2:]
     grid = (across + down.transpose(-1, -2)).flatten(0, 1)
     if points:
@@ -98,10 +97,10 @@ def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) ->
 
 
 def _factors(warp: Warp, patch: int, size: int, points: int) -> np.ndarray:
-    """(2, 2 + points, S) float32, for x and y: the part of the source's place that depends on the column, that
-    which depends on the row, and the displacements along the columns for each row of control points."""
+    """(2, 2 + points, S) float32, for x and y: the part of the source position that depends on the column, the part
+    that depends on the row, and the displacements along the columns for each row of control points."""
     share = size / patch
-    window = 2 * ((patch - size) // 2) / patch - (1 - share)  # its middle: half a pixel off if one side is odd
+    window = 2 * ((patch - size) // 2) / patch - (1 - share)  # its centre: off by half a pixel if one side is odd
     place = (2 * np.arange(size) + 1 - size) / size
     matrix, shift = warp.matrix(), np.zeros(2) if warp.shift is None else warp.shift
     factors = np.zeros((2, 2 + points, size))
@@ -114,6 +113,6 @@ def _factors(warp: Warp, patch: int, size: int, points: int) -> np.ndarray:
 
 @lru_cache
 def _cubic(size: int, points: int) -> np.ndarray:
-    """(S, points) float32: the weight of each control point at each pixel of a row."""
+    """(S, points) float32: the bicubic weight of each control point at each pixel of a row."""
     each = torch.eye(points)[None, None]
     return F.interpolate(each, (size, points), mode="bicubic", align_corners=True)[0, 0].numpy()
