@@ -91,7 +91,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     memory = io.BytesIO()  # torch hides the reason of a failed write, such as a full disk; Python's file tells it
     torch.save(content, memory)
-    with whole_file(path, durable=True) as file:
+    with whole_file(path, durable=True) as file:  # a temporary file, renamed when it is complete and on the disk
         file.write(memory.getbuffer())
 
 
@@ -128,10 +128,11 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     version = parsed(str, content.get("version"), "version")
     if not version.isprintable() or len(version) > MAX_NAME:
         raise Misfit(f"version is {ascii(version[:MAX_NAME])}")
+    # Before the other fields are parsed, any of which a newer format may have changed.
     if parsed(int, content.get("format_version"), "format_version") > FORMAT_VERSION:
         raise _Newer(f"was written by unet {version}, which is newer than this one: update unet")
     parts = {spec.name: content[spec.name] for spec in fields(Checkpoint) if spec.name in content}
-    resume = parts.pop("resume", None)
+    resume = parts.pop("resume", None)  # checked by runs/resume.py, since only a resumed run needs it
     if resume is not None and not isinstance(resume, dict):
         raise Misfit(f"resume is a {type(resume).__name__}")
     if missing := REQUIRED - parts.keys():

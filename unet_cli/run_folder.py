@@ -99,6 +99,7 @@ def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
 def elastic_run(output: Path) -> Path | None:
     """The folder of the run that this torchrun job started before its restart, None where there is none."""
     identity = elastic_identity()
+    # The newest first: an identity may have been used by an earlier job too.
     records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in records:
         calls = calls_of(path.parent)

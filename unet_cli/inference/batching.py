@@ -43,6 +43,7 @@ def through_network(
 
     An Outcome among the items is passed through at once. pace: records the time of each stage.
     """
+    # Views wait across images, so that small images fill a batch together.
     waiting: list[tuple[SomeTask, View]] = []
     for item in pace.waiting("reading", items):
         if isinstance(item, Outcome):

@@ -48,7 +48,7 @@ def find_files(
         images, base = list(walk(path, unread, others)), path
         output = output or _ours(output_beside(path))
         masks = real_path(output)
-        if masks != real_path(path):  # masks of an earlier job in a folder below are not input
+        if masks != real_path(path):  # the output of an earlier call within the input folder is no input
             images = [image for image in images if not real_path(image).is_relative_to(masks)]
         masks_found = masks_among(path, images, training)
         images = [image for image in images if image not in masks_found]

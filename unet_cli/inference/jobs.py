@@ -150,6 +150,7 @@ def find_jobs(
         name = name.relative_to(base) if base else Path(name.name)
         job = Job(image, output / f"{name}.{suffix(image)}", extras, pages)
         for path in job.outputs:
+            # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:
                 raise UserError(
                     f"the prediction for {image} would be written over the image {path}: choose another --output"
@@ -185,6 +186,7 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
         for job in jobs
         for page in (range(job.pages) if job.pages > 1 else ())
     }
+    # An image may be called a_overlay: its mask a_overlay.png looks like an extra of a.png, and is kept.
     masks = {job.mask for job in everything}
     for folder in {stem.parent for stem, _ in stems}:
         sweep(folder)

@@ -62,6 +62,7 @@ class Outputs:
             self._write_file(job.beside("instances"), numbers)
         for plane, extra in enumerate(self.maps, 1):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
+        # Classes are counted while the mask is written, since its blocks can be read only in passing.
         counts = np.zeros(self.labels.num_classes, np.int64)
         decoded = (self._decoded(blocks, counts) for blocks in masks())
         self._write_file(job.mask, decoded, self.labels.written_palette)

@@ -33,6 +33,7 @@ def predict_all(
     unfinished.
     """
     in_flight = _in_flight(predictor)
+    # Three stages, each bounded by `in_flight`: memory doesn't grow with the number of files.
     opened = prefetch(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
     finished = through_network(predictor, opened, pace)
     return prefetch(_write, finished, config.workers, in_flight)

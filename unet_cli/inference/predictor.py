@@ -112,6 +112,7 @@ class Predictor:
     def bands(self, picture: Picture) -> Iterator[Band]:
         """Predict one image on its own: its finished rows, from top to bottom. Raises UserError."""
         views = picture.views()
+        # A band is complete with the last view that overlaps it, so most views complete none.
         while batch := list(islice(views, self.batch_size)):
             for view, probs in zip(batch, self.probabilities(batch), strict=True):
                 band = picture.add(view, probs)

@@ -131,6 +131,7 @@ class Sheet(Task):
         mask = make_folder(self.job.mask.parent) / self.job.mask.name
         files = [path.stat() for path in self.job.image.paths]
         dtypes = [np.dtype(np.uint8)] + [np.dtype(np.uint16)] * len(self._outputs.maps)
+        # Rows of an earlier call are used only if everything that they depend on is the same, the image file included.
         identity = {
             "version": __version__,
             "image": str(self.job.image),

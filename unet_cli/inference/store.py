@@ -119,6 +119,7 @@ class OnDisk(Store):
             raise explain(error, path) from error
 
     def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        # Compressed before taking the lock: zlib releases the interpreter lock, so threads compress in parallel.
         packed = zlib.compress(b"".join(plane.tobytes() for plane in planes), COMPRESSION)
         rows = len(planes[0])
         with self._lock:
@@ -139,7 +140,7 @@ class OnDisk(Store):
         for top in sorted(self._positions):
             offset, length = self._positions[top]
             rows = self._heights[top]
-            with self._lock:
+            with self._lock:  # seek and read belong together: other threads use the same file position
                 self._file.seek(offset)
                 content = zlib.decompress(self._file.read(length))
             sizes = [rows * self._width * dtype.itemsize for dtype in self._dtypes]
@@ -158,6 +159,7 @@ class OnDisk(Store):
     def _begin(self, header: bytes) -> None:
         try:
             lock_alone(self._file, f"{self.path} is in use: another process predicts the same image, wait for it")
+            # Only after locking: another process may be writing the header.
             if self._file.readline() == header:
                 self._recover()
             else:
@@ -173,6 +175,7 @@ class OnDisk(Store):
         """Read the records up to the first that is damaged or truncated; the file is cut off there."""
         size = os.fstat(self._file.fileno()).st_size
         end = self._file.tell()
+        # A killed process may have written part of a record, or, after a power cut, a record with wrong contents.
         while len(head := self._file.read(RECORD.size)) == RECORD.size:
             crc, top, rows, length, top_probability = RECORD.unpack(head)
             offset = self._file.tell()

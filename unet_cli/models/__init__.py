@@ -108,6 +108,7 @@ def row_of(name: str) -> Row:
 
 def defaults_of(name: str) -> dict[str, Any]:
     """The settings that a network takes, with their defaults."""
+    # A network's settings are its keyword arguments, so that a new network declares them only once.
     parameters = inspect.signature(row_of(name).network).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.name in MODEL_SETTINGS}
 

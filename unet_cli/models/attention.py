@@ -75,7 +75,7 @@ class GatedUNet(Network):
         skips: list[Tensor] = []
         x = image
         for level in self.encoder:
-            x = self.run(level, F.max_pool2d(x, 2) if skips else x)
+            x = self.run(level, F.max_pool2d(x, 2) if skips else x)  # level l: (N, 2^l * base_channels, H / 2^l, ...)
             skips.append(x)
         skips.pop()  # the bottleneck's output is no skip
         levels: list[Tensor] = []

@@ -27,6 +27,7 @@ class GridGate(nn.Module):
         self.skip = nn.Conv2d(skip_channels, skip_channels, 2, stride=2, bias=False)
         self.signal = nn.Conv2d(signal_channels, skip_channels, 1)
         self.psi = nn.Conv2d(skip_channels, 1, 1)
+        # Weights are small beside the bias, so that an untrained gate is open for every pixel and still has a gradient.
         nn.init.normal_(self.psi.weight, std=0.1 * skip_channels**-0.5)
         nn.init.constant_(self.psi.bias, OPEN)  # type: ignore[arg-type]
 

@@ -46,7 +46,7 @@ class DoubleConv(nn.Sequential):
         dropout: float = 0.0,
     ) -> None:
         mid_channels = mid_channels or out_channels
-        bias = norm == "none"
+        bias = norm == "none"  # a norm subtracts any bias before it
         super().__init__(
             nn.Conv2d(in_channels, mid_channels, 3, padding=1, bias=bias),
             NORMS[norm](mid_channels),

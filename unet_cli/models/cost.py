@@ -14,7 +14,7 @@ def multiply_adds(network: Network, in_channels: int, spatial: tuple[int, ...]) 
     """
     from torch.utils.flop_counter import FlopCounterMode  # a slow import, so not at the top
 
-    fitted = Fitted(network).eval()
+    fitted = Fitted(network).eval()  # with padding, which is computed too
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         fitted(torch.empty(1, in_channels, *spatial))
     return counter.get_total_flops() // 2

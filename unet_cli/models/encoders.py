@@ -102,6 +102,7 @@ class EncoderUNet(Network):
         self.name, self.plan = encoder, ENCODERS[encoder]
         self.taps = tuple(self.plan.taps)
         widths = list(self.plan.taps.values())
+        # Finest first: 0 for the image's resolution, and for stride 2 where the encoder has no features of it.
         skip_widths = [0] * (len(DECODER_WIDTHS) + 1 - len(widths)) + widths[:-1]
 
         self.encoder = _fresh_encoder(encoder, in_channels)
@@ -123,7 +124,7 @@ class EncoderUNet(Network):
             x = self.run(part, x) if isinstance(part, nn.Sequential) else part(x)
             if name in self.taps:
                 features.append(x)
-        x = self.dropout(features.pop())
+        x = self.dropout(features.pop())  # (N, channels, H / 32, W / 32)
         for block in self.decoder:
             x = self.run(block, x, features.pop() if features else None)
         return self.head(x)
@@ -175,7 +176,7 @@ def _fresh_encoder(encoder: str, in_channels: int) -> nn.Sequential:
         parts.add_module(name, part)
         if name == next(reversed(plan.taps)):
             break
-    if in_channels != 3:
+    if in_channels != 3:  # replace the first kernel, drawn from the same distribution as the others
         conv = next(module for module in parts.modules() if isinstance(module, nn.Conv2d))
         out_channels, _, *kernel = conv.weight.shape
         conv.in_channels = in_channels

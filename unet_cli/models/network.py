@@ -52,8 +52,9 @@ class Network(nn.Module):
         heads = getattr(self, "head", None) or getattr(self, "heads", None)
         assert isinstance(heads, nn.Module)
         biases = [value for name, value in heads.named_parameters() if name.endswith("bias")]
-        if len(biases) != len(self.head_weights):
+        if len(biases) != len(self.head_weights):  # more heads than outputs: their logits are summed
             return
+        # Softmax of the logs is the shares; with a single logit it is their difference, whose sigmoid is the share.
         logs = torch.tensor([math.log(max(share, MIN_SHARE)) for share in shares])
         for bias in biases:
             bias.copy_(logs if len(bias) > 1 else logs[1:] - logs[:1])
@@ -62,6 +63,7 @@ class Network(nn.Module):
         """Call the block, with gradient checkpointing where it is turned on and gradients are needed."""
         if not (self.gradient_checkpointing and torch.is_grad_enabled() and self.training):
             return block(*inputs)
+        # Non-reentrant, since the first block's input, the image, needs no gradient.
         return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: self._first_pass_counts(block))
 
     @staticmethod

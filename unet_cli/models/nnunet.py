@@ -61,7 +61,7 @@ class Residual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         second, norm = _normed_conv(out_channels, out_channels)
-        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.weight)  # so that the block is initially its shortcut
         self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride), second, norm)
         self.shortcut = nn.Sequential()
         if stride > 1:
@@ -95,6 +95,7 @@ class DeeplySupervised(Network):
         self, encoder: list[nn.Module], widths: list[int], out_channels: int, convs: int, deep_supervision: bool
     ) -> None:
         super().__init__()
+        # Instance norm makes every output depend on the whole input: the geometry has no reach.
         bottom = 2 ** (len(widths) - 1)
         self.geometry = Geometry(multiple=bottom, least=2 * bottom, stride=bottom)
         self.encoder = nn.ModuleList(encoder)
@@ -114,6 +115,7 @@ class DeeplySupervised(Network):
         levels: list[Tensor] = []  # finest first
         for stage in self.decoder:
             x = self.run(stage, x, skips.pop())
+            # Coarser levels are for deep supervision; in evaluation mode they are released at once.
             levels = [x, *levels] if self.training else [x]
         logits = [head(level) for head, level in zip(self.heads, levels, strict=False)]
         return logits if len(logits) > 1 else logits[0]

@@ -33,6 +33,7 @@ class ResidualUnit(nn.Module):
         self.shortcut = nn.Identity() if same else Pointwise(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        # No ReLU follows the sum, as the next unit begins with one: the path through the shortcuts stays linear.
         return self.residual(x) + self.shortcut(x)
 
 
@@ -84,7 +85,7 @@ class ResUNet(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
-            x = self.run(level, x)
+            x = self.run(level, x)  # level l: (N, 2^l * base_channels, H / 2^l, W / 2^l)
         for level in self.decoder:
             x = self.run(level, x, skips.pop())
         return self.head(x)

@@ -148,6 +148,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # One matrix product for all three; scaled_dot_product_attention chooses the fastest kernel.
         split = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, width / heads)
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -272,9 +273,10 @@ class TransUNet(Network):
         quarter = self.run(self.stages[0], F.max_pool2d(half, 3, stride=2))
         eighth = self.run(self.stages[1], quarter)
         x = self.run(self.stages[2], eighth)
+        # The pooling is unpadded, so a quarter of the side is short of one pixel; the last level has no skip.
         skips = [eighth, F.pad(quarter, (0, 1, 0, 1)), half, None]
 
-        tokens = self.run(self.embedding, x)
+        tokens = self.run(self.embedding, x)  # (N, H / 16 * W / 16, width)
         for layer in self.layers:
             tokens = self.run(layer, tokens)
         x = self.norm(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])  # (N, width, H / 16, W / 16)

@@ -24,6 +24,7 @@ class Up(nn.Module):
         super().__init__()
         self.upsample: nn.Module
         if bilinear:
+            # Bilinear upsampling has no weights, so it can't reduce the channels.
             self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             merged = in_channels + skip_channels
             self.convs = DoubleConv(merged, out_channels, norm, merged // 2)
@@ -66,6 +67,7 @@ class UNet(Network):
         self.depth = depth
         bilinear = upsampling == "bilinear"
         bottom = 2**depth
+        # Aligned corners make the sampling positions depend on the side, so tiles differ from the whole everywhere.
         reach = None if bilinear or sees_whole_image(norm) else pooled_reach(depth)
         self.geometry = Geometry(least=2 * bottom if norm == "instance" else bottom, stride=bottom, reach=reach)
         widths = [base_channels * 2**level for level in range(depth + 1)]
@@ -84,15 +86,16 @@ class UNet(Network):
             for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], out_channels, 1)
-        if norm == "none":
+        if norm == "none":  # without norms the initial weights alone keep activations from vanishing
             keep_variance(self)
 
     def forward(self, image: Tensor) -> Tensor:
         self.geometry.check(image)
-        x = self.run(self.stem, image)
+        x = self.run(self.stem, image)  # (N, base_channels, H, W)
         skips = []
         for level in self.encoder:
             skips.append(x)
+            # Level l: (N, 2^l * base_channels, H / 2^l, W / 2^l), rounded down.
             x = self.run(level, F.max_pool2d(x, 2))
         for level in self.decoder:
             x = self.run(level, x, skips.pop())

@@ -58,6 +58,7 @@ class UNet3d(Network):
         super().__init__()
         bottom = 2**depth
         self.geometry = Geometry(multiple=bottom, least=bottom, stride=bottom, reach=_reach(depth))
+        # Channels double before a pooling rather than after it, to avoid bottlenecks (section 2 of the paper).
         widths = [2 * base_channels * 2**level for level in range(depth + 1)]
         self.stem = DoubleConv3d(in_channels, base_channels, widths[0])
         self.encoder = nn.ModuleList(DoubleConv3d(width, width, 2 * width) for width in widths[:-1])
@@ -70,6 +71,7 @@ class UNet3d(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
+            # Level l: (N, 2^(l + 1) * base_channels, D / 2^l, H / 2^l, W / 2^l).
             x = self.run(level, F.max_pool3d(x, 2))
         for level in self.decoder:
             x = self.run(level, x, skips.pop())

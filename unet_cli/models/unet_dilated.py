@@ -41,6 +41,7 @@ class _Dilated(Network):
         """The skips, which are the pooled outputs of the encoder levels; the last is the bottleneck's input too."""
         skips = [image]
         for level in self.encoder:
+            # Rounded up as in the published network; UNetDilated's sides are even, so there it makes no difference.
             skips.append(F.max_pool2d(self.run(level, skips[-1]), 2, ceil_mode=True))
         return skips[1:]
 

@@ -26,6 +26,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.upsample(x)
+        # Unpadded convolutions have eaten the border on the way through the levels below, on either side alike.
         for dim in (-2, -1):
             skip = skip.narrow(dim, (skip.shape[dim] - x.shape[dim]) // 2, x.shape[dim])
         return self.convs(torch.cat([skip, x], dim=1))
@@ -69,6 +70,7 @@ class UNetPaper(Network):
         self.geometry.check(image)
         x, skips = image, []
         for level in self.encoder:
+            # Level l: (N, 2^l * base_channels, side / 2 - 4 of the level above).
             skips.append(self.run(level, x))
             x = F.max_pool2d(skips[-1], 2)
         x = self.run(self.bottom, x)

@@ -80,6 +80,7 @@ class UNetPlusPlus(Network):
         rows: list[list[Tensor]] = []  # rows[i][j] is X(i, j)
         for block in self.encoder:
             rows.append([self.run(block, F.max_pool2d(rows[-1][0], 2) if rows else image)])
+        # Column by column, since X(i, j) needs all nodes of its row before it and X(i + 1, j - 1).
         for column in range(1, len(rows)):
             for level, row in enumerate(rows[:-column]):
                 row.append(self.run(self.nodes[f"{level}_{column}"], rows[level + 1][column - 1], *row))
@@ -104,6 +105,7 @@ class UNetPlusPlus(Network):
         if str(heads) not in self.heads:
             available = ", ".join(sorted(self.heads, key=int))
             raise UserError(f"--prune {heads}: this network has no such head, it has {available}: choose one of these")
+        # X(0, heads) depends on X(i, j) only where i + j is at most `heads`.
         self.encoder = self.encoder[: heads + 1]
         for name in [name for name in self.nodes if sum(map(int, name.split("_"))) > heads]:
             del self.nodes[name]

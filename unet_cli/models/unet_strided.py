@@ -90,7 +90,7 @@ class StridedUNet(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
-            x = self.run(level, x)
+            x = self.run(level, x)  # level l: (N, 2^l * base_channels, H / 2^l, W / 2^l)
         for level in self.decoder:
             x = self.run(level, x, skips.pop())
         return self.head(x)

@@ -191,9 +191,9 @@ def training_pace(
     on_gpu = compute.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(compute.device)
-    with compiling():
+    with compiling():  # the first step compiles
         step()
-    step()
+    step()  # a second one to warm up
     seconds_each = seconds(lambda: [step() for _ in range(rounds)], compute) / rounds
     return {
         "images_per_second": batch_size / seconds_each,

@@ -95,6 +95,7 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     mode = _mode(config, layout, console)
     times = config.minutes or (None,)
     chooses_width = config.width is None and len(names) > 1
+    # In a child process too, so that running out of memory, or a crash in a kernel, doesn't end the comparison.
     try:
         references = in_child(_references, config, times if chooses_width and trainable else ())
     except ChildDied as error:

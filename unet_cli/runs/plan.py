@@ -190,6 +190,7 @@ def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -
     """Measure the cost of training a fresh network on noise for about two seconds, in both memory layouts, and with
     fewer threads too where other programs are computing. Cached for the process."""
     keep_freed_memory(compute)
+    # Small crops, since a step on whole images could take longer than all of the trial's time.
     side, threads = smallest_side(model, size), torch.get_num_threads()
     other_layout = replace(compute, channels_last=not compute.channels_last)
     options = [(layout, count) for layout in (compute, other_layout) for count in (threads, *_fewer_threads(threads))]
@@ -285,12 +286,14 @@ def course(images: float, val_images: int, run: float | None = None, is_open: bo
     is a forward pass for each validation image and for each training image of the statistics.
     """
     if run is None:
+        # Several passes in an epoch where validation would otherwise take more than its share.
         statistics = min(STATISTICS, math.ceil(images))
         repeats = math.ceil(FORWARD * (val_images + statistics) / (VALIDATING * images))
         return Plan(repeats=repeats, statistics=statistics, is_open=is_open)
     validated = min(val_images, max(MIN_VALIDATED, int(FINISHING * run / FORWARD)))
     statistics = min(STATISTICS, math.ceil(images), max(MIN_STATISTICS, int(FINISHING * run / FORWARD / 2)))
     passes = run / images / EPOCHS  # passes over the training images in an epoch
+    # One of the two is 1: an epoch is several passes of a small data set, or a part of a pass of a large one.
     repeats, parts = max(1, round(passes)), max(1, round(1 / passes))
     epochs = run / images * parts / repeats
     validations = VALIDATING * run / (FORWARD * (validated + statistics))

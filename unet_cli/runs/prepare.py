@@ -50,6 +50,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
+        # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _report_slow_reading(call)
     split = _split(call, card)
@@ -100,7 +101,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
 def rescore_best(run: Run, weights: dict[str, Tensor]) -> None:
     """Validate the best weights so far of a run that an older version started, which chose them by another score."""
     model, rows = run.learner.model, run.course.progress.rows
-    own = {name: value.clone() for name, value in model.state_dict().items()}
+    own = {name: value.clone() for name, value in model.state_dict().items()}  # state_dict shares memory with the model
     model.load_state_dict(weights)
     scores = validate(run.learner, run.val_data, run.loader.batch_size)
     model.load_state_dict(own)
@@ -255,6 +256,7 @@ def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
             "--patience beside --resume"
         )
     assert folder is not None
+    # What was chosen automatically is recorded, so that a resumed run doesn't choose again.
     resolved = replace(
         independent(config),
         width=template.model.base_channels,
