@@ -167,7 +167,7 @@ def _check_training(training: dict[str, Any]) -> None:
 def _check_weights(model: ModelConfig, weights: dict[str, Tensor]) -> None:
     """Check that the weights are exactly those of the network, dense and finite. Raises UserError, and Misfit."""
     try:
-        expected = weightless(model).state_dict()
+        expected = weightless(model).state_dict()  # on the meta device: a damaged width can't exhaust the memory
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # settings that give impossible shapes
         raise Misfit(f"there is no such network as {model.describe()}: {error}") from error
     if expected.keys() != weights.keys():

@@ -45,6 +45,7 @@ class Record:
         """Write the three files, and recreate the folder where it was deleted. Raises UserError."""
         if self.folder.parent.is_dir():  # else its disk was unmounted, and must not be replaced by a folder
             make_folder(self.folder)
+        # The split of a run never changes, even if the data do.
         if not (self.folder / "split.json").exists():
             write_split(self.folder / "split.json", self.split)
         calls = calls_of(self.folder)

@@ -77,7 +77,7 @@ def preprocessing_of(
         dtype="uint8",
         mean=mean,
         std=std,
-        keep_alpha=config.in_channels in (2, 4),
+        keep_alpha=config.in_channels in (2, 4),  # their tools read alpha as a channel
         scale=scale,
     )
 

@@ -76,6 +76,7 @@ def _shapes(state: dict[str, Tensor], config: ModelConfig) -> dict[str, torch.Si
     def width(name: str, dim: int = 0) -> int:
         return tensor_of(state, _name(name), 4, MILESIAL).shape[dim]
 
+    # `below` is the width of the level under the current one, from the bottleneck up.
     skips = [base_channels * 2**level for level in range(depth)]
     below = width(f"encoder.{depth - 1}.3.weight")
     ins, outs = [config.in_channels, *skips], [*skips, below]

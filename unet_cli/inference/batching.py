@@ -36,16 +36,16 @@ Result = TypeVar("Result")
 
 
 def through_network(
-    predictor: Predictor, items: Iterable[SomeTask | Outcome], pace: StageTimes
+    predictor: Predictor, items: Iterable[SomeTask | Outcome], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError] | Outcome]:
     """Predict the tasks in their order: each with its finished rows, from top to bottom, or with an error where the
     rest of it failed.
 
-    An Outcome among the items is passed through at once. pace: records the time of each stage.
+    An Outcome among the items is passed through at once. times: records the time of each stage.
     """
     # Views wait across images, so that small images fill a batch together.
     waiting: list[tuple[SomeTask, View]] = []
-    for item in pace.waiting("reading", items):
+    for item in times.waiting("reading", items):
         if isinstance(item, Outcome):
             yield item
             continue
@@ -55,29 +55,29 @@ def through_network(
             # Tiles are cut in a thread of their own, two batches ahead of the network.
             views = buffered(views, 2 * predictor.batch_size)
         try:
-            for view in pace.waiting("reading", views):
+            for view in times.waiting("reading", views):
                 waiting.append((task, view))
                 several = task.picture.view_count > 1
-                pace.place = f"{task.picture.views_are} {view.number:,} of {task.picture.view_count:,}" * several
+                times.place = f"{task.picture.views_are} {view.number:,} of {task.picture.view_count:,}" * several
                 if len(waiting) >= predictor.batch_size:
-                    yield from _compute(predictor, waiting, pace)
+                    yield from _compute(predictor, waiting, times)
                     waiting = []
                 if task.has_failed:
                     break
         except UserError as error:
             yield task, error
-        finally:
+        finally:  # ends the thread of `buffered`, and releases what it has read ahead
             views.close()
-    pace.place = ""
-    yield from _compute(predictor, waiting, pace)
+    times.place = ""
+    yield from _compute(predictor, waiting, times)
 
 
 def whole_images(
-    predictor: Predictor, tasks: Iterable[SomeTask], pace: StageTimes
+    predictor: Predictor, tasks: Iterable[SomeTask], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Tensor]]:
     """Each task with its probabilities, (K, H, W) float32. Raises UserError where an image can't be read completely."""
     bands: list[Tensor] = []
-    for item in through_network(predictor, tasks, pace):
+    for item in through_network(predictor, tasks, times):
         assert not isinstance(item, Outcome)
         task, band = item
         if isinstance(band, UserError):
@@ -92,12 +92,12 @@ def whole_images(
 
 
 def _compute(
-    predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: StageTimes
+    predictor: Predictor, waiting: list[tuple[SomeTask, View]], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
     """Predict the waiting views. Out of memory halves the predictor's batch size for good."""
     while waiting := [(task, view) for task, view in waiting if not task.has_failed]:
         part, rest = waiting[: predictor.batch_size], waiting[predictor.batch_size :]
-        with pace.during("the network"):
+        with times.during("the network"):
             probs = _within_memory(predictor, partial(predictor.probabilities, [view for _, view in part]))
         if probs is not None:
             waiting = rest

@@ -76,6 +76,7 @@ def _fill_holes(pred: np.ndarray) -> None:
             np.minimum.at(lowest, one[edge], other[edge])
             np.maximum.at(highest, one[edge], other[edge])
     filling = np.where(lowest == highest, lowest, 0).astype(np.uint8)
+    # Region 0 is the foreground; regions at the border are open to the outside.
     for outside in (0, regions[0], regions[-1], regions[:, 0], regions[:, -1]):
         filling[outside] = 0
     pred += _look_up(filling, regions)
@@ -90,7 +91,7 @@ def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
         removed = sizes < cleaning.remove_smaller
         if cleaning.keep_largest:
             removed |= np.arange(count + 1) != sizes.argmax()
-        removed[0] = False
+        removed[0] = False  # background isn't an object
         pred[box][_look_up(removed, labels)] = 0
 
 
@@ -103,6 +104,7 @@ def _split_touching(numbers: np.ndarray, count: int) -> None:
         if np.count_nonzero(inside) < SMALLEST_PAIR:
             continue
         parts = _parts(np.pad(inside, 1))
+        # The first part keeps the object's number, so that numbers stay without gaps.
         numbers[box][inside] = np.where(parts == 0, number, count + parts)
         count += int(parts.max())
 

@@ -60,6 +60,7 @@ class Outputs:
         if config.numbers_objects:
             numbers = ([number_objects(joined(blocks), config)] for blocks in masks())
             self._write_file(job.beside("instances"), numbers)
+        # The mask is written last, so an image that has a mask has all its extras.
         for plane, extra in enumerate(self.maps, 1):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.

@@ -21,21 +21,21 @@ def predict_all(
     predictor: Predictor,
     config: PredictConfig,
     jobs: Iterable[Job],
-    pace: StageTimes,
+    times: StageTimes,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Outcome | None]:
     """Write the masks, and yield the outcome of each image, about in the order of the jobs, and None on any progress
     before that.
 
     Images are prefetched in threads, predicted in batches, and written in threads while the network computes the next
-    ones. A job that fails leaves no mask, not even one of an earlier call. pace: records the time of each stage.
+    ones. A job that fails leaves no mask, not even one of an earlier call. times: records the time of each stage.
     stopping: once it returns True, no further image is started, and images that the next call can resume are left
     unfinished.
     """
     in_flight = _in_flight(predictor)
     # Three stages, each bounded by `in_flight`: memory doesn't grow with the number of files.
     opened = prefetch(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
-    finished = through_network(predictor, opened, pace)
+    finished = through_network(predictor, opened, times)
     return prefetch(_write, finished, config.workers, in_flight)
 
 

@@ -86,6 +86,7 @@ class Sheet(Task):
     def fail(self, error: UserError, keep: bool = True) -> Outcome | None:
         """End with an error and return the outcome, None where it has ended before. keep: whether finished rows are of
         use to the next call."""
+        # Several bands in flight may fail: only the first failure is an outcome.
         with self._lock:
             was_over, self._is_over = self._is_over, True
         if keep:
@@ -99,7 +100,7 @@ class Sheet(Task):
         try:
             shares = self._outputs.write(self._store)
         except UserError as error:
-            self._store.close()
+            self._store.close()  # kept on disk, so that the next call only has to write the files
             return failed(self.job, error)
         self._store.remove()
         height, width = self._page_size

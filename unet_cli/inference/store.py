@@ -54,6 +54,7 @@ class Store(ABC):
     def _note(self, top: int, height: int, top_probability: float) -> None:
         self._heights[top] = height
         self.top_probability = max(self.top_probability, top_probability)
+        # Blocks come from several threads in any order; `done` advances over those that are contiguous.
         while self.done in self._heights:
             self.done += self._heights[self.done]
 
@@ -92,6 +93,7 @@ def open_own(path: Path) -> BinaryIO:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise in_the_way
     file = os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "r+b")
+    # A prefix of the magic is ours as well: a process was killed while it wrote the header.
     if MAGIC.startswith(file.read(len(MAGIC))):
         file.seek(0)
         return file

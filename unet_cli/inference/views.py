@@ -132,6 +132,7 @@ class Tiled:
         self._canvas: Canvas | None = None
 
     def views(self, top: int = 0) -> Generator[View]:
+        # The first row of tiles that reaches below `top`: rows above it may be predicted again.
         first = next(row for row, start in enumerate(self.rows.starts) if start + self._side > top)
         self._canvas = Canvas(self.rows, self.columns, first)
         intensities = self._intensities()
@@ -220,6 +221,7 @@ class Stack:
 
     def views(self, top: int = 0) -> Generator[View]:
         first = top // self._height
+        # Pages are opened ahead in threads, but their views are taken in order, since bands must be complete in order.
         pages = prefetch(self._open, range(first, self._pages), self._workers, self._ahead_of)
         try:
             for page, picture in enumerate(pages, first):

@@ -38,7 +38,7 @@ class Geometry:
         if self.multiple == 1:
             rule = f"at least {self.least}"
         sides = "x".join(str(side) for side in reversed(image.shape[2:]))
-        raise ValueError(f"an image of {sides} pixels doesn't suit the network: each side has to be {rule}")
+        raise ValueError(f"an image of {sides} pixels doesn't fit the network: each side has to be {rule}")
 
 
 def pooled_reach(depth: int, pixels: int = 4) -> int:

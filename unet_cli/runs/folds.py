@@ -83,9 +83,9 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
         for number, run in enumerate(runs, 1):
             console.say("", f"== fold {number} of {len(runs)}")
             share = config.max_time and config.max_time / len(runs)
-            asked = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
+            fold_config = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
             # The first fold's plan holds for all, so that their scores are comparable.
-            reports.append(_trained(asked, run, layout, console, started, like=runs[0] if number > 1 else None))
+            reports.append(_trained(fold_config, run, layout, console, started, like=runs[0] if number > 1 else None))
             started = time.monotonic()
         return _together(folder, reports, config, console)
 
@@ -93,9 +93,9 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
 def _together(folder: Path, reports: list[Report], config: TrainConfig, console: Console) -> Folds:
     """Evaluate all folds together and write their report and scores. Raises UserError."""
     console.say("", "== all folds together")
-    found, _ = report_run(folder, folder / REPORT, config, console, config.data)
-    assert found is not None  # each fold has a validation part
-    folds = Folds(str(folder), reports, found.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
+    evaluation, _ = report_run(folder, folder / REPORT, config, console, config.data)
+    assert evaluation is not None  # each fold has a validation part
+    folds = Folds(str(folder), reports, evaluation.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
     write_json(folder / METRICS, asdict(folds))
     return folds
 

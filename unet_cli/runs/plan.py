@@ -82,6 +82,7 @@ def planned(
     if call.like:
         return _stored(call.like, config), _with_width(model, is_free, call.like.model.base_channels)
     model = _with_width(model, is_free, usual_width(model.name, compute.kind))
+    # Without --max-time or --patience a run ends on convergence, which only a validation score can tell.
     images, val_images = _images(call, card, split, mode), len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
     plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
@@ -218,6 +219,7 @@ def quickest(options: Sequence[Option], seconds: Callable[[Option], float]) -> t
         if times and time.monotonic() >= end:
             break
         times.setdefault(option, []).append(seconds(option))
+    # The minimum rather than the mean, since other programs can only make a trial slower.
     best = {option: min(trials[1:]) for option, trials in times.items() if len(trials) > 1}
     if options[0] not in best:
         return options[0], min(times[options[0]])
@@ -261,6 +263,7 @@ def smallest_side(model: ModelConfig, size: int) -> int:
 def growth(model: ModelConfig, size: int, steps: float = math.inf) -> dict[str, Any]:
     """The `sides` and `until` of a plan. steps: number of steps at full size for which there is time; with few of them
     the phase of whole images is left out."""
+    # A phase whose crops don't fit the network is left out, and the next one takes its share of the run.
     phases = [(round(share * size), end) for share, end in GROWTH]
     phases = [(side, end) for side, end in phases if side == size or _is_trainable_on(model, side)]
     if len(phases) > 1 and (1 - phases[-2][1]) * steps < MIN_WHOLE_STEPS:

@@ -62,7 +62,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     network = _network(call, card, initial)
     # Decisions depend on timing and on files, so the first process decides for all.
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
-    assert decided is not None
+    assert decided is not None  # in other processes it is the first one's
     (mode, orientation), reasons, plan, network_config = decided
     config = replace(config, orientation=orientation)
     call = replace(call, config=config, compute=replace(call.compute, channels_last=plan.channels_last))
@@ -71,7 +71,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     template = template_of(call, card, split, mode, network_config)
     torch.manual_seed(config.seed)  # decisions may have drawn random numbers
     model = build_model(template.model, config.gradient_checkpointing)
-    if initial:
+    if initial:  # also with --resume: the averaged weights and the optimizer are restored below
         model.load_state_dict(initial.weights)
     else:
         model.start_at(class_shares(card, split.train))
@@ -198,8 +198,8 @@ def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
     earlier = call.saved or call.like
     if earlier:
         return earlier.preprocessing.orientation, ""
-    found = way_up(card.known["train"])
-    return found.orientation, found.describe()
+    measured = way_up(card.known["train"])
+    return measured.orientation, measured.describe()
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
@@ -209,16 +209,16 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     Raises UserError where there is no such network, it doesn't accept a setting, or the weights are those of another.
     """
     config = call.config
-    asked = config.network_settings
+    settings = config.network_settings
     if initial and initial.model.name == config.model:
-        asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
+        settings = {name: getattr(initial.model, name) if value is None else value for name, value in settings.items()}
     # A network for colour images accepts gray ones too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
+    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = resolved(model, config.size)
-    if initial and (found := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
+    if initial and (stored := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
         source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"
-        here, there = plain(model), plain(found)
+        here, there = plain(model), plain(stored)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
             raise UserError(
@@ -227,7 +227,7 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
             )
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         raise UserError(f"{source} holds another network: {', '.join(differences)}")
-    return model, asked["base_channels"] is None
+    return model, settings["base_channels"] is None
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:

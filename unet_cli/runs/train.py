@@ -208,7 +208,7 @@ def _save_and_log(
         try:
             journal.add(run.course.progress.rows, partial(pictured_samples, run))
         except UserError as error:
-            run.learner.console.say(not_written(error, ". Training goes on"))
+            run.learner.console.say(not_written(error, ". Training continues"))
     printer.add(row)
     # Not every epoch saves, but the first and the last do: the maximum so far is the estimate for the last.
     run.course.budget.saving_seconds = max(run.course.budget.saving_seconds, time.monotonic() - start)
