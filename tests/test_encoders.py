@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unet_cli.errors import UserError
-from unet_cli.foreign.torchvision import PATIENCE, encoder_state
+from unet_cli.foreign.torchvision import TIMEOUT, encoder_state
 from unet_cli.models import encoders
 from unet_cli.models.encoders import ENCODERS, EncoderUNet, adapted_kernel
 from unet_cli.models.fold import fold_batch_norm
@@ -319,5 +319,5 @@ def test_a_download_waits_for_a_silent_server_for_a_limited_time_only(hub, monke
     monkeypatch.setattr(torch.hub, "urlopen", silent)
     with pytest.raises(UserError, match="timed out"):
         encoder_state("resnet18", "imagenet")
-    assert waits == [PATIENCE]
+    assert waits == [TIMEOUT]
     assert socket.getdefaulttimeout() is None

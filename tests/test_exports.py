@@ -50,7 +50,7 @@ def test_photographs_beside_their_masks_are_trained_on_and_the_masks_left_out_of
     (tmp_path / "data/notes.txt").write_text("of these")
     done = unet("predict", "--weights", "checkpoints/run", "--input", "data", "--output", "out")
     assert done.returncode == 0, done.stderr
-    assert "left out: 6 masks in data, as training knows them, such as data/0.png" in done.stderr
+    assert "left out: 6 masks in data, known from training, such as data/0.png" in done.stderr
     assert "passed over: 1 .txt" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{n}.png" for n in range(6)]
     done = unet("predict", "--weights", "checkpoints/run", "--input", "data/*.png", "--output", "masks")

@@ -234,11 +234,11 @@ def test_a_stop_within_a_fold_hints_at_the_whole_alone(whole, monkeypatch):
     def stopped(*_):
         raise Stopped(signal.SIGINT)
 
-    monkeypatch.setattr(run, "_fit", stopped)
+    monkeypatch.setattr(run, "_fit_and_save", stopped)
     with pytest.raises(Stopped) as seen:
         go_on(whole, epochs=2)
     assert seen.value.hint == f". To resume: unet train --resume {whole}"
-    monkeypatch.setattr(run, "_fit", lambda *_: (_ for _ in ()).throw(UserError("it diverged")))
+    monkeypatch.setattr(run, "_fit_and_save", lambda *_: (_ for _ in ()).throw(UserError("it diverged")))
     with pytest.raises(UserError) as failed:
         go_on(whole, epochs=2)
     assert str(failed.value) == f"it diverged.\nTo resume: unet train --resume {whole}"

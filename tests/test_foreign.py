@@ -251,7 +251,7 @@ def test_mask_values_are_the_values_of_masks(classes, mask_values, labels):
 def test_mask_values_that_do_not_fit_the_classes_are_told(mask_values):
     checkpoint = recognised(Milesial(classes=3).state_dict() | {"mask_values": mask_values})
     assert checkpoint.labels == LabelMap((0, 1, 2), ("0", "1", "2"))
-    assert "its mask_values don't name its 3 classes" in checkpoint.data[1]
+    assert "its mask_values don't match its 3 classes" in checkpoint.data[1]
 
 
 @pytest.mark.parametrize("wrapped", ["module", "state_dict", "model_state_dict", "both"])

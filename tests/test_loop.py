@@ -364,8 +364,8 @@ def test_a_loader_that_sets_the_pace_is_named_with_two_figures(data, said, monke
     monkeypatch.setattr("unet_cli.training.loop.StageTimes.spent", lambda pace, stage: 0.75 * pace.seconds)
     monkeypatch.setattr("unet_cli.training.loop.StageTimes.seconds", 2.0)
     trained(run)
-    assert [line[:69] for line in said.lines if "sets the pace" in line] == [
-        "Reading sets the pace: 2 images a second come from the disk, and the C"[:69]
+    assert [line[:69] for line in said.lines if "is the bottleneck" in line] == [
+        "Reading is the bottleneck: 2 images a second come from the disk, and the C"[:69]
     ]
     assert [line for line in said.lines if "could train on 8" in line]
 

@@ -146,7 +146,7 @@ def test_what_a_network_cannot_do_is_refused(unet: Run, trained, images, tmp_pat
     assert_failed(unet(*predict, "--attention-maps"), 1, "--attention-maps is for attention U-Nets")
     published = network_file(trained, tmp_path, name="unet-dilated-published")
     done = unet("predict", "--weights", published, "--input", "imgs", "--mode", "tile")
-    assert_failed(done, 1, "unet-dilated-published answers for whole images only")
+    assert_failed(done, 1, "unet-dilated-published predicts whole images only")
     saved = load_checkpoint(trained)
     half = tmp_path / "half.pth"
     save_checkpoint(half, replace(saved, preprocessing=replace(saved.preprocessing, scale=0.5)))
@@ -377,7 +377,7 @@ def test_files_that_are_not_ours_are_never_written_over(unet: Run, trained, imag
     Image.new("L", (5, 5)).save(out / "a.png")
     before = (out / "a.png").read_bytes()
     done = unet("predict", "--weights", trained, "--input", "imgs", "--output", "truth")
-    assert_failed(done, 1, "a.png is there already and was not written by unet", "--output")
+    assert_failed(done, 1, "a.png already exists and was not written by unet", "--output")
     assert (out / "a.png").read_bytes() == before
     assert [path.name for path in out.rglob("*.png")] == ["a.png"]
 
@@ -689,7 +689,7 @@ def test_a_new_call_leaves_nothing_of_an_earlier_one_for_the_same_images(unet: R
     (out / ".unet-elsewhere-1-2.tmp").touch()
     (images / "b.png").write_text("junk")
     done = unet("predict", "--weights", trained, "--input", "imgs", "--probabilities", "--output", "imgs_masks")
-    assert_failed(done, 1, "a_probability.png is there already")
+    assert_failed(done, 1, "a_probability.png already exists")
     assert (out / "a_overlay.png").exists()  # nothing was removed yet
     done = unet("predict", "--weights", trained, "--input", "imgs")
     assert_failed(done, 1, "choose an --output")

@@ -15,7 +15,7 @@ from unet_cli.config.prediction import Inference
 from unet_cli.data.labels import LabelMap
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor
-from unet_cli.inference.sheet import surest_pixel
+from unet_cli.inference.sheet import most_confident_pixel
 from unet_cli.inference.views import Band, Stretched
 from unet_cli.metrics.calibration import calibrated_number
 from unet_cli.models import build_model
@@ -30,7 +30,7 @@ def predictor_of(trained, **settings) -> Predictor:
 
 
 def probabilities(predictor: Predictor, image: np.ndarray) -> torch.Tensor:
-    return torch.cat([band.combined() for band in predictor.bands(predictor._look_at(image, ()))], 1)
+    return torch.cat([band.combined() for band in predictor.bands(predictor._picture(image, ()))], 1)
 
 
 def has_threshold(predictor: Predictor, threshold: float) -> bool:
@@ -148,7 +148,7 @@ def test_the_threshold_that_was_best_on_validation(trained):
     assert Predictor([first], CPU, Inference(threshold=0.7)).threshold == 0.7
     both = [first, replace(first, best_threshold=0.5)]
     assert Predictor(both, CPU, Inference(threshold="auto")).threshold == pytest.approx(0.4)
-    with pytest.raises(UserError, match="not validated"):
+    with pytest.raises(UserError, match="no best threshold"):
         Predictor([replace(first, best_threshold=None)], CPU, Inference(threshold="auto"))
     with pytest.raises(UserError, match="threshold"):
         Inference(threshold=1.5)
@@ -194,9 +194,9 @@ def test_the_temperature_of_several_networks_lies_between_theirs(trained):
 
 
 def test_the_surest_pixel_is_that_of_the_highest_foreground_probability():
-    assert surest_pixel(torch.tensor([[[0.1, 0.3], [0.9, 0.2]]])).tolist() == pytest.approx([0.9])
+    assert most_confident_pixel(torch.tensor([[[0.1, 0.3], [0.9, 0.2]]])).tolist() == pytest.approx([0.9])
     three = torch.tensor([[[0.9, 0.5, 0.2]], [[0.1, 0.1, 0.3]], [[0.0, 0.4, 0.5]]])
-    assert surest_pixel(three).tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert most_confident_pixel(three).tolist() == pytest.approx([0.2, 0.3, 0.5])
 
 
 @pytest.mark.parametrize("intensity", ["image", "percentile"])
@@ -213,7 +213,7 @@ def test_intensities_are_those_of_the_whole_image_not_of_a_tile(trained, intensi
     )  # the same but for a factor
     assert torch.allclose(*doubled, atol=0.05 if mode == "resize" else 0.02)
     if mode == "tile":
-        views = list(predictor._look_at(uneven, ()).views())
+        views = list(predictor._picture(uneven, ()).views())
         assert len(views) > 1
         assert all(torch.equal(view.intensities[0], views[0].intensities[0]) for view in views)
         assert views[0].intensities[0][2] == pytest.approx(uneven.mean(), rel=0.02)

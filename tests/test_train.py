@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written(unet: Run, data, read_only):
 
 def test_a_full_disk_leaves_no_half_checkpoint(data, tmp_path, full_disk):
     done = full_disk(20_000, "train", "--data", "data", *TINY, "--epochs", 2)
-    assert_failed(done, 1, "best.pth", "free some space", "Training goes on, and saving will be tried again")
+    assert_failed(done, 1, "best.pth", "free some space", "Training continues, and saving will be tried again")
     left = sorted(path.name for path in (tmp_path / "checkpoints" / "data-1").iterdir())
     assert left == ["config.toml", "log.csv", "pictures", "run.json", "split.json"]
 
@@ -264,7 +264,7 @@ def test_a_disk_that_has_gone_ends_the_run_with_1(data, tmp_path):
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert_failed(subprocess.CompletedProcess([], process.returncode, "", err), 1, "No such file or directory")
-    assert "Training goes on, and saving will be tried again" in err
+    assert "Training continues, and saving will be tried again" in err
     load_checkpoint(tmp_path / "unplugged" / "data-1" / "last.pth")
 
 

@@ -1,4 +1,4 @@
-"""unet: a folder of images and masks into a segmentation network, and a folder of images into masks."""
+"""unet: train a segmentation network on a folder of images and masks, and predict the masks of a folder of images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ __all__ = ["__version__", "load"]
 
 
 def load(weights: str | Path | Sequence[str | Path], **settings: Any) -> Predictor:
-    """A trained network, ready to be called: `load("best.pth")(image)` is the mask that `unet predict` writes.
+    """Load a trained network as a callable: `load("best.pth")(image)` is the mask that `unet predict` writes.
 
-    weights: a checkpoint, a run's folder, or several, whose probabilities are averaged. settings: those of `unet
-    predict` that decide on the mask: device, precision, batch_size, mode, size, overlap, flips, threshold, compile.
-    Raises UserError.
+    weights: a checkpoint or a run's folder, or several as an ensemble, whose probabilities are averaged. settings:
+    settings of `unet predict` that determine the mask: device, precision, batch_size, mode, size, overlap, flips,
+    threshold, compile. Raises UserError.
     """
+    # Imported here, so that `import unet_cli` doesn't import torch.
     from unet_cli.checkpoint import find_checkpoints, load_checkpoint
     from unet_cli.config.prediction import Inference
     from unet_cli.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""One file holds weights and all that is needed to use them: tensors and plain values, nothing that runs code."""
+"""The checkpoint: one file with weights and all that is needed to use them, tensors and plain values without code."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ BESIDE_SETTINGS = {
 }  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
-# 1 had fewer settings of networks and of preprocessing, 2 no temperature; in 3 the first class was always background;
-# in 4 label maps read values as they are stored, and each for itself, and images had no orientation.
+# Format 1 had fewer settings of networks and of preprocessing; 2 had no temperature; in 3 the first class was always
+# background; in 4 label maps used values as stored, each on its own, and images had no orientation.
 FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network and what it needs.
+    """A trained network with all that is needed to use it.
 
-    temperature: what logits are divided by so that probabilities say how often they are right, 1 where none was fitted;
-    what follows is in such probabilities. threshold: from which a pixel is foreground unless the user says otherwise;
-    best_threshold: the one that scored best on the validation part, at original size (None before the end of a run,
-    without a validation part and for several classes). training: the settings as plain values; data: what it was
-    trained on, in words; metrics: of the epoch that the weights are from, and at original size with a 'final_' before
-    the name; resume: optimiser, epoch and step, in last.pth only.
+    temperature: divisor of the logits that calibrates the probabilities, 1 where none was fitted; thresholds are on
+    calibrated probabilities. threshold: default probability from which a pixel is foreground; best_threshold: the one
+    that scored best on the validation part at original size (None before the end of a run, without a validation part
+    and for several classes). training: the settings as plain values; data: description of the training data; metrics:
+    those of the epoch of the weights, and with the prefix 'final_' those at original size; resume: state of optimizer,
+    epoch and step, in last.pth only.
     """
 
     model: ModelConfig
@@ -64,14 +64,15 @@ class Checkpoint:
     resume: dict[str, Any] | None = None
 
     def build(self) -> Network:
-        """The network with these weights, on the CPU."""
+        """The network with the weights, on the CPU."""
         model = build_model(self.model)
         model.load_state_dict(self.weights)
         return model
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole and flushed to disk, or leave the old file as it was. Raises UserError where the disk refuses."""
+    """Write the checkpoint atomically and flush it to disk; on failure the old file is unchanged. Raises UserError
+    where writing fails."""
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -88,14 +89,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights": checkpoint.weights,
         "resume": checkpoint.resume,
     }
-    memory = io.BytesIO()  # torch reports a full disk as a failure of its own; Python's file tells why
+    memory = io.BytesIO()  # torch hides the reason of a failed write, such as a full disk; Python's file tells it
     torch.save(content, memory)
-    with whole_file(path, durable=True) as file:
+    with whole_file(path, durable=True) as file:  # a temporary file, renamed when it is complete and on the disk
         file.write(memory.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, or the best one of a run's folder. Weights of other tools are read too, where foreign/ knows
+    """Read a checkpoint, or the best one of a run's folder. Weights of other tools are imported where foreign/ supports
     them. Raises UserError."""
     path = find_checkpoint(path)
     try:
@@ -115,65 +116,68 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except _Newer as error:
         raise UserError(f"{path} {error}") from error
     except (Misfit, UserError) as error:
-        raise UserError(f"{path} is damaged, or no checkpoint that `unet train` wrote: {error}") from error
+        raise UserError(f"{path} is damaged, or not a checkpoint that `unet train` wrote: {error}") from error
 
 
 class _Newer(UserError):
-    """Written by a version of unet that is yet to come."""
+    """The checkpoint was written by a newer version of unet."""
 
 
 def _checked(content: dict[Any, Any]) -> Checkpoint:
-    """The checkpoint, every value of which is what it has to be. Raises UserError, and Misfit."""
+    """The checkpoint, after every value has been checked. Raises UserError, and Misfit."""
     version = parsed(str, content.get("version"), "version")
     if not version.isprintable() or len(version) > MAX_NAME:
         raise Misfit(f"version is {ascii(version[:MAX_NAME])}")
+    # Before the other fields are parsed, any of which a newer format may have changed.
     if parsed(int, content.get("format_version"), "format_version") > FORMAT_VERSION:
         raise _Newer(f"was written by unet {version}, which is newer than this one: update unet")
     parts = {spec.name: content[spec.name] for spec in fields(Checkpoint) if spec.name in content}
-    resume = parts.pop("resume", None)
+    resume = parts.pop("resume", None)  # checked by runs/resume.py, since only a resumed run needs it
     if resume is not None and not isinstance(resume, dict):
         raise Misfit(f"resume is a {type(resume).__name__}")
     if missing := REQUIRED - parts.keys():
         raise Misfit(f"{min(missing)} is missing")
-    found = replace(parsed(Checkpoint, parts), resume=resume)
+    checkpoint = replace(parsed(Checkpoint, parts), resume=resume)
     for name, low, high in (("threshold", 0, 1), ("best_threshold", 0, 1), ("temperature", 1e-6, 1e6)):
-        number = getattr(found, name)
-        if number is not None and not low <= number <= high:
+        number = getattr(checkpoint, name)
+        if number is not None and not low <= number <= high:  # false for NaN, so it is refused too
             raise Misfit(f"{name} is {number:g}, and not {low:g} to {high:g}")
-    if found.labels.num_classes != found.model.num_classes:
-        raise Misfit(f"labels has {found.labels.num_classes} classes, and model {found.model.num_classes}")
-    if found.preprocessing.in_channels != found.model.in_channels:
-        raise Misfit(f"preprocessing has {found.preprocessing.in_channels} channels, model {found.model.in_channels}")
-    _check_training(found.training)
-    _check_weights(found.model, found.weights)
-    return found
+    model, labels, preprocessing = checkpoint.model, checkpoint.labels, checkpoint.preprocessing
+    if labels.num_classes != model.num_classes:
+        raise Misfit(f"labels has {labels.num_classes} classes, and model {model.num_classes}")
+    if preprocessing.in_channels != model.in_channels:
+        raise Misfit(f"preprocessing has {preprocessing.in_channels} channels, model {model.in_channels}")
+    _check_training(checkpoint.training)
+    _check_weights(model, checkpoint.weights)
+    return checkpoint
 
 
 def _check_training(training: dict[str, Any]) -> None:
-    """That settings are of the types that they have as flags, paths being words, and what is kept beside them too.
+    """Check that settings have the types of their flags, with paths as strings, and the values stored beside them too.
     Raises Misfit."""
     hints = types_of(TrainConfig) | BESIDE_SETTINGS
     for name, value in training.items():
         kinds = (hints.get(name), *get_args(hints.get(name)))
-        if isinstance(value, float) and float in kinds:  # any that a flag takes, infinite ones too
+        if isinstance(value, float) and float in kinds:  # `parsed` refuses infinity, which a flag may have
             continue
         if value is not None and name in hints:
             parsed(hints[name], value, f"training.{name}")
 
 
 def _check_weights(model: ModelConfig, weights: dict[str, Tensor]) -> None:
-    """That they are the network's, whole, dense and finite. Raises UserError, and Misfit."""
+    """Check that the weights are exactly those of the network, dense and finite. Raises UserError, and Misfit."""
     try:
-        expected = weightless(model).state_dict()
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # sides that no tensor can have
+        expected = weightless(model).state_dict()  # on the meta device: a damaged width can't exhaust the memory
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # settings that give impossible shapes
         raise Misfit(f"there is no such network as {model.describe()}: {error}") from error
     if expected.keys() != weights.keys():
         raise Misfit(f"weights are not those of {model.describe()}: {few(sorted(expected.keys() ^ weights.keys()))}")
     for name, tensor in weights.items():
-        wanted = expected[name]
-        is_alike = tensor.shape == wanted.shape and tensor.is_floating_point() == wanted.is_floating_point()
-        if not is_alike or tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
-            raise Misfit(f"{name} is a tensor of {sides(tensor.shape)}, {tensor.dtype}, and not {sides(wanted.shape)}")
+        like = expected[name]
+        matches = tensor.shape == like.shape and tensor.is_floating_point() == like.is_floating_point()
+        if not matches or tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+            raise Misfit(f"{name} is a tensor of {sides(tensor.shape)}, {tensor.dtype}, and not {sides(like.shape)}")
+        # A stride of 0 lets a tiny file expand to any amount of memory.
         if any(stride == 0 and side > 1 for stride, side in zip(tensor.stride(), tensor.shape, strict=True)):
             raise Misfit(f"{name} holds one value many times")
         if not bool(torch.isfinite(tensor).all()):
@@ -182,19 +186,20 @@ def _check_weights(model: ModelConfig, weights: dict[str, Tensor]) -> None:
 
 def _foreign(content: Any, path: Path) -> Checkpoint:
     try:
-        found = recognised(content) if isinstance(content, dict) else None
+        foreign = recognised(content) if isinstance(content, dict) else None
     except UserError as error:
         raise UserError(f"{path} {error}") from error
-    if found is None:
+    if foreign is None:
         raise UserError(
             f"{path} holds weights of a tool that unet doesn't know: give a best.pth or last.pth that `unet train` "
             "wrote, or weights of Pytorch-UNet or segmentation_models_pytorch"
         )
-    return Checkpoint(**vars(found))
+    return Checkpoint(**vars(foreign))
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or a run folder's best.pth. Raises UserError that names the newest run where there is none."""
+    """The file itself, or the best.pth of a run's folder. Raises UserError that names the newest run where there is
+    none."""
     found = find_checkpoints([path])
     if len(found) > 1:
         raise UserError(f"{path} holds {len(found)} runs: give one, such as {found[0]}")
@@ -202,19 +207,20 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
-    """Each file itself, a run folder's best.pth, or the best.pth of all runs in a folder. Raises UserError."""
+    """For each path the file itself, the best.pth of a run's folder, or those of all runs in a folder. Raises
+    UserError."""
     found: list[Path] = []
     for path in paths:
-        of_runs = sorted(path.glob("*/best.pth")) if path.is_dir() else []
+        in_runs = sorted(path.glob("*/best.pth")) if path.is_dir() else []
         if path.is_file():
             found.append(path)
         elif (path / "best.pth").is_file():
             found.append(path / "best.pth")
-        elif of_runs:
-            found += of_runs
+        elif in_runs:
+            found += in_runs
         elif (path / "last.pth").is_file():
             raise UserError(
-                f"{path} has no best.pth yet, it was stopped in its first epoch: unet train --resume {path} goes on"
+                f"{path} has no best.pth yet, it was stopped in its first epoch: resume it: unet train --resume {path}"
             )
         else:
             runs = sorted(Path("checkpoints").glob("*/best.pth"), key=lambda run: run.stat().st_mtime)
@@ -228,12 +234,12 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
 
 
 def describe_unfinished(paths: Iterable[Path]) -> list[str]:
-    """A line for each run that these weights are of, or that lies in these folders, and hasn't come to its end."""
+    """A line for each unfinished run, of the runs that these weights belong to or that are in these folders."""
     runs: list[Path] = []
     for path in paths:
         folder = path if path.is_dir() else path.parent
         is_run = path.is_file() or (folder / "best.pth").exists()
         runs += [folder] if is_run else sorted(folder.glob("*/"))
-    begun = [run for run in runs if (run / "split.json").exists() and not (run / METRICS).exists()]
+    unfinished = [run for run in runs if (run / "split.json").exists() and not (run / METRICS).exists()]
     weights = {True: "its weights are the best so far", False: "it has no weights yet, and is left out"}
-    return [f"{run} hasn't been trained to its end: {weights[(run / 'best.pth').exists()]}" for run in begun]
+    return [f"{run} hasn't finished training: {weights[(run / 'best.pth').exists()]}" for run in unfinished]

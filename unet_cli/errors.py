@@ -1,4 +1,4 @@
-"""The one exception for what the user can put right, and the words for what an operating system refuses."""
+"""The exception for errors that the user can fix, and messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ REMEDIES = {
 }
 
 TOO_LARGE = (
-    "needs more memory than there is: use a machine with more, or --mode tile with a network of a smaller --size; a "
-    "large image as a tiled TIFF"
+    "needs more memory than there is: use a machine with more memory, or --mode tile with a network of a smaller "
+    "--size; convert a large image to a tiled TIFF"
 )
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
 
 
 class UserError(Exception):
-    """Something that the user can put right: the message says what, where, and what to do."""
+    """An error that the user can fix: the message says what is wrong, where, and what to do."""
 
 
 class Stopped(BaseException):
-    """The user or a batch system asked us to stop, and what was there to save has been saved. hint: what to do next.
+    """A signal requested a stop, and everything has been saved. hint: what to do next.
 
-    No Exception, so that what catches whatever a broken file may raise lets it pass.
+    It isn't a subclass of Exception, so that handlers for whatever a broken file may raise don't catch it.
     """
 
     def __init__(self, signum: int, hint: str = "") -> None:
@@ -46,24 +46,26 @@ class Stopped(BaseException):
 
 
 def explain(error: OSError, path: Path | str | None = None) -> UserError:
-    """Say in words what the operating system refused: which path, why, and what to do."""
+    """A message for an error of the operating system: which path, why, and what to do."""
     where = path or error.filename or "a file"
     reason = error.strerror or str(error)
-    if "temporary directory" in reason:  # Python's words, or Matplotlib's, which keeps what it knows of fonts there
+    if "temporary directory" in reason:  # raised by Python, or by Matplotlib for its font cache
         return UserError("there is no folder for temporary files: set TMPDIR to one that can be written to")
     remedy = REMEDIES.get(error.errno or 0)
     return UserError(f"{where}: {reason}" + (f": {remedy}" if remedy else ""))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's error, a GPU's, the one of torch's allocator for the processor, or a library's that can't be loaded."""
+    """Whether the error means out of memory: Python's, CUDA's, that of torch's CPU allocator, or of a library that
+    can't be loaded."""
+    # Apart from MemoryError, these are RuntimeErrors and OSErrors that only their text tells from others.
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY)
 
 
 @contextmanager
 def memory_explained() -> Iterator[None]:
-    """Where the memory doesn't suffice for one image, that is a UserError."""
+    """Turn out of memory for one image into a UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

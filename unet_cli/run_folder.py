@@ -1,4 +1,4 @@
-"""What a run's folder says of how the run came about: settings, split, command, versions, machine, data."""
+"""The record in a run's folder: settings, split, commands, versions, machine, data."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "tifffile", "imagecodecs
 
 @dataclass(frozen=True)
 class Record:
-    """A run's folder and its config.toml, split.json and run.json.
+    """A run's folder with its config.toml, split.json and run.json.
 
-    config: resolved, so that it says what 'auto' found. device: in words. fingerprint: of the data set.
+    config: resolved settings, with the choices made for 'auto'. device: description of the device. fingerprint: that of
+    the data set.
     """
 
     folder: Path
@@ -41,9 +42,10 @@ class Record:
         return (self.folder / RUN_SETTINGS).exists()
 
     def write(self) -> None:
-        """Write the three, into a new folder where it is gone but its place is there. Raises UserError."""
-        if self.folder.parent.is_dir():  # else it is on a disk that has gone
+        """Write the three files, and recreate the folder where it was deleted. Raises UserError."""
+        if self.folder.parent.is_dir():  # else its disk was unmounted, and must not be replaced by a folder
             make_folder(self.folder)
+        # The split of a run never changes, even if the data do.
         if not (self.folder / "split.json").exists():
             write_split(self.folder / "split.json", self.split)
         calls = calls_of(self.folder)
@@ -61,11 +63,11 @@ class Record:
             }
         )
         write_json(self.folder / "run.json", {"calls": calls})
-        write_settings(self.folder, self.config)  # the last: with it a run can be gone on with
+        write_settings(self.folder, self.config)  # last, since its presence means that the run can be resumed
 
 
 def independent(config: TrainConfig) -> TrainConfig:
-    """The same settings with absolute paths, so that they hold in any folder."""
+    """The settings with absolute paths, so that they are valid in any working directory."""
     paths = {name: getattr(config, name) for name in marked(config, "is_path")}
     return replace(
         config,
@@ -74,7 +76,7 @@ def independent(config: TrainConfig) -> TrainConfig:
 
 
 def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
-    """Create OUTPUT/<name>, or OUTPUT/<data folder>-1, -2, ...: never a folder that is there already.
+    """Create OUTPUT/<name>, or OUTPUT/<data folder>-1, -2, ..., never an existing folder.
 
     Raises UserError where the name is taken or the folder can't be written.
     """
@@ -83,7 +85,7 @@ def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
     candidates = [name] if name else (f"{stem}-{number}" for number in range(1, 1_000_000))
     for candidate in candidates:
         try:
-            (output / candidate).mkdir()
+            (output / candidate).mkdir()  # fails where it exists, so that two processes can't get the same folder
             return output / candidate
         except FileExistsError:
             continue
@@ -91,13 +93,14 @@ def new_run_folder(output: Path, name: str | None, data: Path) -> Path:
             raise explain(error, output / candidate) from error
     raise UserError(
         f"{output / str(name)} exists: choose another --name, or leave it out to get a number; "
-        f"{shlex.join(['--resume', str(output / str(name))])} goes on with that run"
+        f"{shlex.join(['--resume', str(output / str(name))])} resumes that run"
     )
 
 
 def elastic_run(output: Path) -> Path | None:
-    """The folder of the run that this torchrun job began before it was restarted, None where there is none."""
+    """The folder of the run that this torchrun job started before its restart, None where there is none."""
     identity = elastic_identity()
+    # The newest first: an identity may have been used by an earlier job too.
     records = sorted(output.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in records:
         calls = calls_of(path.parent)
@@ -107,10 +110,11 @@ def elastic_run(output: Path) -> Path | None:
 
 
 def settings_as_toml(config: TrainConfig, folder: Path) -> str:
-    """All settings that are set, by the flags' names; a name that is no Unicode can't be written, and is left out."""
+    """All settings with a value, under the flags' names; a path that is not Unicode can't be written, and is left
+    out."""
     lines = [
-        f"# Settings of the run in {folder.name}, with what was found for 'auto'.",
-        "# unet train --config FILE starts another run like it; --resume FOLDER goes on with this one.",
+        f"# Settings of the run in {folder.name}, with the choices made for 'auto'.",
+        "# unet train --config FILE starts another run like it; --resume FOLDER resumes this one.",
     ]
     for spec in fields(config):
         value = getattr(config, spec.name)
@@ -118,46 +122,44 @@ def settings_as_toml(config: TrainConfig, folder: Path) -> str:
             continue
         spell = spec.metadata["spell"]
         line = f"{spec.name.replace('_', '-')} = {_toml(spell(value) if spell else value)}"
-        lines.append(line if _is_unicode(line) else f"# {spec.name.replace('_', '-')} is no Unicode")
+        lines.append(line if _is_unicode(line) else f"# {spec.name.replace('_', '-')} is not Unicode")
     return "\n".join(lines) + "\n"
 
 
 def write_settings(folder: Path, config: TrainConfig) -> None:
-    """The folder's config.toml. Raises UserError."""
+    """Write the folder's config.toml. Raises UserError."""
     with whole_file(folder / RUN_SETTINGS) as file:
         file.write(settings_as_toml(config, folder).encode())
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the folder's config.toml sets, by the settings' names, as it is spelled there. Raises UserError."""
+    """The settings in the folder's config.toml, by name, as spelled there. Raises UserError."""
     path = folder / RUN_SETTINGS
     try:
         return _from_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise explain(error, path) from error
-    except ValueError as error:  # of TOML and of its encoding
+    except ValueError as error:  # both TOMLDecodeError and UnicodeDecodeError
         raise UserError(f"{path} is not TOML: {error}") from error
 
 
 def changed_settings(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """What the folder's config.toml says of a setting, None where nothing, and what is said now, where that differs.
-
-    By the settings' names, spelled as in the file. Raises UserError.
-    """
+    """Settings that differ from the folder's config.toml: name -> (value in the file or None, value now), both spelled
+    as in the file. Raises UserError."""
     then, now = read_settings(folder), _from_toml(settings_as_toml(independent(config), folder))
     return {name: (then.get(name), value) for name, value in now.items() if value != then.get(name)}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Raises UserError."""
+    """Write the values as JSON. Raises UserError."""
     with whole_file(path) as file:
         file.write(json.dumps(values, indent=1, default=str).encode("ascii") + b"\n")
 
 
 def _toml(value: Any) -> str:
-    """A plain value; JSON's strings, numbers and booleans are TOML's."""
+    """A plain value as TOML, whose strings, integers and booleans are those of JSON."""
     if isinstance(value, float):
-        return repr(value)  # which may be inf
+        return repr(value)  # TOML has inf, JSON doesn't
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -170,9 +172,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def calls_of(folder: Path) -> list[dict[str, Any]]:
-    """What run.json holds: each call that has worked on the run."""
+    """The calls in run.json, one for each command that has worked on the run; empty where it can't be read."""
     try:
         content = json_of((folder / "run.json").read_bytes())
         return parsed(dict[str, list[dict[str, Any]]], content, "it")["calls"]
-    except (OSError, ValueError, KeyError):  # there is none yet, or it's another's
+    except (OSError, ValueError, KeyError):  # missing, or not written by unet
         return []

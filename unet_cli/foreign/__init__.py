@@ -1,8 +1,8 @@
-"""Weights of other tools, as checkpoints of ours: tensors get other names, and the function stays as it is.
+"""Import of other tools' weights as checkpoints of ours: tensors are renamed, and the network's function is unchanged.
 
-Known are the networks of milesial/Pytorch-UNet, and `Unet` of segmentation_models_pytorch with a ResNet encoder.
-Channels, classes and upsampling are found from the tensors. Images are resized bilinearly, where Pytorch-UNet's way is
-bicubic. torchvision.py reads or downloads the weights of encoders.
+Supported are the networks of milesial/Pytorch-UNet, and `Unet` of segmentation_models_pytorch with a ResNet encoder.
+Channels, classes and upsampling are inferred from the tensors. Images are resized bilinearly, where Pytorch-UNet is
+bicubic. torchvision.py reads or downloads pretrained weights of encoders.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from unet_cli.foreign.smp import SMP, from_smp
 
 
 def recognised(content: dict[Any, Any]) -> Foreign | None:
-    """What a checkpoint needs, from a state dict or what holds one under 'state_dict' or 'model_state_dict'; None if it
-    is unknown.
+    """The fields of a checkpoint, from a state dict or a dict with one under 'state_dict' or 'model_state_dict'; None
+    where the network is unknown.
 
-    All keys may begin with 'module.'. What the file doesn't hold, the factor that images were resized by, is what is
-    usual with the tool. Raises UserError, without the file's name, where it is nearly a network that is known.
+    All keys may have the prefix 'module.'. The scale factor of images, which the file doesn't hold, is the tool's
+    default. Raises UserError, without the file's name, where the network is similar to a supported one.
     """
     state = next((content[key] for key in ("state_dict", "model_state_dict") if key in content), content)
     if not isinstance(state, dict):
         return None
     mask_values = state.get("mask_values", content.get("mask_values"))
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in tensors):
+    if all(name.startswith("module.") for name in tensors):  # saved from DataParallel or DistributedDataParallel
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if "outc.conv.weight" in tensors and any(name.startswith("inc.") for name in tensors):
         return from_milesial(plain_tensors(tensors, "outc.conv.weight", MILESIAL), mask_values)

@@ -1,4 +1,4 @@
-"""The networks of milesial/Pytorch-UNet."""
+"""Import of the networks of milesial/Pytorch-UNet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unet_cli.foreign.common import (
     Foreign,
     labels_of,
     preprocessing_of,
+    renamed,
     shapes_of,
-    taken,
     tensor_of,
     unlike,
     with_one_logit,
@@ -24,17 +24,19 @@ from unet_cli.models.blocks import DoubleConv
 from unet_cli.system.console import sides
 
 MILESIAL = "milesial/Pytorch-UNet"
-SCALE = 0.5  # of its train.py and predict.py unless told otherwise
+SCALE = 0.5  # default of its train.py and predict.py
 
 
 def from_milesial(state: dict[str, Tensor], mask_values: object) -> Foreign:
-    """Source: unet/unet_model.py and unet_parts.py of that repository, in its forms since the end of 2019.
+    """The fields of a checkpoint. Source: unet/unet_model.py and unet_parts.py of that repository, in its versions
+    since the end of 2019.
 
-    Its older networks are narrower in places: convolutions of bilinear decoders had no middle width of their own, and
-    the bottoms of transposed ones 512 channels. Ours has more channels there, which are filled so that they stay zero.
+    Its older networks are narrower in places: the convolutions of bilinear decoders had no intermediate width of their
+    own, and the bottlenecks of transposed ones had 512 channels. Our additional channels there are filled so that they
+    stay zero.
     """
     config = _config(state)
-    weights = taken(_without_biases(state), _shapes(state, config), _name, MILESIAL)
+    weights = renamed(_without_biases(state), _shapes(state, config), _name, MILESIAL)
     labels, note = labels_of(len(state["outc.conv.weight"]), mask_values)
     return Foreign(
         model=config,
@@ -67,12 +69,14 @@ def _downs(state: dict[str, Tensor]) -> list[str]:
 
 
 def _shapes(state: dict[str, Tensor], config: ModelConfig) -> dict[str, torch.Size]:
-    """Of its tensors, by our names: skips are as wide as ours, and the rest is as wide as its first tensors say."""
+    """Expected shapes of its tensors, under our names: skips have the width of ours, other widths are read from the
+    first tensor of each block."""
     base_channels, depth = len(state["inc.double_conv.0.weight"]), len(_downs(state))
 
     def width(name: str, dim: int = 0) -> int:
         return tensor_of(state, _name(name), 4, MILESIAL).shape[dim]
 
+    # `below` is the width of the level under the current one, from the bottleneck up.
     skips = [base_channels * 2**level for level in range(depth)]
     below = width(f"encoder.{depth - 1}.3.weight")
     ins, outs = [config.in_channels, *skips], [*skips, below]
@@ -82,12 +86,12 @@ def _shapes(state: dict[str, Tensor], config: ModelConfig) -> dict[str, torch.Si
             for level in range(depth + 1)
         }
         for index, skip in enumerate(reversed(skips)):
-            raised = below
+            upsampled = below
             if config.upsampling == "transposed":
-                raised = width(f"decoder.{index}.upsample.weight", 1)
-                blocks[f"decoder.{index}.upsample"] = nn.ConvTranspose2d(below, raised, 2, stride=2)
-            middle, out = (width(f"decoder.{index}.convs.{conv}.weight") for conv in (0, 3))
-            blocks[f"decoder.{index}.convs"] = DoubleConv(skip + raised, out, "batch", middle)
+                upsampled = width(f"decoder.{index}.upsample.weight", 1)
+                blocks[f"decoder.{index}.upsample"] = nn.ConvTranspose2d(below, upsampled, 2, stride=2)
+            mid, out = (width(f"decoder.{index}.convs.{conv}.weight") for conv in (0, 3))
+            blocks[f"decoder.{index}.convs"] = DoubleConv(skip + upsampled, out, "batch", mid)
             below = out
         blocks["head"] = nn.Conv2d(below, len(state["outc.conv.weight"]), 1)
     return {
@@ -96,6 +100,7 @@ def _shapes(state: dict[str, Tensor], config: ModelConfig) -> dict[str, torch.Si
 
 
 def _name(ours: str) -> str:
+    """Its name of a tensor of ours."""
     for pattern, theirs in (
         (r"stem\.", "inc.double_conv."),
         (r"encoder\.(\d+)\.", "down{}.maxpool_conv.1.double_conv."),
@@ -103,28 +108,31 @@ def _name(ours: str) -> str:
         (r"decoder\.(\d+)\.convs\.", "up{}.conv.double_conv."),
         (r"head\.", "outc.conv."),
     ):
-        if found := re.match(pattern, ours):
-            return theirs.format(*(int(number) + 1 for number in found.groups())) + ours[found.end() :]
+        if match := re.match(pattern, ours):
+            return theirs.format(*(int(number) + 1 for number in match.groups())) + ours[match.end() :]
     raise AssertionError(ours)
 
 
 def _without_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the biases of convolutions, which its networks have, folded into the batch norms behind them.
+    """The tensors with the biases of convolutions, which some of its versions have, folded into the batch norms after
+    them.
 
-    In evaluation a batch norm subtracts its running mean; what a bias adds can as well be subtracted from that.
+    In evaluation mode a batch norm subtracts its running mean, so a bias before it is the same as a lower mean.
     """
     state = dict(state)
-    for found in [re.fullmatch(r"(.+\.double_conv)\.([03])\.bias", name) for name in state]:
-        mean = f"{found[1]}.{int(found[2]) + 1}.running_mean" if found else ""
-        if found and mean in state and state[mean].shape == state[found[0]].shape:
-            state[mean] = state[mean] - state.pop(found[0])
+    for match in [re.fullmatch(r"(.+\.double_conv)\.([03])\.bias", name) for name in state]:
+        mean = f"{match[1]}.{int(match[2]) + 1}.running_mean" if match else ""
+        if match and mean in state and state[mean].shape == state[match[0]].shape:
+            state[mean] = state[mean] - state.pop(match[0])
     return state
 
 
 def _widened(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """With further channels that are zero behind every convolution and norm, and that nothing reads.
+    """The tensors padded to our shapes with channels that are zero after every convolution and norm, and have no
+    influence.
 
-    Only what follows the bottom may be narrower: in a concatenation the skip comes first, and then has its full width.
+    Only the decoder may be narrower, since padding adds channels at the end: in a concatenation the skip comes first,
+    and has its full width.
     """
     widened = {}
     for name, tensor in weights.items():
@@ -132,6 +140,7 @@ def _widened(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[
         if min(missing, default=0) < 0:
             raise unlike(MILESIAL, f"{_name(name)} is {sides(tensor.shape)} and not {sides(shapes[name])}")
         after = [part for count in reversed(missing) for part in (0, count)]
-        is_divisor_or_factor = tensor.ndim == 1 and name.endswith(("running_var", "weight"))
-        widened[name] = F.pad(tensor, after, value=float(is_divisor_or_factor)) if any(after) else tensor
+        # Batch norm's variance and weight are padded with 1, which leaves zeros as they are; the rest with 0.
+        is_variance_or_weight = tensor.ndim == 1 and name.endswith(("running_var", "weight"))
+        widened[name] = F.pad(tensor, after, value=float(is_variance_or_weight)) if any(after) else tensor
     return widened

@@ -1,4 +1,4 @@
-"""`Unet` of segmentation_models_pytorch with a ResNet encoder."""
+"""Import of `Unet` of segmentation_models_pytorch with a ResNet encoder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from unet_cli.foreign.common import (
     Foreign,
     labels_of,
     preprocessing_of,
+    renamed,
     shapes_of,
-    taken,
     tensor_of,
     unlike,
     with_one_logit,
@@ -22,9 +22,9 @@ from unet_cli.models import resolved
 from unet_cli.system.console import few
 
 SMP = "segmentation_models_pytorch.Unet"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels from 0 to 1, red first
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, for pixels in 0 to 1
 IMAGENET_STD = (0.229, 0.224, 0.225)
-RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of each stage, and whether they are bottlenecks
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # (number of blocks in each stage, whether they are bottlenecks)
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
@@ -32,7 +32,8 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of each stage, an
 
 
 def from_smp(state: dict[str, Tensor]) -> Foreign:
-    """Source: segmentation_models_pytorch 0.3 to 0.5, decoders/unet, with its usual decoder_channels."""
+    """The fields of a checkpoint. Source: segmentation_models_pytorch 0.3 to 0.5, decoders/unet, with its default
+    decoder_channels."""
     _refuse_other_decoders(state)
     classes = len(state["segmentation_head.0.weight"])
     config = ModelConfig(
@@ -44,8 +45,8 @@ def from_smp(state: dict[str, Tensor]) -> Foreign:
     shapes = shapes_of(config)
     for name in ("head.weight", "head.bias"):
         shapes[name] = torch.Size([classes, *shapes[name][1:]])
-    weights = with_one_logit(taken(state, shapes, _name, SMP))
-    # Of channels that aren't red, green and blue, ImageNet knows nothing: they are taken as gray.
+    weights = with_one_logit(renamed(state, shapes, _name, SMP))
+    # ImageNet's statistics are of RGB; other numbers of channels get those of its gray values.
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.in_channels == 3 else ((0.449,), (0.226,))
     return Foreign(
         model=config,
@@ -57,19 +58,19 @@ def from_smp(state: dict[str, Tensor]) -> Foreign:
 
 
 def _encoder(state: dict[str, Tensor]) -> str:
-    """The ResNet's name. Raises UserError at another encoder."""
+    """Name of the ResNet. Raises UserError for another encoder."""
     stages = [re.compile(rf"encoder\.layer{stage}\.\d+\.conv1\.weight") for stage in range(1, 5)]
     blocks = tuple(sum(stage.fullmatch(name) is not None for name in state) for stage in stages)
     name = RESNETS.get((blocks, "encoder.layer1.0.conv3.weight" in state))
     if name is None or "encoder.conv1.weight" not in state:
         is_resnet = "encoder.conv1.weight" in state and all(blocks)
-        found = f"a ResNet of {'-'.join(map(str, blocks))} blocks" if is_resnet else "not a ResNet"
-        raise unlike(SMP, f"its encoder is {found}", f"{', '.join(RESNETS.values())} can be imported")
+        encoder = f"a ResNet of {'-'.join(map(str, blocks))} blocks" if is_resnet else "not a ResNet"
+        raise unlike(SMP, f"its encoder is {encoder}", f"{', '.join(RESNETS.values())} can be imported")
     return name
 
 
 def _refuse_other_decoders(state: dict[str, Tensor]) -> None:
-    """Raises UserError that names the first that isn't in the decoder of smp.Unet as it is built unless told else."""
+    """Raises UserError that names the first tensor that isn't in the default decoder of smp.Unet."""
     parts = [name for name in state if name.startswith("decoder.")]
     attention = [name for name in parts if ".attention" in name]
     other = [name for name in parts if not re.match(r"decoder\.blocks\.\d+\.(conv[12]|attention[12])\.", name)]
@@ -83,4 +84,5 @@ def _refuse_other_decoders(state: dict[str, Tensor]) -> None:
 
 
 def _name(ours: str) -> str:
+    """Its name of a tensor of ours."""
     return re.sub(r"^decoder\.", "decoder.blocks.", re.sub(r"^head\.", "segmentation_head.0.", ours))

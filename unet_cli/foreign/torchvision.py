@@ -1,4 +1,4 @@
-"""Weights of torchvision's classifiers for the encoders of ours: from a file, or downloaded."""
+"""Pretrained weights of torchvision's classifiers for our encoders, from a file or downloaded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from unet_cli.errors import UserError, explain
 from unet_cli.system.console import few
 from unet_cli.system.tensors import Unreadable, load_tensors
 
-PATIENCE = 20.0  # seconds without an answer after which a server counts as out of reach
+TIMEOUT = 20.0  # seconds without an answer of the server
 
 
 def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
     """The state dict of torchvision's classifier, for load_encoder.
 
-    encoder: its name in ENCODERS. weights: a file, or imagenet: the default ones that torchvision has cached or can
-    download. Raises UserError where there are none to be had, or the file is damaged or something else.
+    encoder: name in ENCODERS. weights: a file, or imagenet for torchvision's default weights, cached or downloaded.
+    Raises UserError where the weights aren't available, or the file is damaged or of another kind.
     """
     if weights.lower() == "imagenet":
         return _imagenet_state(encoder)
@@ -53,13 +53,13 @@ def _imagenet_state(encoder: str) -> dict[str, Tensor]:
     cached = folder / source.url.rpartition("/")[2]
     remedy = f"fetch {source.url} elsewhere, and put it into {folder} or give it with --encoder-weights FILE"
     try:
-        with redirect_stdout(sys.stderr), _impatient():
+        with redirect_stdout(sys.stderr), _timeout():  # torch.hub prints to stdout, which is for results
             return source.get_state_dict(
                 progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
             )
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"the weights of {encoder} could not be downloaded ({error}): {remedy}") from error
-    except Exception as error:  # a wrong hash, or what isn't a file of torch's
+    except Exception as error:  # a wrong hash, or a file that torch can't read
         what = (
             f"{cached} is damaged: delete it" if cached.exists() else f"the download was damaged ({error}): try again"
         )
@@ -67,10 +67,10 @@ def _imagenet_state(encoder: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Where a firewall swallows what is sent, give up soon; torch.hub itself takes no timeout."""
+def _timeout() -> Iterator[None]:
+    """Set a timeout for downloads, for firewalls that drop packets silently; torch.hub itself has no timeout."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""Images through the network: from files to masks, in batches and in bounded memory."""
+"""Inference: from image files to masks, in batches and in bounded memory."""

@@ -1,4 +1,4 @@
-"""Many images through the network: a batch at a time, filled across images."""
+"""Batched inference: batches are filled across images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from unet_cli.system.stage_times import StageTimes
 
 
 class Task:
-    """An image that is on its way through the network, and what its user keeps with it. source: where it is from.
-    given_up: the memory doesn't suffice for it."""
+    """An image that is being predicted; subclasses add their own data. source: its file. has_failed: it ran out of
+    memory."""
 
     def __init__(self, picture: Picture, source: Source) -> None:
-        self.picture, self.source, self.given_up = picture, source, False
+        self.picture, self.source, self.has_failed = picture, source, False
 
     def views(self) -> Generator[View]:
-        """What the networks have to see of it. Raises UserError."""
+        """The network inputs of the image. Raises UserError."""
         return self.picture.views()
 
 
@@ -36,45 +36,48 @@ Result = TypeVar("Result")
 
 
 def through_network(
-    predictor: Predictor, items: Iterable[SomeTask | Outcome], pace: StageTimes
+    predictor: Predictor, items: Iterable[SomeTask | Outcome], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError] | Outcome]:
-    """Each task with its finished rows, from top to bottom, and an error where the rest of it can't be had.
+    """Predict the tasks in their order: each with its finished rows, from top to bottom, or with an error where the
+    rest of it failed.
 
-    Tasks come in their order. An outcome passes at once. pace: is told where the time goes.
+    An Outcome among the items is passed through at once. times: records the time of each stage.
     """
+    # Views wait across images, so that small images fill a batch together.
     waiting: list[tuple[SomeTask, View]] = []
-    for item in pace.waiting("reading", items):
+    for item in times.waiting("reading", items):
         if isinstance(item, Outcome):
             yield item
             continue
         task = item
         views = task.views()
         if task.picture.view_count > 1:
+            # Tiles are cut in a thread of their own, two batches ahead of the network.
             views = buffered(views, 2 * predictor.batch_size)
         try:
-            for view in pace.waiting("reading", views):
+            for view in times.waiting("reading", views):
                 waiting.append((task, view))
                 several = task.picture.view_count > 1
-                pace.place = f"{task.picture.views_are} {view.number:,} of {task.picture.view_count:,}" * several
+                times.place = f"{task.picture.views_are} {view.number:,} of {task.picture.view_count:,}" * several
                 if len(waiting) >= predictor.batch_size:
-                    yield from _compute(predictor, waiting, pace)
+                    yield from _compute(predictor, waiting, times)
                     waiting = []
-                if task.given_up:
+                if task.has_failed:
                     break
         except UserError as error:
             yield task, error
-        finally:
+        finally:  # ends the thread of `buffered`, and releases what it has read ahead
             views.close()
-    pace.place = ""
-    yield from _compute(predictor, waiting, pace)
+    times.place = ""
+    yield from _compute(predictor, waiting, times)
 
 
 def whole_images(
-    predictor: Predictor, tasks: Iterable[SomeTask], pace: StageTimes
+    predictor: Predictor, tasks: Iterable[SomeTask], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Tensor]]:
-    """Each task with its probabilities, (K, H, W) float32. Raises UserError where an image can't be read to its end."""
+    """Each task with its probabilities, (K, H, W) float32. Raises UserError where an image can't be read completely."""
     bands: list[Tensor] = []
-    for item in through_network(predictor, tasks, pace):
+    for item in through_network(predictor, tasks, times):
         assert not isinstance(item, Outcome)
         task, band = item
         if isinstance(band, UserError):
@@ -89,47 +92,48 @@ def whole_images(
 
 
 def _compute(
-    predictor: Predictor, waiting: list[tuple[SomeTask, View]], pace: StageTimes
+    predictor: Predictor, waiting: list[tuple[SomeTask, View]], times: StageTimes
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
-    """Where the memory doesn't suffice, with batches of half as many views, now and from now on."""
-    while waiting := [(task, view) for task, view in waiting if not task.given_up]:
+    """Predict the waiting views. Out of memory halves the predictor's batch size for good."""
+    while waiting := [(task, view) for task, view in waiting if not task.has_failed]:
         part, rest = waiting[: predictor.batch_size], waiting[predictor.batch_size :]
-        with pace.during("the network"):
+        with times.during("the network"):
             probs = _within_memory(predictor, partial(predictor.probabilities, [view for _, view in part]))
         if probs is not None:
             waiting = rest
-            for (task, view), found in zip(part, probs, strict=True):
-                yield from _added(predictor, task, view, found)
+            for (task, view), view_probs in zip(part, probs, strict=True):
+                yield from _added(predictor, task, view, view_probs)
         elif predictor.batch_size > 1:
             predictor.batch_size = -(-predictor.batch_size // 2)
         else:
-            yield _given_up(part[0][0])
+            yield _out_of_memory(part[0][0])
 
 
 def _added(
     predictor: Predictor, task: SomeTask, view: View, probs: list[Tensor]
 ) -> Iterator[tuple[SomeTask, Band | UserError]]:
-    """The rows that are finished by what the networks made of a view, if any. That can't be tried a second time."""
-    if task.given_up:
+    """The rows that are completed by the probabilities of a view, if any."""
+    if task.has_failed:
         return
+    # Adding a view changes the picture's state, so unlike the network it can't be retried after out of memory.
     bands = _within_memory(predictor, lambda: [task.picture.add(view, probs)])
     if bands is None:
-        yield _given_up(task)
+        yield _out_of_memory(task)
     else:
         yield from ((task, band) for band in bands if band is not None)
 
 
-def _given_up(task: SomeTask) -> tuple[SomeTask, UserError]:
-    task.given_up = True
+def _out_of_memory(task: SomeTask) -> tuple[SomeTask, UserError]:
+    task.has_failed = True
     return task, UserError(TOO_LARGE)
 
 
 def _within_memory(predictor: Predictor, compute: Callable[[], Result]) -> Result | None:
-    """None where the memory doesn't suffice."""
+    """The result of `compute`, None on out of memory."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    free_memory(predictor.compute.device)  # outside the handler, whose traceback holds on to activations
+    free_memory(predictor.compute.device)  # outside the handler, whose traceback keeps the activations alive
     return None

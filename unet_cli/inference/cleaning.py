@@ -1,7 +1,7 @@
-"""What is done to a predicted mask after the network: its objects are filled, removed and numbered.
+"""Postprocessing of a predicted mask: objects are filled, removed, split and numbered.
 
-What an object is, data/objects.py says. As objects are 8-connected, the background is 4-connected: an outline whose
-pixels only touch at their corners encloses.
+Objects are defined in data/objects.py. As objects are 8-connected, the background is 4-connected: an outline whose
+pixels touch only at their corners is closed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from unet_cli.errors import UserError
 
 MAX_OBJECTS = 2**16 - 1
 
-# Chosen on outlines of cell nuclei, and so that bars, ellipses, rings and winding lines of even width stay whole.
-SMOOTHING = 0.7  # standard deviation in pixels, for the steps of a drawn outline
-NECK = 0.15  # a part rises above its neck by at least this share of its own height in the distance map,
-STEP = 0.75  # and by this many pixels
-SMALLEST_PAIR = 24  # pixels; smaller objects have no neck by these measures
+# Chosen on outlines of cell nuclei, and so that bars, ellipses, rings and winding lines of constant width aren't split.
+SMOOTHING = 0.7  # standard deviation in pixels, which removes the staircase of a drawn outline
+NECK = 0.15  # minimum rise of a part above its neck in the distance map, as a share of its own height,
+STEP = 0.75  # and in pixels
+SMALLEST_PAIR = 24  # pixels; smaller objects can't have a neck by these measures
 
 
 def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """(H, W) uint8 class indices, 0 being background -> a new one after fill_holes, remove_smaller and keep_largest.
+    """(H, W) uint8 class indices, 0 being background -> a new array after fill_holes, remove_smaller and keep_largest.
 
-    A hole is background that doesn't reach the image's border and has pixels of one class only around it: it becomes
-    that class. What is removed becomes background. Of several largest objects of a class, the first in reading order is
-    kept. Takes up to 8 bytes a pixel meanwhile.
+    A hole is background that doesn't reach the image's border and is surrounded by a single class: it gets that class.
+    Removed objects become background. Of several largest objects of a class, the first in reading order is kept. Needs
+    up to 8 bytes a pixel of temporary memory.
     """
     cleaned = pred.copy()
     if cleaning.fill_holes:
@@ -39,9 +39,9 @@ def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
 def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     """(H, W) uint8 class indices -> (H, W) int32: background 0, the objects 1, 2, ... without gaps, class by class.
 
-    An object has one class. With cleaning.split_touching, the parts that necks join are objects of their own, see
-    `_parts`; together they are still exactly the foreground. Takes up to 9 bytes a pixel meanwhile, and to split, 70
-    more for each pixel of the largest bounding box of an object.
+    An object has one class. With cleaning.split_touching, parts that are joined by necks become objects of their own,
+    see `_parts`; their union is still exactly the foreground. Needs up to 9 bytes a pixel of temporary memory, and to
+    split, 70 more for each pixel of the largest bounding box of an object.
     """
     numbers, count = components(pred)
     if cleaning.split_touching:
@@ -50,7 +50,7 @@ def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
 
 
 def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """The objects as they are written: (H, W) uint16, numbered in reading order of their first pixels; see objects_of.
+    """The instance map: (H, W) uint16, objects numbered in reading order of their first pixels; see objects_of.
 
     Raises UserError for more than 65,535 objects.
     """
@@ -67,6 +67,7 @@ def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
 def _fill_holes(pred: np.ndarray) -> None:
     from scipy.ndimage import label
 
+    # For each background region the lowest and highest class next to it: where they are equal, one class surrounds it.
     regions, count = label(pred == 0)
     lowest, highest = np.full(count + 1, 255, dtype=np.uint8), np.zeros(count + 1, dtype=np.uint8)
     for rows, columns in ((1, 0), (0, 1)):
@@ -75,6 +76,7 @@ def _fill_holes(pred: np.ndarray) -> None:
             np.minimum.at(lowest, one[edge], other[edge])
             np.maximum.at(highest, one[edge], other[edge])
     filling = np.where(lowest == highest, lowest, 0).astype(np.uint8)
+    # Region 0 is the foreground; regions at the border are open to the outside.
     for outside in (0, regions[0], regions[-1], regions[:, 0], regions[:, -1]):
         filling[outside] = 0
     pred += _look_up(filling, regions)
@@ -89,12 +91,12 @@ def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
         removed = sizes < cleaning.remove_smaller
         if cleaning.keep_largest:
             removed |= np.arange(count + 1) != sizes.argmax()
-        removed[0] = False
+        removed[0] = False  # background isn't an object
         pred[box][_look_up(removed, labels)] = 0
 
 
 def _split_touching(numbers: np.ndarray, count: int) -> None:
-    """Number the parts of each of `count` objects, in place."""
+    """Give the parts of each of `count` objects numbers of their own, in place."""
     from scipy.ndimage import find_objects
 
     for number, box in enumerate(find_objects(numbers), start=1):
@@ -102,16 +104,17 @@ def _split_touching(numbers: np.ndarray, count: int) -> None:
         if np.count_nonzero(inside) < SMALLEST_PAIR:
             continue
         parts = _parts(np.pad(inside, 1))
+        # The first part keeps the object's number, so that numbers stay without gaps.
         numbers[box][inside] = np.where(parts == 0, number, count + parts)
         count += int(parts.max())
 
 
 def _parts(inside: np.ndarray) -> np.ndarray:
-    """(h, w) bool, an object with background around -> which part each of its pixels is of, from 0, in reading order.
+    """(h, w) bool, an object with background around -> part number of each of its pixels, from 0, in reading order.
 
-    The watershed of the distance map (Beucher and Lantuéjoul 1979): each pixel belongs to the summit that the steepest
-    way up ends at (Meyer 1994). Basins are then merged over their highest saddles unless the lower summit stands out by
-    NECK and STEP: these are its dynamics (Grimaud 1992), here in relation to its own height, so that small and large
+    The watershed of the distance map (Beucher and Lantuéjoul 1979): each pixel belongs to the maximum at the end of its
+    steepest ascent (Meyer 1994). Basins are then merged over their highest saddles unless the lower maximum exceeds
+    the saddle by NECK and STEP: its dynamics (Grimaud 1992), here relative to its own height, so that small and large
     objects are treated alike.
     """
     from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -119,6 +122,7 @@ def _parts(inside: np.ndarray) -> np.ndarray:
     distance = distance_transform_edt(inside).astype(np.float32)
     heights = gaussian_filter(distance, SMOOTHING, mode="nearest")[inside]
     order = np.argsort(heights, kind="stable")
+    # Ranks in place of heights make every pixel's height unique, so that there are no plateaus.
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     ranks = np.full(inside.shape, -1, dtype=np.int32)
@@ -131,19 +135,20 @@ def _parts(inside: np.ndarray) -> np.ndarray:
 
 
 def _basins(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) ranks of n pixels by height, -1 elsewhere -> ranks of the summits, ascending; (n,) basin of each rank."""
+    """(h, w) ranks of n pixels by height, -1 elsewhere -> ranks of the maxima, ascending; (n,) basin of each rank."""
     from scipy.ndimage import maximum_filter
 
     inside = ranks >= 0
     upward = np.empty(np.count_nonzero(inside), dtype=np.int32)
     upward[ranks[inside]] = maximum_filter(ranks, 3, mode="nearest")[inside]
+    # Pointer jumping: every round doubles the length of the ascent that is followed.
     while not np.array_equal(upward, further := upward[upward]):
         upward = further
     return np.unique(upward, return_inverse=True)
 
 
 def _saddles(ranks: np.ndarray, basins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of the highest saddle between each two basins that touch, descending, and (saddles, 2) these basins."""
+    """Ranks of the highest saddle between each pair of adjacent basins, descending, and (saddles, 2) these basins."""
     saddles, pairs = [], []
     for rows, columns in ((1, 0), (0, 1), (1, 1), (1, -1)):
         one, other = _neighbours(ranks, ranks, rows, columns)
@@ -160,7 +165,7 @@ def _saddles(ranks: np.ndarray, basins: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _merged(heights: np.ndarray, summits: np.ndarray, saddles: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(n,) heights by rank, ranks of summits and saddles -> the basin that each basin is merged into."""
+    """(n,) heights by rank, ranks of maxima and saddles -> the basin into which each basin is merged, by union-find."""
     tops: list[float] = heights[summits].tolist()
     owners = list(range(len(tops)))
 
@@ -169,6 +174,7 @@ def _merged(heights: np.ndarray, summits: np.ndarray, saddles: np.ndarray, pairs
             owners[basin] = basin = owners[owners[basin]]
         return basin
 
+    # From the highest saddle down, so that a basin is compared with the highest maximum that it is connected to.
     for saddle, pair in zip(heights[saddles].tolist(), pairs.tolist(), strict=True):
         low, high = sorted(map(owner, pair))
         if tops[low] - saddle < max(NECK * tops[low], STEP):
@@ -180,23 +186,23 @@ def _in_reading_order(numbers: np.ndarray, count: int) -> np.ndarray:
     """(H, W) numbers 1 ... count in any order -> (H, W) uint16 in the order of their first pixels."""
     flat = numbers.ravel()
     starts = np.append(True, flat[1:] != flat[:-1])
-    found, first = np.unique(flat[starts], return_index=True)
-    ordered = found[np.argsort(first)]
+    unique, first = np.unique(flat[starts], return_index=True)
+    ordered = unique[np.argsort(first)]
     table = np.zeros(count + 1, dtype=np.uint16)
     table[ordered[ordered > 0]] = np.arange(1, count + 1)
     return _look_up(table, numbers)
 
 
 def _neighbours(one: np.ndarray, other: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of two (H, W) arrays of which the second is `rows` below and `columns` right of the first."""
+    """Views of two (H, W) arrays in which the second is shifted by `rows` down and `columns` right of the first."""
     height, width = one.shape
     left, right = max(-columns, 0), width - max(columns, 0)
     return one[: height - rows, left:right], other[rows:, left + columns : right + columns]
 
 
 def _look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """table[labels] row by row, since an index takes 8 bytes a pixel."""
-    found = np.empty(labels.shape, dtype=table.dtype)
-    for line, row in zip(found, labels, strict=True):
+    """table[labels], row by row since numpy's index takes 8 bytes a pixel."""
+    values = np.empty(labels.shape, dtype=table.dtype)
+    for line, row in zip(values, labels, strict=True):
         line[:] = table[row]
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""What --input names: the files, the images that they hold, and the folder that their masks go to."""
+"""The --input of a prediction: its files, the images in them, and the output folder of their masks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_cli.system.console import counted
 
 
 def paged(name: str, page: int, pages: int) -> str:
-    """The name of a page of a stack, counted from 0: stack_01 of 20."""
+    """The name of a page of a stack: stack_01 for page 0 of 20."""
     return f"{name}_{page + 1:0{len(str(pages))}d}"
 
 
@@ -36,8 +36,8 @@ def find_files(
     unread: list[UserError],
     notes: list[str],
 ) -> tuple[list[Path], Path | None, Path]:
-    """The files of the input, the folder that is mirrored in the output, if any, and the output folder. unread: is told
-    of folders that can't be looked into, notes of what is passed over."""
+    """The files of the input, the folder that is mirrored in the output, if any, and the output folder. unread: list to
+    which errors of unreadable folders are added; notes: list to which notes on skipped files are added."""
     input, output = config.input, config.output
     path, base = Path(input), None
     if input == "-":
@@ -48,21 +48,21 @@ def find_files(
         images, base = list(walk(path, unread, others)), path
         output = output or _ours(output_beside(path))
         masks = real_path(output)
-        if masks != real_path(path):  # masks of an earlier job in a folder below are not input
+        if masks != real_path(path):  # the output of an earlier call within the input folder is no input
             images = [image for image in images if not real_path(image).is_relative_to(masks)]
-        given = masks_among(path, images, training)
-        images = [image for image in images if image not in given]
-        if given:
-            shown = f"{counted(len(given), 'mask')} in {input}, as training knows them, such as {min(given)}"
+        masks_found = masks_among(path, images, training)
+        images = [image for image in images if image not in masks_found]
+        if masks_found:
+            shown = f"{counted(len(masks_found), 'mask')} in {input}, known from training, such as {min(masks_found)}"
             notes.append(f"left out: {shown}; to predict them, give their folder or a glob as --input")
         notes += describe(others)
     elif path.is_file():
         images = [path]
         output = output or _ours(output_beside(path.parent))
     elif glob.has_magic(input):
-        matching = [Path(found) for found in sorted(glob.glob(input, recursive=True))]
-        images = [found for found in matching if is_image_file(found)]
-        notes += describe(found for found in matching if not is_image_file(found) and not found.is_dir())
+        matching = [Path(name) for name in sorted(glob.glob(input, recursive=True))]
+        images = [file for file in matching if is_image_file(file)]
+        notes += describe(file for file in matching if not is_image_file(file) and not file.is_dir())
         output = _required(output, "a glob")
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")
@@ -70,19 +70,19 @@ def find_files(
         raise unread[0] if unread else UserError("\n".join([_nothing(input), *notes]))
     notes += lacking_packages(images)
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():
-        raise UserError(f"--output {output} looks like a file: give the folder that masks shall go to")
+        raise UserError(f"--output {output} looks like a file: give the output folder for the masks")
     return images, base, output
 
 
 def real_path(path: Path) -> Path:
-    """Where links lead; a link to itself, to itself."""
+    """The path with links resolved; a link to itself stays as it is."""
     return Path(os.path.realpath(path))
 
 
 def _nothing(input: str) -> str:
-    """Why there are no images."""
+    """The message where the input has no images."""
     if input == "-":
-        return "no paths came in on stdin: pipe a list of images, one a line"
+        return "no paths came in on stdin: pipe a list of images, one per line"
     others = sorted(path.name for path in Path(input).iterdir()) if Path(input).is_dir() else []
     what = f"{counted(len(others), 'other entry').replace('entrys', 'entries')}, such as {others[0]}" if others else ""
     return f"{input} holds no images" + (
@@ -93,25 +93,25 @@ def _nothing(input: str) -> str:
 def sources_in(
     files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
 ) -> Iterator[tuple[Source, Path, int]]:
-    """Each image that the files hold, what to call it, its path without extension, and how many pages it has: a stack
-    is one image where its masks have a suffix by which they go to one file, else each page is."""
+    """Each image in the files, its output name (a path without extension), and its number of pages: a stack is one
+    image where its masks go to one TIFF by their suffix, else each page is one."""
     merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
-    for place, paths in merged:
+    for name, paths in merged:
         try:
             pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
-        except UserError:  # reading it will tell why, and the others go on
+        except UserError:  # reported when the file is read, so that the other files are still predicted
             pages = 1
-        whole = Source(paths)
-        if pages == 1 or suffix(whole) == "tif":
-            yield whole, place, pages
+        source = Source(paths)
+        if pages == 1 or suffix(source) == "tif":
+            yield source, name, pages
         else:
             for page in range(pages):
-                yield replace(whole, page=page), place.with_name(paged(place.name, page, pages)), 1
+                yield replace(source, page=page), name.with_name(paged(name.name, page, pages)), 1
 
 
 def listed_paths(content: bytes) -> list[str]:
-    """The paths of a list: one a line, or with NUL between them as `find -print0` writes them; a byte order mark says
-    how they are encoded, else they are as the system has them."""
+    """The paths in a list: one per line, or separated by NUL as `find -print0` writes them; encoded as a byte order
+    mark says, else as file names are on this system."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16", errors="replace").encode()
     text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
@@ -119,20 +119,20 @@ def listed_paths(content: bytes) -> list[str]:
 
 
 def output_beside(folder: Path) -> Path:
-    """FOLDER_masks beside FOLDER, written as the folder was, unless that was '.' or the like."""
+    """FOLDER_masks beside FOLDER, as a relative path where FOLDER is one, except for '.' and '..'."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + "_masks")
 
 
 def _ours(folder: Path) -> Path:
-    """A folder that nobody asked for is written to only where it holds nothing of the user's. Raises UserError."""
-    found = next((path for path in walk(folder) if not is_ours(path)), None) if folder.is_dir() else None
-    if found is not None:
-        raise UserError(f"{folder} holds files that unet did not write, such as {found}: choose an --output")
+    """The default output folder. Raises UserError where it holds files that unet did not write."""
+    other = next((path for path in walk(folder) if not is_ours(path)), None) if folder.is_dir() else None
+    if other is not None:
+        raise UserError(f"{folder} holds files that unet did not write, such as {other}: choose an --output")
     return folder
 
 
 def _required(output: Path | None, what: str) -> Path:
     if output is None:
-        raise UserError(f"--input is {what}: say with --output DIR where the masks shall go")
+        raise UserError(f"--input is {what}: give a folder for the masks with --output DIR")
     return output

@@ -1,4 +1,4 @@
-"""What a prediction is asked to do, image by image, and what became of it."""
+"""Prediction jobs: the files to write for each image, and the outcome."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import sweep
 
-OVERLAY = "overlay.png"  # whatever the mask's type
+OVERLAY = "overlay.png"  # a PNG for every type of mask
 EXTRA_NAME = re.compile(r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif)")
-MAX_CLASS_BYTES = 60  # of a class's name in a file's, which file systems limit to 255
+MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems limit to 255 bytes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image, the mask to write for it, and what else is to be written beside the mask: NAME_<extra>.
+    """One image, the mask file to write for it, and the extra files beside the mask: NAME_<extra>.
 
-    pages: of a stack whose masks go to one TIFF, page by page as those of the image; the image is then the whole stack.
+    pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
+    whole stack.
     """
 
     image: Source
@@ -41,32 +42,32 @@ class Job:
 
     @property
     def outputs(self) -> list[Path]:
-        """Every file that is to be written."""
+        """All files to write."""
         files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
         overlays = [self.overlay(page) for page in range(self.pages)] if "overlay" in self.extras else []
         return [self.mask, *overlays, *files]
 
     def beside(self, extra: str) -> Path:
-        """The file for an extra, of the mask's type."""
+        """The file of an extra, of the mask's type."""
         return self.mask.with_name(f"{self.mask.stem}_{extra}{self.mask.suffix}")
 
     def overlay(self, page: int) -> Path:
-        """The file for an overlay, always a PNG: of each page of a stack."""
+        """The file of an overlay, always a PNG, one for each page of a stack."""
         stem = self.mask.stem if self.pages == 1 else paged(self.mask.stem, page, self.pages)
         return self.mask.with_name(f"{stem}_{OVERLAY}")
 
     def page(self, page: int) -> Source:
-        """Where a page of a stack is to be read, counted from 0; of any other image it itself."""
+        """The source of a page of a stack, counted from 0; of any other image the image itself."""
         return self.image if self.pages == 1 else replace(self.image, page=page)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image or stack: its size, or that of its pages, and the share of each class in its mask, or
+    """The outcome of one image or stack: its size, or that of its pages, and the share of each class in its mask, or
     the error.
 
-    note: a conversion that was made. top_probability: of the foreground pixel that was surest before calibration, its
-    calibrated probability.
+    note: conversions that were made. top_probability: calibrated probability of the foreground pixel that had the
+    highest before calibration.
     """
 
     job: Job
@@ -79,7 +80,7 @@ class Outcome:
     seconds: float = 0.0
 
     def plain(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """As a line of --json. names: of the classes."""
+        """Plain values for a line of --json. names: class names."""
         if self.error is not None:
             return {"input": str(self.job.image), "error": self.error}
         return {
@@ -95,7 +96,8 @@ class Outcome:
 
 
 def failed(job: Job, error: UserError) -> Outcome:
-    """A job's failure; files of an earlier run are removed, since they would pass for this run's result."""
+    """The outcome of a failed job. Its files of an earlier call are removed, since they would look like results of this
+    one."""
     text = str(error)
     for path in job.outputs:
         try:
@@ -107,7 +109,8 @@ def failed(job: Job, error: UserError) -> Outcome:
 
 
 class FoundJobs(NamedTuple):
-    """unread: why folders in the input could not be looked into. notes: what in it is not predicted."""
+    """The jobs and the output folder. unread: errors of unreadable folders in the input. notes: what is not
+    predicted."""
 
     jobs: list[Job]
     output: Path
@@ -123,13 +126,13 @@ def find_jobs(
     preprocessing: Preprocessing,
     training: Mapping[str, Any] = MappingProxyType({}),
 ) -> FoundJobs:
-    """The images that `config.input` names, with the files to write for each, and the output folder. Masks in an input
-    folder are no images; training: of the checkpoint, which knows them.
+    """The images of `config.input`, with the files to write for each, and the output folder. Masks in an input folder
+    are left out; training: Checkpoint.training, by which they are recognised.
 
-    The input is a file, a folder (its sub-folders are mirrored in the output), a glob, or '-' for the paths in
-    `listed`. Files are put together, and taken apart into pages, as they were for training. mode: 'resize' or 'tile'.
-    Raises UserError where nothing is found, an output folder is needed, two images would write the same file, or one
-    would be written over an input or any other file that isn't ours.
+    The input is a file, a folder (its subfolders are mirrored in the output), a glob, or '-' for the paths in `listed`.
+    Files are merged into channels, and split into pages, as for training. mode: 'resize' or 'tile'. Raises UserError
+    where nothing is found, an output folder is needed, two images would write the same file, or one would overwrite an
+    input or any other file that unet did not write.
     """
     unread: list[UserError] = []
     notes: list[str] = []
@@ -143,16 +146,17 @@ def find_jobs(
         in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
         return config.format or ("tif" if in_tiff else "png")
 
-    for image, place, pages in sources_in(images, preprocessing, suffix):
-        place = place.relative_to(base) if base else Path(place.name)
-        job = Job(image, output / f"{place}.{suffix(image)}", extras, pages)
+    for image, name, pages in sources_in(images, preprocessing, suffix):
+        name = name.relative_to(base) if base else Path(name.name)
+        job = Job(image, output / f"{name}.{suffix(image)}", extras, pages)
         for path in job.outputs:
+            # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:
                 raise UserError(
-                    f"what is predicted for {image} would be written over the image {path}: choose another --output"
+                    f"the prediction for {image} would be written over the image {path}: choose another --output"
                 )
             if os.path.exists(path) and not is_ours(path):
-                raise UserError(f"{path} is there already and was not written by unet: choose another --output")
+                raise UserError(f"{path} already exists and was not written by unet: choose another --output")
             if path in writers:
                 raise UserError(
                     f"{writers[path]} and {image} would both write {path}: predict them one after the other, "
@@ -164,16 +168,17 @@ def find_jobs(
 
 
 def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
-    """The jobs of this call: of `shard` (number from 1, count), and in it of this process where torchrun started
-    several. All calls together have each job once."""
+    """The jobs of this call: those of `shard` (number from 1, count), and of them those of this process where torchrun
+    started several. Each job belongs to exactly one shard and process."""
     for number, count in (shard or (1, 1), this_process()):
         jobs = jobs[number - 1 :: count]
     return jobs
 
 
 def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None:
-    """Remove what earlier calls left for these jobs, of `everything`: masks, which could pass for those of this call
-    where it is stopped; extras that belong to them, asked for or not; and what was half written. Raises UserError."""
+    """Remove the files of earlier calls for these jobs: masks, which would look like results of this call if it is
+    stopped; their extras, requested now or not; and incomplete files. everything: the jobs of all shards, whose masks
+    are not mistaken for extras. Raises UserError."""
     outputs = {path for job in jobs for path in job.outputs}
     stems = {(job.mask.with_suffix(""), suffix) for job in jobs for suffix in (job.mask.suffix, OVERLAY)}
     stems |= {
@@ -181,6 +186,7 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
         for job in jobs
         for page in (range(job.pages) if job.pages > 1 else ())
     }
+    # An image may be called a_overlay: its mask a_overlay.png looks like an extra of a.png, and is kept.
     masks = {job.mask for job in everything}
     for folder in {stem.parent for stem, _ in stems}:
         sweep(folder)
@@ -194,22 +200,22 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
 
 
 def _extra_of(name: str) -> Iterator[tuple[str, str]]:
-    """The stem of a mask that a file may be an extra of, and what the mask's file has to end with, or OVERLAY; several
-    where names of images or classes look like extras themselves."""
-    for place in (found.start() for found in re.finditer("_", name)):
-        found = EXTRA_NAME.fullmatch(name, place + 1)
-        if found:
-            yield name[:place], found["overlay"] or found["suffix"]
+    """For the name of a file that may be an extra: the stem of its mask, and the suffix of the mask's file, or OVERLAY.
+    There are several where names of images or classes look like extras themselves."""
+    for position in (underscore.start() for underscore in re.finditer("_", name)):
+        match = EXTRA_NAME.fullmatch(name, position + 1)
+        if match:
+            yield name[:position], match["overlay"] or match["suffix"]
 
 
 def is_done(job: Job) -> bool:
-    """Whether everything that is to be written for it is there; each file was written whole."""
+    """Whether all files of the job exist; files are renamed into place only when they are complete."""
     return all(os.path.exists(path) for path in job.outputs)
 
 
 def extras_of(config: PredictConfig, classes: Sequence[str], gates: int) -> tuple[str, ...]:
-    """What is written beside each mask: an overlay, a probability map (of each class by its name, where there are
-    several), a map of each attention gate, and numbered objects."""
+    """The extras beside each mask: an overlay, a probability map (for each class, by its name, where there are
+    several), a map of each attention gate, and the instance map."""
     maps = ("probability",) if len(classes) == 2 else tuple(f"probability_{name}" for name in file_names(classes))
     attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
     extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
@@ -217,8 +223,8 @@ def extras_of(config: PredictConfig, classes: Sequence[str], gates: int) -> tupl
 
 
 def file_names(classes: Sequence[str]) -> list[str]:
-    """Names of classes as parts of file names on any system: letters, digits, '_' and '-', at most MAX_CLASS_BYTES long
-    and none twice, not even in another case. A name that would come again gets the number of its class, from 0 on."""
+    """Class names as parts of file names on any system: letters, digits, '_' and '-', at most MAX_CLASS_BYTES long and
+    unique regardless of case. A name that isn't unique gets the index of its class."""
     names = [_safe(name, MAX_CLASS_BYTES) for name in classes]
     seen = Counter(name.casefold() for name in names)
     for index, name in enumerate(names):
@@ -231,6 +237,6 @@ def file_names(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _safe(name: str, most: int) -> str:
-    kept = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")
-    return kept.encode()[:most].decode(errors="ignore")
+def _safe(name: str, max_bytes: int) -> str:
+    text = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")
+    return text.encode()[:max_bytes].decode(errors="ignore")

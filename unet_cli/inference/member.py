@@ -1,4 +1,4 @@
-"""A trained network in the form that predicts."""
+"""A member of the ensemble: a trained network, prepared for inference."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from unet_cli.system.device import DTYPES, Compute
 
 @dataclass(frozen=True)
 class Member:
-    """One of the networks whose probabilities are averaged; mostly the only one.
+    """An ensemble member: one of the networks whose probabilities are averaged, usually the only one.
 
-    model: (N, C, *spatial) -> (N, K + gates, *spatial), for tiles less the margin of its geometry, which they bring
-    with them: logits, and the attention maps that were asked for.
+    model: (N, C, *spatial) -> (N, K + gates, *spatial), logits and the requested attention maps; for tiles the input
+    includes the margin of the geometry, and the output is smaller by it.
     """
 
     checkpoint: Checkpoint
@@ -35,17 +35,18 @@ class Member:
 
     @property
     def turns(self) -> range:
-        """Numbers of quarter turns, of the image and of its mirror image, in which the network knows images."""
+        """Numbers of quarter turns for test-time augmentation, of the image and of its mirror image: those that the
+        network was trained with."""
         return range(1 if self.preprocessing.orientation == "upright" else 4)
 
     def input_side(self, output: int) -> int:
-        """What it has to see for an output of at least that side: the margin before it, and at the end what is left."""
+        """Input side for an output of at least that side: with the margin at the start, and the rest at the end."""
         return self.geometry.side(output + 2 * self.geometry.margin)
 
 
-class Attended(Network):
-    """A network with attention gates, which gives their coefficients too: (N, C, H, W) -> (N, K + gates, H, W), logits
-    and then what each gate lets through, finest first, stretched to the logits' size."""
+class WithAttentionMaps(Network):
+    """A network that returns the coefficients of its attention gates too: (N, C, H, W) -> (N, K + gates, H, W), logits
+    followed by the coefficients of each gate, finest first, resized to the logits' size."""
 
     def __init__(self, network: GatedUNet) -> None:
         super().__init__()
@@ -55,14 +56,14 @@ class Attended(Network):
     def forward(self, image: Tensor) -> Tensor:
         logits, maps = self.network.with_attention(image)
         size = logits.shape[2:]
-        stretched = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
-        return torch.cat([logits, *stretched], dim=1)
+        resized = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+        return torch.cat([logits, *resized], dim=1)
 
 
 def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, mode: str) -> Member:
-    """Batch norm folded, channels last, in the device's number format, and pruned and compiled if asked for.
+    """The network with batch norm folded, channels last, at the device's precision, pruned and compiled on request.
 
-    mode: 'resize' or 'tile'. Raises UserError where the network can't do what is asked for.
+    mode: 'resize' or 'tile'. Raises UserError where the network doesn't support the settings.
     """
     preprocessing = checkpoint.preprocessing
     if settings.size:
@@ -74,11 +75,11 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
     network = fold_batch_norm(network)
     gates = 0
     if settings.attention_maps:
-        network = _attended(checkpoint.model.name, network)
+        network = _with_attention_maps(checkpoint.model.name, network)
         side = network.geometry.side(1)
-        with torch.inference_mode():
-            answer = network(torch.zeros(1, checkpoint.model.in_channels, side, side))
-        gates = answer.shape[1] - checkpoint.model.out_channels
+        with torch.inference_mode():  # networks don't declare their gates, so a forward pass counts them
+            output = network(torch.zeros(1, checkpoint.model.in_channels, side, side))
+        gates = output.shape[1] - checkpoint.model.out_channels
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
@@ -92,10 +93,10 @@ def _check_mode(name: str, network: Network, preprocessing: Preprocessing, mode:
     if mode == "resize":
         return
     if network.only_whole:
-        raise UserError(f"{name} answers for whole images only, as it was published: use --mode resize")
+        raise UserError(f"{name} predicts whole images only, as published: use --mode resize")
     if preprocessing.scale not in (None, 1.0):
         raise UserError(
-            f"--mode tile is for networks that know images at their own resolution, and this one saw them at "
+            f"--mode tile is for networks trained on images at their own resolution, and this one was trained at "
             f"{preprocessing.scale:g} times it: use --mode resize"
         )
 
@@ -106,7 +107,7 @@ def _prune(name: str, network: Network, head: int) -> None:
     network.prune(head)
 
 
-def _attended(name: str, network: Network) -> Attended:
+def _with_attention_maps(name: str, network: Network) -> WithAttentionMaps:
     if not isinstance(network, GatedUNet):
         raise UserError(f"--attention-maps is for attention U-Nets, and these weights are of {name}: leave it out")
-    return Attended(network)
+    return WithAttentionMaps(network)

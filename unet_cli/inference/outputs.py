@@ -1,4 +1,4 @@
-"""The files of one image: its mask, and what else was asked for."""
+"""Writing of the output files of one image: its mask, and the requested extras."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
 from unet_cli.system.files import make_folder
 
-ROWS_AT_ONCE = 256  # that are looked up: numpy takes 8 bytes a pixel for it
+ROWS_AT_ONCE = 256  # rows that are decoded in one call: numpy's index takes 8 bytes a pixel
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is to be written for an image of `size` (H, W), or a stack whose pages have that size."""
+    """Writer of the output files of an image of `size` (H, W), or of a stack whose pages have that size."""
 
     job: Job
     size: tuple[int, int]
@@ -36,21 +36,23 @@ class Outputs:
 
     @property
     def maps(self) -> list[str]:
-        """The extras that are maps from 0 to 1: of probability, in the order of the classes, and of attention."""
+        """The extras that are maps with values in 0 to 1: probability maps in the order of the classes, then attention
+        maps."""
         return [extra for extra in self.job.extras if extra.startswith(("probability", "attention"))]
 
     def write(self, store: Store) -> tuple[float, ...]:
-        """Write the files, the mask last: class indices are the store's plane 0, the maps those after it, the pages of
-        a stack one below the other. The share of each class. Raises UserError.
+        """Write the files, the mask last, and return the share of each class. Plane 0 of the store holds the class
+        indices, the next planes the maps; the pages of a stack lie one below the other. Raises UserError.
 
-        A mask goes from the store to a TIFF block by block; for anything else all of it, or of its page, is in memory.
+        A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
+        memory.
         """
         job, config = self.job, self.config
         make_folder(job.mask.parent)
         masks = partial(self._masks, store)
         if job.pages == 1 and (config.changes_masks or config.numbers_objects or config.overlay):
-            whole = [[joined(blocks)] for blocks in masks()]
-            masks = partial(iter, whole)  # cleaned once for all files
+            in_memory = [[joined(blocks)] for blocks in masks()]
+            masks = partial(iter, in_memory)  # cleaned once for all files
         if config.overlay:
             for page, blocks in enumerate(masks()):
                 pixels = read_image(job.page(page), self.keep_alpha)
@@ -58,32 +60,34 @@ class Outputs:
         if config.numbers_objects:
             numbers = ([number_objects(joined(blocks), config)] for blocks in masks())
             self._write_file(job.beside("instances"), numbers)
+        # The mask is written last, so an image that has a mask has all its extras.
         for plane, extra in enumerate(self.maps, 1):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
+        # Classes are counted while the mask is written, since its blocks can be read only in passing.
         counts = np.zeros(self.labels.num_classes, np.int64)
         decoded = (self._decoded(blocks, counts) for blocks in masks())
         self._write_file(job.mask, decoded, self.labels.written_palette)
         return tuple((counts / counts.sum()).tolist())
 
     def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
-        """The class indices of each page in blocks, cleaned as was asked for."""
+        """Class indices of each page in blocks, after the requested postprocessing."""
         for blocks in self._pages(store.rows(0)):
             yield [clean(joined(blocks), self.config)] if self.config.changes_masks else blocks
 
     def _pages(self, blocks: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
-        """Blocks of rows, none of which goes beyond its page -> those of each page, to be used up before the next."""
+        """Blocks of rows, none of which extends over two pages -> the blocks of each page, to be consumed in order."""
         for _ in range(self.job.pages):
             yield self._page(blocks)
 
     def _page(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        left = self.size[0]
-        while left:
+        remaining = self.size[0]
+        while remaining:
             block = next(blocks)
-            left -= len(block)
+            remaining -= len(block)
             yield block
 
     def _decoded(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> Iterator[np.ndarray]:
-        """Class indices -> the user's values; each class is counted."""
+        """Class indices -> the user's mask values; the pixels of each class are added to `counts`."""
         for block in blocks:
             for top in range(0, len(block), ROWS_AT_ONCE):
                 rows = block[top : top + ROWS_AT_ONCE]

@@ -1,4 +1,5 @@
-"""Folder -> masks: reading, computing and writing overlap; one bad file never stops the rest."""
+"""The prediction pipeline, from files to masks: reading, computing and writing overlap; a bad file stops only
+itself."""
 
 from __future__ import annotations
 
@@ -20,20 +21,21 @@ def predict_all(
     predictor: Predictor,
     config: PredictConfig,
     jobs: Iterable[Job],
-    pace: StageTimes,
+    times: StageTimes,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Outcome | None]:
-    """Write the masks, and yield what became of each image, about in the order of the jobs; and None whenever something
-    has advanced without being finished.
+    """Write the masks, and yield the outcome of each image, about in the order of the jobs, and None on any progress
+    before that.
 
-    Images are read ahead in threads, go through the network a batch at a time, and are written in threads while the
-    network computes the next ones. A job that fails leaves no mask, not even one of an earlier run. pace: is told
-    where the time goes. stopping: where it says so, no further image is begun, and one that the next call can go on
-    with is left.
+    Images are prefetched in threads, predicted in batches, and written in threads while the network computes the next
+    ones. A job that fails leaves no mask, not even one of an earlier call. times: records the time of each stage.
+    stopping: once it returns True, no further image is started, and images that the next call can resume are left
+    unfinished.
     """
     in_flight = _in_flight(predictor)
+    # Three stages, each bounded by `in_flight`: memory doesn't grow with the number of files.
     opened = prefetch(partial(_open, predictor, config, stopping), _until(stopping, jobs), config.workers, in_flight)
-    finished = through_network(predictor, opened, pace)
+    finished = through_network(predictor, opened, times)
     return prefetch(_write, finished, config.workers, in_flight)
 
 
@@ -45,7 +47,7 @@ def _until(stopping: Callable[[], bool], jobs: Iterable[Job]) -> Iterator[Job]:
 
 
 def _open(predictor: Predictor, config: PredictConfig, stopping: Callable[[], bool], job: Job) -> Sheet | Outcome:
-    """Read the image, or for tiles what its header says."""
+    """Read the image, or for tiles only its header."""
     try:
         with memory_explained():
             sheet = Sheet(predictor, config, job, _picture(predictor, config, job), stopping)
@@ -62,7 +64,8 @@ def _picture(predictor: Predictor, config: PredictConfig, job: Job) -> Picture:
 
 
 def _in_flight(predictor: Predictor) -> int | None:
-    return 1 if predictor.mode == "tile" else None  # large images, and large rows of them
+    """Number of images that are prefetched, and of results that are written; None for the default."""
+    return 1 if predictor.mode == "tile" else None  # images in tiles may be large, and so may be their rows
 
 
 def _write(item: tuple[Sheet, Band | UserError] | Outcome) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Image -> probabilities, or a mask: trained networks with their preprocessing, ready to be called."""
+"""The predictor: an ensemble of trained networks with their preprocessing, from image to probabilities and mask."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 
 class Predictor:
-    """One or several networks on their device. It holds no state between calls, so threads may share it.
+    """One or several networks on their device. It keeps no state between calls, so threads may share it.
 
-    labels: of the masks. mode: 'resize' or 'tile'. planes: of probabilities, 1 for two classes, else one a class; what
-    follows them are attention maps. temperature: what calibrates the probabilities that people see. threshold: from
-    which of these on a pixel is foreground.
-    Raises UserError where the networks don't go together, or can't do what the settings ask for.
+    labels: label map of the masks. mode: 'resize' or 'tile'. planes: probability maps, 1 for two classes, else one for
+    each class; attention maps follow them. temperature: calibrates the probabilities that users see. threshold:
+    calibrated probability from which a pixel is foreground.
+    Raises UserError where the networks can't be averaged, or don't support the settings.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], compute: Compute, settings: Inference | None = None) -> None:
@@ -49,13 +49,13 @@ class Predictor:
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _threshold(checkpoints, settings, self.temperature)
-        self._threshold = uncalibrated(self.threshold, self.temperature)  # among the networks' own probabilities
+        self._threshold = uncalibrated(self.threshold, self.temperature)  # on the networks' uncalibrated probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
         self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
         if self.mode == "resize" and any(member.preprocessing.scale is not None for member in self.members):
-            self.batch_size = 1  # every image has its own size
+            self.batch_size = 1  # with a fixed scale images differ in size
         if settings.compile:
             self._compile()
 
@@ -65,12 +65,12 @@ class Predictor:
 
     @property
     def gates(self) -> int:
-        """Attention maps that follow the probabilities."""
+        """Number of attention maps, which follow the probabilities."""
         return self.members[0].gates
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Plain values on which every probability and class depends."""
+        """Plain values on which all probabilities and classes depend, to recognise results of the same prediction."""
         digest = hashlib.blake2b()
         for member in self.members:
             for name, weight in member.checkpoint.weights.items():
@@ -88,30 +88,31 @@ class Predictor:
         }
 
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
-        """An image's mask in the values or colours of the training masks, as `unet predict` writes it: (H, W) uint8 or
-        uint16, or (H, W, 3) uint8.
+        """The mask of an image in the values or colours of the training masks, as `unet predict` writes it: (H, W)
+        uint8 or uint16, or (H, W, 3) uint8.
 
-        image: a path, a Pillow image, or an array (H, W) or (H, W, C) in the range that the training files had.
-        Raises UserError.
+        image: a path, a Pillow image, or an array (H, W) or (H, W, C) in the value range of the training files. Raises
+        UserError.
         """
         if isinstance(image, (str, Path)):
             picture = self.read(Source((Path(image),)))
         else:
-            picture = self._look_at(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
+            picture = self._picture(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
         rows = [self.classes(band.finished()[: self.planes]) for band in self.bands(picture)]
         return self.labels.decode(np.concatenate(rows))
 
     def classes(self, probs: Tensor) -> np.ndarray:
-        """(planes, H, W) probabilities as bands combine them -> (H, W) uint8 class indices."""
+        """(planes, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices."""
         return to_classes(probs[None], self._threshold)[0].numpy()
 
     def calibrated(self, probs: Tensor) -> Tensor:
-        """(planes, ...) probabilities as bands combine them, of the same pixels -> those that people see."""
+        """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""
         return calibrated(probs, self.temperature)
 
     def bands(self, picture: Picture) -> Iterator[Band]:
-        """The image alone through the network: its finished rows, from top to bottom. Raises UserError."""
+        """Predict one image on its own: its finished rows, from top to bottom. Raises UserError."""
         views = picture.views()
+        # A band is complete with the last view that overlaps it, so most views complete none.
         while batch := list(islice(views, self.batch_size)):
             for view, probs in zip(batch, self.probabilities(batch), strict=True):
                 band = picture.add(view, probs)
@@ -119,75 +120,75 @@ class Predictor:
                     yield band
 
     def read(self, source: Source) -> Picture:
-        """Open an image, to be seen as the mode says. Raises UserError."""
+        """Open an image in the predictor's mode. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
         try:
             if self.mode == "tile":
                 return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
             stack, notes = read_stack(source, keep_alpha)
-            return self._look_at(stack.reshape(-1, *stack.shape[2:]), notes)
+            return self._picture(stack.reshape(-1, *stack.shape[2:]), notes)
         except UserError as error:
             raise source.named(error) from error
 
     def _compile(self) -> None:
-        """Let torch compile the networks now, on a blank image. Raises UserError where it can't."""
+        """Compile the networks now, on a blank image. Raises UserError where that fails."""
         blank = np.zeros((self.preprocessing.in_channels, 64, 64), self.preprocessing.dtype)
         with compiling():
-            self.probabilities([next(self._look_at(blank, ()).views())])
+            self.probabilities([next(self._picture(blank, ()).views())])
 
-    def _look_at(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
+    def _picture(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
         if self.mode == "tile":
             return Tiled(self.members, one_band(pixels, notes), self.settings.overlap)
         return Stretched(self.members, pixels, notes)
 
     @torch.inference_mode()
     def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
-        """Up to `batch_size` views -> for each view and member (planes + gates, s, s) float32 probabilities on the CPU.
-
-        The batch is filled up to `batch_size`, so
-        that the arithmetic, and with it an image's result, is the same whatever else is in the batch.
-        """
+        """Up to `batch_size` views -> for each view and member (planes + gates, s, s) float32 probabilities on the
+        CPU."""
+        # The batch is padded to `batch_size`, since kernels are chosen by shape: so the arithmetic, and with it an
+        # image's result, doesn't depend on what else is in the batch.
         filled = [*views, *[views[-1]] * (self.batch_size - len(views))]
         by_member = []
         for number, member in enumerate(self.members):
             image = torch.stack([view.inputs[number] for view in filled])
-            given = [intensities for view in filled if (intensities := view.intensities[number]) is not None]
+            measured = [intensities for view in filled if (intensities := view.intensities[number]) is not None]
             image = image.to(self.compute.device, non_blocking=True)
-            image = normalize(image, member.preprocessing, torch.stack(given) if given else None)
-            by_member.append(self._through(member, image)[: len(views)].cpu())
+            image = normalize(image, member.preprocessing, torch.stack(measured) if measured else None)
+            by_member.append(self._augmented(member, image)[: len(views)].cpu())
         return [list(probs) for probs in zip(*by_member, strict=True)]
 
-    def _through(self, member: Member, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), where asked for averaged over the flips and turns that
-        the network knows."""
+    def _augmented(self, member: Member, image: Tensor) -> Tensor:
+        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), with --flips averaged over the flips and rotations of
+        test-time augmentation."""
         image = image.to(DTYPES[self.compute.precision])
         if not self.settings.flips:
             return self._probabilities(member.model, image)
-        seen = [self._turned(member.model, image, turns, flip) for turns in member.turns for flip in (False, True)]
-        return torch.stack(seen).mean(0)
+        views = [self._turned(member.model, image, turns, flip) for turns in member.turns for flip in (False, True)]
+        return torch.stack(views).mean(0)
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
-        answer = model(image.contiguous(memory_format=self.compute.memory_format)).float()
-        logits, maps = answer[:, : self.planes], answer[:, self.planes :]
+        # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
+        output = model(image.contiguous(memory_format=self.compute.memory_format)).float()
+        logits, maps = output[:, : self.planes], output[:, self.planes :]
         probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
         return torch.cat([probs, maps], dim=1) if self.gates else probs
 
     def _turned(self, model: nn.Module, image: Tensor, turns: int, flip: bool) -> Tensor:
-        """What the network makes of the image flipped and turned, turned and flipped back."""
+        """Probabilities of the flipped and rotated image, rotated and flipped back."""
         probs = self._probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
         probs = torch.rot90(probs, -turns, (-2, -1))
         return probs.flip(-1) if flip else probs
 
 
 def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
-    """The network's own, or of several the geometric mean, in which a factor and its inverse weigh alike. That is a
-    compromise: each was fitted to one network alone, and their average is less sure of itself than each of them."""
+    """The network's temperature, or for an ensemble the geometric mean, in which a factor and its inverse cancel. That
+    is a compromise: each was fitted to one network, and their average is less confident than each of them."""
     return math.prod(checkpoint.temperature for checkpoint in checkpoints) ** (1 / len(checkpoints))
 
 
 def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperature: float) -> float:
-    """The one that was asked for, or the checkpoint's; 'auto' is the mean of those that were best in validation, among
-    the networks' own probabilities. Calibrated, by their common temperature."""
+    """The calibrated threshold: --threshold, else the checkpoint's; 'auto' is the mean of the members' best thresholds,
+    taken on uncalibrated probabilities and calibrated with the common temperature."""
     foreground = checkpoints[0].labels.num_classes - 1
     if settings.threshold is None:
         return checkpoints[0].threshold
@@ -198,15 +199,16 @@ def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperatu
     best = [(one.best_threshold, one.temperature) for one in checkpoints if one.best_threshold is not None]
     if len(best) < len(checkpoints):
         raise UserError(
-            "--threshold auto: these weights were not validated to the end, so none is known to be best: give a number"
+            "--threshold auto: these weights have no best threshold, since their run was not finished: give a number"
         )
     if len(best) == 1:
-        return best[0][0]  # to the last bit, which a way there and back would change
+        return best[0][0]  # exactly: the round trip through `uncalibrated` would change the last bits
     return calibrated_number(sum(uncalibrated(*one) for one in best) / len(best), temperature)
 
 
 def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None:
-    """Averaging needs the same classes, and one way of reading files."""
+    """Check that the members have the same classes and read files alike, or their probabilities can't be averaged.
+    Raises UserError."""
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if (other.labels.names, other.labels.values) != (first.labels.names, first.labels.values):
@@ -215,9 +217,9 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 "only networks for the same classes can be averaged"
             )
         for name in ("dtype", "keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
-            here, there = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
-            if here != there:
+            one, two = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
+            if one != two:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"
                 raise UserError(
-                    f"--weights were trained on differently read images ({name} {here} and {there}): {hint}"
+                    f"--weights were trained on images that are read differently ({name} {one} and {two}): {hint}"
                 )

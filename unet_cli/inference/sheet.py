@@ -1,4 +1,4 @@
-"""One image on its way through the network, and the rows of its mask that are finished."""
+"""An image that is being predicted, with the finished rows of its mask."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from unet_cli.version import __version__
 
 
 class Sheet(Task):
-    """A picture, and the rows of its mask that are finished; with the last of them its files are written.
+    """An image with the finished rows of its mask; the last of them writes its files.
 
-    can_pause: the mask goes to a TIFF and may be huge, since the image is predicted in tiles or is a stack; so its rows
-    are kept in a hidden file beside it, from which the same call goes on.
+    can_pause: whether the mask goes to a TIFF and may be huge, since the image is predicted in tiles or is a stack; its
+    rows are then stored in a hidden file beside it, from which the same call resumes.
     """
 
     def __init__(
         self, predictor: Predictor, config: PredictConfig, job: Job, picture: Picture, stopping: Callable[[], bool]
     ) -> None:
-        """stopping: nothing is begun any more, and what can pause does. Raises UserError where nothing can be
-        written."""
+        """stopping: whether a stop was requested, so that sheets that can pause do. Raises UserError where the store
+        can't be written."""
         super().__init__(picture, job.image)
         self.job = job
         self.can_pause = isinstance(picture, (Tiled, Stack)) and job.mask.suffix == ".tif"
@@ -49,7 +49,7 @@ class Sheet(Task):
             picture.notes.add("rows of a stopped call were used")
 
     def views(self) -> Generator[View]:
-        """What the networks have to see for the rows that are missing. Raises UserError."""
+        """The network inputs for the missing rows. Raises UserError."""
         if self._stopping():
             self._pause()
             return
@@ -63,17 +63,18 @@ class Sheet(Task):
 
     @property
     def is_complete(self) -> bool:
-        """All rows are there: a former call was stopped while it wrote the files."""
+        """Whether all rows are in the store from the start: an earlier call was stopped while it wrote the files."""
         return self._first == self.picture.size[0]
 
     def add(self, band: Band) -> Outcome | None:
-        """Take finished rows, from any thread. The outcome, once: with the last rows the files are written."""
+        """Add finished rows, from any thread. The last rows write the files and return the outcome, others None."""
         if self._is_over:
             return None
         try:
-            known = max(self._first - band.top, 0)
-            if known < band.size[0]:
-                self._keep(band.top + known, band.finished()[:, known:])
+            stored = max(self._first - band.top, 0)
+            if stored < band.size[0]:
+                self._store_rows(band.top + stored, band.finished()[:, stored:])
+            # Threads add bands concurrently: exactly one of them sees the store complete and the sheet not yet over.
             with self._lock:
                 if self._store.done < self.picture.size[0] or self._is_over:
                     return None
@@ -83,7 +84,9 @@ class Sheet(Task):
         return self.finish()
 
     def fail(self, error: UserError, keep: bool = True) -> Outcome | None:
-        """Give up; the outcome, once. keep: what is finished is of use to the next call."""
+        """End with an error and return the outcome, None where it has ended before. keep: whether finished rows are of
+        use to the next call."""
+        # Several bands in flight may fail: only the first failure is an outcome.
         with self._lock:
             was_over, self._is_over = self._is_over, True
         if keep:
@@ -97,7 +100,7 @@ class Sheet(Task):
         try:
             shares = self._outputs.write(self._store)
         except UserError as error:
-            self._store.close()
+            self._store.close()  # kept on disk, so that the next call only has to write the files
             return failed(self.job, error)
         self._store.remove()
         height, width = self._page_size
@@ -111,17 +114,17 @@ class Sheet(Task):
             seconds=time.perf_counter() - self._started,
         )
 
-    def _keep(self, top: int, combined: Tensor) -> None:
-        """Give the store (planes + gates, h, W) finished rows: their classes, the maps and the highest probability."""
+    def _store_rows(self, top: int, combined: Tensor) -> None:
+        """Store finished rows (planes + gates, h, W): their classes, the maps and the highest probability."""
         predictor = self._predictor
         probs, attention = combined[: predictor.planes], combined[predictor.planes :]
         maps = [*predictor.calibrated(probs), *attention] if self._probabilities else attention
-        surest = predictor.calibrated(surest_pixel(probs))
+        top_probs = predictor.calibrated(most_confident_pixel(probs))
         planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
-        self._store.add(top, planes, float(foreground(surest).max()))
+        self._store.add(top, planes, float(foreground(top_probs).max()))
 
     def _pause(self) -> None:
-        """Leave a hidden file only where it holds something. It stays open for rows that are on their way."""
+        """Remove the hidden file where it is empty; else it stays open for rows in flight."""
         if not self._store.done:
             self._store.remove()
 
@@ -129,6 +132,7 @@ class Sheet(Task):
         mask = make_folder(self.job.mask.parent) / self.job.mask.name
         files = [path.stat() for path in self.job.image.paths]
         dtypes = [np.dtype(np.uint8)] + [np.dtype(np.uint16)] * len(self._outputs.maps)
+        # Rows of an earlier call are used only if everything that they depend on is the same, the image file included.
         identity = {
             "version": __version__,
             "image": str(self.job.image),
@@ -141,14 +145,14 @@ class Sheet(Task):
 
 
 def foreground(probs: Tensor) -> Tensor:
-    """(K, ...) probabilities -> those of the foreground classes: of K = 1 itself."""
+    """(K, ...) probabilities -> those of the foreground classes; at K = 1 all."""
     return probs if len(probs) == 1 else probs[1:]
 
 
-def surest_pixel(probs: Tensor) -> Tensor:
-    """(K, H, W) probabilities -> (K,) of the pixel where a foreground class has the highest.
+def most_confident_pixel(probs: Tensor) -> Tensor:
+    """(K, H, W) probabilities -> (K,) probabilities of the pixel with the highest one of a foreground class.
 
-    Of several classes, it is the surest one before calibration. Afterwards another may be surer, which only calibrating
-    all pixels would tell.
+    With several classes another pixel may have the highest one after calibration; finding it would take calibrating all
+    pixels.
     """
     return probs.flatten(1)[:, int(foreground(probs).argmax()) % probs[0].numel()]

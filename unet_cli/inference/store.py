@@ -1,5 +1,4 @@
-"""Where the finished rows of an image wait until all are there: in memory, or in a file from which a killed job goes
-on."""
+"""Storage of an image's finished rows until all are there: in memory, or in a file from which a killed job resumes."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ from unet_cli.system.files import lock_alone
 
 RECORD = struct.Struct("<IQQQd")  # CRC-32 of the rest, first row, number of rows, bytes that follow, top probability
 MAGIC = b"unet-rows "
-COMPRESSION = 1  # of zlib: masks shrink to a hundredth at the lowest level
+COMPRESSION = 1  # zlib's fastest level, at which masks shrink to a hundredth
 
 
 class Store(ABC):
-    """Planes of an image's rows, (h, W) each of its own type, added in any order by any thread.
+    """Blocks of an image's rows, in planes (h, W) with a dtype each, added in any order by any thread.
 
-    done: the rows from the top that are there without a gap. top_probability: the highest that was added.
+    done: number of rows from the top without a gap. top_probability: highest probability that was added.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class Store(ABC):
 
     @abstractmethod
     def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
-        """Raises UserError where there is no room."""
+        """Add a block of rows that starts at row `top`. Raises UserError where there is no space left."""
 
     @abstractmethod
     def rows(self, plane: int) -> Iterator[np.ndarray]:
@@ -46,21 +45,22 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Keep nothing in use."""
+        """Release the file, which is kept."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Delete the stored rows."""
 
     def _note(self, top: int, height: int, top_probability: float) -> None:
         self._heights[top] = height
         self.top_probability = max(self.top_probability, top_probability)
+        # Blocks come from several threads in any order; `done` advances over those that are contiguous.
         while self.done in self._heights:
             self.done += self._heights[self.done]
 
 
 class InMemory(Store):
-    """See Store."""
+    """A store in memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,16 +83,17 @@ class InMemory(Store):
 
 
 def open_own(path: Path) -> BinaryIO:
-    """Open a file of ours to go on with, or a new one. A link is never followed, and anything but a plain file of ours
-    is left as it is. Raises OSError, and UserError."""
+    """Open an existing file of ours, or create it. Links are never followed, and anything but a regular file of ours is
+    left as it is. Raises OSError, and UserError."""
     try:
         return open(path, "x+b")
     except FileExistsError:
-        in_the_way = UserError(f"{path} is in the way, and no file that unet half wrote: move it away")
+        in_the_way = UserError(f"{path} is in the way, and not an unfinished file of unet: move it away")
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise in_the_way
     file = os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "r+b")
+    # A prefix of the magic is ours as well: a process was killed while it wrote the header.
     if MAGIC.startswith(file.read(len(MAGIC))):
         file.seek(0)
         return file
@@ -101,16 +102,17 @@ def open_own(path: Path) -> BinaryIO:
 
 
 class OnDisk(Store):
-    """See Store. A file that grows by compressed rows; opened again, it holds what a killed process had added.
+    """A store in a file to which compressed blocks of rows are appended; reopened, it holds what a killed process had
+    added.
 
-    identity: plain values that tell whether the file belongs to this very prediction; otherwise it begins anew.
+    identity: plain values that identify the prediction; a file of another prediction is overwritten.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], width: int, dtypes: Sequence[np.dtype[Any]]) -> None:
         """Raises UserError where the file can't be written."""
         super().__init__()
         self.path, self._width, self._dtypes = path, width, [np.dtype(dtype) for dtype in dtypes]
-        self._places: dict[int, tuple[int, int]] = {}  # in the file, by first row: offset and number of bytes
+        self._positions: dict[int, tuple[int, int]] = {}  # first row of a block -> offset and bytes in the file
         header = MAGIC + (json.dumps(identity, sort_keys=True) + "\n").encode()
         try:
             self._file = open_own(path)
@@ -119,10 +121,11 @@ class OnDisk(Store):
             raise explain(error, path) from error
 
     def add(self, top: int, planes: Sequence[np.ndarray], top_probability: float) -> None:
+        # Compressed before taking the lock: zlib releases the interpreter lock, so threads compress in parallel.
         packed = zlib.compress(b"".join(plane.tobytes() for plane in planes), COMPRESSION)
         rows = len(planes[0])
         with self._lock:
-            if self._file.closed:  # given up
+            if self._file.closed:  # the job has failed meanwhile
                 return
             try:
                 self._file.seek(0, os.SEEK_END)
@@ -132,14 +135,14 @@ class OnDisk(Store):
                 self._file.flush()
             except OSError as error:
                 raise explain(error, self.path) from error
-            self._places[top] = offset, len(packed)
+            self._positions[top] = offset, len(packed)
             self._note(top, rows, top_probability)
 
     def rows(self, plane: int) -> Iterator[np.ndarray]:
-        for top in sorted(self._places):
-            offset, length = self._places[top]
+        for top in sorted(self._positions):
+            offset, length = self._positions[top]
             rows = self._heights[top]
-            with self._lock:
+            with self._lock:  # seek and read belong together: other threads use the same file position
                 self._file.seek(offset)
                 content = zlib.decompress(self._file.read(length))
             sizes = [rows * self._width * dtype.itemsize for dtype in self._dtypes]
@@ -158,6 +161,7 @@ class OnDisk(Store):
     def _begin(self, header: bytes) -> None:
         try:
             lock_alone(self._file, f"{self.path} is in use: another process predicts the same image, wait for it")
+            # Only after locking: another process may be writing the header.
             if self._file.readline() == header:
                 self._recover()
             else:
@@ -170,15 +174,16 @@ class OnDisk(Store):
             raise
 
     def _recover(self) -> None:
-        """Find the records, up to one that is damaged or was cut off, where the file then ends."""
+        """Read the records up to the first that is damaged or truncated; the file is cut off there."""
         size = os.fstat(self._file.fileno()).st_size
         end = self._file.tell()
+        # A killed process may have written part of a record, or, after a power cut, a record with wrong contents.
         while len(head := self._file.read(RECORD.size)) == RECORD.size:
             crc, top, rows, length, top_probability = RECORD.unpack(head)
             offset = self._file.tell()
             if offset + length > size or zlib.crc32(head[4:] + self._file.read(length)) != crc:
                 break
-            self._places[top] = offset, length
+            self._positions[top] = offset, length
             self._note(top, rows, top_probability)
             end = offset + length
         self._file.seek(end)

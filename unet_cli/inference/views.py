@@ -1,4 +1,4 @@
-"""How an image goes through the networks: stretched to their size, or in tiles at its own."""
+"""Network inputs of an image: stretched to the networks' size, or in tiles at its own resolution."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from unet_cli.system.prefetch import prefetch
 
 @dataclass(frozen=True)
 class View:
-    """What the networks see at once: for each member its prepared input (C, S, S), and the intensities of the image
-    that it is from where these aren't to be found from the input itself. number: of the view, from 1. place: where its
-    picture puts it, known to that picture alone: nothing for a whole image, row and column of a tile, the page first
-    where it is of a stack."""
+    """One input for all ensemble members: for each its prepared input (C, S, S), and the intensity statistics of the
+    whole image where they can't be computed from the input. number: number of the view, from 1. place: position within
+    its picture, interpreted by that picture only: empty for a whole image, (row, column) for a tile, with the page
+    before them in a stack."""
 
     inputs: list[Tensor]
     intensities: list[Tensor | None]
@@ -42,37 +42,38 @@ class View:
 
 @dataclass(frozen=True)
 class Band:
-    """Finished rows of an image: the probabilities of each member, (K, h, w), which are of any size that is yet to be
-    stretched to `size`."""
+    """Finished rows of an image, from row `top`: the probabilities of each member (K, h, w), to be resized to
+    `size`."""
 
     top: int
     size: tuple[int, int]
     probs: list[Tensor]
 
     def combined(self) -> Tensor:
-        """The mean over the members, (K, *size), 0 to 1 whatever was rounded on the way."""
+        """Mean over the ensemble members, (K, *size), in 0 to 1."""
+        # Resizing is linear: members of one size are summed first, and resized once.
         by_size: dict[tuple[int, ...], list[Tensor]] = {}
         for probs in self.probs:
             by_size.setdefault(tuple(probs.shape), []).append(probs)
         total = sum(resize_image(_sum(group), self.size) for group in by_size.values())
         assert isinstance(total, Tensor)
         mean = total if len(self.probs) == 1 else total / len(self.probs)
-        return mean.clamp_(0, 1)
+        return mean.clamp_(0, 1)  # rounding may leave the range
 
     def finished(self) -> Tensor:
-        """The same, of rows that are to become a mask. Raises UserError where there are no probabilities."""
+        """`combined`, checked to be finite before it becomes a mask. Raises UserError."""
         probs = self.combined()
         if not bool(torch.isfinite(probs).all()):
             raise UserError(
-                "the network's answer is not finite, since the values of the image are too far from those of the "
-                "training images: look for no-data values such as -3.4e38 and replace them, or try --precision float32"
+                "the network's output is not finite, since the image's values are too far from those of the training "
+                "images: look for no-data values such as -3.4e38 and replace them, or try --precision float32"
             )
         return probs
 
 
 class Picture(Protocol):
-    """An image, and how it goes through the networks. size: (H, W). notes: what was converted. view_count: how many
-    views there are in all; views_are: what one of several is called."""
+    """An image as a sequence of network inputs (views). size: (H, W). notes: conversions that were made. view_count:
+    total number of views; views_are: what a view is called in messages."""
 
     size: tuple[int, int]
     notes: set[str]
@@ -80,17 +81,17 @@ class Picture(Protocol):
     views_are: str
 
     def views(self, top: int = 0) -> Generator[View]:
-        """What the networks have to see for the rows from `top` on, in order. Raises UserError."""
+        """The views for the rows from `top` on, in order. Raises UserError."""
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
-        """What the networks made of a view -> the rows that are finished by it, if any; views come in their order.
+        """Add the probabilities of a view; returns the rows that it completes, if any. Views are added in their order.
         Rows above `top` may be among them."""
 
 
 class Stretched:
-    """An image that is stretched to the network's size, and its probabilities stretched back: a single view.
+    """An image that is stretched to the network's size in a single view; its probabilities are stretched back.
 
-    See Picture. Raises UserError where the image doesn't suit the network.
+    See Picture. Raises UserError where the image doesn't fit the network.
     """
 
     views_are = "image"
@@ -111,10 +112,10 @@ class Stretched:
 
 
 class Tiled:
-    """An image that is predicted in overlapping tiles, row of tiles after row of tiles; see tiles.py.
+    """An image that is predicted in overlapping tiles, one row of tiles after another; see data/tiles.py.
 
-    It holds the rows of the image that a row of tiles needs, and the probabilities of these. With several networks
-    their tiles lie alike: the largest of their sizes rules. See Picture.
+    In memory are the image rows that a row of tiles needs, and their probabilities. The members of an ensemble share
+    the tile grid, with the largest of their sizes. See Picture.
     """
 
     views_are = "tile"
@@ -131,6 +132,7 @@ class Tiled:
         self._canvas: Canvas | None = None
 
     def views(self, top: int = 0) -> Generator[View]:
+        # The first row of tiles that reaches below `top`: rows above it may be predicted again.
         first = next(row for row, start in enumerate(self.rows.starts) if start + self._side > top)
         self._canvas = Canvas(self.rows, self.columns, first)
         intensities = self._intensities()
@@ -142,12 +144,13 @@ class Tiled:
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
         assert self._canvas is not None
         row, column = view.place
-        own = [part[:, : self._side, : self._side] for part in probs]
-        done = self._canvas.add(row, column, Band(0, (self._side, self._side), own).combined())
+        # Members with other geometries may give more than the tile's side at the end: it is cut off.
+        tiles = [part[:, : self._side, : self._side] for part in probs]
+        done = self._canvas.add(row, column, Band(0, (self._side, self._side), tiles).combined())
         return Band(done[0], (done[1].shape[1], done[1].shape[2]), [done[1]]) if done else None
 
-    def _rows_seen(self, row: int) -> np.ndarray:
-        """The rows of the image that all members together see for a row of tiles, and their mirrors."""
+    def _rows_needed(self, row: int) -> np.ndarray:
+        """Indices of the image rows that any member needs for a row of tiles, with reflection beyond the image."""
         start = self.rows.starts[row]
         extents = [
             (start - member.geometry.margin, start - member.geometry.margin + member.input_side(self._side))
@@ -156,38 +159,40 @@ class Tiled:
         return mirrored(min(first for first, _ in extents), max(end for _, end in extents), self.rows.length)
 
     def _rows(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """For each row of tiles from `first` on: the first row of the image that is held, and (C, h, W) pixels that
-        hold all rows that it needs."""
-        needed = [self._rows_seen(row) for row in range(len(self.rows.starts))]
+        """For each row of tiles from `first` on: index of the first image row in memory, and (C, h, W) pixels that
+        contain all rows that it needs."""
+        needed = [self._rows_needed(row) for row in range(len(self.rows.starts))]
+        # Reflection at the end may need earlier rows than the row of tiles before: rows are kept for all later ones.
         keep_from = [int(rows.min()) for rows in needed]
         for tile in reversed(range(len(needed) - 1)):
             keep_from[tile] = min(keep_from[tile], keep_from[tile + 1])
         blocks = self._bands.rows(keep_from[first])
-        start, held = next(blocks)
+        start, pixels = next(blocks)
         for tile in range(first, len(needed)):
-            passed = max(keep_from[tile] - start, 0)
-            start, parts = start + passed, [held[:, passed:]]
+            unneeded = max(keep_from[tile] - start, 0)
+            start, parts = start + unneeded, [pixels[:, unneeded:]]
             end = start + parts[0].shape[1]
             while end <= needed[tile].max():
                 parts.append(next(blocks)[1])
                 end += parts[-1].shape[1]
-            held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-            del parts
-            yield start, held
+            pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            del parts  # or the blocks would stay in memory beside their concatenation
+            yield start, pixels
 
     def _cut(self, pixels: np.ndarray, start: int, row: int, left: int, member: Member) -> Tensor:
-        """A member's input for a tile, (C, S, S), mirrored beyond the image."""
+        """A member's input for a tile, (C, S, S), with reflection beyond the image."""
         side, margin = member.input_side(self._side), member.geometry.margin
         top = self.rows.starts[row] - margin
         ys = mirrored(top, top + side, self.rows.length) - start
         xs = mirrored(left - margin, left - margin + side, self.columns.length)
         tile, note = converted(np.ascontiguousarray(pixels[:, ys[:, None], xs]), member.preprocessing)
-        if note:  # some tiles of a colour image are gray
+        if note:  # equal channels in one tile don't mean that the image is gray
             self.notes.add(CONVERTED_TO_GRAY if note == EQUAL_CHANNELS else note)
         return torch.from_numpy(tile)
 
     def _intensities(self) -> list[Tensor | None]:
-        """For each member those of the whole image, from every nth row and column of a large one."""
+        """Intensity statistics of the whole image for each member, from every nth row and column of a large image. A
+        tile's own statistics would differ between tiles of one image."""
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
         step = measured_step(self._bands.channels, *self.size)
@@ -196,14 +201,15 @@ class Tiled:
 
 
 class Stack:
-    """The pages of a stack as one image, one below the other: rows of the nth are those from n * H on.
+    """The pages of a stack as one image, one below the other: page n has the rows from n * H on.
 
-    Some pages are opened ahead; each is let go with its last row, so that memory doesn't depend on their number. See
-    Picture. Raises UserError where the first page can't be had.
+    Pages are prefetched, and each is released with its last row, so that memory doesn't depend on their number. See
+    Picture. Raises UserError where the first page can't be read.
     """
 
     def __init__(self, read: Callable[[int], Picture], pages: int, workers: int | None, ahead_of: int | None) -> None:
-        """read: opens a page, counted from 0. ahead_of: how many are opened ahead; two for each worker unless given."""
+        """read: function that opens a page, counted from 0. ahead_of: number of prefetched pages, None: two for each
+        worker."""
         self._read, self._pages, self._workers, self._ahead_of = read, pages, workers, ahead_of
         first = read(0)
         self._height, self._width = first.size
@@ -215,6 +221,7 @@ class Stack:
 
     def views(self, top: int = 0) -> Generator[View]:
         first = top // self._height
+        # Pages are opened ahead in threads, but their views are taken in order, since bands must be complete in order.
         pages = prefetch(self._open, range(first, self._pages), self._workers, self._ahead_of)
         try:
             for page, picture in enumerate(pages, first):
@@ -223,7 +230,7 @@ class Stack:
                     yield replace(view, place=(page, *view.place), number=view.number + page * picture.view_count)
         except UserError as error:
             raise UserError(
-                f"{error}; the stack has no mask, those of its other pages come with --format png"
+                f"{error}; so the stack has no mask; --format png writes those of its other pages"
             ) from error
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
@@ -244,7 +251,7 @@ class Stack:
 
 
 def tile_side(members: Sequence[Member]) -> tuple[int, int]:
-    """Of the output of a tile that suits all, and the grid that tiles start on, in pixels."""
+    """Output side of a tile for all members, and the grid on which tiles start, in pixels."""
     stride = math.lcm(*(member.geometry.stride for member in members))
     size = max(member.preprocessing.size for member in members)
     return -(-size // stride) * stride, stride

@@ -1,4 +1,4 @@
-"""The family: a table of networks. To add one, write its file and its row."""
+"""The table of networks. To add one, write its file and its row."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Row:
-    """A network of the table.
+    """A row of the table.
 
-    network: (in_channels, out_channels, **settings) -> it, fresh. source: where it is from, in a few words. lr_factor:
-    what the optimizer's usual learning rate is multiplied by. depth: the usual one for a side of the network's input,
-    where that decides.
+    network: (in_channels, out_channels, **settings) -> the network with random weights. source: its publication, in a
+    few words. lr_factor: multiple of the optimizer's default learning rate. depth: function from the side of the
+    network's input to the default depth, None where it is fixed.
 
-    The factors lie at or between rates that were tried, by validation Dice on a part of the training images of dsb2018,
-    one run each: 85 seconds on one core at 256x256, Adam, batches of 4, width 16, light augmentation:
+    The factors lie at or between learning rates that were compared by validation Dice on a part of the training images
+    of dsb2018, one run each: 85 seconds on one core at 256x256, Adam, batches of 4, width 16, light augmentation:
 
         unet-paper          2e-4 0.26    6e-4 0.70    2e-3 0.68
-        unet-dilated        2e-4 0.65    6e-4 0.68    2e-3 0.75    (less than that at its full width, without a norm)
+        unet-dilated        2e-4 0.65    6e-4 0.68    2e-3 0.75    (a lower factor for its full width, without a norm)
         resnet18-unet       5e-4 0.76    2e-3 0.60
         convnext-tiny-unet  2e-4 0.42    6e-4 0.42    2e-3 0.41
         nnunet              2e-3 0.67    6e-3 0.75
 
     transunet-light at 128x128 and width 32, 100 steps: 5e-4 0.83, 1e-3 0.86, 2e-3 0.88. The attention networks and
-    unet++ did better with 2e-3 than with 1e-3 on drawn cells. The others have the factor of what they are most like,
-    resunet and unet-strided that of unet. That of transunet is a judgement: transformers of its size don't stand the
-    usual rate.
+    unet++ were better with 2e-3 than with 1e-3 on synthetic cells. The others have the factor of the most similar
+    network, resunet and unet-strided that of unet. That of transunet is an estimate: transformers of its size diverge
+    at the default rate.
     """
 
     network: Callable[..., Network]
@@ -98,7 +98,7 @@ MODELS: dict[str, Row] = {
 
 
 def row_of(name: str) -> Row:
-    """Raises UserError at a name that is not in the table."""
+    """The row of a network. Raises UserError for a name that is not in the table."""
     if name not in MODELS:
         near = get_close_matches(name.lower(), MODELS, n=1)
         hint = f"did you mean {near[0]}? `unet models` lists all" if near else f"choose one of {', '.join(MODELS)}"
@@ -107,22 +107,23 @@ def row_of(name: str) -> Row:
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """The settings that a network takes, and what they are unless given."""
+    """The settings that a network takes, with their defaults."""
+    # A network's settings are its keyword arguments, so that a new network declares them only once.
     parameters = inspect.signature(row_of(name).network).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.name in MODEL_SETTINGS}
 
 
 def usual_width(name: str, device: str) -> int | None:
-    """Channels of the first level where nothing is said, None where a network has no such setting. device: 'GPU' or
-    'CPU', which has time for half of them."""
+    """Default width (channels of the first level), None where a network has no such setting. device: 'GPU' or 'CPU',
+    where it is half of that."""
     width = defaults_of(name).get("base_channels")
     return width if width is None or device == "GPU" else max(1, width // CPU_WIDTH_SHARE)
 
 
 def resolved(config: ModelConfig, size: int) -> ModelConfig:
-    """With every setting that the network takes, as given or as is usual. size: side of what it is to see, in pixels.
+    """The config with all settings of the network, as given or by default. size: side of the network's input in pixels.
 
-    Raises UserError at a name that is not in the table, and at a setting that the network doesn't take.
+    Raises UserError for a name that is not in the table, and for a setting that the network doesn't take.
     """
     defaults = defaults_of(config.name)
     for name, flag in MODEL_SETTINGS.items():
@@ -131,23 +132,24 @@ def resolved(config: ModelConfig, size: int) -> ModelConfig:
             takes = ", ".join(flag_of(MODEL_SETTINGS[known]) for known in defaults) or "no such flag"
             raise UserError(f"{flag_of(flag)} doesn't apply to {config.name}, which takes {takes}: leave it out")
     depth_for = row_of(config.name).depth
-    usual = defaults | ({"depth": depth_for(size)} if depth_for else {})
-    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+    defaults |= {"depth": depth_for(size)} if depth_for else {}
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 
 
 def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
-    """The network with fresh weights. Raises UserError at a name that is not in the table.
+    """The network with random weights. Raises UserError for a name that is not in the table.
 
-    gradient_checkpointing: compute activations again for the gradient instead of keeping them; results are the same.
+    gradient_checkpointing: recompute activations in the backward pass instead of storing them; results are the same.
     """
-    given = {name: getattr(config, name) for name in defaults_of(config.name) if getattr(config, name) is not None}
-    model = row_of(config.name).network(config.in_channels, config.out_channels, **given)
+    settings = {name: getattr(config, name) for name in defaults_of(config.name) if getattr(config, name) is not None}
+    model = row_of(config.name).network(config.in_channels, config.out_channels, **settings)
     model.gradient_checkpointing = gradient_checkpointing
     return model
 
 
 def weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
-    """The network on torch's 'meta' device, whose tensors have sizes but no contents: no memory, no time."""
+    """The network on torch's 'meta' device, whose tensors have shapes but no contents: it takes no memory and no
+    time."""
     with torch.device("meta"):
         return build_model(config, gradient_checkpointing)
 

@@ -1,4 +1,4 @@
-"""The U-Net with attention gates on its skips, in the form that most people use for two dimensions."""
+"""The U-Net with attention gates on its skips, in the common 2D form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _conv(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
 
 
 class Gate(nn.Module):
-    """How much of each pixel of a skip passes.
+    """An attention gate, at the resolution of the skip.
 
     skip (N, skip_channels, h, w) and signal (N, signal_channels, h, w) -> coefficients (N, 1, h, w) in [0, 1].
 
@@ -53,31 +53,31 @@ class Up(nn.Module):
 
 
 class GatedUNet(Network):
-    """What U-Nets with gates on their skips have in common.
+    """The common base of U-Nets with attention gates on their skips.
 
-    encoder: blocks, the bottom included. decoder: blocks that give their output and their gate's coefficients, or None
-    without a gate.
+    encoder: blocks, including the bottleneck. decoder: blocks that return their output and their gate's coefficients,
+    None without a gate.
     """
 
     encoder: nn.ModuleList
     decoder: nn.ModuleList
 
     def logits(self, levels: list[Tensor]) -> Tensor:
-        """Of what the blocks of the decoder gave, coarsest first."""
+        """Logits from the outputs of the decoder's blocks, coarsest first."""
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor:
         return self.with_attention(image)[0]
 
     def with_attention(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits, and for each gate, finest level first, its coefficients (N, 1, h, w) in [0, 1] over the skip."""
+        """The logits, and the coefficients (N, 1, h, w) of each gate, finest level first, in [0, 1]."""
         self.geometry.check(image)
         skips: list[Tensor] = []
         x = image
         for level in self.encoder:
-            x = self.run(level, F.max_pool2d(x, 2) if skips else x)
+            x = self.run(level, F.max_pool2d(x, 2) if skips else x)  # level l: (N, 2^l * base_channels, H / 2^l, ...)
             skips.append(x)
-        skips.pop()  # the bottom is none
+        skips.pop()  # the bottleneck's output is no skip
         levels: list[Tensor] = []
         attention: list[Tensor] = []
         for level in self.decoder:
@@ -89,18 +89,18 @@ class GatedUNet(Network):
 
 
 class AttentionUNet(GatedUNet):
-    """U-Net whose decoder decides, pixel by pixel, how much of each skip it takes.
+    """U-Net with an attention gate on each skip.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth; instance
-    norm needs twice that at least. Convolutions are padded, and have a bias beside the norm. Upsampling is nearest
+    norm needs at least twice that. Convolutions are padded, and have a bias beside the norm. Upsampling is nearest
     neighbour and a 3x3 convolution.
 
     Source: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018, figures 1 and 2 and
-    equations 1 and 2, in the form that most people use for two dimensions, which is not theirs: theirs convolves the
-    skip in the gate with stride 2 and resamples the gating signal, which is the coarser level before its upsampling, to
-    that, and the coefficients back to the skip; here the signal is upsampled first, so that all of a gate has the
-    skip's resolution. Theirs has no norm in the gate, leaves the finest skip ungated, and adds deep supervision.
-    `attention-oktay` is theirs.
+    equations 1 and 2, in the common 2D form, which differs from theirs: in their gate a convolution of stride 2 reduces
+    the skip, the gating signal, which is the coarser level before its upsampling, is resampled to that resolution, and
+    the coefficients back to the skip's; here the signal is upsampled first, so that the whole gate has the skip's
+    resolution. Theirs has no norm in the gate, no gate on the finest skip, and deep supervision. `attention-oktay` is
+    theirs.
     """
 
     def __init__(

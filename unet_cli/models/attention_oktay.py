@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from unet_cli.models.attention import GatedUNet
 from unet_cli.models.blocks import DoubleConv, Norm, keep_variance, pooled_geometry
 
-OPEN = 3.0  # the logit of a new gate's coefficients, which are then 0.95
+OPEN = 3.0  # initial logit of a gate's coefficients, which are then 0.95
 
 
 class GridGate(nn.Module):
-    """How much of each pixel of a skip passes, decided at the resolution of the level below.
+    """An attention gate, at the resolution of the coarser level.
 
     skip (N, skip_channels, 2h, 2w) and signal (N, signal_channels, h, w) -> coefficients (N, 1, 2h, 2w) in [0, 1].
 
@@ -27,6 +27,7 @@ class GridGate(nn.Module):
         self.skip = nn.Conv2d(skip_channels, skip_channels, 2, stride=2, bias=False)
         self.signal = nn.Conv2d(signal_channels, skip_channels, 1)
         self.psi = nn.Conv2d(skip_channels, 1, 1)
+        # Weights are small beside the bias, so that an untrained gate is open for every pixel and still has a gradient.
         nn.init.normal_(self.psi.weight, std=0.1 * skip_channels**-0.5)
         nn.init.constant_(self.psi.bias, OPEN)  # type: ignore[arg-type]
 
@@ -35,10 +36,10 @@ class GridGate(nn.Module):
 
 
 class Up(nn.Module):
-    """Gate the skip with the coarser level, which then doubles its resolution, concatenate, convolve twice.
+    """Gate the skip with the coarser level, double the resolution of that, concatenate, convolve twice.
 
-    (N, 2 * channels, h, w) and skip (N, channels, 2h, 2w) -> (N, channels, 2h, 2w) and the gate's coefficients, or
-    without a gate None.
+    (N, 2 * channels, h, w) and skip (N, channels, 2h, 2w) -> (N, channels, 2h, 2w) and the gate's coefficients, None
+    without a gate.
     """
 
     def __init__(self, channels: int, norm: Norm, gated: bool) -> None:
@@ -48,23 +49,23 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor | None]:
         coefficients = self.gate(skip, x) if self.gate else None
-        passed = skip if coefficients is None else skip * coefficients
-        return self.convs(torch.cat([passed, _doubled(x)], dim=1)), coefficients
+        gated = skip if coefficients is None else skip * coefficients
+        return self.convs(torch.cat([gated, _doubled(x)], dim=1)), coefficients
 
 
 class OktayAttentionUNet(GatedUNet):
-    """U-Net whose decoder decides on the grid of the coarser level how much of each skip but the finest it takes.
+    """U-Net with an attention gate, on the grid of the coarser level, on each skip except the finest.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth; instance
-    norm needs twice that at least. With a depth of 1 there is no gate.
+    norm needs at least twice that. With a depth of 1 there is no gate.
 
     Source: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018, section 2.2, figures 1
     and 2, equations 1 and 2. The gating signal is the decoder's coarser level, for the coarsest skip the bottleneck;
-    gates begin open (section 3), which is 0.95 here. Deep supervision is as in the authors' code: logits of every
-    decoder level are upsampled and joined by a 1x1 convolution, so training sees one answer. It differs in having two
-    dimensions for three and a width of 64 for 16, in that the norm replaces the bias of the 3x3 convolutions, and in
-    leaving out what their code has and the paper does not: a 1x1 convolution of the bottleneck before it gates, and two
-    of the gated skip.
+    gates are initially open (section 3), here 0.95. Deep supervision is as in the authors' code: the logits of all
+    decoder levels are upsampled and joined by a 1x1 convolution, so there is one output in training. It differs in
+    having two dimensions instead of three and a width of 64 instead of 16, in that the norm replaces the bias of the
+    3x3 convolutions, and in leaving out what their code has and the paper does not: a 1x1 convolution of the bottleneck
+    before it gates, and two of the gated skip.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class OktayAttentionUNet(GatedUNet):
 
     def logits(self, levels: list[Tensor]) -> Tensor:
         size = levels[-1].shape[-2:]
-        answers = [head(level) for head, level in zip(self.heads, levels, strict=True)]
-        return self.join(torch.cat([F.interpolate(one, size, mode="bilinear") for one in answers], dim=1))
+        logits = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        return self.join(torch.cat([F.interpolate(one, size, mode="bilinear") for one in logits], dim=1))
 
 
 def _doubled(x: Tensor) -> Tensor:

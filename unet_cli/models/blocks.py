@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Building blocks that several networks share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Norm = Literal["batch", "group", "instance", "none"]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Up to 8 groups of 2 channels or more, as many as divide them; 8 from 16 channels on if these are a power of 2.
+    """Group norm with up to 8 groups of at least 2 channels each, the largest number that divides the channels: 8 for
+    powers of 2 from 16 on.
 
     Source: Wu, He, "Group Normalization", ECCV 2018, which has 32 groups for networks of 64 channels or more.
     """
@@ -33,7 +34,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class DoubleConv(nn.Sequential):
     """Two 3x3 convolutions, each followed by a norm and ReLU: (N, in, H, W) -> (N, out, H, W).
 
-    norm: its name in NORMS; it replaces the bias. dropout: chance that a value of the result is set to zero.
+    norm: name in NORMS; it replaces the bias. dropout: probability that an output value is set to zero.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class DoubleConv(nn.Sequential):
         dropout: float = 0.0,
     ) -> None:
         mid_channels = mid_channels or out_channels
-        bias = norm == "none"
+        bias = norm == "none"  # a norm subtracts any bias before it
         super().__init__(
             nn.Conv2d(in_channels, mid_channels, 3, padding=1, bias=bias),
             NORMS[norm](mid_channels),
@@ -60,8 +61,8 @@ class DoubleConv(nn.Sequential):
 class UnpaddedConvs(nn.Sequential):
     """Two unpadded 3x3 convolutions with bias, each followed by ReLU: (N, in, H, W) -> (N, out, H - 4, W - 4).
 
-    dilation: of the convolutions, which eat that many times as much. dropout: chance that a value of the result is set
-    to zero.
+    dilation: dilation of the convolutions, by which the lost margin is multiplied. dropout: probability that an output
+    value is set to zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, dropout: float = 0.0) -> None:
@@ -82,14 +83,15 @@ class UpConv(nn.Sequential):
 
 
 def sees_whole_image(norm: Norm) -> bool:
-    """Whether a norm's statistics, in prediction, are of the image at hand: its answer then depends on every pixel."""
+    """Whether the norm uses statistics of the image in prediction, so that every output depends on every pixel."""
     return norm in ("group", "instance")
 
 
 def pooled_geometry(depth: int, norm: Norm, pixels: int = 4) -> Geometry:
-    """Of a U-Net of padded convolutions and 2x2 poolings, whose upsampling wants even sides. pixels: see pooled_reach.
+    """Geometry of a U-Net with padded convolutions and 2x2 poolings, whose upsampling needs even sides. pixels: see
+    pooled_reach.
 
-    Instance norm needs a second pixel at the bottom: of a single one nothing would be left.
+    Instance norm needs a second pixel at the bottom, since it maps a single one to zero.
     """
     bottom = 2**depth
     return Geometry(
@@ -101,10 +103,10 @@ def pooled_geometry(depth: int, norm: Norm, pixels: int = 4) -> Geometry:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution without bias whose stride is taken before it, (N, in, H, W) -> (N, out, ceil(H / stride), ...).
+    """A 1x1 convolution without bias, applied after subsampling: (N, in, H, W) -> (N, out, ceil(H / stride), ...).
 
-    The result is that of a convolution with this stride, whose backward pass crashes on processors without AVX-512 in
-    torch 2.14 (oneDNN, channels last, 4 to 12 channels).
+    The result is that of a strided convolution, whose backward pass crashes on processors without AVX-512 in torch 2.14
+    (oneDNN, channels last, 4 to 12 channels).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -116,7 +118,7 @@ class Pointwise(nn.Conv2d):
 
 
 def keep_variance(model: nn.Module) -> None:
-    """Initial weights that no norm has to put right: each layer's output has the mean square of its input.
+    """Initialise a network without norms: each layer's output has the mean square of its input.
 
     Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.2, for convolutions before a ReLU;
     no ReLU follows a transposed one, each of whose outputs is a sum over its input channels.
@@ -131,8 +133,8 @@ def keep_variance(model: nn.Module) -> None:
 
 
 def initialise_he(model: nn.Module) -> None:
-    """Weights normal of variance 2 / N, N being the number of values that one value of a layer's output sums over;
-    biases zero.
+    """Initialise with normal weights of variance 2 / N, N being the number of values that an output value sums over,
+    and zero biases.
 
     Source: Ronneberger et al. 2015, section 3, after He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015,
     section 2.2. Each output of a 2x2 up-convolution of stride 2 sums over its input channels only.

@@ -1,4 +1,4 @@
-"""What a network costs, found without computing anything."""
+"""The computational cost of a network, found without computing anything."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from unet_cli.models import Fitted, Network
 
 
 def multiply_adds(network: Network, in_channels: int, spatial: tuple[int, ...]) -> int:
-    """Multiplications, each with its addition, for one image of these sides in prediction, padded as the network asks.
+    """Number of multiply-adds in prediction for one image of these sides, padded as the network requires.
 
-    Those of convolutions, matrix products and attention. network: weightless; nothing is computed.
+    Counted are convolutions, matrix products and attention. network: weightless, so that nothing is computed.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # takes longer than counting does
+    from torch.utils.flop_counter import FlopCounterMode  # a slow import, so not at the top
 
-    fitted = Fitted(network).eval()
+    fitted = Fitted(network).eval()  # with padding, which is computed too
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         fitted(torch.empty(1, in_channels, *spatial))
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""Encoders of image classifiers, with a U-Net decoder."""
+"""U-Nets with the encoder of an image classifier."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DECODER_WIDTHS = (256, 128, 64, 32, 16)
 
 @dataclass(frozen=True)
 class Encoder:
-    """The part of a torchvision classifier that makes features.
+    """The feature extractor of a torchvision classifier.
 
-    taps: the last of its parts with a stride of 32, and before it of 16, 8, 4 and, where there is one, 2; and their
-    channels; finest first. prefix: of its parts in the classifier. head: prefixes of what only classifies. draw: the
-    law of its fresh convolutions.
+    taps: name and channels of the last module at each stride, finest first: 2 (where there is one), 4, 8, 16 and 32.
+    prefix: of its modules' names in the classifier. head: prefixes of the names that only classify. draw: initialiser
+    of its convolutions.
     """
 
     taps: dict[str, int]
@@ -76,24 +76,24 @@ class UpBlock(nn.Module):
 
 
 class EncoderUNet(Network):
-    """The encoder of a classifier, which may begin with the classifier's weights, and a light U-Net decoder.
+    """The encoder of a classifier, optionally with pretrained weights, and a light U-Net decoder.
 
-    (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W multiples of 32 and at least 64: of a
-    single pixel at the bottom batch norm couldn't learn from one picture. encoder: its name in ENCODERS, which is
-    torchvision's name of the classifier.
+    (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W multiples of 32 and at least 64: with a
+    single pixel at the bottom, batch norm can't train on one image. encoder: name in ENCODERS, which is torchvision's
+    name of the classifier.
 
     Source of the encoders: torchvision's resnet18, resnet34 and resnet50 (He, Zhang, Ren, Sun, "Deep Residual Learning
     for Image Recognition", CVPR 2016, table 1), convnext_tiny (Liu et al., "A ConvNet for the 2020s", CVPR 2022,
-    section 3) and efficientnet_b0 (Tan, Le, "EfficientNet", ICML 2019, table 1), with its fresh weights. They differ
-    in that the classifier's head is left out, with it the last 1x1 convolution of EfficientNet, and in that no residual
-    branch is dropped at random (stochastic depth), which torchvision's training on ImageNet does for the last two.
+    section 3) and efficientnet_b0 (Tan, Le, "EfficientNet", ICML 2019, table 1), with torchvision's initialisation.
+    They differ in that the classifier's head is left out, including the last 1x1 convolution of EfficientNet, and in
+    that there is no stochastic depth, which torchvision's training on ImageNet uses for the last two.
 
-    Source of the decoder: `Unet` of segmentation_models_pytorch, whose five blocks these are; with a ResNet encoder
-    the two networks are the same but for the names of their weights. Skips are the last features of each stride.
-    ConvNeXt, whose first convolution has a stride of 4, has none of stride 2, so that the last two blocks go without a
-    skip; the others' last block does. dropout: chance that a value of the encoder's last features is set to zero.
+    Source of the decoder: `Unet` of segmentation_models_pytorch, with its five blocks; with a ResNet encoder the two
+    networks are the same except for the names of their weights. Skips are the last features at each stride. ConvNeXt,
+    whose first convolution has a stride of 4, has none at stride 2, so its last two decoder blocks have no skip; for
+    the others that is the last block. dropout: probability that a value of the encoder's last features is set to zero.
 
-    The batch norms inside ResNet's blocks are in no nn.Sequential, so that models/fold.py leaves them as they are.
+    The batch norms inside ResNet's blocks are not in an nn.Sequential, so models/fold.py leaves them as they are.
     """
 
     def __init__(self, encoder: str, in_channels: int, out_channels: int, *, dropout: float = 0.0) -> None:
@@ -102,6 +102,7 @@ class EncoderUNet(Network):
         self.name, self.plan = encoder, ENCODERS[encoder]
         self.taps = tuple(self.plan.taps)
         widths = list(self.plan.taps.values())
+        # Finest first: 0 for the image's resolution, and for stride 2 where the encoder has no features of it.
         skip_widths = [0] * (len(DECODER_WIDTHS) + 1 - len(widths)) + widths[:-1]
 
         self.encoder = _fresh_encoder(encoder, in_channels)
@@ -119,42 +120,43 @@ class EncoderUNet(Network):
         self.geometry.check(image)
         x, features = image, []
         for name, part in self.encoder.named_children():
-            # what `run` keeps is the part's input, which the ReLU of ResNet's stem writes over
+            # Checkpointing stores a block's input, which the in-place ReLU of ResNet's stem would overwrite.
             x = self.run(part, x) if isinstance(part, nn.Sequential) else part(x)
             if name in self.taps:
                 features.append(x)
-        x = self.dropout(features.pop())
+        x = self.dropout(features.pop())  # (N, channels, H / 32, W / 32)
         for block in self.decoder:
             x = self.run(block, x, features.pop() if features else None)
         return self.head(x)
 
     def load_encoder(self, state: dict[str, Tensor]) -> None:
-        """Begin with these weights. state: of torchvision's whole classifier, whose head is left out; counters of
-        batches may be missing, as in old files.
+        """Load pretrained weights. state: state dict of torchvision's classifier, whose head is ignored; batch counters
+        may be missing, as in old files.
 
-        Where the network doesn't have the first kernel's 3 input channels, this is adapted: see adapted_kernel. Raises
-        UserError where other names or shapes are found than in that classifier.
+        Where the network doesn't have 3 input channels, the first kernel is adapted, see adapted_kernel. Raises
+        UserError where names or shapes are not those of the classifier.
         """
         own = {self.plan.prefix + name: tensor for name, tensor in self.encoder.state_dict().items()}
         first = next(iter(own))
-        given = {name: tensor for name, tensor in state.items() if not name.startswith(self.plan.head)}
-        if first in given and given[first].shape[1:2] == (3,):
-            given[first] = adapted_kernel(given[first], own[first].shape[1])
-        problems = _differences(given, own)
+        pretrained = {name: tensor for name, tensor in state.items() if not name.startswith(self.plan.head)}
+        if first in pretrained and pretrained[first].shape[1:2] == (3,):
+            pretrained[first] = adapted_kernel(pretrained[first], own[first].shape[1])
+        problems = _differences(pretrained, own)
         if problems:
             raise UserError(
                 f"these are not the weights of torchvision's {self.name}: {'; '.join(problems)}: "
                 f"give --encoder-weights the state dict of torchvision's {self.name}, or imagenet"
             )
-        loaded = own | given
+        loaded = own | pretrained
         self.encoder.load_state_dict({name.removeprefix(self.plan.prefix): loaded[name] for name in own})
 
 
 def adapted_kernel(kernel: Tensor, in_channels: int) -> Tensor:
-    """(out, 3, h, w) -> (out, in_channels, h, w) that answers to a grey image, the same in all channels, as before.
+    """(out, 3, h, w) -> (out, in_channels, h, w), a kernel with the same response to a gray image, equal in all
+    channels.
 
-    Of one channel that is the sum. More of them, or two, get the kernels of red, green and blue in turn, times
-    3 / in_channels, which for a grey image holds exactly where in_channels is a multiple of 3.
+    For one channel it is the sum over the channels. Otherwise channels get the kernels of red, green and blue in turn,
+    times 3 / in_channels; the response is then exactly the same where in_channels is a multiple of 3.
     """
     if in_channels == 1:
         return kernel.sum(dim=1, keepdim=True)
@@ -163,7 +165,7 @@ def adapted_kernel(kernel: Tensor, in_channels: int) -> Tensor:
 
 
 def _fresh_encoder(encoder: str, in_channels: int) -> nn.Sequential:
-    """The parts of torchvision's classifier up to the last tap, under their names there, with its fresh weights."""
+    """The modules of torchvision's classifier up to the last tap, under the same names, with random weights."""
     from torchvision.models import get_model  # type: ignore[import-untyped]
 
     plan = ENCODERS[encoder]
@@ -174,7 +176,7 @@ def _fresh_encoder(encoder: str, in_channels: int) -> nn.Sequential:
         parts.add_module(name, part)
         if name == next(reversed(plan.taps)):
             break
-    if in_channels != 3:
+    if in_channels != 3:  # replace the first kernel, drawn from the same distribution as the others
         conv = next(module for module in parts.modules() if isinstance(module, nn.Conv2d))
         out_channels, _, *kernel = conv.weight.shape
         conv.in_channels = in_channels
@@ -188,14 +190,14 @@ def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-def _differences(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Between the tensors of a file and those of the network, in words."""
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in given if name not in own]
+def _differences(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Descriptions of the differences between the tensors of a file and those of the network."""
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
     misshapen = [
         f"{name} ({sides(tensor.shape)} for {sides(own[name].shape)})"
-        for name, tensor in given.items()
+        for name, tensor in state.items()
         if name in own and tensor.shape != own[name].shape
     ]
-    found = {"missing": missing, "not known": unknown, "of another shape": misshapen}
-    return [f"{what}: {few(names)}" for what, names in found.items() if names]
+    problems = {"missing": missing, "not known": unknown, "of another shape": misshapen}
+    return [f"{what}: {few(names)}" for what, names in problems.items() if names]

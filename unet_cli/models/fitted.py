@@ -1,4 +1,4 @@
-"""The one place where images are made to suit a network, and its answers the images."""
+"""Padding of images to a network's geometry, and cropping of its logits to the image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unet_cli.models.network import Network
 
 
 class Fitted(nn.Module):
-    """A network for images of any size: (N, C, *spatial) -> logits (N, K, *spatial), pixel over pixel.
+    """A network for images of any size: (N, C, *spatial) -> logits (N, K, *spatial) for the same pixels.
 
-    context: so many pixels at either end of the image are its surroundings, for which no logits are wanted. The image
-    goes on mirrored where the network asks for a margin or a larger side, and what lies over the mirrored
-    part is cut off. Of a list of logits, a head that is coarser by a factor f is (N, K, *ceil(spatial / f)).
+    context: pixels at either end of the image that are only surroundings, without logits. The image is padded by
+    reflection where the network needs a margin or a larger side, and the logits of the padding are cut off. With deep
+    supervision, the logits of a head that is coarser by a factor f are (N, K, *ceil(spatial / f)).
 
     Source of the mirrored margin: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015, section 2 and figure 2.
     """
@@ -25,6 +25,7 @@ class Fitted(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         geometry, wanted = self.network.geometry, [length - 2 * self.context for length in image.shape[2:]]
+        # The margin is taken from the context as far as it reaches, and then by reflection; more is added at the end.
         for dim, length in enumerate(wanted, start=2):
             start = self.context - geometry.margin
             image = _mirrored(image, dim, start, start + geometry.side(length + 2 * geometry.margin))
@@ -34,17 +35,18 @@ class Fitted(nn.Module):
 
 
 def _mirrored(image: Tensor, dim: int, start: int, stop: int) -> Tensor:
-    """Pixels `start` to `stop` along `dim` of an image that goes on mirrored, the pixel at its end not repeated."""
+    """Pixels `start` to `stop` along `dim` of an image that is extended by reflection, without repeating its border."""
     length = image.shape[dim]
     if (start, stop) == (0, length):
         return image
+    # Reflection is periodic, so it may extend beyond the image's length, where F.pad would refuse.
     period = max(2 * (length - 1), 1)
-    places = torch.arange(start, stop, device=image.device).abs() % period
-    return image.index_select(dim, torch.minimum(places, period - places) if length > 1 else places)
+    indices = torch.arange(start, stop, device=image.device).abs() % period
+    return image.index_select(dim, torch.minimum(indices, period - indices) if length > 1 else indices)
 
 
 def _cut(logits: Tensor, full: list[int], wanted: list[int]) -> Tensor:
-    """The part of logits that is wanted. full: the sides of the finest logits."""
+    """Logits of the wanted pixels. full: sides of the finest logits."""
     for dim, (side, length) in enumerate(zip(full, wanted, strict=True), start=2):
         factor = side // logits.shape[dim]
         logits = logits.narrow(dim, 0, -(-length // factor))

@@ -1,4 +1,4 @@
-"""The two networks of nnU-Net for two dimensions: the plain one and the one with a residual encoder."""
+"""The 2D networks of nnU-Net: the plain one, and the one with a residual encoder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.nn import functional as F
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
-MIN_EDGE = 4  # pixels at the bottom
+MIN_EDGE = 4  # minimum side at the bottom, in pixels
 MAX_CHANNELS = 512
-RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of each stage; further ones have as many as the last
-SLOPE = 0.01
+RESIDUAL_BLOCKS = (1, 3, 4, 6)  # blocks of each stage; further stages have as many as the last
+SLOPE = 0.01  # of LeakyReLU
 
 
 def stages_for(size: int) -> int:
-    """The depth for a side of `size` pixels: an edge of at least 8 is halved, so one of at least 4 is left.
+    """Depth for a side of `size` pixels: an edge is halved while it is at least 8, so at least 4 pixels remain.
 
-    7 for 512, which makes 8 stages; 1 for a side too small to be halved.
+    It is 7 for 512, which gives 8 stages, and 1 for a side that is too small to be halved.
 
     Source: Isensee et al. 2021 (see NNUNet), methods, with the rounding of the authors' code, version 2
     (get_pool_and_conv_props): an edge of 15 is padded to 16 and halved twice, one of 7 is left as it is.
@@ -41,7 +41,7 @@ def _normed_conv(
 class Convs(nn.Sequential):
     """3x3 convolutions with bias, instance norm and LeakyReLU: (N, in, H, W) -> (N, out, H/stride, W/stride).
 
-    stride: of the first of them.
+    stride: stride of the first convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, count: int, stride: int = 1) -> None:
@@ -55,13 +55,13 @@ class Residual(nn.Module):
 
     Source: He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019, figure 2c
     (ResNet-D): the shortcut is average-pooled, then projected where the channels change, by a convolution without bias.
-    The other branch begins at zero: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
+    The residual branch is initially zero: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         second, norm = _normed_conv(out_channels, out_channels)
-        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.weight)  # so that the block is initially its shortcut
         self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride), second, norm)
         self.shortcut = nn.Sequential()
         if stride > 1:
@@ -85,16 +85,17 @@ class Up(nn.Module):
         return self.convs(torch.cat([self.upsample(x), skip], dim=1))
 
 
-class Supervised(Network):
-    """Any encoder, whose stages after the first halve the resolution, and a decoder with a head at each stage.
+class DeeplySupervised(Network):
+    """An encoder whose stages after the first halve the resolution, and a decoder with a head at each stage.
 
-    widths: channels of each stage of the encoder. convs: convolutions of each stage of the decoder.
+    widths: channels of each encoder stage. convs: convolutions of each decoder stage.
     """
 
     def __init__(
         self, encoder: list[nn.Module], widths: list[int], out_channels: int, convs: int, deep_supervision: bool
     ) -> None:
         super().__init__()
+        # Instance norm makes every output depend on the whole input: the geometry has no reach.
         bottom = 2 ** (len(widths) - 1)
         self.geometry = Geometry(multiple=bottom, least=2 * bottom, stride=bottom)
         self.encoder = nn.ModuleList(encoder)
@@ -114,26 +115,28 @@ class Supervised(Network):
         levels: list[Tensor] = []  # finest first
         for stage in self.decoder:
             x = self.run(stage, x, skips.pop())
+            # Coarser levels are for deep supervision; in evaluation mode they are released at once.
             levels = [x, *levels] if self.training else [x]
         logits = [head(level) for head, level in zip(self.heads, levels, strict=False)]
         return logits if len(logits) > 1 else logits[0]
 
 
-class NNUNet(Supervised):
-    """The plain network of nnU-Net, in two dimensions.
+class NNUNet(DeeplySupervised):
+    """The plain 2D network of nnU-Net.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth and at
-    least twice that: of a single pixel at the bottom instance norm would leave nothing. In training with deep
-    supervision a list of `depth` logits, finest first, each of half the resolution of the one before; head_weights are
-    those of their losses, 1, 1/2, 1/4 and so on, but 0 for the coarsest, in sum 1.
+    least twice that, since instance norm maps a single pixel at the bottom to zero. In training with deep supervision
+    the output is a list of `depth` logits, finest first, each at half the resolution of the one before; head_weights
+    are 1, 1/2, 1/4 and so on, but 0 for the coarsest, normalised to sum 1.
 
-    base_channels: of the first stage; they double to at most 512. depth: halvings of the resolution; see stages_for.
+    base_channels: channels of the first stage; they double up to 512. depth: halvings of the resolution, see
+    stages_for.
 
     Source: Isensee, Jaeger, Kohl, Petersen, Maier-Hein, "nnU-Net: a self-configuring method for deep learning-based
-    biomedical image segmentation", Nature Methods 18, 2021, methods, with strided convolutions,
-    their biases, one head more than have a loss and the initial weights as in the authors' code, version 2
-    (PlainConvUNet of dynamic_network_architectures). It differs in that both sides are halved equally often, whatever
-    their ratio. Without deep supervision only the finest head exists, where the authors keep the others without use.
+    biomedical image segmentation", Nature Methods 18, 2021, methods, with strided convolutions, their biases, one head
+    more than have a loss and the initialisation as in the authors' code, version 2 (PlainConvUNet of
+    dynamic_network_architectures). It differs in that both sides are halved equally often, whatever their ratio.
+    Without deep supervision only the finest head exists, where the authors keep the others unused.
     """
 
     def __init__(
@@ -151,15 +154,15 @@ class NNUNet(Supervised):
         super().__init__(encoder, widths, out_channels, convs=2, deep_supervision=deep_supervision)
 
 
-class NNUNetResEnc(Supervised):
-    """nnU-Net with a residual encoder and a light decoder. Shapes, settings, heads and weights are those of NNUNet.
+class NNUNetResEnc(DeeplySupervised):
+    """nnU-Net with a residual encoder and a light decoder. Shapes, settings, heads and head_weights are as in NNUNet.
 
-    A convolution at full resolution, then stages of 1, 3, 4, 6, 6, 6, 6 and 6 residual blocks, of which all but the
-    first begin by halving the resolution; a smaller depth leaves out the last stages, a larger one adds stages of 6. A
-    fresh block is no more than its shortcut.
+    The encoder is a convolution at full resolution, then stages of 1, 3, 4, 6, 6, 6, 6 and 6 residual blocks, all but
+    the first of which start by halving the resolution; a smaller depth leaves out the last stages, a larger one adds
+    stages of 6. A block is initially its shortcut alone.
 
     Source: Isensee et al., "nnU-Net Revisited: A Call for Rigorous Validation in 3D Medical Image Segmentation", MICCAI
-    2024, in two dimensions, with the numbers of blocks and the initial weights of the authors' code (ResEncUNetPlanner
+    2024, in two dimensions, with the numbers of blocks and the initialisation of the authors' code (ResEncUNetPlanner
     of nnU-Net, and ResidualEncoderUNet with BasicBlockD of dynamic_network_architectures).
     """
 
@@ -181,25 +184,25 @@ class NNUNetResEnc(Supervised):
 
 
 def _widths(base_channels: int, depth: int) -> list[int]:
-    """Channels of each stage of the encoder."""
+    """Channels of each encoder stage."""
     return [min(base_channels * 2**stage, max(MAX_CHANNELS, base_channels)) for stage in range(depth + 1)]
 
 
 def _blocks(in_channels: int, out_channels: int, stage: int) -> list[nn.Module]:
-    """Residual blocks of a stage of the encoder, the first of which changes the shape."""
+    """Residual blocks of an encoder stage, the first of which changes the shape."""
     first = Residual(in_channels, out_channels, stride=2 if stage else 1)
     count = RESIDUAL_BLOCKS[min(stage, len(RESIDUAL_BLOCKS) - 1)]
     return [first, *(Residual(out_channels, out_channels) for _ in range(count - 1))]
 
 
 def _halving_weights(heads: int) -> tuple[float, ...]:
-    """1, 1/2, 1/4, ... with 0 for the last of several, normalised to sum 1."""
+    """Weights 1, 1/2, 1/4, ... with 0 for the last of several, normalised to sum 1."""
     weights = [2.0**-head for head in range(max(heads - 1, 1))]
     return tuple(weight / sum(weights) for weight in weights) + (0.0,) * (heads - len(weights))
 
 
 def _initialise(model: nn.Module) -> None:
-    """Normal weights that keep the variance before a LeakyReLU, and biases of zero.
+    """Initialise with normal weights that keep the variance through a LeakyReLU, and zero biases.
 
     Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.2.
     """

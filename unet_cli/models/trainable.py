@@ -1,4 +1,4 @@
-"""Whether a network can be trained as asked, told before anything is computed."""
+"""Checks whether a network can be trained with given settings, before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from unet_cli.models import Geometry, weightless
 
 
 def check_trainable(model: ModelConfig, size: int, mode: str) -> None:
-    """size: side of the samples; mode: 'resize', 'tile' or 'auto'. It takes neither memory nor time, whatever the
-    network's size. Raises UserError where it can't learn from them."""
+    """Raises UserError where the network can't be trained on such samples. size: side of the samples; mode: 'resize',
+    'tile' or 'auto'. The check takes neither memory nor time, whatever the network's size."""
     network = weightless(model)
     if network.spatial_dims != 2:
         raise UserError(f"{model.name} is for volumes, which unet doesn't read yet: choose another --model")
     if network.only_whole and mode == "tile":
-        raise UserError(f"{model.name} is for whole images only, as it was published: use --mode resize")
+        raise UserError(f"{model.name} is for whole images only, as published: use --mode resize")
     if not is_trainable(network.geometry, size):
         least = next(side for side in range(size, 2 * MAX_SIZE) if is_trainable(network.geometry, side))
         raise UserError(
-            f"--size {size} vanishes on the way to the bottom of {model.describe()}: give at least --size {least}"
+            f"--size {size} is too small for the depth of {model.describe()}: give at least --size {least}"
             + (", or a smaller --depth" if model.depth else "")
         )
 
 
 def only_whole(name: str) -> bool:
-    """Whether a network of the table takes neither crops nor tiles. Raises UserError at a name that isn't in it."""
+    """Whether a network of the table takes neither crops nor tiles. Raises UserError for a name that isn't in it."""
     return weightless(ModelConfig(name=name)).only_whole
 
 
 def is_trainable(geometry: Geometry, size: int) -> bool:
-    """Of samples of that side: whether there is a second pixel at the bottom, as batch norm needs it, and no more than
-    half of it mirrored."""
+    """Whether samples of that side leave a second pixel at the bottom, as batch norm needs, and at most half of the
+    network's input is reflection."""
     side = geometry.side(size + 2 * geometry.margin)
     return side >= 2 * geometry.stride and side - 2 * geometry.margin <= 2 * size

@@ -12,7 +12,7 @@ from unet_cli.models.blocks import NORMS, Norm, group_norm
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
-GRID = 14  # learned positions along a side: one for each 16 pixels of 224
+GRID = 14  # learned position embeddings along a side: one for each 16 pixels of 224
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Sizes:
     """The sizes of a TransUNet.
 
     base_channels: width of the first convolution; the stages at strides 4, 8 and 16 have 1, 2 and 4 times that. blocks:
-    how many each of them has. bottleneck: they are ResNet-50's, whose outputs are four times as wide, rather than
-    ResNet-18's. layers, width, heads, mlp: number of transformer layers, channels of a token, attention heads of a
-    layer and width of its hidden layer. decoder: channels of the convolution after the transformer, then of the
-    decoder's four levels. norm: the decoder's.
+    number of residual blocks in each stage. bottleneck: whether these are ResNet-50's, whose outputs are four times as
+    wide, rather than ResNet-18's. layers, width, heads, mlp: number of transformer layers, channels of a token,
+    attention heads of a layer and width of its hidden layer. decoder: channels of the convolution after the
+    transformer, then of the decoder's four levels. norm: norm of the decoder.
     """
 
     base_channels: int
@@ -71,10 +71,10 @@ def light(base_channels: int) -> Sizes:
 
 
 class StdConv2d(nn.Conv2d):
-    """A convolution without bias whose filters are brought to mean 0 and variance 1 before use.
+    """A convolution without bias whose filters are standardised to mean 0 and variance 1.
 
     Source: Qiao, Wang, Liu, Shen, Yuille, "Micro-Batch Training with Batch-Channel Normalization and Weight
-    Standardization", 2019, equation 2, with the variance kept from zero by 1e-5.
+    Standardization", 2019, equation 2, with 1e-5 added to the variance.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
@@ -90,7 +90,8 @@ class StdConv2d(nn.Conv2d):
 
 
 def encoder_norm(channels: int) -> nn.GroupNorm:
-    """32 groups where each has 2 channels or more, as in the ResNet of ViT; fewer in a narrower network."""
+    """Group norm with 32 groups where each has at least 2 channels, as in the ResNet of ViT; fewer in narrow
+    networks."""
     return nn.GroupNorm(32, channels, eps=1e-6) if channels % 64 == 0 else group_norm(channels)
 
 
@@ -135,7 +136,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at all others: (N, tokens, width) -> (N, tokens, width).
+    """Multi-head self-attention: (N, tokens, width) -> (N, tokens, width).
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.2.
     """
@@ -147,14 +148,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # One matrix product for all three; scaled_dot_product_attention chooses the fastest kernel.
         split = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, width / heads)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.out(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class TransformerLayer(nn.Module):
-    """(N, tokens, width) -> (N, tokens, width).
+    """A pre-norm transformer layer: (N, tokens, width) -> (N, tokens, width).
 
     Source: Chen et al. 2021 (see TransUNet), equations 2 and 3.
     """
@@ -179,8 +181,8 @@ class TransformerLayer(nn.Module):
 class Embedding(nn.Module):
     """A token for each pixel of the deepest features: (N, in, h, w) -> (N, h * w, width).
 
-    The learned positions are resized linearly to h x w with their corners aligned, as the authors' code resizes those
-    of a pretrained transformer. Source: Chen et al. 2021 (see TransUNet), equation 1.
+    The learned position embeddings are resized bilinearly to h x w with aligned corners, as the authors' code does with
+    those of a pretrained transformer. Source: Chen et al. 2021 (see TransUNet), equation 1.
     """
 
     def __init__(self, in_channels: int, width: int, dropout: float) -> None:
@@ -226,20 +228,20 @@ class Up(nn.Module):
 class TransUNet(Network):
     """(N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 16 from 32 on.
 
-    dropout: on the embedded tokens and twice in the hidden layers of the transformer, not on attention weights.
+    dropout: dropout of the embedded tokens and, twice, of the transformer's hidden layers; attention weights have none.
 
     Source: Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation", 2021, section 3
-    and figure 1, as R50-ViT-B/16. What the paper leaves open is as in the authors' code: the encoder is ResNet-50
+    and figure 1, as R50-ViT-B/16. What the paper doesn't specify is as in the authors' code: the encoder is ResNet-50
     without its last stage, its third having 9 blocks, with weight standardisation, group norm and ReLU after the sum;
-    its pooling isn't padded, so that the skip at a quarter of the resolution lacks its last row and column, which are
-    filled with zeros. The positions are resized in every forward pass, so any size will do. Theirs starts from weights
-    trained on ImageNet-21k and repeats a grey image in three channels; here weights start at random, and the first
-    convolution has as many channels as the image. From random weights it wants much data: see `transunet_light`.
+    its pooling isn't padded, so the skip at a quarter of the resolution lacks its last row and column, which are filled
+    with zeros. The position embeddings are resized in every forward pass, so the input may have any size. Theirs starts
+    from weights trained on ImageNet-21k and repeats a gray image in three channels; here weights are random, and the
+    first convolution has as many channels as the image. With random weights it needs much data: see `transunet_light`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.1, plan: Sizes = R50_VIT_B16) -> None:
         super().__init__()
-        # The shortcuts' norms see one channel of one image, of which a single pixel would leave nothing.
+        # The shortcuts' norms have one channel per group, and so would map a single pixel to zero.
         self.geometry = Geometry(multiple=16, least=32, stride=16)
         base = plan.base_channels
         factor = 4 if plan.bottleneck else 1
@@ -271,9 +273,10 @@ class TransUNet(Network):
         quarter = self.run(self.stages[0], F.max_pool2d(half, 3, stride=2))
         eighth = self.run(self.stages[1], quarter)
         x = self.run(self.stages[2], eighth)
+        # The pooling is unpadded, so a quarter of the side is short of one pixel; the last level has no skip.
         skips = [eighth, F.pad(quarter, (0, 1, 0, 1)), half, None]
 
-        tokens = self.run(self.embedding, x)
+        tokens = self.run(self.embedding, x)  # (N, H / 16 * W / 16, width)
         for layer in self.layers:
             tokens = self.run(layer, tokens)
         x = self.norm(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])  # (N, width, H / 16, W / 16)
@@ -285,10 +288,10 @@ class TransUNet(Network):
 
 
 def transunet_light(in_channels: int, out_channels: int, *, base_channels: int = 64, dropout: float = 0.1) -> TransUNet:
-    """The plan of TransUNet at a size that trains from scratch on small data. It is ours and not the paper's.
+    """A TransUNet that is small enough to train from scratch on little data. It is ours, not the paper's.
 
     Its encoder is ResNet-18 without its last stage, and its transformer has 4 layers of 256 channels, 4 heads and a
-    hidden layer of 1024. Its decoder has half the paper's channels, all but the last level, and group norm, so that
-    nothing depends on how many images a batch has. base_channels scales encoder and decoder, not the transformer.
+    hidden layer of 1024. Its decoder has half the paper's channels, except at the last level, and group norm, so that
+    nothing depends on the batch size. base_channels scales encoder and decoder, not the transformer.
     """
     return TransUNet(in_channels, out_channels, dropout=dropout, plan=light(base_channels))

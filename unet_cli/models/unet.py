@@ -16,14 +16,15 @@ from unet_cli.models.network import Network
 class Up(nn.Module):
     """Double the resolution, pad to the skip, concatenate, convolve twice.
 
-    Transposed: (N, in, h, w) and skip (N, skip, H, W) -> (N, out, H, W), the upsampling having halved the channels.
-    Bilinear: the upsampling keeps the channels, so the convolutions narrow in two steps.
+    Transposed: (N, in, h, w) and skip (N, skip, H, W) -> (N, out, H, W); the upsampling halves the channels. Bilinear:
+    the upsampling keeps the channels, so the two convolutions reduce them in steps.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, bilinear: bool, norm: Norm) -> None:
         super().__init__()
         self.upsample: nn.Module
         if bilinear:
+            # Bilinear upsampling has no weights, so it can't reduce the channels.
             self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             merged = in_channels + skip_channels
             self.convs = DoubleConv(merged, out_channels, norm, merged // 2)
@@ -43,12 +44,12 @@ class UNet(Network):
     """U-Net with padding, norms and logits of the input's size.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W of at least 2^depth. Instance norm needs
-    twice that: of a single pixel at the bottom nothing would be left.
+    twice that, since it maps a single pixel at the bottom to zero.
 
     Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
-    figure 1. It differs in what has become common since: convolutions are padded, so nothing is cropped; batch norm
-    (or another) replaces the bias; dropout, at the end of the last two levels of the encoder, is none unless asked for.
-    With bilinear upsampling the bottleneck and the decoder have half the channels, and corners are aligned.
+    figure 1. It differs in ways that have become common since: convolutions are padded, so nothing is cropped; batch
+    norm (or another) replaces the bias; dropout, at the end of the last two encoder levels, is 0 by default. With
+    bilinear upsampling the bottleneck and the decoder have half the channels, and corners are aligned.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class UNet(Network):
         self.depth = depth
         bilinear = upsampling == "bilinear"
         bottom = 2**depth
+        # Aligned corners make the sampling positions depend on the side, so tiles differ from the whole everywhere.
         reach = None if bilinear or sees_whole_image(norm) else pooled_reach(depth)
         self.geometry = Geometry(least=2 * bottom if norm == "instance" else bottom, stride=bottom, reach=reach)
         widths = [base_channels * 2**level for level in range(depth + 1)]
-        outs = [width // 2 if bilinear else width for width in widths]  # of the decoder, the bottleneck last
+        outs = [width // 2 if bilinear else width for width in widths]  # decoder widths, the bottleneck last
         dropouts = [dropout if level >= depth - 1 else 0.0 for level in range(depth + 1)]
 
         self.stem = DoubleConv(in_channels, widths[0], norm, dropout=dropouts[0])
@@ -84,15 +86,16 @@ class UNet(Network):
             for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(widths[0], out_channels, 1)
-        if norm == "none":
+        if norm == "none":  # without norms the initial weights alone keep activations from vanishing
             keep_variance(self)
 
     def forward(self, image: Tensor) -> Tensor:
         self.geometry.check(image)
-        x = self.run(self.stem, image)
+        x = self.run(self.stem, image)  # (N, base_channels, H, W)
         skips = []
         for level in self.encoder:
             skips.append(x)
+            # Level l: (N, 2^l * base_channels, H / 2^l, W / 2^l), rounded down.
             x = self.run(level, F.max_pool2d(x, 2))
         for level in self.decoder:
             x = self.run(level, x, skips.pop())

@@ -1,4 +1,4 @@
-"""The U-Net for volumes."""
+"""The 3D U-Net, for volumes."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class UNet3d(Network):
 
     Source: Çiçek, Abdulkadir, Lienkamp, Brox, Ronneberger, "3D U-Net: Learning Dense Volumetric Segmentation from
     Sparse Annotation", MICCAI 2016, section 2 and figure 2. It differs in that convolutions are padded: the paper's
-    lose 44 voxels at either end, so its input has sides of at least 92. And they have no bias, whose place the batch
-    norm takes: the paper's 19,069,955 parameters for 3 channels and 3 labels count 2336 biases and no batch norm, ours
+    lose 44 voxels at either end, so its input has sides of at least 92. And they have no bias, which batch norm
+    replaces: the paper's 19,069,955 parameters for 3 channels and 3 labels include 2336 biases and no batch norm, ours
     are 19,072,291. In both the up-convolutions have no bias.
     """
 
@@ -58,6 +58,7 @@ class UNet3d(Network):
         super().__init__()
         bottom = 2**depth
         self.geometry = Geometry(multiple=bottom, least=bottom, stride=bottom, reach=_reach(depth))
+        # Channels double before a pooling rather than after it, to avoid bottlenecks (section 2 of the paper).
         widths = [2 * base_channels * 2**level for level in range(depth + 1)]
         self.stem = DoubleConv3d(in_channels, base_channels, widths[0])
         self.encoder = nn.ModuleList(DoubleConv3d(width, width, 2 * width) for width in widths[:-1])
@@ -70,6 +71,7 @@ class UNet3d(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
+            # Level l: (N, 2^(l + 1) * base_channels, D / 2^l, H / 2^l, W / 2^l).
             x = self.run(level, F.max_pool3d(x, 2))
         for level in self.decoder:
             x = self.run(level, x, skips.pop())
@@ -77,6 +79,6 @@ class UNet3d(Network):
 
 
 def _reach(depth: int) -> int:
-    """Pooling makes e / 2, rounded up, of the e voxels that feel the padding, two convolutions add 2: at most 4 at the
-    bottom. Each level of the decoder makes 2e + 2 of them."""
+    """The `reach`. If padding influences e voxels at the border, pooling makes that e / 2, rounded up, and two
+    convolutions add 2: at most 4 at the bottom. Each decoder level makes it 2e + 2."""
     return 6 * 2**depth - 2

@@ -1,4 +1,4 @@
-"""The U-Net as printed in 2015: unpadded, without norms, made for tiles that overlap."""
+"""The U-Net as published in 2015: unpadded, without norms, for overlapping tiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unet_cli.models.network import Network
 
 
 class Up(nn.Module):
-    """Up-convolve, concatenate with the middle of the skip, convolve twice.
+    """Up-convolve, concatenate with the centre crop of the skip, convolve twice.
 
     (N, in, h, w) and skip (N, in / 2, H, W) -> (N, in / 2, 2h - 4, 2w - 4).
     """
@@ -26,6 +26,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.upsample(x)
+        # Unpadded convolutions have eaten the border on the way through the levels below, on either side alike.
         for dim in (-2, -1):
             skip = skip.narrow(dim, (skip.shape[dim] - x.shape[dim]) // 2, x.shape[dim])
         return self.convs(torch.cat([skip, x], dim=1))
@@ -35,13 +36,13 @@ class UNetPaper(Network):
     """The network of the paper, for any number of channels.
 
     (N, in_channels, n, m) float -> (N, out_channels, n - 184, m - 184) logits; n and m are 12 more than a multiple of
-    16, and at least 188. Other depths ask for other sides, see geometry. Raises ValueError at any other side.
+    16, and at least 188. Other depths need other sides, see geometry. Raises ValueError for any other side.
 
     Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
     figure 1 and section 3. Dropout "at the end of the contracting path" is after the second convolution of the last
     level, before both its pooling and its skip, and of the bottom, as in the authors' Caffe network, which also has the
     ReLU after each up-convolution. Initial weights are normal of variance 2 / N, N being the number of incoming nodes;
-    biases, which the paper leaves open, start at zero.
+    biases, which the paper doesn't specify, are initially zero.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class UNetPaper(Network):
         self.geometry.check(image)
         x, skips = image, []
         for level in self.encoder:
+            # Level l: (N, 2^l * base_channels, side / 2 - 4 of the level above).
             skips.append(self.run(level, x))
             x = F.max_pool2d(skips[-1], 2)
         x = self.run(self.bottom, x)
@@ -78,9 +80,11 @@ class UNetPaper(Network):
 
 
 def _geometry(depth: int) -> Geometry:
-    """Two 3x3 convolutions eat 2 pixels of their level at either end: on the way down, at the bottom, on the way up.
+    """The geometry: two 3x3 convolutions lose 2 pixels of their level at either end, in encoder, bottleneck and
+    decoder.
 
-    Poolings divide where what the levels above have left is even, so sides are -4 (mod 2^depth), those of the output 4.
+    Poolings need even sides after the convolutions of their level, so input sides are -4 modulo 2^depth, and output
+    sides 4.
     """
     bottom = 2**depth
     margin = 2 * (bottom - 1) + 2 * bottom + 2 * (bottom - 1)

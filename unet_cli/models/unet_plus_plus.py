@@ -1,4 +1,4 @@
-"""UNet++: a U-Net whose skips are themselves U-Nets."""
+"""UNet++: a U-Net with nested, dense skips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unet_cli.models.network import Network
 
 
 class Node(nn.Module):
-    """X(i, j) for j > 0: double the resolution of X(i+1, j-1), concatenate it with all nodes before, convolve twice.
+    """X(i, j) for j > 0: double the resolution of X(i+1, j-1), concatenate it with all earlier nodes, convolve twice.
 
     (N, below_channels, h, w) and j times (N, channels, 2h, 2w) -> (N, channels, 2h, 2w).
 
@@ -35,9 +35,9 @@ class UNetPlusPlus(Network):
     """Nested U-Nets of depth 1 to `depth` on one encoder, with a head on the finest level of each.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth; instance
-    norm needs twice that at least. With deep supervision, training gets a list of the logits of the heads on
-    X(0, depth) to X(0, 1), in this order, and prediction the mean of them; without, there is only the head on
-    X(0, depth).
+    norm needs at least twice that. With deep supervision, the output is a list of the logits of the heads on
+    X(0, depth) to X(0, 1), in this order, in training mode, and their mean in evaluation mode; without, there is only
+    the head on X(0, depth).
 
     Source: Zhou et al., "UNet++: A Nested U-Net Architecture for Medical Image Segmentation", DLMIA 2018, section 3,
     figure 1 and equation 1; transposed convolutions and the widths are those of the authors' code. It differs in
@@ -80,6 +80,7 @@ class UNetPlusPlus(Network):
         rows: list[list[Tensor]] = []  # rows[i][j] is X(i, j)
         for block in self.encoder:
             rows.append([self.run(block, F.max_pool2d(rows[-1][0], 2) if rows else image)])
+        # Column by column, since X(i, j) needs all nodes of its row before it and X(i + 1, j - 1).
         for column in range(1, len(rows)):
             for level, row in enumerate(rows[:-column]):
                 row.append(self.run(self.nodes[f"{level}_{column}"], rows[level + 1][column - 1], *row))
@@ -89,21 +90,22 @@ class UNetPlusPlus(Network):
         return logits if self.training else torch.stack(logits).mean(0)
 
     def prune(self, heads: int) -> None:
-        """Keep the head on X(0, heads), counted from 1, and no node that it doesn't need.
+        """Keep only the head on X(0, heads), counted from 1, and the nodes that it needs.
 
-        Its logits stay as they are; images go on being padded as for the whole network. Raises UserError where there
-        is no such head.
+        Its logits don't change; images are still padded as for the whole network. Raises UserError where there is no
+        such head.
 
         Source: Zhou et al. 2018, section 3.2 and figure 1c.
         """
         if not self.deep_supervision:
             raise UserError(
-                "--prune needs deep supervision, and this network was trained without: leave --prune out, "
+                "--prune needs deep supervision, and this network was trained without it: leave --prune out, "
                 "or train with --deep-supervision"
             )
         if str(heads) not in self.heads:
-            there = ", ".join(sorted(self.heads, key=int))
-            raise UserError(f"--prune {heads}: this network has no such head, it has {there}: choose one of these")
+            available = ", ".join(sorted(self.heads, key=int))
+            raise UserError(f"--prune {heads}: this network has no such head, it has {available}: choose one of these")
+        # X(0, heads) depends on X(i, j) only where i + j is at most `heads`.
         self.encoder = self.encoder[: heads + 1]
         for name in [name for name in self.nodes if sum(map(int, name.split("_"))) > heads]:
             del self.nodes[name]

@@ -1,4 +1,4 @@
-"""The U-Net of strided convolutions, reflected borders and dropout of whole channels."""
+"""The U-Net with strided convolutions, reflection padding and channel dropout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 class ReflectedConvs(nn.Sequential):
     """Two 3x3 convolutions, each followed by batch norm, dropout and LeakyReLU: (N, in, H, W) -> (N, out, H, W).
 
-    Beyond its border the input goes on mirrored. dropout: chance that a channel of an image is set to zero.
+    Padding is by reflection. dropout: probability that a channel of an image is set to zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
@@ -62,14 +62,14 @@ class Up(nn.Module):
 
 
 class StridedUNet(Network):
-    """U-Net that learns how to halve the resolution, and whose convolutions see reflected borders.
+    """U-Net with strided convolutions for pooling, and reflection padding.
 
     (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth and at
-    least twice that: at the bottom there is a second pixel to reflect. Other sides raise ValueError. dropout: chance
-    that a channel is set to zero, after each batch norm but those of the strided convolutions.
+    least twice that, since reflection needs a second pixel at the bottom. Other sides raise ValueError. dropout:
+    probability that a channel is set to zero, after each batch norm except those of the strided convolutions.
 
     Source: `net.py` of qiaofengsheng/pytorch-UNet, with widths 64 to 1024, after Ronneberger, Fischer, Brox, "U-Net",
-    MICCAI 2015, figure 1. As there, the head is a 3x3 convolution whose border is padded with zeros.
+    MICCAI 2015, figure 1. As there, the head is a 3x3 convolution with zero padding.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class StridedUNet(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
-            x = self.run(level, x)
+            x = self.run(level, x)  # level l: (N, 2^l * base_channels, H / 2^l, W / 2^l)
         for level in self.decoder:
             x = self.run(level, x, skips.pop())
         return self.head(x)
 
 
 def _reach(depth: int) -> int:
-    """A strided convolution makes (e + 1) / 2, rounded up, of the e pixels that feel the padding, two convolutions
-    add 2: at most 5 at the bottom. Each level of the decoder makes 2e + 2 of them, and the head adds 1."""
+    """The `reach`. If padding influences e pixels at the border, a strided convolution makes that (e + 1) / 2, rounded
+    up, and two convolutions add 2: at most 5 at the bottom. Each decoder level makes it 2e + 2, and the head adds 1."""
     return 7 * 2**depth - 1

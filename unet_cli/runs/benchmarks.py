@@ -148,13 +148,13 @@ def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
 def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float, float, float]:
     """The metrics of compare_surfaces, computed with the usual scipy calls."""
     borders = [mask & ~binary_erosion(mask) for mask in (pred, target)]
-    there = distance_transform_edt(~borders[1])[borders[0]]
-    back = distance_transform_edt(~borders[0])[borders[1]]
-    both = np.concatenate([there, back])
+    to_target = distance_transform_edt(~borders[1])[borders[0]]
+    to_pred = distance_transform_edt(~borders[0])[borders[1]]
+    both = np.concatenate([to_target, to_pred])
     width = Scoring().band_of((pred.shape[0], pred.shape[1]))
     bands = [mask & (distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] <= width) for mask in (pred, target)]
     overlap = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
-    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    hd95 = max(np.percentile(to_target, 95), np.percentile(to_pred, 95))
     return float(hd95), float(both.mean()), float((both <= Scoring().within).mean()), float(overlap)
 
 
@@ -184,16 +184,16 @@ def training_pace(
     """
     model = _network(width, compute, tuned=True)
     step = _step_of(model, compute, batch_size, size, tuned=True)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:  # before compilation, since it counts eager operators
         step()
     if compiled:
         model.compile(dynamic=False)
     on_gpu = compute.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(compute.device)
-    with compiling():
+    with compiling():  # the first step compiles
         step()
-    step()
+    step()  # a second one to warm up
     seconds_each = seconds(lambda: [step() for _ in range(rounds)], compute) / rounds
     return {
         "images_per_second": batch_size / seconds_each,

@@ -89,6 +89,7 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
 def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: Plan, model: Network) -> Run:
     """The run that trains `model` by `plan`, with the preprocessing of the template."""
     config = call.config
+    # In tile mode the surroundings of a crop are read from the image; stretched images are padded by reflection.
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
     cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
     train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
@@ -162,6 +163,7 @@ def _datasets(
     size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
     val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
+    # Each process caches its own samples, so they share the memory of the machine.
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)

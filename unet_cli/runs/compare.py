@@ -92,9 +92,10 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     trainable = [name for name in names if name not in refused]
     layout = layout_of(config)
     pairs = _test_pairs(config, layout, console)
-    mode = _mode(config, layout, console)
+    mode = _mode(config, layout, console)  # chosen once, so that networks are compared on the same samples
     times = config.minutes or (None,)
     chooses_width = config.width is None and len(names) > 1
+    # In a child process too, so that running out of memory, or a crash in a kernel, doesn't end the comparison.
     try:
         references = in_child(_references, config, times if chooses_width and trainable else ())
     except ChildDied as error:
@@ -125,23 +126,23 @@ def _with_resume_hint(error: UserError, config: TrainConfig) -> str:
 
 def chosen(names: str) -> list[str]:
     """'a,b' -> these; 'all,-c' -> all 2D networks except c. Raises UserError for a name that isn't in the table."""
-    wanted: dict[str, None] = {}  # a set that keeps the order
+    selected: dict[str, None] = {}  # a set that keeps the order
     for name in (part.strip() for part in names.split(",")):
         if not name:
             continue
         if name == "all":
-            wanted |= dict.fromkeys(known for known in MODELS if not known.endswith("3d"))
+            selected |= dict.fromkeys(known for known in MODELS if not known.endswith("3d"))
         elif name == "-all":
-            wanted.clear()
+            selected.clear()
         elif name.startswith("-"):
             defaults_of(name[1:])
-            wanted.pop(name[1:], None)
+            selected.pop(name[1:], None)
         else:
             defaults_of(name)
-            wanted[name] = None
-    if not wanted:
-        raise UserError(f"--models {names} leaves no network: name some, or all")
-    return list(wanted)
+            selected[name] = None
+    if not selected:
+        raise UserError(f"--models {names} leaves no network: name at least one, or all")
+    return list(selected)
 
 
 def _refusal(name: str, config: CompareConfig) -> str | None:
@@ -216,18 +217,18 @@ def _one(
         return replace(trained, part=part, dice=dice, dice_interval=interval, set_dice=set_dice, iou=iou)
     predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
     try:
-        found = evaluate_network(predictor, pairs, config.workers, console)
+        evaluation = evaluate_network(predictor, pairs, config.workers, console)
         seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])
     except UserError as error:
         return replace(trained, error=f"trained in {report.run}, but not scored: {error}")
-    score = overall(found, "dice")
+    score = overall(evaluation, "dice")
     return replace(
         trained,
         part="test",
         dice=score.value,
         dice_interval=score.interval,
-        set_dice=found.scores["set_dice"],
-        iou=found.scores["iou"],
+        set_dice=evaluation.scores["set_dice"],
+        iou=evaluation.scores["iou"],
         seconds=seconds,
     )
 
@@ -270,22 +271,23 @@ def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> 
     # A step's time is about a power of the width, so each trial extrapolates from the one before.
     speeds: dict[int, float] = {}
     while len(speeds) < TRIALS and width not in speeds:
-        asked = config.network_settings | {"base_channels": width}
-        speeds[width] = _speed(ModelConfig(name=config.model, **asked), config, compute)
+        settings = config.network_settings | {"base_channels": width}
+        speeds[width] = _speed(ModelConfig(name=config.model, **settings), config, compute)
         better = width * (speeds[width] / reference.speed) ** (1 / EXPONENT)
         width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
     return min(speeds, key=lambda tried: abs(speeds[tried] / reference.speed - 1))
 
 
-def _speed(asked: ModelConfig, config: TrainConfig, compute: Compute) -> float:
+def _speed(candidate: ModelConfig, config: TrainConfig, compute: Compute) -> float:
     """Training throughput in images a second. Raises UserError on out of memory."""
-    model = resolved(asked, config.size)
+    model = resolved(candidate, config.size)
     torch.manual_seed(config.seed)
     optimizer = partial(
         make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=compute.device
     )
     shape = (model.in_channels, config.size, config.size)
     network = build_model(model).to(compute.device)
+    # Throughput is compared at one batch size for all networks, without the search for the fastest.
     speed = trial(network, compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
     if speed is None:
         raise UserError(f"there is not enough memory for {model.name}: give a smaller --batch-size, --size or --width")

@@ -62,6 +62,7 @@ def unvalidated_classes(card: Card, split: Split) -> list[str]:
     """A warning about training classes that no validation mask contains, since they have no score."""
     if not split.val:
         return []
+    # A class that only training masks hold would silently be missing from the mean over classes.
     in_train, in_val = (card.contents_of(pairs).sum(0) > 0 for pairs in (split.train, split.val))
     classes = list(zip(card.labels.names, in_train, in_val, strict=True))[card.labels.scored.start :]
     missing = [name for name, is_in_train, is_in_val in classes if is_in_train and not is_in_val]

@@ -54,16 +54,17 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
         journal.finish(rows, partial(pictured_samples, run))
     except (UserError, OSError) as error:  # the scores matter more than pictures and curves
         console.say(not_written(error))
+    # The best epoch's weights are no longer in the network, which has been trained since.
     checkpoint = load_checkpoint(best)
     if val_pairs:
         console.say(f"Scoring the best weights on {counted(len(val_pairs), 'validation image')} at original size")
-    found = _scored(checkpoint, run) if val_pairs else None
-    if found is not None:
+    evaluation = _scored(checkpoint, run) if val_pairs else None
+    if evaluation is not None:
         checkpoint = replace(
             checkpoint,
-            metrics=checkpoint.metrics | {f"final_{name}": value for name, value in found.scores.items()},
-            best_threshold=found.best_threshold and found.best_threshold[0],
-            temperature=found.temperature,
+            metrics=checkpoint.metrics | {f"final_{name}": value for name, value in evaluation.scores.items()},
+            best_threshold=evaluation.best_threshold and evaluation.best_threshold[0],
+            temperature=evaluation.temperature,
         )
         save_checkpoint(best, checkpoint)
     report = Report(
@@ -72,18 +73,19 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
         last=str(saver.folder / "last.pth"),
         page=str(saver.folder / REPORT),
         epochs=rows[-1].epoch,
-        scores=found.scores if found else {},
+        scores=evaluation.scores if evaluation else {},
         best_threshold=checkpoint.best_threshold,
         next=_next(run, best, layout),
-        dice_interval=overall(found, "dice").interval if found else None,
+        dice_interval=overall(evaluation, "dice").interval if evaluation else None,
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
+    # Last of all that matters: with this file the run counts as finished, and can't be resumed without a larger budget.
     write_json(saver.folder / METRICS, asdict(report) | of_best)
     console.say(f"Writing {saver.folder / REPORT}")
     try:
         write_report(
             saver.folder / REPORT,
-            page_of_run(saver.folder, [saver.folder], [checkpoint], found, notes=_notes(run, saver)),
+            page_of_run(saver.folder, [saver.folder], [checkpoint], evaluation, notes=_notes(run, saver)),
         )
     except (UserError, OSError) as error:  # weights and scores have been saved
         console.say(not_written(error, f". unet report {shlex.quote(str(saver.folder))} writes the page"))
@@ -105,16 +107,16 @@ def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
     """Evaluation of the weights on the validation part at original size, with the fitted temperature."""
     predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.micro_batch))
     pairs, console = run.val_data.pairs, run.learner.console
-    found = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
-    if found.best_threshold is not None:
-        threshold, best = found.best_threshold
+    evaluation = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
+    if evaluation.best_threshold is not None:
+        threshold, best = evaluation.best_threshold
         console.say(
             f"Threshold that scores best on the validation part: {threshold:.3g} (set Dice {best:.4f}; at the default "
-            f"of 0.5 {found.scores['set_dice']:.4f}); --threshold auto uses it"
+            f"of 0.5 {evaluation.scores['set_dice']:.4f}); --threshold auto uses it"
         )
-    if not found.foreground[..., :2].any():
+    if not evaluation.foreground[..., :2].any():
         console.say("The best weights predict nothing but background: train longer, or check the masks")
-    return found
+    return evaluation
 
 
 def _next(run: Run, best: Path, layout: Layout) -> str:

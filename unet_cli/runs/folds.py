@@ -74,6 +74,7 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
     folder = config.resume or new_run_folder(config.output, config.name, layout.root)
     runs = [folder / f"fold{number:0{len(str(len(splits)))}}" for number in range(1, len(splits) + 1)]
     reports = []
+    # The lock keeps a second call away from the whole folder, not only from the fold that is being trained.
     with with_resume_hint(shlex.join(["unet", "train", "--resume", str(folder)])), alone_in(folder):
         sweep(folder)
         (folder / METRICS).unlink(missing_ok=True)  # that of an earlier call: its presence means finished
@@ -82,8 +83,9 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
         for number, run in enumerate(runs, 1):
             console.say("", f"== fold {number} of {len(runs)}")
             share = config.max_time and config.max_time / len(runs)
-            asked = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
-            reports.append(_trained(asked, run, layout, console, started, like=runs[0] if number > 1 else None))
+            fold_config = replace(config, fold=number, output=folder, name=None, resume=run, max_time=share)
+            # The first fold's plan holds for all, so that their scores are comparable.
+            reports.append(_trained(fold_config, run, layout, console, started, like=runs[0] if number > 1 else None))
             started = time.monotonic()
         return _together(folder, reports, config, console)
 
@@ -91,9 +93,9 @@ def train_folds(config: TrainConfig, layout: Layout, console: Console, started: 
 def _together(folder: Path, reports: list[Report], config: TrainConfig, console: Console) -> Folds:
     """Evaluate all folds together and write their report and scores. Raises UserError."""
     console.say("", "== all folds together")
-    found, _ = report_run(folder, folder / REPORT, config, console, config.data)
-    assert found is not None  # each fold has a validation part
-    folds = Folds(str(folder), reports, found.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
+    evaluation, _ = report_run(folder, folder / REPORT, config, console, config.data)
+    assert evaluation is not None  # each fold has a validation part
+    folds = Folds(str(folder), reports, evaluation.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
     write_json(folder / METRICS, asdict(folds))
     return folds
 
@@ -117,6 +119,7 @@ def _write_splits(runs: Sequence[Path], splits: Sequence[Split]) -> None:
     """Write the split of each run that has none. Raises UserError where it would no longer fit those of the others."""
     drawn = dict(zip(runs, splits, strict=True))
     missing = [run for run in runs if not (run / "split.json").exists()]
+    # Folds are disjoint only if all were drawn from the same data: the stored ones have to equal today's draw.
     if missing and not all(_is_as_drawn(run, split) for run, split in drawn.items() if run not in missing):
         raise UserError(
             f"{missing[0]} has no split.json, and one that fits the other folds can't be drawn, since the data or the "

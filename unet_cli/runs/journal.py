@@ -70,6 +70,7 @@ class Journal:
 
     def draw_curves(self, rows: Sequence[EpochResult]) -> None:
         """Write curves.png: losses and validation Dice, set Dice and IoU over epochs."""
+        # Figure without pyplot, which would choose a window system and keep the figure alive.
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -119,7 +120,7 @@ class Journal:
             writer.writeheader()
             for row in rows:
                 writer.writerow({key: _rounded(value) for key, value in row.items()})
-            text.detach()
+            text.detach()  # flushes, and leaves the file open for whole_file to rename
 
 
 def tensorboard_writer() -> Any:
@@ -138,6 +139,7 @@ def pictured_samples(run: Run) -> list[PredictedSample]:
     data = run.val_data
     if not len(data):
         data = run.loader.data
+        # Whole images rather than the crops of training, so that every picture of the run shows the same pixels.
         data = data.cut_apart(Whole()) if data.preprocessing.mode == "resize" else data
     return predict_samples(run.learner, data, PICTURED)
 

@@ -94,6 +94,7 @@ def compared_modes(
     samples."""
     for mode in MODES:
         check_trainable(network, call.config.size, mode)
+    # Both with the same initial weights, steps and images, so that only the mode differs.
     dice = {mode: _learned(call, card, split, network, mode, scored) for mode in MODES}
     (other,) = (mode for mode in MODES if mode != by_masks)
     mode = other if dice[other] > dice[by_masks] + CLEAR_GAIN else by_masks

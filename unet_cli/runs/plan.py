@@ -82,6 +82,7 @@ def planned(
     if call.like:
         return _stored(call.like, config), _with_width(model, is_free, call.like.model.base_channels)
     model = _with_width(model, is_free, usual_width(model.name, compute.kind))
+    # Without --max-time or --patience a run ends on convergence, which only a validation score can tell.
     images, val_images = _images(call, card, split, mode), len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
     plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
@@ -190,6 +191,7 @@ def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -
     """Measure the cost of training a fresh network on noise for about two seconds, in both memory layouts, and with
     fewer threads too where other programs are computing. Cached for the process."""
     keep_freed_memory(compute)
+    # Small crops, since a step on whole images could take longer than all of the trial's time.
     side, threads = smallest_side(model, size), torch.get_num_threads()
     other_layout = replace(compute, channels_last=not compute.channels_last)
     options = [(layout, count) for layout in (compute, other_layout) for count in (threads, *_fewer_threads(threads))]
@@ -217,6 +219,7 @@ def quickest(options: Sequence[Option], seconds: Callable[[Option], float]) -> t
         if times and time.monotonic() >= end:
             break
         times.setdefault(option, []).append(seconds(option))
+    # The minimum rather than the mean, since other programs can only make a trial slower.
     best = {option: min(trials[1:]) for option, trials in times.items() if len(trials) > 1}
     if options[0] not in best:
         return options[0], min(times[options[0]])
@@ -260,6 +263,7 @@ def smallest_side(model: ModelConfig, size: int) -> int:
 def growth(model: ModelConfig, size: int, steps: float = math.inf) -> dict[str, Any]:
     """The `sides` and `until` of a plan. steps: number of steps at full size for which there is time; with few of them
     the phase of whole images is left out."""
+    # A phase whose crops don't fit the network is left out, and the next one takes its share of the run.
     phases = [(round(share * size), end) for share, end in GROWTH]
     phases = [(side, end) for side, end in phases if side == size or _is_trainable_on(model, side)]
     if len(phases) > 1 and (1 - phases[-2][1]) * steps < MIN_WHOLE_STEPS:
@@ -285,12 +289,14 @@ def course(images: float, val_images: int, run: float | None = None, is_open: bo
     is a forward pass for each validation image and for each training image of the statistics.
     """
     if run is None:
+        # Several passes in an epoch where validation would otherwise take more than its share.
         statistics = min(STATISTICS, math.ceil(images))
         repeats = math.ceil(FORWARD * (val_images + statistics) / (VALIDATING * images))
         return Plan(repeats=repeats, statistics=statistics, is_open=is_open)
     validated = min(val_images, max(MIN_VALIDATED, int(FINISHING * run / FORWARD)))
     statistics = min(STATISTICS, math.ceil(images), max(MIN_STATISTICS, int(FINISHING * run / FORWARD / 2)))
     passes = run / images / EPOCHS  # passes over the training images in an epoch
+    # One of the two is 1: an epoch is several passes of a small data set, or a part of a pass of a large one.
     repeats, parts = max(1, round(passes)), max(1, round(1 / passes))
     epochs = run / images * parts / repeats
     validations = VALIDATING * run / (FORWARD * (validated + statistics))

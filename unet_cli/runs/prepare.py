@@ -50,6 +50,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
+        # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _report_slow_reading(call)
     split = _split(call, card)
@@ -61,7 +62,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     network = _network(call, card, initial)
     # Decisions depend on timing and on files, so the first process decides for all.
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
-    assert decided is not None
+    assert decided is not None  # in other processes it is the first one's
     (mode, orientation), reasons, plan, network_config = decided
     config = replace(config, orientation=orientation)
     call = replace(call, config=config, compute=replace(call.compute, channels_last=plan.channels_last))
@@ -70,7 +71,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     template = template_of(call, card, split, mode, network_config)
     torch.manual_seed(config.seed)  # decisions may have drawn random numbers
     model = build_model(template.model, config.gradient_checkpointing)
-    if initial:
+    if initial:  # also with --resume: the averaged weights and the optimizer are restored below
         model.load_state_dict(initial.weights)
     else:
         model.start_at(class_shares(card, split.train))
@@ -100,7 +101,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
 def rescore_best(run: Run, weights: dict[str, Tensor]) -> None:
     """Validate the best weights so far of a run that an older version started, which chose them by another score."""
     model, rows = run.learner.model, run.course.progress.rows
-    own = {name: value.clone() for name, value in model.state_dict().items()}
+    own = {name: value.clone() for name, value in model.state_dict().items()}  # state_dict shares memory with the model
     model.load_state_dict(weights)
     scores = validate(run.learner, run.val_data, run.loader.batch_size)
     model.load_state_dict(own)
@@ -197,8 +198,8 @@ def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
     earlier = call.saved or call.like
     if earlier:
         return earlier.preprocessing.orientation, ""
-    found = way_up(card.known["train"])
-    return found.orientation, found.describe()
+    measured = way_up(card.known["train"])
+    return measured.orientation, measured.describe()
 
 
 def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
@@ -208,16 +209,16 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     Raises UserError where there is no such network, it doesn't accept a setting, or the weights are those of another.
     """
     config = call.config
-    asked = config.network_settings
+    settings = config.network_settings
     if initial and initial.model.name == config.model:
-        asked = {name: getattr(initial.model, name) if value is None else value for name, value in asked.items()}
+        settings = {name: getattr(initial.model, name) if value is None else value for name, value in settings.items()}
     # A network for colour images accepts gray ones too.
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **asked)
+    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = resolved(model, config.size)
-    if initial and (found := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
+    if initial and (stored := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
         source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"
-        here, there = plain(model), plain(found)
+        here, there = plain(model), plain(stored)
         differing = [key for key in here if here[key] != there[key]]
         if model.name != initial.model.name:
             raise UserError(
@@ -226,7 +227,7 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
             )
         differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
         raise UserError(f"{source} holds another network: {', '.join(differences)}")
-    return model, asked["base_channels"] is None
+    return model, settings["base_channels"] is None
 
 
 def _load_encoder(call: Call, model: Network, weights: str) -> None:
@@ -255,6 +256,7 @@ def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:
             "--patience beside --resume"
         )
     assert folder is not None
+    # What was chosen automatically is recorded, so that a resumed run doesn't choose again.
     resolved = replace(
         independent(config),
         width=template.model.base_channels,

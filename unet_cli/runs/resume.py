@@ -89,7 +89,7 @@ def _check_state(saved: Checkpoint) -> None:
         Plan.from_plain(parsed(dict[str, Any], state["plan"], "plan"))
     if parsed(float, state.get("seconds"), "seconds") < 0 or parsed(int, state.get("batch_size"), "batch_size") < 1:
         raise Misfit("seconds or batch_size is too small")
-    parsed(str, saved.training.get("precision"), "precision")
+    parsed(str, saved.training.get("precision"), "precision")  # a resumed run keeps it
     if not isinstance(state.get("learner"), dict):
         raise Misfit("learner is missing")
 
@@ -137,6 +137,7 @@ def saved_state(folder: Path) -> Checkpoint | None:
         raise UserError(
             f"{path} is damaged, or not a last.pth that `unet train` wrote: {misfit}; {otherwise}"
         ) from misfit
+    # After the first epoch a best.pth has always been written: without it the run would lose its best weights.
     if saved.resume["progress"]["rows"] and not best.exists():
         raise UserError(f"{best} is missing: restore it, or start a new run with --init {path}")
     return saved

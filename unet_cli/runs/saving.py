@@ -76,12 +76,13 @@ class Saver:
         """
         if self._last_try == -math.inf and row is None:
             self._last_try = time.monotonic()  # the pause before the first save counts from the first step
+        # Large networks on slow disks are saved less often, so that saving never takes more than MAX_SHARE of the time.
         pause = max(self.every if row is not None else WITHIN_EPOCH * self.every, self._duration / MAX_SHARE)
         if time.monotonic() - self._last_try >= pause or (row is not None and row.epoch == 1):
             try:
                 self.save(snapshot)
             except UserError as error:
-                self.console.say(f"Not saved: {error}. Training goes on, and saving will be tried again")
+                self.console.say(f"Not saved: {error}. Training continues, and saving will be tried again")
 
     def save_final(self, snapshot: Callable[[], Snapshot]) -> None:
         """Save at the end of a run. Raises UserError that says what was saved before."""
@@ -106,7 +107,7 @@ class Saver:
             last = self._checkpoint(now.weights, now.row)
             save_checkpoint(self.folder / "last.pth", replace(last, resume=now.state))
             self.saved = f"the last save is of epoch {now.epoch}"
-        finally:
+        finally:  # a failed save counts too, or every step would try again
             self._last_try = time.monotonic()
             self._duration = self._last_try - start
 

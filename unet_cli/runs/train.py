@@ -55,10 +55,11 @@ def train(
     Returns None in all processes but the first. Raises UserError, and Stopped after saving where a signal requested a
     stop.
     """
+    # What can't be written or imported is reported now, not after the data have been read.
     writable_folder(config.resume or config.output)
     if config.tensorboard:
         tensorboard_writer()
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = True  # batches have one shape, so the search for algorithms pays off
     if config.deterministic:
         be_deterministic()
     compute = choose_compute(config.device, config.precision, by_trial=config.max_time is not None)
@@ -107,6 +108,7 @@ def _call(
     restarted = any(world.gathered(restarts()))  # torchrun counts restarts only on the machine where a process failed
     folder = config.resume or world.first(elastic_run(config.output) if restarted else None)
     saved = saved_state(folder) if folder else None
+    # The seconds identify a save: processes that resume from different ones would train different networks.
     moments = world.gathered(saved.resume["seconds"] if saved and saved.resume else None)
     if len(set(moments)) > 1:
         raise UserError(
@@ -206,7 +208,7 @@ def _save_and_log(
         try:
             journal.add(run.course.progress.rows, partial(pictured_samples, run))
         except UserError as error:
-            run.learner.console.say(not_written(error, ". Training goes on"))
+            run.learner.console.say(not_written(error, ". Training continues"))
     printer.add(row)
     # Not every epoch saves, but the first and the last do: the maximum so far is the estimate for the last.
     run.course.budget.saving_seconds = max(run.course.budget.saving_seconds, time.monotonic() - start)

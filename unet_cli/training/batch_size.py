@@ -64,7 +64,7 @@ class _PeakMemory(TorchDispatchMode):
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = storage._cdata  # identifies the storage while it is alive; a later one may have the same address
         if key not in self._living:
             self._living[key] = (weakref.ref(storage, lambda _: self._forget(key)), storage.nbytes())
             self._now += storage.nbytes()
@@ -150,6 +150,7 @@ def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> 
     throughput: images a second at a batch size, or None on out of memory, which ends the search. Returns 1 where even
     one image doesn't fit.
     """
+    # Throughput saturates with the batch size, and larger batches mean fewer steps: the smallest near-best one wins.
     speeds: dict[int, float] = {}
     size = 1
     while size <= most:
@@ -197,7 +198,7 @@ def _speed(
 ) -> float | None:
     limit = _reservable_bytes(compute.device)
     try:
-        network = Fitted(copy.deepcopy(model))
+        network = Fitted(copy.deepcopy(model))  # the steps change its weights and batch norm statistics
         optimizer = optimizer_factory(network.parameters())
         image = torch.rand(shape, device=compute.device).contiguous(memory_format=compute.memory_format)
         target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)

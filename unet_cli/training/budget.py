@@ -58,7 +58,7 @@ class Budget:
 
     def remaining(self, done: float) -> float:
         """Estimated seconds until the run ends, infinite where nothing limits it."""
-        by_epochs = math.inf
+        by_epochs = math.inf  # two limits, of which the earlier counts; either may be missing
         if self.epochs:
             by_epochs = (self.epochs - done) * (self.steps_per_epoch * self.step_seconds + self.validation_seconds)
         by_time = math.inf if self.end is None else self.end - time.monotonic()

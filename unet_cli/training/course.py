@@ -91,7 +91,7 @@ class Course:
         # A step's time grows with the pixels, so the estimate holds across a change of the crop side.
         self.budget.step_seconds *= (self.side / self._side_before) ** 2
         self._side_before = self.side
-        self.budget.steps_per_epoch = -(-self._epoch_samples // self.step_samples)
+        self.budget.steps_per_epoch = -(-self._epoch_samples // self.step_samples)  # with a smaller last one
 
     def count_step(self, step: int, samples: int, loss: float) -> None:
         """Count the step of this number. loss: NaN where the step was skipped."""

@@ -24,14 +24,14 @@ class BadStep:
         return list(dict.fromkeys(name for name, is_spoiled in self.images if is_spoiled))
 
     def describe(self) -> str:
-        what = "an image holds values that are not finite" if self.spoiled else "the loss or its gradient is not finite"
+        what = "an image has values that are not finite" if self.spoiled else "the loss or its gradient is not finite"
         names = self.spoiled or list(dict.fromkeys(name for name, _ in self.images))
         return f"step {self.step}: {what}, so the step is skipped; images: {', '.join(names)}"
 
     def likely_reason(self, precision: str, lr: float) -> str:
         """The likely reason of many such steps in a row, and the remedy."""
         if self.spoiled:
-            return f"there are values that are not finite in {', '.join(self.spoiled)}: put that right, or leave it out"
+            return f"values are not finite in {', '.join(self.spoiled)}: correct them, or leave these images out"
         if precision == "float16":
             return "numbers have likely become too large for float16: try --precision bf16 or float32"
         return f"the learning rate is likely too high: try a lower --lr than {lr:g}"
@@ -56,7 +56,7 @@ def describe_blank(last: EpochResult, mode: str) -> str:
         only, remedies = "foreground", "a lower --lr, or --classes where masks are inverted"
     return (
         f"The network has predicted nothing but {only} for {BLANK_EPOCHS} epochs. If that doesn't change: try "
-        f"{remedies}; look at the pictures of the run to see whether the masks are what they should be"
+        f"{remedies}; check in the pictures of the run whether the masks are right"
     )
 
 
@@ -67,7 +67,7 @@ def slow_loader(images: int, reading: float, seconds: float, kind: str) -> str:
     if reading <= computing:
         return ""
     return (
-        f"Reading sets the pace: {images / seconds:.3g} images a second come from the disk, and the {kind} could train "
-        f"on {images / computing:.3g}. Faster: more --workers or processors, files on a local disk, smaller images, or "
-        "more memory, where decoded images are kept"
+        f"Reading is the bottleneck: {images / seconds:.3g} images a second come from the disk, and the {kind} could "
+        f"train on {images / computing:.3g}. Faster: more --workers or processors, files on a local disk, smaller "
+        "images, or more memory, in which decoded images are cached"
     )

@@ -55,6 +55,7 @@ class TrainLoader:
 
     def steps(self, epoch: int, seen: int = 0) -> list[list[int]]:
         """Indices of the samples of each step of an epoch, over all processes; its first `seen` samples are skipped."""
+        # One order for all processes, from which each takes its share: a resumed run skips what has been seen.
         size = self.batch_size * self.world.count
         order = epoch_order(len(self.data), self.seed, epoch, self.plan.parts)[seen:]
         return [list(order[start : start + size]) for start in range(0, len(order), size)]
@@ -73,6 +74,7 @@ class TrainLoader:
         if self.augmentation is None:
             image = center_crop(image, side)
         else:
+            # Randomness is a function of the sample, not of a generator's state: a resumed run draws the same.
             keys = [(self.seed, epoch, index) for index in batch.indices]
             image, mask = augment(image, mask, self.augmentation.at(self.plan.passes(epoch)), keys, side)
         mask = center_crop(mask, self.side)

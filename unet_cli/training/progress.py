@@ -90,6 +90,7 @@ class EpochPrinter:
         if not self._pending:
             return
         *passed, latest = self._pending
+        # The best epoch since the last line is shown too, or its score would appear in log.csv only.
         best = [] if latest.is_best else [row for row in passed if row.is_best][-1:]
         if passed and not self._explained:
             self._console.say("Epochs are short: a line every few seconds; log.csv has a row for each")

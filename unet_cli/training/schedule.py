@@ -20,7 +20,7 @@ def lr_factor(schedule: str, progress: float, scores: Sequence[float] = ()) -> f
     progress: share of the run, 0 to 1. scores: validation score of each epoch so far, higher is better.
     """
     progress = min(max(progress, 0.0), 1.0)
-    warmth = min((progress + 1e-3) / (WARMUP + 1e-3), 1.0)
+    warmth = min((progress + 1e-3) / (WARMUP + 1e-3), 1.0)  # above 0 at the first step, which would else do nothing
     return warmth * SCHEDULES[schedule](max(progress - WARMUP, 0.0) / (1 - WARMUP), scores)
 
 
@@ -73,6 +73,8 @@ def cooldown_epochs(before: int) -> int:
 def open_progress(done: float, cooling: int | None) -> float:
     """Progress, 0 to 1, of an open run, which cools down when it has converged. done: epochs done; cooling: epochs
     before the cool-down, None before it begins."""
+    # Before the cool-down the length of the run isn't known, so the schedule's constant part is taken as SETTLING
+    # epochs; the cool-down then covers the last share of the progress, whatever the number of epochs before.
     if cooling is None:
         return (1 - COOLDOWN) * min(1.0, done / SETTLING)
     return 1 - COOLDOWN + COOLDOWN * (done - cooling) / cooldown_epochs(cooling)

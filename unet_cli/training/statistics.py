@@ -38,6 +38,7 @@ def recompute_statistics(
     count, device = 0, _statistics(norms[0])[0].device
     device = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     sums = [torch.zeros(2, norm.num_features, dtype=torch.float64, device=device) for norm in norms]
+    # Whatever a forward pass raises, the network must not keep a momentum of 1.
     try:
         for batch in batches:
             forward(batch)
@@ -52,6 +53,7 @@ def recompute_statistics(
     if not count:
         return
     for total, norm in zip(sums, norms, strict=True):
+        # Batches have one size in all processes, so the mean of their means is the mean over all.
         mean, square = world.sum(total) / (count * world.count)
         for statistic, value in zip(_statistics(norm), (mean, square - mean.square()), strict=True):
             statistic.copy_(value)

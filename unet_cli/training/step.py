@@ -77,8 +77,9 @@ class Learner:
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # batch norm's running statistics
         loss = self._within_memory(lambda: self._backward(image, mask, counted), statistics)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)  # after unscaling only
         self.step += 1
+        # The norm is checked as well: a finite loss may have an infinite gradient. One transfer from the GPU for both.
         is_finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         if is_finite:
             self.scaler.step(self.optimizer)
@@ -115,6 +116,7 @@ class Learner:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore `state`; the weights have been loaded already."""
+        # load_state_dict restores the settings of the groups too.
         decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, decay in zip(self.optimizer.param_groups, decays, strict=True):

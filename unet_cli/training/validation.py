@@ -27,6 +27,7 @@ def validate_averaged(run: Run, stop: StopRequest) -> dict[str, float] | None:
     learner, start = run.learner, time.monotonic()
     # Each process has running statistics of its own samples; these are averaged while all have the same weights.
     learner.world.average_buffers(learner.model)
+    # The average's own batch norm statistics are averages of averages, see recompute_statistics.
     with learner.average.swapped_in(learner.model):
         batches = run.loader.statistics_batches(learner.micro_batch)
         recompute_statistics(learner.model, learner.forward, batches, learner.world)

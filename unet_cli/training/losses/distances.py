@@ -49,6 +49,7 @@ def signed_distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """
     if not (inside.any() and outside.any()):
         return np.zeros(inside.shape, dtype=np.float32)
+    # Ignored pixels are in neither array, so both transforms measure to known pixels only.
     beyond, within = distance_transform_edt(~inside), distance_transform_edt(~outside)
     return np.where(inside, 1 - within, beyond * outside).astype(np.float32)
 

@@ -101,6 +101,7 @@ class Loss:
                 total = total + 0 * logits.float().sum()  # DDP waits for a gradient of every parameter
                 continue
             coarse = downsample_target(target, logits.shape[2:])
+            # A coarse head has this share of the pixels; the share of ignored ones is taken to be the same.
             share = math.prod(coarse.shape[1:]) / math.prod(target.shape[1:])
             scaled = Denominators(denominators.images, denominators.weight * share)
             total = total + head_weight * self(logits, coarse, scaled)
@@ -176,6 +177,7 @@ def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:
     present = [share for share in shares if share > 0]
     if not present:
         return (1.0,) * len(shares)
+    # Weights go with the root of the share, so a ratio of MAX_WEIGHT is a ratio of MAX_WEIGHT^2 in the shares.
     rarest = max(min(present), max(present) / MAX_WEIGHT**2)
     raw = [1 / math.sqrt(max(share, rarest)) for share in shares]
     mean = sum(weight * share for weight, share in zip(raw, shares, strict=True)) / sum(shares)

@@ -48,6 +48,7 @@ def tversky(
     networks", MLMI 2017, equation 4, with smoothing, for each image; with alpha = beta = 1/2 it is Dice.
     """
     probs, spatial = probs * known, list(range(2, probs.ndim))
+    # Everything is doubled, so that with alpha = beta = 1/2 the formula and SMOOTH are exactly those of Dice.
     tp = (probs * truth).sum(spatial)
     errors = 2 * alpha * (probs.sum(spatial) - tp) + 2 * beta * (truth.sum(spatial) - tp)
     return 1 - (2 * tp + SMOOTH) / (2 * tp + errors + SMOOTH)
@@ -107,6 +108,7 @@ def cldice(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     2021, algorithms 1 and 2, mixed with Dice by alpha = 1/2, for each image and class; they leave the number of
     iterations to the user.
     """
+    # The radius is of the true object, so that the prediction can't change the number of iterations.
     rounds = _for_each(radius, truth, known).clamp(min=1)
     spatial = list(range(2, probs.ndim))
     probs = probs * known
