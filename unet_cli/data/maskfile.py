@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from unet_cli.data.annotations.parsed import annotated
+from unet_cli.data.annotations.polygons import drawn
+from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL, Annotated, is_background
 from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
 from unet_cli.data.formats.decoded import explained
 from unet_cli.data.imagefile import NO_DATA, describe_pixels, is_gray
-from unet_cli.data.source import Source
+from unet_cli.data.source import Entry, Source
 from unet_cli.errors import UserError
 
 UNLABELLED = -1  # of a mask's pixels
@@ -27,8 +30,8 @@ class MaskPixels:
     indices. colour: the values are colours, 0xRRGGBB, or TRANSPARENT. planes: how many a one-hot mask has, whose values
     are the number of the plane that marks a pixel, from 1 on; 0 of all others. nodata: the value that the file calls
     so. UNLABELLED pixels are where the file has NaN, -1 or another number that stands for nothing. is_blank: there is
-    no file, and all is background, whatever its value. overlap: pixels that the files of several classes claim; there
-    the last of these counts.
+    no file, and all is background, whatever its value. overlap: pixels that the files, or shapes, of several classes
+    claim; there the last of these counts.
     """
 
     values: np.ndarray
@@ -44,19 +47,53 @@ def read_mask(source: Source) -> MaskPixels:
     """A mask's pages. Palettes give indices, colours are packed unless they are gray, transparent ones are TRANSPARENT.
 
     Several files are the objects of one mask: the largest value counts where they overlap; or a class each, whose
-    values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest.
+    values are the indices of the classes. What has another size is brought to the source's, each pixel the nearest; a
+    mask that is drawn from annotations needs that size, which is its image's.
     Raises UserError where a file can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes
     differ.
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
         return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+    if source.entry is not None:
+        return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
     sides = zip(source.size, mask.values.shape[1:], strict=True)
     rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
     return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+
+
+def _drawn_mask(source: Source, entry: Entry) -> MaskPixels:
+    """From the shapes of an annotation file: the values are the indices of the classes, IGNORED where they say so."""
+    assert source.size is not None
+    found = annotated(source.path, entry.tool, entry.name)
+    if found.size is not None and found.size != source.size:
+        (own_height, own_width), (height, width) = found.size, source.size
+        raise UserError(
+            f"{source} is of an image of {own_width}x{own_height}, but the image is {width}x{height}: give the image "
+            "that was annotated, or leave the pair out with --skip-bad"
+        )
+    with explained(source.path):
+        try:
+            values, overlap = drawn(found, source.size, _indices(found, entry))
+        except UserError as error:
+            raise source.named(error) from error
+    palette = [part for colour in entry.colours for part in (colour >> 16, colour >> 8 & 255, colour & 255)]
+    return MaskPixels(values[None], palette or None, overlap=overlap)
+
+
+def _indices(found: Annotated, entry: Entry) -> dict[str, int]:
+    """The class index of each label. Raises UserError at a class that the file hadn't when it was first read."""
+    known = {name: index for index, name in enumerate(entry.classes, 1)}
+    indices = {}
+    for label in {shape.label for shape in found.shapes} - {IGNORED_LABEL, BACKGROUND_LABEL}:
+        name = entry.numbered[int(label)] if entry.numbered else label
+        if name not in known and not is_background(name):
+            raise UserError(f"holds the class {name}, but the classes are {', '.join(entry.classes)}")
+        indices[label] = known.get(name, 0)
+    return indices
 
 
 def _joined_mask(source: Source) -> MaskPixels:

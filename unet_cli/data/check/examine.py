@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from unet_cli.config.data import DataConfig
+from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card, refusal
 from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.check.problems import Problem, odd_things
-from unet_cli.data.folder.layout import Layout, one_class_options, swapped
+from unet_cli.data.folder.layout import Layout, one_class_options, redrawn, swapped
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
@@ -40,9 +41,7 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     nothing is left that a card could be made of.
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
-    if layout.classes and not spec.names:
-        values = tuple(range(len(layout.classes) + 1))
-        spec = replace(spec, names=("background", *layout.classes), values=values)
+    layout, spec = _with_classes(layout, spec)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
     if not spec.names:
@@ -87,6 +86,23 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
         keep_alpha=config.keep_alpha and facts.channels in (2, 4),
         left_out=problems if config.skip_bad else [],
     )
+
+
+def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
+    """Where masks have a file for each class, or are drawn, their names and values; drawn masks get the numbers of the
+    classes that are asked for, as those of a network, by their names."""
+    if not layout.classes:
+        return layout, spec
+    if layout.tool:
+        if spec.names and set(layout.classes) <= set(spec.names[1:]):
+            layout = redrawn(layout, spec.names)
+            spec = replace(spec, values=tuple(range(len(spec.names))), colour=False)
+        if layout.ignores and spec.ignore is None:
+            spec = replace(spec, ignore=IGNORED)
+    if not spec.names:
+        values = tuple(range(len(layout.classes) + 1))
+        spec = replace(spec, names=("background", *layout.classes), values=values)
+    return layout, spec
 
 
 def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[str, list[Known]], list[Problem]]:
@@ -172,7 +188,9 @@ def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
 
 
 def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
-    """Classes in files of their own that claim the same pixels."""
+    """Classes in files of their own that claim the same pixels; of drawn shapes the later one counts."""
+    if layout.tool:
+        return
     found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
     if not found:
         return

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_cli.config.data import DataConfig
+from unet_cli.data.annotations.find import Found, find_annotations
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
 from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
@@ -49,7 +50,8 @@ class Layout:
     left: a message for each file without a partner; it is for the caller to refuse them or leave them out. unmasked:
     how many of these are images without a mask.
     files_per_image: more than 1 where each channel has a file of its own. classes: names of those whose masks are files
-    of their own, without the background. beside: see path_rules.rules_beside.
+    of their own, or drawn, without the background. beside: see path_rules.rules_beside. tool: whose annotations the
+    masks are drawn from, if they are. ignores: some of these mark pixels that count nowhere.
     """
 
     root: Path
@@ -61,6 +63,8 @@ class Layout:
     files_per_image: int = 1
     classes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    tool: str = ""
+    ignores: bool = False
 
 
 def layout_of(config: DataConfig) -> Layout:
@@ -89,6 +93,7 @@ def find_layout(
     if not root.is_dir():
         raise UserError(f"{root} is a file: give the folder that holds your images and masks as --data")
     others: list[Path] = []
+    drawn: Found | None = None
     if pair is not None:
         if images is not None or masks is not None:
             raise UserError("--pair says where images and masks are: leave out --images and --masks")
@@ -96,16 +101,35 @@ def find_layout(
         found, notes = paired_by_hand(root, pair, inside)
     else:
         inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
+        drawn = find_annotations(root, inside, others) if images is None and masks is None else None
         try:
-            found, notes = _by_looks(root, inside, others, images, masks)
+            if drawn is not None:
+                found, notes = drawn.splits, drawn.notes
+            else:
+                found, notes = _by_looks(root, inside, others, images, masks)
         except UserError as error:
             # Whoever says where images and masks are doesn't mean sets below.
             below = _sets_below(root, inside) if images is None and masks is None else []
             raise UserError("\n".join([str(error), *below])) if below else error from error
         if own:
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
-    notes += describe(others) + lacking_packages(inside)
-    return _joined(root, found, notes, takes_missing)
+    used = drawn.used if drawn is not None else frozenset()
+    notes += describe(path for path in others if path not in used) + lacking_packages(inside)
+    layout = _joined(root, found, notes, takes_missing)
+    return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
+
+
+def redrawn(layout: Layout, names: Sequence[str]) -> Layout:
+    """The same masks, drawn with these classes, which hold all of the layout's: the background first."""
+    classes = tuple(names[1:])
+    splits = {split: [_redrawn(pair, classes) for pair in pairs] for split, pairs in layout.splits.items()}
+    return replace(layout, splits=splits, classes=classes)
+
+
+def _redrawn(pair: Pair, classes: tuple[str, ...]) -> Pair:
+    if pair.mask.entry is None:
+        return pair
+    return replace(pair, mask=replace(pair.mask, entry=replace(pair.mask.entry, classes=classes, colours=())))
 
 
 def _by_looks(

@@ -53,7 +53,7 @@ def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
 def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
     """How the names of masks follow from those of images, so that they are known again in one folder, as for --pair: a
     rule, or one for each part of a mask. Nothing where masks lie elsewhere under the same names."""
-    examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank]
+    examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank and not pair.mask.entry]
     names = [{(pair.image.path.name, path.name) for path in pair.mask.paths} for pair in examples]
     are_beside = all(path.parent == pair.image.path.parent for pair in examples for path in pair.mask.paths)
     if not are_beside and any(stem(image) == stem(mask) for both in names for image, mask in both):

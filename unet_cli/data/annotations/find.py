@@ -1,0 +1,188 @@
+"""A folder of images with annotation files -> pairs whose masks are drawn, classes, and what is to be said."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unet_cli.data.annotations.link import Images, Link, named_apart
+from unet_cli.data.annotations.parsed import parsed
+from unet_cli.data.annotations.shapes import AnnotationFile, clipped_points, is_background
+from unet_cli.data.folder.passed_over import tool_of
+from unet_cli.data.folder.roles import File, assign_roles, natural
+from unet_cli.data.folder.several import Paired, without_mask
+from unet_cli.data.source import Entry, Pair, Source
+from unet_cli.errors import UserError
+from unet_cli.system.console import counted, few
+
+MAX_NAMED = 20  # classes in a line
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What the files of one format say of a folder's images.
+
+    links: images with their entries. bare: images without one. lost: what to say of entries without an image.
+    numbered: names of classes that files number. names: classes in the order that a file of their own gives.
+    used: other files that were understood. is_many: files hold entries of several images.
+    """
+
+    links: list[Link]
+    bare: list[File]
+    lost: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    used: frozenset[Path] = frozenset()
+    is_many: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder whose masks are drawn. used: files that were understood. ignores: some shapes mark ignored pixels."""
+
+    tool: str
+    splits: dict[str, Paired]
+    notes: list[str]
+    used: frozenset[Path]
+    ignores: bool
+
+
+def find_annotations(root: Path, inside: Sequence[Path], others: Sequence[Path]) -> Found | None:
+    """None where there are masks as files, or no annotation files that go with the images.
+
+    inside, others: the image files below the root, and those of other types. Raises UserError at files that can't be
+    understood, or could be in several ways.
+    """
+    by_tool: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in others:
+        tool = tool_of(path)
+        if tool in LINKERS:
+            by_tool[tool].append(path)
+    files = assign_roles(root, list(inside), None, None) if by_tool else []
+    if not files or any(file.role == "masks" for file in files):
+        return None
+    images = Images(root, files)
+    linked = {tool: found for tool, paths in by_tool.items() if (found := LINKERS[tool](images, paths, others))}
+    if not linked:
+        return None
+    if len(linked) > 1:
+        raise UserError(
+            f"{root} holds annotations of {' and of '.join(linked)}: keep one kind, move the others elsewhere"
+        )
+    [(tool, found)] = linked.items()
+    if not found.links:
+        what = f"{found.lost[0]}" if found.lost else f"{found.used and min(found.used)} lists no image"
+        raise UserError(f"{root}: {tool} annotations go with none of its {counted(len(files), 'image')}: {what}")
+    return _as_pairs(root, tool, found)
+
+
+def _as_pairs(root: Path, tool: str, linked: Linked) -> Found:
+    links = named_apart(root, linked.links)
+    paths = list(dict.fromkeys(link.path for link in links))
+    files = {path: parsed(path, tool) for path in paths}
+    classes, notes = _classes(tool, linked, [file for file, _ in files.values()])
+    colours = _colours(classes, [file for file, _ in files.values()])
+    splits: defaultdict[str, list[Link]] = defaultdict(list)
+    for link in links:
+        splits[link.split or "train"].append(link)
+    bare: defaultdict[str, list[File]] = defaultdict(list)
+    for file in linked.bare:
+        bare[file.split or "train"].append(file)
+    if not splits.get("train"):  # a part alone, to be evaluated on
+        first = min(splits, key=lambda split: -len(splits[split]))
+        splits["train"], bare["train"] = splits.pop(first), bare.pop(first, [])
+    rule = f"masks drawn from {tool} annotations"
+    found: dict[str, Paired] = {}
+    for split in ("train", "val", "test"):
+        pairs = []
+        for link in splits.get(split, []):
+            entry = Entry(
+                tool, link.entry, classes, linked.numbered, colours, files[link.path][1], is_one_of_many=linked.is_many
+            )
+            pairs.append(Pair(link.image.name, Source((link.image.path,)), Source((link.path,), entry=entry)))
+        pairs.sort(key=lambda pair: natural(pair.name))
+        unmasked = [without_mask(file.name, (file.path,)) for file in bare.get(split, [])]
+        if pairs:
+            found[split] = Paired(pairs, rule, unmasked=unmasked, classes=classes)
+        elif unmasked:
+            notes.append(f"{counted(len(unmasked), 'image')} of the {split} folder have no annotations: not used")
+    found["train"].left.extend(linked.lost)
+    notes = [*_summary(tool, links, [file for file, _ in files.values()]), *linked.notes, *notes]
+    is_ignoring = any(file.has_ignored for file, _ in files.values())
+    return Found(tool, found, notes, linked.used.union(paths), is_ignoring)
+
+
+def _classes(tool: str, linked: Linked, files: Iterable[AnnotationFile]) -> tuple[tuple[str, ...], list[str]]:
+    """The classes that are drawn anywhere, in their order, and a note on others. Raises UserError where none is."""
+    order: dict[str, None] = dict.fromkeys(linked.names)
+    used: set[str] = set()
+    for file in files:
+        if not linked.names:
+            order |= dict.fromkeys(file.classes)
+        used |= file.labels
+    if linked.numbered:
+        beyond = [number for number in used if not number.isdecimal() or int(number) >= len(linked.numbered)]
+        if beyond:
+            raise UserError(
+                f"{tool} annotations have a class {max(beyond, key=int)}, but only {len(linked.numbered)} are named "
+                f"({few(linked.numbered)}): name every class"
+            )
+        used = {linked.numbered[int(number)] for number in used}
+    names = order if linked.names else sorted(order, key=natural) if tool == "labelme" else order
+    drawn = tuple(name for name in names if name in used and not is_background(name))
+    if not drawn:
+        raise UserError(f"{tool} annotations hold no shape with an area: draw polygons, rectangles or masks")
+    idle = [name for name in names if name not in used]
+    return drawn, [f"classes without any annotation are left out: {few(idle)}"] if idle else []
+
+
+def _colours(classes: Sequence[str], files: Sequence[AnnotationFile]) -> tuple[int, ...]:
+    """Of background and classes, where all have one and no two the same."""
+    known = {name: colour for file in files for name, colour in file.colours.items()}
+    colours = (0, *(known.get(name, 0) for name in classes))
+    return colours if len(set(colours)) == len(colours) else ()
+
+
+def _summary(tool: str, links: Sequence[Link], files: Sequence[AnnotationFile]) -> list[str]:
+    """What the files hold, what is left out of it, and what is clipped."""
+    counts, left_out = Counter[str](), Counter[str]()
+    for file in files:
+        counts += file.counts
+        left_out += file.left_out
+    shown = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+    lines = [f"{tool}: {counted(counts.total(), 'annotation')} of {counted(len(links), 'image')} ({shown})"]
+    if left_out:
+        shown = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common())
+        lines.append(f"annotations that are left out: {shown}")
+    outside = [clipped_points(parsed(link.path, tool)[0].images[link.entry]) for link in links]
+    if any(outside):
+        lines.append(
+            f"{counted(sum(outside), 'point')} outside of the image, in {counted(sum(map(bool, outside)), 'image')}: "
+            "clipped at the border"
+        )
+    return lines
+
+
+# --- labelme ---------------------------------------------------------------------------------------------------------
+
+
+def _link_labelme(images: Images, paths: Sequence[Path], others: Sequence[Path]) -> Linked | None:
+    """A file for each image: by its imagePath, seen from its folder, or else by its own name."""
+    links, lost = [], []
+    for path in paths:
+        [name] = parsed(path, "labelme")[0].images
+        file = images.beside(path) or images.called(name, path) or images.called(path.stem, path)
+        if file is None:
+            lost.append(f"annotations without an image: {path}")
+        else:
+            links.append(Link(file, path, name, file.split))
+    taken = {link.image.path for link in links}
+    bare = [file for file in images.files if file.path not in taken]
+    return Linked(links, bare, lost, used=frozenset(paths))
+
+
+Linker = Callable[[Images, Sequence[Path], Sequence[Path]], Linked | None]
+LINKERS: dict[str, Linker] = {"labelme": _link_labelme}
