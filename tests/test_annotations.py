@@ -1,69 +1,16 @@
-"""Masks drawn from annotation files: squares worked by hand for each format's pixel origin, and folders as tools
-export them, written here. That polygons are pycocotools' to the pixel was compared on 3,000 random ones, and is held
-here by an area that was taken from it."""
+"""Masks drawn from shapes: squares worked by hand for each pixel origin. That polygons and run lengths are
+pycocotools' to the pixel was compared on thousands of random ones, and is held here by figures taken from it."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-from conftest import TINY, Run, assert_failed
-from PIL import Image
+from annotated import SQUARE
 
-from unet_cli.config.data import DataConfig
 from unet_cli.data.annotations.polygons import drawn
-from unet_cli.data.annotations.shapes import Annotated, Kind, Shape
-from unet_cli.data.check.card import Card
-from unet_cli.data.check.examine import examine
-from unet_cli.data.folder.layout import Layout, find_layout, layout_of
-from unet_cli.data.maskfile import MaskPixels, read_mask
+from unet_cli.data.annotations.rle import decompressed
+from unet_cli.data.annotations.shapes import Annotated, Kind, Runs, Shape
 from unet_cli.errors import UserError
-from unet_cli.system.console import Console
-
-SIDE = 40
-SQUARE = [[1, 1], [3, 1], [3, 3], [1, 3]]
-COUNT = 6
-
-
-def corners(number: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the object of a drawn image."""
-    return 4 + number, 6, 20 + number, 26
-
-
-def write_images(folder: Path, count: int = COUNT, extension: str = ".png") -> list[Path]:
-    """Noise, and a bright rectangle; SIDE x SIDE, and a column more for each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number in range(count):
-        image = np.random.default_rng(number).integers(0, 60, (SIDE, SIDE + number, 3)).astype(np.uint8)
-        left, top, right, bottom = corners(number)
-        image[top:bottom, left:right] += 150
-        paths.append(folder / f"cell{number}{extension}")
-        Image.fromarray(image).save(paths[-1])
-    return paths
-
-
-def outline(number: int) -> list[list[float]]:
-    left, top, right, bottom = corners(number)
-    return [[left, top], [right, top], [right, bottom], [left, bottom]]
-
-
-def mask_of(layout: Layout, name: str, split: str = "train") -> MaskPixels:
-    """As it is read once the image's size is known."""
-    [pair] = [pair for pair in layout.splits[split] if pair.name == name]
-    with Image.open(pair.image.path) as image:
-        return read_mask(replace(pair.mask, size=(image.height, image.width)))
-
-
-def card_of(data: Path, **settings: Any) -> Card:
-    config = DataConfig(data=data, **settings)
-    return examine(layout_of(config), config, Console(quiet=True))
 
 
 def draw(kind: Kind, *rings: list[list[float]], size: tuple[int, int] = (6, 6)) -> list[str]:
@@ -115,196 +62,19 @@ def test_the_later_shape_is_on_top_and_what_both_claim_is_counted():
     assert overlap == 4
 
 
-# --- labelme ---------------------------------------------------------------------------------------------------------
+def test_compressed_run_lengths_are_pycocotools():
+    """Its encoding of these three rows."""
+    bitmap = Runs(decompressed("21130M1"), 3, 4, by_columns=True).checked().bitmap()
+    assert bitmap.astype(int).tolist() == [[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]]
+    with pytest.raises(UserError, match="cut off"):
+        decompressed("21130P")
 
 
-def labelme(path: Path, *shapes: dict[str, Any], image: str = "", size: tuple[int, int] | None = None) -> None:
-    height, width = size or (None, None)
-    content = {"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": image, "imageData": None}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content | {"imageHeight": height, "imageWidth": width}))
-
-
-def shape(label: str, points: list[list[float]], kind: str = "polygon", **more: Any) -> dict[str, Any]:
-    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}} | more
-
-
-def write_labelme(folder: Path, count: int = COUNT) -> Path:
-    for number, path in enumerate(write_images(folder, count)):
-        labelme(path.with_suffix(".json"), shape("cell", outline(number)), image=path.name)
-    return folder
-
-
-def test_labelme_files_beside_the_images_give_masks_and_names(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    card = card_of(data)
-    assert card.labels.names == ("background", "cell")
-    assert [len(card.pairs(split)) for split in ("train", "val")] == [COUNT, 0]
-    assert mask_of(card.layout, "cell2").values.sum() == 17 * 21  # the outline is of the object
-    assert not card.refusals
-    assert not [note for note in card.layout.notes if note.startswith("passed over")]
-
-
-def test_labelme_files_in_a_folder_of_their_own_by_name_or_by_imagepath(tmp_path):
-    images = write_images(tmp_path / "images")
-    for number, path in enumerate(images):
-        labelme(tmp_path / f"labels/{path.stem}.json", shape("cell", outline(number)))
-    assert len(find_layout(tmp_path).splits["train"]) == COUNT
-    for number, path in enumerate(images):
-        (tmp_path / f"labels/{path.stem}.json").unlink()
-        labelme(
-            tmp_path / f"labels/note{number}.json", shape("cell", outline(number)), image=f"..\\images\\{path.name}"
-        )
-    layout = find_layout(tmp_path)
-    assert {pair.name: pair.mask.path.name for pair in layout.splits["train"]}["cell3"] == "note3.json"
-
-
-def test_labelme_shapes_of_every_kind(tmp_path):
-    [path] = write_images(tmp_path, 1)
-    picture = io.BytesIO()
-    Image.fromarray(np.array([[255, 0], [255, 255]], np.uint8)).save(picture, "PNG")
-    bitmap = shape("d", [[30, 30], [31, 31]], "mask", mask=base64.b64encode(picture.getvalue()).decode())
-    shapes = [
-        shape("a", [[3, 3], [1, 1]], "rectangle"),
-        shape("b", [[10, 10], [10, 12]], "circle"),
-        shape("c", [[20, 20], [22, 20], [22, 22]]),
-        bitmap,
-        shape("e", [[1, 1], [2, 2]], "linestrip"),
-        shape("e", [[1, 1]], "point"),
-        shape("f", [[1, 1], [2, 2]]),
-    ]
-    labelme(path.with_suffix(".json"), *shapes, image=path.name, size=(SIDE, SIDE))
-    layout = find_layout(tmp_path)
-    values = mask_of(layout, "cell0").values[0]
-    assert layout.classes == ("a", "b", "c", "d")
-    assert np.bincount(values.ravel(), minlength=5)[1:].tolist() == [9, 21, 6, 3]
-    assert values[30:32, 30:32].tolist() == [[4, 0], [4, 4]]
-    assert "1 linestrip, which has no area, 1 point, which has no area, 1 polygon of fewer than 3 points" in "".join(
-        layout.notes
-    )
-
-
-def test_labelme_s_own_labels_are_background_and_ignored_pixels(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    shapes = [
-        shape("__ignore__", [[0, 0], [39, 39]], "rectangle"),
-        shape("cell", outline(0)),
-        shape("_background_", [[4, 6], [5, 7]], "rectangle"),
-    ]
-    labelme(data / "cell0.json", *shapes, image="cell0.png")
-    card = card_of(data)
-    values = mask_of(card.layout, "cell0").values[0]
-    assert (values[6, 4], values[8, 8], values[0, 0], card.labels.ignore) == (0, 1, 255, 255)
-    assert not card.refusals
-
-
-def test_images_without_a_labelme_file_are_asked_about(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    (data / "cell1.json").unlink()
-    card = card_of(data)
-    assert [problem.text for problem in card.refusals] == [f"image without a mask: {data / 'cell1.png'}"]
-    assert len(card_of(data, missing_masks="background").pairs("train")) == COUNT
-
-
-def test_what_is_remembered_depends_on_the_annotation_file(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    before = card_of(data).contents[2].tolist()
-    labelme(data / "cell2.json", shape("cell", [[0, 0], [3, 0], [3, 3], [0, 3]]), image="cell2.png")
-    assert (before[1], card_of(data).contents[2, 1]) == (17 * 21, 16)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"shapes": [', "is damaged, or no labelme file"),
-        ('{"shapes": 3, "imagePath": "cell0.png"}', "has no list of 'shapes'"),
-        ('{"shapes": ' + "[" * 100_000, "damaged, or no labelme|nested too deeply"),
-    ],
-)
-def test_a_broken_labelme_file_is_named(tmp_path, text, message):
-    data = write_labelme(tmp_path / "data")
-    (data / "cell0.json").write_text(text)
-    with pytest.raises(UserError, match=f"cell0.json.*({message})"):
-        find_layout(data)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (shape("cell", [[1, 1], [float("nan"), 2], [3, 3]]), "not finite"),
-        (shape("cell", [[1, 1], ["x", 2], [3, 3]]), "no pairs of numbers"),
-        (shape("", SQUARE), "no label"),
-        (shape("cell", [[1, 1], [2, 2]], "mask", mask="???"), "no PNG in base64"),
-    ],
-)
-def test_a_shape_that_can_t_be_drawn_is_a_problem_of_its_image_alone(tmp_path, bad, message):
-    data = write_labelme(tmp_path / "data")
-    labelme(data / "cell0.json", shape("cell", SQUARE), bad, image="cell0.png")
-    [problem] = card_of(data).refusals
-    assert "cell0.json" in problem.text
-    assert message in problem.text
-    assert len(card_of(data, skip_bad=True).pairs("train")) == COUNT - 1
-
-
-def test_a_size_other_than_the_image_s_is_a_problem(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    labelme(data / "cell0.json", shape("cell", SQUARE), image="cell0.png", size=(80, 80))
-    [problem] = card_of(data).refusals
-    assert "is of an image of 80x80, but the image is 40x40" in problem.text
-
-
-def test_nothing_outside_of_the_folder_is_read(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    write_images(tmp_path / "elsewhere", 1)
-    labelme(data / "other.json", shape("cell", SQUARE), image="../elsewhere/secret.png")
-    [problem] = card_of(data).refusals
-    assert problem.text == f"annotations without an image: {data / 'other.json'}"
-
-
-def test_points_outside_are_counted(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    labelme(data / "cell0.json", shape("cell", [[-2, 1], [50, 1], [9, 9]]), image="cell0.png", size=(SIDE, SIDE))
-    assert "2 points outside of the image, in 1 image: clipped at the border" in find_layout(data).notes
-
-
-def test_overlapping_classes_are_said_with_their_share(tmp_path):
-    data = write_labelme(tmp_path / "data")
-    labelme(data / "cell0.json", shape("cell", SQUARE), shape("wall", SQUARE), image="cell0.png")
-    card = card_of(data)
-    assert card.labels.names == ("background", "cell", "wall")
-    assert not card.refusals
-    assert any("overlap in 1 image, in 0.5% of the pixels" in note for note in card.plain()["notes"])
-
-
-# --- end to end ------------------------------------------------------------------------------------------------------
-
-
-def learns(unet: Run, data: Path, names: list[str]) -> None:
-    """check, train, evaluate and predict with nothing but the folder."""
-    done = unet("check", "--data", data, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [one["name"] for one in json.loads(done.stdout)["classes"]] == ["background", *names]
-    done = unet("train", "--data", data, *TINY, "--epochs", 1, "--output", data.parent, "--name", "run")
-    assert done.returncode == 0, done.stderr
-    weights = data.parent / "run" / "best.pth"
-    other = data.parent / "other"
-    data.rename(other)
-    for path in other.rglob("*.png"):  # others than it was trained on
-        with Image.open(path) as image:
-            Image.fromarray(255 - np.asarray(image)).save(path)
-    done = unet("evaluate", "--weights", weights, "--data", other, "--json")
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["classes"]) >= {*names} if len(names) > 1 else True
-    done = unet("predict", "--weights", weights, "--input", other, "--output", data.parent / "masks", "--json")
-    assert done.returncode == 0, done.stderr
-    assert len([*(data.parent / "masks").rglob("*.png")]) == len([*other.rglob("*.png")])
-
-
-def test_labelme_end_to_end(unet, tmp_path):
-    learns(unet, write_labelme(tmp_path / "data"), ["cell"])
-
-
-def test_a_folder_of_broken_annotations_fails_without_a_traceback(unet, tmp_path):
-    data = write_labelme(tmp_path / "data")
-    (data / "cell0.json").write_text('{"shapes": [')
-    assert_failed(unet("train", "--data", data), 1, "cell0.json is damaged")
+def test_a_million_vertices_are_drawn(tmp_path):
+    angles = np.linspace(0, 2 * np.pi, 1_000_000, endpoint=False)
+    ring = np.stack([20 + 10 * np.cos(angles), 20 + 10 * np.sin(angles)], 1)
+    values, _ = drawn(Annotated((40, 40), (Shape("a", "parts", (ring,)),)), (40, 40), {"a": 1})
+    assert abs(int(values.sum()) - 314) < 5
+    zigzag = np.stack([np.tile([0, 5000], 500_000), np.linspace(0, 5000, 1_000_000)], 1)
+    with pytest.raises(UserError, match="simplify"):
+        drawn(Annotated((5000, 5000), (Shape("a", "parts", (zigzag,)),)), (5000, 5000), {"a": 1})

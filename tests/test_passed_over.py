@@ -71,7 +71,6 @@ def test_a_drive_s_own_folders_are_not_looked_into_and_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("files", "tool"),
     [
-        ({"images/1.jpg": "", "annotations/instances.json": COCO}, "COCO"),
         ({"train/images/1.jpg": "", "train/labels/1.txt": YOLO, "data.yaml": "names: [cell]"}, "YOLO"),
         ({"images/1.jpg": "", "labels/1.xml": "<annotation></annotation>"}, "Pascal VOC or CVAT"),
     ],

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unet_cli.data.annotations.link import Images, Link, named_apart
+from unet_cli.data.annotations.link import Images, Link, named_apart, split_of_file
 from unet_cli.data.annotations.parsed import parsed
 from unet_cli.data.annotations.shapes import AnnotationFile, clipped_points, is_background
 from unet_cli.data.folder.passed_over import tool_of
 from unet_cli.data.folder.roles import File, assign_roles, natural
 from unet_cli.data.folder.several import Paired, without_mask
 from unet_cli.data.source import Entry, Pair, Source
-from unet_cli.errors import UserError
+from unet_cli.errors import UserError, explain
 from unet_cli.system.console import counted, few
 
 MAX_NAMED = 20  # classes in a line
@@ -74,7 +74,7 @@ def find_annotations(root: Path, inside: Sequence[Path], others: Sequence[Path])
         )
     [(tool, found)] = linked.items()
     if not found.links:
-        what = f"{found.lost[0]}" if found.lost else f"{found.used and min(found.used)} lists no image"
+        what = found.lost[0] if found.lost else f"{min(found.used)} lists none"
         raise UserError(f"{root}: {tool} annotations go with none of its {counted(len(files), 'image')}: {what}")
     return _as_pairs(root, tool, found)
 
@@ -184,5 +184,50 @@ def _link_labelme(images: Images, paths: Sequence[Path], others: Sequence[Path])
     return Linked(links, bare, lost, used=frozenset(paths))
 
 
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def _link_coco(images: Images, paths: Sequence[Path], others: Sequence[Path]) -> Linked | None:
+    """Files that each list images, often one a split."""
+    paths = [path for path in paths if _mentions(path, b'"images"', b'"annotations"')]
+    if not paths:
+        return None
+    instances = [path for path in paths if "instances" in path.stem.casefold()]
+    chosen = instances or list(paths)  # captions and key points of the same images lie beside them
+    notes = [f"{path} is not read, since others are called instances" for path in paths if path not in chosen]
+    return _listed("COCO", images, chosen, notes)
+
+
+def _mentions(path: Path, *words: bytes) -> bool:
+    """Whether a file holds all of these: many have categories, or images."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise explain(error, path) from error
+    return all(word in content for word in words)
+
+
+def _listed(tool: str, images: Images, paths: Sequence[Path], notes: list[str]) -> Linked:
+    """By the lists of files: images that none lists are left out, and listed ones that are not there are said."""
+    links, lost = [], []
+    for path in paths:
+        missing = []
+        for name in parsed(path, tool)[0].images:
+            split = split_of_file(path)
+            file = images.called(name, path, split)
+            if file is None:
+                missing.append(name)
+            else:
+                links.append(Link(file, path, name, split or file.split))
+        if missing:
+            lost.append(f"{path} lists {counted(len(missing), 'image')} that are not in the folder: {few(missing)}")
+    taken = {link.image.path for link in links}
+    unlisted = [file.path for file in images.files if file.path not in taken]
+    if unlisted and links:
+        listed = f"{counted(len(unlisted), 'image')} that no {tool} file lists are left out, such as {unlisted[0]}"
+        notes = [*notes, listed]
+    return Linked(links, [], lost, notes=notes, used=frozenset(paths), is_many=True)
+
+
 Linker = Callable[[Images, Sequence[Path], Sequence[Path]], Linked | None]
-LINKERS: dict[str, Linker] = {"labelme": _link_labelme}
+LINKERS: dict[str, Linker] = {"COCO": _link_coco, "labelme": _link_labelme}

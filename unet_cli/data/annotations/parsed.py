@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from unet_cli.data.annotations import labelme
+from unet_cli.data.annotations import coco, labelme
 from unet_cli.data.annotations.shapes import Annotated, AnnotationFile
 from unet_cli.errors import UserError, explain
 
-PARSERS: dict[str, Callable[[bytes], AnnotationFile]] = {"labelme": labelme.parse}
+PARSERS: dict[str, Callable[[bytes], AnnotationFile]] = {"COCO": coco.parse, "labelme": labelme.parse}
 KEPT_BYTES = 2**29  # of shapes
 
 Stamp = tuple[int, int]

@@ -30,6 +30,7 @@ from unet_cli.errors import UserError
 FIFTHS = 5  # parts of a pixel that vertices are rounded to
 MAX_CROSSINGS = 20_000_000  # of edges and columns, of one image
 PIXELS_AT_ONCE = 2**22  # that are painted
+MAX_TIMES = 4  # as large as its image a bitmap may be
 FAR = 100_000.0  # pixels outside of the image, beyond which Pillow need not look
 
 Claim = tuple[np.ndarray, np.ndarray]  # places in a flat (W, H) array, and the class index that is to be there
@@ -170,8 +171,13 @@ def _has_turned(x: np.ndarray, slope: np.ndarray, target: np.ndarray, step: np.n
 
 
 def _run_places(shape: Shape, size: tuple[int, int]) -> np.ndarray:
-    assert shape.runs is not None
-    return _places(shape.runs.bitmap(), shape.runs.top, shape.runs.left, size)
+    """Raises UserError at a bitmap that is not of the image, or too large to be of a part of it."""
+    runs = shape.runs
+    assert runs is not None
+    is_whole = runs.by_columns  # COCO's are of whole images
+    if (is_whole and (runs.height, runs.width) != size) or runs.height * runs.width > MAX_TIMES * size[0] * size[1]:
+        raise UserError(f"has run lengths of {runs.width}x{runs.height} pixels, in an image of {size[1]}x{size[0]}")
+    return _places(runs.bitmap(), runs.top, runs.left, size)
 
 
 def _pillow_places(shape: Shape, size: tuple[int, int]) -> np.ndarray:

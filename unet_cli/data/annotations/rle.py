@@ -34,7 +34,7 @@ def listed(values: object) -> np.ndarray:
     """Run lengths of a list of whole numbers, (n,) int64. Raises UserError at what is none."""
     try:
         numbers = np.array(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError("has run lengths that are no whole numbers") from error
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise UserError("has run lengths that are no whole numbers")

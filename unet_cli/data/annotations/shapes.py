@@ -125,7 +125,7 @@ def ring_of(points: object) -> np.ndarray:
     try:
         ring = np.array(points, np.float64)
         ring = ring.reshape(-1, 2)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError("has coordinates that are no pairs of numbers") from error
     if not (np.abs(ring) < FARTHEST).all():  # NaN is not either
         raise UserError("has coordinates that are not finite, or far beyond any image")

@@ -31,7 +31,7 @@ ANNOTATIONS = {
     ".csv": ((rb"(?i)rle|EncodedPixels", "run-length encoded"),),
     ".roi": ((rb"\AIout", "ImageJ"),),
 }
-READ = frozenset({"labelme"})  # by data/annotations
+READ = frozenset({"COCO", "labelme"})  # by data/annotations
 VOLUMES = "volumes; save their slices as TIFF"
 ARCHIVES = "unpack it"
 CAMERA_RAW = "camera raw; export as TIFF or PNG"
