@@ -36,7 +36,7 @@ def write(folder: Path, **files: str) -> list[Path]:
         ("a__json", '{"lr": 1}', "1 .json"),
         ("a__txt", YOLO, "1 .txt: YOLO annotations"),
         ("a__txt", "Thanks for using 3 of our images", "1 .txt"),
-        ("a__xml", "<annotation><object/></annotation>", "1 .xml: Pascal VOC or CVAT annotations"),
+        ("a__xml", "<annotation><object/></annotation>", "1 .xml: Pascal VOC annotations"),
         ("a__csv", "id,EncodedPixels\n1,2 3", "1 .csv: run-length encoded annotations"),
         ("a", "", "1 without extension"),
     ],
@@ -71,8 +71,7 @@ def test_a_drive_s_own_folders_are_not_looked_into_and_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("files", "tool"),
     [
-        ({"train/images/1.jpg": "", "train/labels/1.txt": YOLO, "data.yaml": "names: [cell]"}, "YOLO"),
-        ({"images/1.jpg": "", "labels/1.xml": "<annotation></annotation>"}, "Pascal VOC or CVAT"),
+        ({"images/1.jpg": "", "labels/1.xml": "<annotation></annotation>"}, "Pascal VOC"),
     ],
 )
 def test_images_with_annotations_alone_are_refused_by_the_tool_s_name(tmp_path, files, tool):

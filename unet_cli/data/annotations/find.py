@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unet_cli.data.annotations import yolo
 from unet_cli.data.annotations.link import Images, Link, named_apart, split_of_file
 from unet_cli.data.annotations.parsed import parsed
 from unet_cli.data.annotations.shapes import AnnotationFile, clipped_points, is_background
 from unet_cli.data.folder.passed_over import tool_of
-from unet_cli.data.folder.roles import File, assign_roles, natural
+from unet_cli.data.folder.roles import File, assign_roles, meaning, natural
 from unet_cli.data.folder.several import Paired, without_mask
 from unet_cli.data.source import Entry, Pair, Source
 from unet_cli.errors import UserError, explain
@@ -26,7 +27,8 @@ class Linked:
 
     links: images with their entries. bare: images without one. lost: what to say of entries without an image.
     numbered: names of classes that files number. names: classes in the order that a file of their own gives.
-    used: other files that were understood. is_many: files hold entries of several images.
+    used: other files that were understood. is_many: files hold entries of several images. blank: images without an
+    entry that are background.
     """
 
     links: list[Link]
@@ -37,6 +39,7 @@ class Linked:
     notes: list[str] = field(default_factory=list)
     used: frozenset[Path] = frozenset()
     is_many: bool = False
+    blank: list[File] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,34 +88,39 @@ def _as_pairs(root: Path, tool: str, linked: Linked) -> Found:
     files = {path: parsed(path, tool) for path in paths}
     classes, notes = _classes(tool, linked, [file for file, _ in files.values()])
     colours = _colours(classes, [file for file, _ in files.values()])
-    splits: defaultdict[str, list[Link]] = defaultdict(list)
-    for link in links:
-        splits[link.split or "train"].append(link)
-    bare: defaultdict[str, list[File]] = defaultdict(list)
-    for file in linked.bare:
-        bare[file.split or "train"].append(file)
-    if not splits.get("train"):  # a part alone, to be evaluated on
-        first = min(splits, key=lambda split: -len(splits[split]))
-        splits["train"], bare["train"] = splits.pop(first), bare.pop(first, [])
-    rule = f"masks drawn from {tool} annotations"
+    names = _part_names(links)
     found: dict[str, Paired] = {}
     for split in ("train", "val", "test"):
         pairs = []
-        for link in splits.get(split, []):
-            entry = Entry(
-                tool, link.entry, classes, linked.numbered, colours, files[link.path][1], is_one_of_many=linked.is_many
-            )
-            pairs.append(Pair(link.image.name, Source((link.image.path,)), Source((link.path,), entry=entry)))
+        for link in links:
+            if names[link.split] == split:
+                digest = files[link.path][1]
+                entry = Entry(tool, link.entry, classes, linked.numbered, colours, digest, linked.is_many)
+                pairs.append(Pair(link.image.name, Source((link.image.path,)), Source((link.path,), entry=entry)))
+        pairs += [_blank(file)[0] for file in linked.blank if names[file.split] == split]
         pairs.sort(key=lambda pair: natural(pair.name))
-        unmasked = [without_mask(file.name, (file.path,)) for file in bare.get(split, [])]
+        unmasked = [_blank(file) for file in linked.bare if names[file.split] == split]
         if pairs:
-            found[split] = Paired(pairs, rule, unmasked=unmasked, classes=classes)
+            found[split] = Paired(pairs, f"masks drawn from {tool} annotations", unmasked=unmasked, classes=classes)
         elif unmasked:
             notes.append(f"{counted(len(unmasked), 'image')} of the {split} folder have no annotations: not used")
     found["train"].left.extend(linked.lost)
     notes = [*_summary(tool, links, [file for file, _ in files.values()]), *linked.notes, *notes]
     is_ignoring = any(file.has_ignored for file, _ in files.values())
     return Found(tool, found, notes, linked.used.union(paths), is_ignoring)
+
+
+def _part_names(links: Sequence[Link]) -> dict[str | None, str]:
+    """The part of the data that each split is. What no folder says is training; so is a part alone, to be evaluated."""
+    names: dict[str | None, str] = {None: "train", "train": "train", "val": "val", "test": "test"}
+    counts = Counter(names[link.split] for link in links)
+    if "train" not in counts:
+        names[counts.most_common(1)[0][0]] = "train"
+    return names
+
+
+def _blank(file: File) -> tuple[Pair, str]:
+    return without_mask(file.name, (file.path,))
 
 
 def _classes(tool: str, linked: Linked, files: Iterable[AnnotationFile]) -> tuple[tuple[str, ...], list[str]]:
@@ -218,7 +226,8 @@ def _listed(tool: str, images: Images, paths: Sequence[Path], notes: list[str]) 
             if file is None:
                 missing.append(name)
             else:
-                links.append(Link(file, path, name, split or file.split))
+                folders = [meaning(part)[1] for part in name.split("/")[:-1]]  # CVAT puts the subset there
+                links.append(Link(file, path, name, split or file.split or next(filter(None, folders), None)))
         if missing:
             lost.append(f"{path} lists {counted(len(missing), 'image')} that are not in the folder: {few(missing)}")
     taken = {link.image.path for link in links}
@@ -229,5 +238,54 @@ def _listed(tool: str, images: Images, paths: Sequence[Path], notes: list[str]) 
     return Linked(links, [], lost, notes=notes, used=frozenset(paths), is_many=True)
 
 
+def _link_cvat(images: Images, paths: Sequence[Path], others: Sequence[Path]) -> Linked | None:
+    return _listed("CVAT", images, paths, [])
+
+
+# --- YOLO ------------------------------------------------------------------------------------------------------------
+
+
+def _link_yolo(images: Images, paths: Sequence[Path], others: Sequence[Path]) -> Linked | None:
+    """A text file for each image, of the same name; an image without one is background, but where no image of its
+    split has any, as in a test folder that nobody annotated."""
+    texts = [path for path in others if path.suffix.lower() == ".txt"]
+    by_image = {file.path: (file, path) for path in texts if (file := images.beside(path)) is not None}
+    sources = [path for path in others if _names_classes(path)]
+    if not any(path in paths for _, path in by_image.values()):
+        return None
+    if not sources and 2 * len(by_image) < len(images.files):
+        return None
+    links = [Link(file, path, "", file.split) for file, path in by_image.values()]
+    linked = {file.split for file, _ in by_image.values()}
+    blank = [file for file in images.files if file.path not in by_image and file.split in linked]
+    unused = [file for file in images.files if file.split not in linked]
+    taken = {path for _, path in by_image.values()}
+    lost = [f"annotations without an image: {path}" for path in paths if path not in taken and path not in sources]
+    notes = [f"{counted(len(blank), 'image')} without a text file: taken as background"] if blank else []
+    if unused:
+        notes.append(f"{counted(len(unused), 'image')} of a folder without text files are left out")
+    labels = {int(label) for _, path in by_image.values() for label in parsed(path, "YOLO")[0].labels}
+    numbered = _class_names(sources)
+    names = tuple(dict.fromkeys(numbered)) or tuple(f"class {number}" for number in sorted(labels))
+    numbered = numbered or tuple(f"class {number}" for number in range(max(labels, default=0) + 1))
+    return Linked(links, [], lost, names, numbered, notes, frozenset(taken.union(sources)), blank=blank)
+
+
+def _names_classes(path: Path) -> bool:
+    return path.name.lower() in ("classes.txt", "obj.names") or path.suffix.lower() in (".yaml", ".yml")
+
+
+def _class_names(sources: Sequence[Path]) -> tuple[str, ...]:
+    """From the first file that has names, a data.yaml before others."""
+    for path in sorted(sources, key=lambda path: (path.suffix.lower() not in (".yaml", ".yml"), len(path.parts))):
+        try:
+            names = yolo.names_in(path, path.read_text("utf-8-sig"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}, which may name the classes, can't be read: {error}") from error
+        if names:
+            return names
+    return ()
+
+
 Linker = Callable[[Images, Sequence[Path], Sequence[Path]], Linked | None]
-LINKERS: dict[str, Linker] = {"COCO": _link_coco, "labelme": _link_labelme}
+LINKERS: dict[str, Linker] = {"COCO": _link_coco, "CVAT": _link_cvat, "labelme": _link_labelme, "YOLO": _link_yolo}

@@ -9,11 +9,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from unet_cli.data.annotations import coco, labelme
+from unet_cli.data.annotations import coco, cvat, labelme, yolo
 from unet_cli.data.annotations.shapes import Annotated, AnnotationFile
 from unet_cli.errors import UserError, explain
 
-PARSERS: dict[str, Callable[[bytes], AnnotationFile]] = {"COCO": coco.parse, "labelme": labelme.parse}
+PARSERS: dict[str, Callable[[bytes], AnnotationFile]] = {
+    "COCO": coco.parse,
+    "CVAT": cvat.parse,
+    "labelme": labelme.parse,
+    "YOLO": yolo.parse,
+}
 KEPT_BYTES = 2**29  # of shapes
 
 Stamp = tuple[int, int]
@@ -63,7 +68,7 @@ def _content(path: Path, tool: str, content: bytes) -> AnnotationFile:
         raise UserError(f"{path} {error}") from error
     except RecursionError as error:
         raise UserError(f"{path} is no {tool} file: it is nested too deeply") from error
-    except ValueError as error:  # of JSON, of its encoding, of numbers too long
+    except (ValueError, SyntaxError, LookupError) as error:  # of JSON, XML, their encodings, and numbers too long
         raise UserError(f"{path} is damaged, or no {tool} file: {error}") from error
 
 

@@ -25,13 +25,14 @@ ANNOTATIONS = {
     ".geojson": ((rb".", "GeoJSON"),),
     ".txt": ((rb"\A\s*\d+(\s+[01]?\.\d+|\s+[01]\b){4,}\s*(\n|\Z)", "YOLO"),),
     ".xml": (
-        (rb"<annotations?[\s>]", "Pascal VOC or CVAT"),
+        (rb"<annotations[\s>]", "CVAT"),
+        (rb"<annotation[\s>]", "Pascal VOC"),
         (rb"<Annotations?[\s>]", "slide viewer"),
     ),
     ".csv": ((rb"(?i)rle|EncodedPixels", "run-length encoded"),),
     ".roi": ((rb"\AIout", "ImageJ"),),
 }
-READ = frozenset({"COCO", "labelme"})  # by data/annotations
+READ = frozenset({"COCO", "CVAT", "labelme", "YOLO"})  # by data/annotations
 VOLUMES = "volumes; save their slices as TIFF"
 ARCHIVES = "unpack it"
 CAMERA_RAW = "camera raw; export as TIFF or PNG"
