@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from annotated import COUNT, SIDE, SQUARE, card_of, learns, mask_of, outline, write_images
 
+from unet_cli.config.data import DataConfig
 from unet_cli.data.annotations import parsed
-from unet_cli.data.folder.layout import find_layout
+from unet_cli.data.check.examine import examine
+from unet_cli.data.folder.layout import find_layout, layout_of
+from unet_cli.data.labels import ClassSpec
+from unet_cli.data.maskfile import read_mask
 from unet_cli.errors import UserError
+from unet_cli.system.console import Console
 
 
 def coco(
@@ -172,3 +177,16 @@ def test_coco_end_to_end(unet, tmp_path):
     content["annotations"] += [polygon(number, SQUARE, category=2) for number in range(COUNT)]
     file.write_text(json.dumps(content))
     learns(unet, data, ["cell", "wall"])
+
+
+def test_a_network_s_classes_are_found_by_their_names_in_whatever_order_a_file_has_them(tmp_path):
+    [path] = write_images(tmp_path / "images", 1)
+    far = (np.array(SQUARE) + 20).tolist()
+    coco(tmp_path / "a.json", [path.name], polygon(0, SQUARE), polygon(0, far, category=2), names=("wall", "cell"))
+    assert find_layout(tmp_path).classes == ("wall", "cell")
+    config = DataConfig(data=tmp_path)
+    spec = ClassSpec(("background", "cell", "nucleus", "wall"), (0, 50, 100, 150))
+    card = examine(layout_of(config), config, Console(quiet=True), spec)
+    values = read_mask(card.pairs("train")[0].mask).values[0]
+    assert (values[1, 1], values[21, 21]) == (3, 1)
+    assert card.labels.names == spec.names

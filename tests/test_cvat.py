@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotated import COUNT, SIDE, SQUARE, card_of, learns, mask_of, outline, write_images
+from annotated import COUNT, SIDE, SQUARE, card_of, corners, learns, mask_of, outline, write_images
+from PIL import Image
 
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.errors import UserError
@@ -126,3 +127,43 @@ def test_a_shape_that_can_t_be_drawn_is_a_problem_of_its_image_alone(tmp_path, e
 
 def test_cvat_end_to_end(unet, tmp_path):
     learns(unet, write_cvat(tmp_path / "data"), ["cell"])
+
+
+def write_mask_export(folder: Path, palette: bool) -> Path:
+    """What CVAT calls Segmentation mask 1.1, with images: colours in RGB, or as a palette."""
+    (folder / "SegmentationClass").mkdir(parents=True)
+    for number, path in enumerate(write_images(folder / "JPEGImages", extension=".jpg")):
+        left, top, right, bottom = corners(number)
+        mask = np.zeros((SIDE, SIDE + number), np.uint8)
+        mask[top:bottom, left:right] = 1
+        mask[top : top + 8, left:right] = 2
+        image = Image.fromarray(mask).convert("P")
+        image.putpalette([0, 0, 0, 250, 50, 83, 51, 221, 255])
+        (image if palette else image.convert("RGB")).save(folder / "SegmentationClass" / f"{path.stem}.png")
+    (folder / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\ncell:250,50,83::\nbackground:0,0,0::\nwall:51,221,255::\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_names_and_colours_of_cvat_s_mask_exports_come_from_labelmap_txt(tmp_path, palette):
+    card = card_of(write_mask_export(tmp_path / "data", palette))
+    assert card.labels.names == ("background", "cell", "wall")
+    assert card.labels.values == (0, 0xFA3253, 0x33DDFF)
+    assert not [note for note in card.plain()["notes"] if note.startswith("passed over")]
+
+
+def test_a_labelmap_of_other_colours_is_said_and_not_used(tmp_path):
+    data = write_mask_export(tmp_path / "data", palette=False)
+    (data / "labelmap.txt").write_text("background:0,0,0::\ncell:1,2,3::\n")
+    card = card_of(data)
+    assert card.labels.num_classes == 3
+    assert "labelmap.txt is not used: the masks hold other colours" in card.plain()["notes"]
+
+
+def test_a_broken_labelmap_is_named(tmp_path):
+    data = write_mask_export(tmp_path / "data", palette=False)
+    (data / "labelmap.txt").write_text("background:0,0,0::\ncell:1,2\n")
+    with pytest.raises(UserError, match=r"labelmap.txt, line 2: 'cell:1,2' is no name with a colour"):
+        find_layout(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,7 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     layout, spec = _with_classes(layout, spec)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+    layout, spec = _with_colours(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
         _refuse_swapped(known["train"], layout)
     try:
@@ -103,6 +105,19 @@ def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
         values = tuple(range(len(layout.classes) + 1))
         spec = replace(spec, names=("background", *layout.classes), values=values)
     return layout, spec
+
+
+def _with_colours(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
+    """The names and colours of a labelmap.txt, where the masks hold no others."""
+    if len(layout.colours) < 2 or spec.names:
+        return layout, spec
+    names, values = zip(*layout.colours, strict=True)
+    told = replace(spec, names=names, values=values, colour=True)
+    with suppress(UserError):
+        if not find_labels(masks, told).count_classes(masks)[1]:
+            return layout, told
+    note = "labelmap.txt is not used: the masks hold other colours"
+    return replace(layout, notes=(*layout.notes, note)), spec
 
 
 def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[str, list[Known]], list[Problem]]:

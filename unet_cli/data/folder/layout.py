@@ -16,6 +16,7 @@ from typing import Any
 
 from unet_cli.config.data import DataConfig
 from unet_cli.data.annotations.find import Found, find_annotations
+from unet_cli.data.annotations.labelmap import Colours, colours_beside
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
 from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
@@ -51,7 +52,8 @@ class Layout:
     how many of these are images without a mask.
     files_per_image: more than 1 where each channel has a file of its own. classes: names of those whose masks are files
     of their own, or drawn, without the background. beside: see path_rules.rules_beside. tool: whose annotations the
-    masks are drawn from, if they are. ignores: some of these mark pixels that count nowhere.
+    masks are drawn from, if they are. colours: what a labelmap.txt says of those of the masks, background first.
+    ignores: some annotations mark pixels that count nowhere.
     """
 
     root: Path
@@ -64,6 +66,7 @@ class Layout:
     classes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     tool: str = ""
+    colours: Colours = ()
     ignores: bool = False
 
 
@@ -113,9 +116,10 @@ def find_layout(
             raise UserError("\n".join([str(error), *below])) if below else error from error
         if own:
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
-    used = drawn.used if drawn is not None else frozenset()
+    of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
+    colours, used = colours_beside(of_masks, others) if drawn is None else ((), drawn.used)
     notes += describe(path for path in others if path not in used) + lacking_packages(inside)
-    layout = _joined(root, found, notes, takes_missing)
+    layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
     return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
 
 
