@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from conftest import assert_failed
 from PIL import Image
 
 from unet_cli.data.folder.layout import find_layout
-from unet_cli.errors import UserError
 
 
 def labelme(path: Path, *shapes: dict[str, Any], image: str = "", size: tuple[int, int] | None = None) -> None:
@@ -87,9 +87,9 @@ def test_labelme_shapes_of_every_kind(tmp_path):
 def test_labelme_s_own_labels_are_background_and_ignored_pixels(tmp_path):
     data = write_labelme(tmp_path / "data")
     shapes = [
-        shape("__ignore__", [[0, 0], [39, 39]], "rectangle"),
         shape("cell", outline(0)),
         shape("_background_", [[4, 6], [5, 7]], "rectangle"),
+        shape("__ignore__", [[0, 0], [39, 39]], "rectangle"),
     ]
     labelme(data / "cell0.json", *shapes, image="cell0.png")
     card = card_of(data)
@@ -124,8 +124,9 @@ def test_what_is_remembered_depends_on_the_annotation_file(tmp_path):
 def test_a_broken_labelme_file_is_named(tmp_path, text, message):
     data = write_labelme(tmp_path / "data")
     (data / "cell0.json").write_text(text)
-    with pytest.raises(UserError, match=f"cell0.json.*({message})"):
-        find_layout(data)
+    [problem] = card_of(data).refusals
+    assert re.search(f"cell0.json.*({message})", problem.text)
+    assert len(card_of(data, skip_bad=True).pairs("train")) == COUNT - 1
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,10 @@ def test_a_shape_that_can_t_be_drawn_is_a_problem_of_its_image_alone(tmp_path, b
 def test_a_size_other_than_the_image_s_is_a_problem(tmp_path):
     data = write_labelme(tmp_path / "data")
     labelme(data / "cell0.json", shape("cell", SQUARE), image="cell0.png", size=(80, 80))
-    [problem] = card_of(data).refusals
-    assert "is of an image of 80x80, but the image is 40x40" in problem.text
+    labelme(data / "cell1.json", shape("cell", SQUARE), image="cell1.png", size=(SIDE + 1, SIDE))
+    first, second = card_of(data).refusals
+    assert "is of an image of 80x80, but the image is 40x40" in first.text
+    assert "an orientation in its EXIF data" in second.text
 
 
 def test_nothing_outside_of_the_folder_is_read(tmp_path):

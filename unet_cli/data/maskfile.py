@@ -71,9 +71,11 @@ def _drawn_mask(source: Source, entry: Entry) -> MaskPixels:
     found = annotated(source.path, entry.tool, entry.name)
     if found.size is not None and found.size != source.size:
         (own_height, own_width), (height, width) = found.size, source.size
+        is_turned = (own_width, own_height) == (height, width)
+        turned = " (an orientation in its EXIF data turns an image)" if is_turned else ""
         raise UserError(
             f"{source} is of an image of {own_width}x{own_height}, but the image is {width}x{height}: give the image "
-            "that was annotated, or leave the pair out with --skip-bad"
+            f"that was annotated{turned}, or leave the pair out with --skip-bad"
         )
     with explained(source.path):
         try:

@@ -86,7 +86,10 @@ def _as_pairs(root: Path, tool: str, linked: Linked) -> Found:
     links = named_apart(root, linked.links)
     paths = list(dict.fromkeys(link.path for link in links))
     files = {path: parsed(path, tool) for path in paths}
-    classes, notes = _classes(tool, linked, [file for file, _ in files.values()])
+    try:
+        classes, notes = _classes(tool, linked, [file for file, _ in files.values()])
+    except UserError as error:
+        raise UserError(f"{root}: {error}") from error
     colours = _colours(classes, [file for file, _ in files.values()])
     names = _part_names(links)
     found: dict[str, Paired] = {}
@@ -179,17 +182,30 @@ def _summary(tool: str, links: Sequence[Link], files: Sequence[AnnotationFile]) 
 
 def _link_labelme(images: Images, paths: Sequence[Path], others: Sequence[Path]) -> Linked | None:
     """A file for each image: by its imagePath, seen from its folder, or else by its own name."""
-    links, lost = [], []
-    for path in paths:
-        [name] = parsed(path, "labelme")[0].images
+    links, lost = list[Link](), list[str]()
+    files = _readable("labelme", paths, lost)
+    broken = {file.path for path in paths if path not in files and (file := images.beside(path)) is not None}
+    for path, content in files.items():
+        [name] = content.images
         file = images.beside(path) or images.called(name, path) or images.called(path.stem, path)
         if file is None:
             lost.append(f"annotations without an image: {path}")
         else:
             links.append(Link(file, path, name, file.split))
-    taken = {link.image.path for link in links}
+    taken = broken.union(link.image.path for link in links)
     bare = [file for file in images.files if file.path not in taken]
     return Linked(links, bare, lost, used=frozenset(paths))
+
+
+def _readable(tool: str, paths: Iterable[Path], lost: list[str]) -> dict[Path, AnnotationFile]:
+    """Of files that are each of one image, those that can be read; lost is told why others can't."""
+    files = {}
+    for path in paths:
+        try:
+            files[path] = parsed(path, tool)[0]
+        except UserError as error:
+            lost.append(str(error))
+    return files
 
 
 # --- COCO ------------------------------------------------------------------------------------------------------------
@@ -255,16 +271,18 @@ def _link_yolo(images: Images, paths: Sequence[Path], others: Sequence[Path]) ->
         return None
     if not sources and 2 * len(by_image) < len(images.files):
         return None
-    links = [Link(file, path, "", file.split) for file, path in by_image.values()]
+    lost: list[str] = []
+    read = _readable("YOLO", [path for _, path in by_image.values()], lost)
+    links = [Link(file, path, "", file.split) for file, path in by_image.values() if path in read]
     linked = {file.split for file, _ in by_image.values()}
     blank = [file for file in images.files if file.path not in by_image and file.split in linked]
     unused = [file for file in images.files if file.split not in linked]
     taken = {path for _, path in by_image.values()}
-    lost = [f"annotations without an image: {path}" for path in paths if path not in taken and path not in sources]
+    lost += [f"annotations without an image: {path}" for path in paths if path not in taken and path not in sources]
     notes = [f"{counted(len(blank), 'image')} without a text file: taken as background"] if blank else []
     if unused:
         notes.append(f"{counted(len(unused), 'image')} of a folder without text files are left out")
-    labels = {int(label) for _, path in by_image.values() for label in parsed(path, "YOLO")[0].labels}
+    labels = {int(label) for file in read.values() for label in file.labels}
     numbered = _class_names(sources)
     names = tuple(dict.fromkeys(numbered)) or tuple(f"class {number}" for number in sorted(labels))
     numbered = numbered or tuple(f"class {number}" for number in range(max(labels, default=0) + 1))

@@ -104,16 +104,15 @@ def find_layout(
         found, notes = paired_by_hand(root, pair, inside)
     else:
         inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
-        drawn = find_annotations(root, inside, others) if images is None and masks is None else None
         try:
-            if drawn is not None:
-                found, notes = drawn.splits, drawn.notes
-            else:
-                found, notes = _by_looks(root, inside, others, images, masks)
+            found, notes = _by_looks(root, inside, others, images, masks)
         except UserError as error:
-            # Whoever says where images and masks are doesn't mean sets below.
-            below = _sets_below(root, inside) if images is None and masks is None else []
-            raise UserError("\n".join([str(error), *below])) if below else error from error
+            if images is not None or masks is not None:  # who says where they are means no annotations or sets below
+                raise
+            drawn = find_annotations(root, inside, others)
+            if drawn is None:
+                raise UserError("\n".join([str(error), *_sets_below(root, inside)])) from error
+            found, notes = drawn.splits, drawn.notes
         if own:
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
     of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
