@@ -187,3 +187,14 @@ def test_a_folder_of_broken_annotations_fails_without_a_traceback(unet, tmp_path
     data = write_labelme(tmp_path / "data")
     (data / "cell0.json").write_text('{"shapes": [')
     assert_failed(unet("train", "--data", data), 1, "cell0.json is damaged")
+
+
+def test_masks_that_are_images_go_before_annotations(tmp_path):
+    data = write_labelme(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for path in data.glob("*.png"):
+        with Image.open(path) as image:
+            image.convert("L").point(lambda value: 255 * (value > 100)).save(tmp_path / "masks" / path.name)
+    layout = find_layout(tmp_path)
+    assert {pair.mask.path.parent.name for pair in layout.splits["train"]} == {"masks"}
+    assert "passed over: 6 .json: labelme annotations, since there are masks" in layout.notes

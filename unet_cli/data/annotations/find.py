@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,20 +84,20 @@ def find_annotations(root: Path, inside: Sequence[Path], others: Sequence[Path])
 
 def _as_pairs(root: Path, tool: str, linked: Linked) -> Found:
     links = named_apart(root, linked.links)
-    paths = list(dict.fromkeys(link.path for link in links))
-    files = {path: parsed(path, tool) for path in paths}
+    read = {path: parsed(path, tool) for path in dict.fromkeys(link.path for link in links)}
+    files = {path: file for path, (file, _) in read.items()}
     try:
-        classes, notes = _classes(tool, linked, [file for file, _ in files.values()])
+        classes, notes = _classes(tool, linked, files.values())
     except UserError as error:
         raise UserError(f"{root}: {error}") from error
-    colours = _colours(classes, [file for file, _ in files.values()])
+    colours = _colours(classes, files.values())
     names = _part_names(links)
     found: dict[str, Paired] = {}
     for split in ("train", "val", "test"):
         pairs = []
         for link in links:
             if names[link.split] == split:
-                digest = files[link.path][1]
+                digest = read[link.path][1]
                 entry = Entry(tool, link.entry, classes, linked.numbered, colours, digest, linked.is_many)
                 pairs.append(Pair(link.image.name, Source((link.image.path,)), Source((link.path,), entry=entry)))
         pairs += [_blank(file)[0] for file in linked.blank if names[file.split] == split]
@@ -108,9 +108,9 @@ def _as_pairs(root: Path, tool: str, linked: Linked) -> Found:
         elif unmasked:
             notes.append(f"{counted(len(unmasked), 'image')} of the {split} folder have no annotations: not used")
     found["train"].left.extend(linked.lost)
-    notes = [*_summary(tool, links, [file for file, _ in files.values()]), *linked.notes, *notes]
-    is_ignoring = any(file.has_ignored for file, _ in files.values())
-    return Found(tool, found, notes, linked.used.union(paths), is_ignoring)
+    notes = [*_summary(tool, links, files), *linked.notes, *notes]
+    is_ignoring = any(file.has_ignored for file in files.values())
+    return Found(tool, found, notes, linked.used.union(files), is_ignoring)
 
 
 def _part_names(links: Sequence[Link]) -> dict[str | None, str]:
@@ -150,17 +150,17 @@ def _classes(tool: str, linked: Linked, files: Iterable[AnnotationFile]) -> tupl
     return drawn, [f"classes without any annotation are left out: {few(idle)}"] if idle else []
 
 
-def _colours(classes: Sequence[str], files: Sequence[AnnotationFile]) -> tuple[int, ...]:
+def _colours(classes: Sequence[str], files: Iterable[AnnotationFile]) -> tuple[int, ...]:
     """Of background and classes, where all have one and no two the same."""
     known = {name: colour for file in files for name, colour in file.colours.items()}
     colours = (0, *(known.get(name, 0) for name in classes))
     return colours if len(set(colours)) == len(colours) else ()
 
 
-def _summary(tool: str, links: Sequence[Link], files: Sequence[AnnotationFile]) -> list[str]:
+def _summary(tool: str, links: Sequence[Link], files: Mapping[Path, AnnotationFile]) -> list[str]:
     """What the files hold, what is left out of it, and what is clipped."""
     counts, left_out = Counter[str](), Counter[str]()
-    for file in files:
+    for file in files.values():
         counts += file.counts
         left_out += file.left_out
     shown = ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
@@ -168,7 +168,7 @@ def _summary(tool: str, links: Sequence[Link], files: Sequence[AnnotationFile]) 
     if left_out:
         shown = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common())
         lines.append(f"annotations that are left out: {shown}")
-    outside = [clipped_points(parsed(link.path, tool)[0].images[link.entry]) for link in links]
+    outside = [clipped_points(files[link.path].images[link.entry]) for link in links]
     if any(outside):
         lines.append(
             f"{counted(sum(outside), 'point')} outside of the image, in {counted(sum(map(bool, outside)), 'image')}: "

@@ -117,7 +117,12 @@ def find_layout(
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
     of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
     colours, used = colours_beside(of_masks, others) if drawn is None else ((), drawn.used)
-    notes += describe(path for path in others if path not in used) + lacking_packages(inside)
+    passed_over = describe(path for path in others if path not in used)
+    if drawn is None:
+        passed_over = [
+            f"{line}, since there are masks" if line.endswith("annotations") else line for line in passed_over
+        ]
+    notes += passed_over + lacking_packages(inside)
     layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
     return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
 
