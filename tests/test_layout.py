@@ -6,8 +6,8 @@ import pytest
 
 from unet_cli.data.folder.layout import find_layout, masks_among
 from unet_cli.data.folder.path_rules import option_for
-from unet_cli.data.folder.roles import walk
 from unet_cli.data.folder.several import merge_channels
+from unet_cli.data.folder.walk import walk
 from unet_cli.errors import UserError
 
 

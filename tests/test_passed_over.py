@@ -29,14 +29,14 @@ def write(folder: Path, **files: str) -> list[Path]:
         ("a__CZI", "", "1 .CZI: a microscope's own format; export as TIFF"),
         ("a__cr2", "", "1 .cr2: camera raw"),
         ("a__mp4", "", "1 .mp4: movies"),
-        ("a__json", LABELME, "1 .json: labelme annotations, which are not read yet; export masks as PNG"),
+        ("a__json", LABELME, "1 .json: labelme annotations"),
         ("a__json", COCO, "1 .json: COCO annotations"),
         ("a__json", '{"_via_settings": {}}', "1 .json: VGG Image Annotator annotations"),
         ("a__json", '{"type": "FeatureCollection"}', "1 .json: GeoJSON annotations"),
         ("a__json", '{"lr": 1}', "1 .json"),
         ("a__txt", YOLO, "1 .txt: YOLO annotations"),
         ("a__txt", "Thanks for using 3 of our images", "1 .txt"),
-        ("a__xml", "<annotation><object/></annotation>", "1 .xml: Pascal VOC or CVAT annotations"),
+        ("a__xml", "<annotation><object/></annotation>", "1 .xml: Pascal VOC annotations"),
         ("a__csv", "id,EncodedPixels\n1,2 3", "1 .csv: run-length encoded annotations"),
         ("a", "", "1 without extension"),
     ],
@@ -49,7 +49,7 @@ def test_a_file_is_named_as_what_it_is(tmp_path, name, text, line):
 def test_kinds_are_counted_and_the_unknown_share_a_line(tmp_path):
     paths = write(tmp_path, a__json=LABELME, b__json=LABELME, c__zip="", d__txt="x", e__md="x", f__md="x")
     assert describe([*paths, tmp_path / "@eaDir"]) == [
-        "passed over: 2 .json: labelme annotations, which are not read yet; export masks as PNG",
+        "passed over: 2 .json: labelme annotations",
         "passed over: 1 .zip: unpack it",
         "passed over: 1 @eaDir: thumbnails and the like of a network drive",
         "passed over: 2 .md, 1 .txt",
@@ -71,10 +71,7 @@ def test_a_drive_s_own_folders_are_not_looked_into_and_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("files", "tool"),
     [
-        ({"images/1.jpg": "", "annotations/instances.json": COCO}, "COCO"),
-        ({"1.jpg": "", "1.json": LABELME}, "labelme"),
-        ({"train/images/1.jpg": "", "train/labels/1.txt": YOLO, "data.yaml": "names: [cell]"}, "YOLO"),
-        ({"images/1.jpg": "", "labels/1.xml": "<annotation></annotation>"}, "Pascal VOC or CVAT"),
+        ({"images/1.jpg": "", "labels/1.xml": "<annotation></annotation>"}, "Pascal VOC"),
     ],
 )
 def test_images_with_annotations_alone_are_refused_by_the_tool_s_name(tmp_path, files, tool):

@@ -20,7 +20,7 @@ from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.cli.predict import _still_there
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.prediction import Inference, PredictConfig
-from unet_cli.data.folder.roles import walk
+from unet_cli.data.folder.walk import walk
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Source
 from unet_cli.data.synthetic import draw_pair

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from unet_cli.data.annotations.parsed import annotated
+from unet_cli.data.annotations.polygons import drawn
+from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL, Annotated, is_background
 from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
 from unet_cli.data.formats.decoded import explained
 from unet_cli.data.imagefile import NO_DATA, describe_pixels, is_gray
-from unet_cli.data.source import Source
+from unet_cli.data.source import Entry, Source
 from unet_cli.errors import UserError
 
 UNLABELLED = -1  # value of unlabelled pixels
@@ -27,7 +30,8 @@ class MaskPixels:
     palette: r, g, b, r, g, b ... if the values are palette indices. colour: whether values are colours, 0xRRGGBB, or
     TRANSPARENT. planes: number of planes of a one-hot mask, whose values are then the index of the marked plane, from
     1; 0 for other masks. nodata: the file's nodata value. is_blank: there is no file, and all is background, whatever
-    its value. overlap: number of pixels marked in the files of several classes; the last class wins.
+    its value. overlap: number of pixels marked in the files, or shapes, of several
+    classes; the last class wins.
     """
 
     values: np.ndarray
@@ -44,18 +48,54 @@ def read_mask(source: Source) -> MaskPixels:
     TRANSPARENT.
 
     Several files are the objects of one mask, and the largest value wins where they overlap; or one class each, and the
-    values are class indices. A mask of another size than the source's is resized by nearest neighbour. Raises UserError
-    if a file can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
+    values are class indices. A mask of another size than the source's is resized by nearest neighbour; a mask
+    that is drawn from annotations needs that size, which is its image's. Raises UserError if a file can't be read, its
+    values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
         return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+    if source.entry is not None:
+        return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
     sides = zip(source.size, mask.values.shape[1:], strict=True)
     rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
     return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+
+
+def _drawn_mask(source: Source, entry: Entry) -> MaskPixels:
+    """From the shapes of an annotation file: the values are the indices of the classes, IGNORED where they say so."""
+    assert source.size is not None
+    found = annotated(source.path, entry.tool, entry.name)
+    if found.size is not None and found.size != source.size:
+        (own_height, own_width), (height, width) = found.size, source.size
+        is_turned = (own_width, own_height) == (height, width)
+        turned = " (an orientation in its EXIF data turns an image)" if is_turned else ""
+        raise UserError(
+            f"{source} is of an image of {own_width}x{own_height}, but the image is {width}x{height}: give the image "
+            f"that was annotated{turned}, or leave the pair out with --skip-bad"
+        )
+    with explained(source.path):
+        try:
+            values, overlap = drawn(found, source.size, _indices(found, entry))
+        except UserError as error:
+            raise source.named(error) from error
+    palette = [part for colour in entry.colours for part in (colour >> 16, colour >> 8 & 255, colour & 255)]
+    return MaskPixels(values[None], palette or None, overlap=overlap)
+
+
+def _indices(found: Annotated, entry: Entry) -> dict[str, int]:
+    """The class index of each label. Raises UserError at a class that the file hadn't when it was first read."""
+    known = {name: index for index, name in enumerate(entry.classes, 1)}
+    indices = {}
+    for label in {shape.label for shape in found.shapes} - {IGNORED_LABEL, BACKGROUND_LABEL}:
+        name = entry.numbered[int(label)] if entry.numbered else label
+        if name not in known and not is_background(name):
+            raise UserError(f"holds the class {name}, but the classes are {', '.join(entry.classes)}")
+        indices[label] = known.get(name, 0)
+    return indices
 
 
 def _joined_mask(source: Source) -> MaskPixels:

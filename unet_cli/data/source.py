@@ -15,12 +15,32 @@ MASKS_BESIDE = "masks_beside"  # key in a checkpoint's training record: see path
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What a mask is drawn from: the entry of its image in an annotation file.
+
+    tool: the format, a key of annotations.parsed.PARSERS. name: of the image in the file. classes: names by class
+    index, from 1 on. numbered: names of the classes that the file numbers, from 0 on. colours: 0xRRGGBB of background
+    and classes, where the tool has them. digest: of the file's content.
+    is_one_of_many: the file has entries of several images.
+    """
+
+    tool: str
+    name: str
+    classes: tuple[str, ...]
+    numbered: tuple[str, ...] = ()
+    colours: tuple[int, ...] = ()
+    digest: str = ""
+    is_one_of_many: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
     """The location of an image's or a mask's pixels: one file, several files, or a page of a stack.
 
     paths: several files are the channels of an image, or the objects of a mask, one a file. page: index from 0; None
     for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
+    entry: what a drawn mask is drawn from; the annotation file is at `paths`.
     """
 
     paths: tuple[Path, ...]
@@ -28,6 +48,7 @@ class Source:
     classes: tuple[int, ...] = ()
     is_blank: bool = False
     size: tuple[int, int] | None = None
+    entry: Entry | None = None
 
     @property
     def path(self) -> Path:
@@ -37,6 +58,8 @@ class Source:
     def __str__(self) -> str:
         if self.is_blank:
             return f"no mask of {self.path}"
+        if self.entry is not None and self.entry.is_one_of_many:
+            return f"{self.entry.name} in {self.path}"
         more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
         return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
 

@@ -14,7 +14,7 @@ from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.check.card import Card
 from unet_cli.data.folder.name_rules import Matching
 from unet_cli.data.folder.pairing import find_rule
-from unet_cli.data.folder.roles import stem, walk
+from unet_cli.data.folder.walk import stem, walk
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import LabelMap, ValueStats, value_stats
 from unet_cli.data.maskfile import read_mask

@@ -67,7 +67,7 @@ def _by_detection(
     """As `examine_for_evaluation`, with the classes detected from the masks themselves."""
     card = examine(layout, config, console)
     stats = [facts.values for _, facts in card.everything]
-    if labels is not None and labels.num_classes == 2 and card.labels.could_be_objects(stats):
+    if labels is not None and labels.num_classes == 2 and not layout.tool and card.labels.could_be_objects(stats):
         card = examine(layout, replace(config, classes="background,object"), console)
     replace(card, problems=_refusals(card)).refuse()
     if labels is None:

@@ -14,8 +14,8 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.folder.layout import masks_among
 from unet_cli.data.folder.passed_over import describe
-from unet_cli.data.folder.roles import walk
 from unet_cli.data.folder.several import merge_channels
+from unet_cli.data.folder.walk import walk
 from unet_cli.data.formats import EXTENSIONS, count_pages, lacking_packages
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.source import Source

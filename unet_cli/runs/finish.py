@@ -133,7 +133,7 @@ def _images(run: Run, folder: Path) -> list[str]:
     which may be several files."""
     pairs = run.loader.data.pairs
     common = Path(os.path.commonpath([pair.image.path.parent for pair in pairs]))
-    masks = [path for pair in pairs if not pair.mask.is_blank for path in pair.mask.paths]
+    masks = [path for pair in pairs if not (pair.mask.is_blank or pair.mask.entry) for path in pair.mask.paths]
     if not any(path.is_relative_to(common) for path in masks):
         return ["--input", str(common)]
     first = pairs[0].image.path

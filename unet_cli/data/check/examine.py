@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from unet_cli.config.data import DataConfig
+from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card, refusal
 from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.check.problems import Problem, odd_things
-from unet_cli.data.folder.layout import Layout, one_class_options, swapped
+from unet_cli.data.folder.layout import Layout, one_class_options, redrawn, swapped
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
@@ -40,11 +42,10 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
     is usable.
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
-    if layout.classes and not spec.names:
-        values = tuple(range(len(layout.classes) + 1))
-        spec = replace(spec, names=("background", *layout.classes), values=values)
+    layout, spec = _with_classes(layout, spec)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
+    layout, spec = _with_colours(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
         _refuse_swapped(known["train"], layout)
     try:
@@ -87,6 +88,36 @@ def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpe
         keep_alpha=config.keep_alpha and facts.channels in (2, 4),
         left_out=problems if config.skip_bad else [],
     )
+
+
+def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
+    """Where masks have a file for each class, or are drawn, their names and values; drawn masks get the numbers of the
+    classes that are asked for, as those of a network, by their names."""
+    if not layout.classes:
+        return layout, spec
+    if layout.tool:
+        if spec.names and set(layout.classes) <= set(spec.names[1:]):
+            layout = redrawn(layout, spec.names)
+            spec = replace(spec, values=tuple(range(len(spec.names))), colour=False)
+        if layout.ignores and spec.ignore is None:
+            spec = replace(spec, ignore=IGNORED)
+    if not spec.names:
+        values = tuple(range(len(layout.classes) + 1))
+        spec = replace(spec, names=("background", *layout.classes), values=values)
+    return layout, spec
+
+
+def _with_colours(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
+    """The names and colours of a labelmap.txt, where the masks hold no others."""
+    if len(layout.colours) < 2 or spec.names:
+        return layout, spec
+    names, values = zip(*layout.colours, strict=True)
+    told = replace(spec, names=names, values=values, colour=True)
+    with suppress(UserError):
+        if not find_labels(masks, told).count_classes(masks)[1]:
+            return layout, told
+    note = "labelmap.txt is not used: the masks hold other colours"
+    return replace(layout, notes=(*layout.notes, note)), spec
 
 
 def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[str, list[Known]], list[Problem]]:
@@ -173,7 +204,9 @@ def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
 
 
 def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
-    """Classes in separate files that mark the same pixels."""
+    """Classes in separate files that mark the same pixels; of drawn shapes the later one wins."""
+    if layout.tool:
+        return
     found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
     if not found:
         return

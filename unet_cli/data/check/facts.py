@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import prefetch
 
-LAYOUT_OF_FACTS = 6  # version of the cached facts, raised when they are computed or stored in another way
+LAYOUT_OF_FACTS = 7  # version of the cached facts, raised when they are computed or stored in another way
 THUMBNAIL = 8  # pixels a side
 MAX_SCALE = 16  # maximum scale factor between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns of an image that are averaged to its thumbnail
@@ -118,7 +119,7 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
             f"{pair.image} has {pages} pages and no mask, so it isn't clear whether these are images or channels: give "
             "it a mask, or leave it out with --skip-bad"
         )
-    mask_pages = 1 if pair.mask.is_blank else count_pages(pair.mask.path)
+    mask_pages = 1 if pair.mask.is_blank or pair.mask.entry else count_pages(pair.mask.path)
     if mask_pages not in (1, pages):
         raise UserError(
             f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"
@@ -131,7 +132,7 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
 
 def _known(pair: Pair, facts: Facts) -> Known:
     """The pair with its mask resized to the image's size."""
-    if facts.mask_size is None:
+    if facts.mask_size is None and pair.mask.entry is None:
         return pair, facts
     return replace(pair, mask=replace(pair.mask, size=(facts.height, facts.width))), facts
 
@@ -201,6 +202,8 @@ class Memory:
         """The paths below the data folder, so that the folder may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
+        if pair.mask.entry is not None:
+            how.append(hashlib.blake2b(repr(pair.mask.entry).encode(), digest_size=12).hexdigest())
         return "\n".join([path.removeprefix(self._root) for path in paths] + how)
 
 
@@ -220,8 +223,8 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
     image, has_missing = filled(image)
     notes += (NAN_FILLED,) if has_missing else ()
-    mask = read_mask(pair.mask)
     height, width = image.shape[1:]
+    mask = read_mask(replace(pair.mask, size=(height, width)) if pair.mask.entry else pair.mask)
     mask_size: tuple[int, int] | None = None
     if mask.values.shape[1:] != (height, width):
         _, *sides = mask.values.shape

@@ -9,7 +9,8 @@ from pathlib import Path
 from unet_cli.data.folder.pairing import SeveralRules
 from unet_cli.data.folder.passed_over import annotation_lines, describe
 from unet_cli.data.folder.path_rules import option_for
-from unet_cli.data.folder.roles import File, known_extensions, meaning, walk
+from unet_cli.data.folder.roles import File, meaning
+from unet_cli.data.folder.walk import known_extensions, walk
 
 MAX_CHOICES = 8  # rules shown if several fit
 

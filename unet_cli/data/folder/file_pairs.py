@@ -11,8 +11,9 @@ from pathlib import Path
 from unet_cli.data.folder.name_rules import apply_rule, parse_pair
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.path_rules import with_extensions
-from unet_cli.data.folder.roles import File, located, natural, stem
+from unet_cli.data.folder.roles import File, located
 from unet_cli.data.folder.several import Paired, alone, result, with_channels, with_objects, with_parts, without_mask
+from unet_cli.data.folder.walk import natural, stem
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted

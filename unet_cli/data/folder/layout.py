@@ -10,29 +10,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unet_cli.config.data import DataConfig
+from unet_cli.data.annotations.find import Found, find_annotations
+from unet_cli.data.annotations.labelmap import Colours, colours_beside
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
 from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
 from unet_cli.data.folder.pairing import SeveralRules
 from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_beside
-from unet_cli.data.folder.roles import (
-    File,
-    assign_roles,
-    common_root,
-    located,
-    meaning,
-    natural,
-    twins_of,
-    walk,
-    without_companions,
-)
+from unet_cli.data.folder.roles import File, assign_roles, common_root, located, meaning, twins_of, without_companions
 from unet_cli.data.folder.several import Paired
+from unet_cli.data.folder.walk import natural, walk
 from unet_cli.data.formats import lacking_packages
 from unet_cli.data.source import MASKS_BESIDE, Pair
 from unet_cli.errors import UserError
@@ -48,7 +41,9 @@ class Layout:
     rule: how names were matched, as a phrase. notes: remarks for the user, such as unused folders. left: a message for
     each file without a partner; the caller refuses them or leaves them out. unmasked: number of these that are images
     without a mask. files_per_image: more than 1 if each channel has a file of its own. classes: names of the classes
-    with mask files of their own, without background. beside: see path_rules.rules_beside.
+    with mask files of their own, or of drawn masks, without background. beside: see path_rules.rules_beside. tool:
+    annotation format that the masks are drawn from. colours: names and colours of a labelmap.txt, background first.
+    ignores: whether some annotations mark ignored pixels.
     """
 
     root: Path
@@ -60,6 +55,9 @@ class Layout:
     files_per_image: int = 1
     classes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    tool: str = ""
+    colours: Colours = ()
+    ignores: bool = False
 
 
 def layout_of(config: DataConfig) -> Layout:
@@ -87,6 +85,7 @@ def find_layout(
     if not root.is_dir():
         raise UserError(f"{root} is a file: give the folder that holds your images and masks as --data")
     others: list[Path] = []
+    drawn: Found | None = None
     if pair is not None:
         if images is not None or masks is not None:
             raise UserError("--pair says where images and masks are: leave out --images and --masks")
@@ -97,13 +96,38 @@ def find_layout(
         try:
             found, notes = _by_names(root, inside, others, images, masks)
         except UserError as error:
-            # A user who specifies images or masks doesn't mean subfolders that are data sets.
-            below = _sets_below(root, inside) if images is None and masks is None else []
-            raise UserError("\n".join([str(error), *below])) if below else error from error
+            # A user who specifies images or masks doesn't mean annotations, or subfolders that are data sets.
+            if images is not None or masks is not None:
+                raise
+            drawn = find_annotations(root, inside, others)
+            if drawn is None:
+                raise UserError("\n".join([str(error), *_sets_below(root, inside)])) from error
+            found, notes = drawn.splits, drawn.notes
         if own:
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
-    notes += describe(others) + lacking_packages(inside)
-    return _joined(root, found, notes, takes_missing)
+    of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
+    colours, used = colours_beside(of_masks, others) if drawn is None else ((), drawn.used)
+    passed_over = describe(path for path in others if path not in used)
+    if drawn is None:
+        passed_over = [
+            f"{line}, since there are masks" if line.endswith("annotations") else line for line in passed_over
+        ]
+    notes += passed_over + lacking_packages(inside)
+    layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
+    return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
+
+
+def redrawn(layout: Layout, names: Sequence[str]) -> Layout:
+    """The same masks, drawn with these classes, which hold all of the layout's: the background first."""
+    classes = tuple(names[1:])
+    splits = {split: [_redrawn(pair, classes) for pair in pairs] for split, pairs in layout.splits.items()}
+    return replace(layout, splits=splits, classes=classes)
+
+
+def _redrawn(pair: Pair, classes: tuple[str, ...]) -> Pair:
+    if pair.mask.entry is None:
+        return pair
+    return replace(pair, mask=replace(pair.mask, entry=replace(pair.mask.entry, classes=classes, colours=())))
 
 
 def _by_names(

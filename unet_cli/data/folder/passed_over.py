@@ -25,12 +25,14 @@ ANNOTATIONS = {
     ".geojson": ((rb".", "GeoJSON"),),
     ".txt": ((rb"\A\s*\d+(\s+[01]?\.\d+|\s+[01]\b){4,}\s*(\n|\Z)", "YOLO"),),
     ".xml": (
-        (rb"<annotations?[\s>]", "Pascal VOC or CVAT"),
+        (rb"<annotations[\s>]", "CVAT"),
+        (rb"<annotation[\s>]", "Pascal VOC"),
         (rb"<Annotations?[\s>]", "slide viewer"),
     ),
     ".csv": ((rb"(?i)rle|EncodedPixels", "run-length encoded"),),
     ".roi": ((rb"\AIout", "ImageJ"),),
 }
+READ = frozenset({"COCO", "CVAT", "labelme", "YOLO"})  # by data/annotations
 VOLUMES = "volumes; save their slices as TIFF"
 ARCHIVES = "unpack it"
 CAMERA_RAW = "camera raw; export as TIFF or PNG"
@@ -90,10 +92,20 @@ def _what(kind: str, paths: list[Path]) -> str:
         beginning = _beginning(path) if kind in ANNOTATIONS or not kind else b""
         if not kind and beginning[128:132] == b"DICM":
             return "DICOM; give them the extension .dcm"
-        for pattern, tool in ANNOTATIONS.get(kind, ()):
-            if re.search(pattern, beginning):
-                return f"{tool} annotations, which are not read yet; export masks as PNG"
+        tool = _tool(kind, beginning)
+        if tool:
+            return f"{tool} annotations" + ("" if tool in READ else ", which are not read yet; export masks as PNG")
     return ""
+
+
+def tool_of(path: Path) -> str:
+    """The tool whose annotations a file holds, by its beginning; nothing where it holds none."""
+    kind = _kind(path)
+    return _tool(kind, _beginning(path)) if kind in ANNOTATIONS else ""
+
+
+def _tool(kind: str, beginning: bytes) -> str:
+    return next((tool for pattern, tool in ANNOTATIONS.get(kind, ()) if re.search(pattern, beginning)), "")
 
 
 def _beginning(path: Path) -> bytes:

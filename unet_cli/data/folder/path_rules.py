@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unet_cli.data.folder.name_rules import Rule, apply_rule, as_text, parse_pair
-from unet_cli.data.folder.roles import stem
 from unet_cli.data.folder.templates import templates
+from unet_cli.data.folder.walk import stem
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 
@@ -53,7 +53,7 @@ def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
 def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Rules, as for --pair, by which mask names follow from image names, to recognize masks in the same folder later:
     one, or one for each part of a mask. Empty if masks are elsewhere under the same names."""
-    examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank]
+    examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank and not pair.mask.entry]
     names = [{(pair.image.path.name, path.name) for path in pair.mask.paths} for pair in examples]
     are_beside = all(path.parent == pair.image.path.parent for pair in examples for path in pair.mask.paths)
     if not are_beside and any(stem(image) == stem(mask) for both in names for image, mask in both):

@@ -9,36 +9,34 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
 from unet_cli.data.folder.pairing import split_mixed
+from unet_cli.data.folder.walk import known_extensions, stem, walk
 from unet_cli.data.folder.words import (
     CELLPOSE_MASKS,
     CELLPOSE_OWN,
-    DRIVE_FOLDERS,
     FILLERS,
     IMAGE_WORDS,
-    LEFT_BEHIND,
     MASK_HINTS,
     MASK_WORDS,
     SPLIT_WORDS,
     known_words,
     tokens,
 )
-from unet_cli.data.formats import EXTENSIONS, PACKAGES, SLIDE_EXTENSIONS
+from unet_cli.data.formats import PACKAGES, SLIDE_EXTENSIONS
 from unet_cli.data.imagefile import is_image_file
-from unet_cli.errors import UserError, explain
+from unet_cli.errors import UserError
 
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
 
 # Formats of cameras and scanners, seldom used for masks; and MASK_TYPES, seldom used for images.
 IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}
 MASK_TYPES = frozenset({".mat"})
-INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
 
 
 @dataclass(frozen=True)
@@ -281,71 +279,3 @@ def common_root(images: str | None, masks: str | None) -> Path:
             raise UserError(f"{text} does not exist: give the folder of the {role} as --{role}")
     folders = [path if path.is_dir() else path.parent for path in (Path(images).absolute(), Path(masks).absolute())]
     return Path(os.path.commonpath(folders))
-
-
-def walk(folder: Path, unread: list[UserError] | None = None, passed_over: list[Path] | None = None) -> Iterator[Path]:
-    """The image files below a folder, in natural order (2 before 10).
-
-    Hidden files, files of the operating system, and links to a parent folder are skipped. unread: receives errors of
-    subfolders that can't be read. passed_over: receives files of other types and folders of a network drive. Raises
-    UserError; for unreadable subfolders only without `unread`.
-    """
-    yield from _walk(folder, (), unread, [] if passed_over is None else passed_over)
-
-
-def _walk(
-    folder: Path, above: tuple[tuple[int, int], ...], unread: list[UserError] | None, passed_over: list[Path]
-) -> Iterator[Path]:
-    try:
-        status = os.stat(folder)
-        # Device and inode identify a folder whatever its path: a link to a parent would recurse forever.
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: natural(entry.name))
-    except OSError as error:
-        if unread is None or not above:
-            raise explain(error, folder) from error
-        unread.append(explain(error, folder))
-        return
-    for entry in entries:
-        name = entry.name
-        if name.startswith(".") or name.lower() in LEFT_BEHIND:
-            continue
-        if _is(entry.is_dir):
-            if name.lower() in DRIVE_FOLDERS:
-                passed_over.append(folder / name)
-                continue
-            yield from _walk(folder / name, (*above, here), unread, passed_over)
-        elif stem(name) == name:
-            passed_over.append(folder / name)
-        elif _is(entry.is_file) or not os.path.exists(entry.path):  # a dangling link is reported when it is read
-            yield folder / name
-
-
-def _is(kind: Callable[[], bool]) -> bool:
-    """The type of a directory entry, mostly without a system call; False for a link to itself."""
-    try:
-        return kind()
-    except OSError:
-        return False
-
-
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that compares numbers by value."""
-    return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
-
-
-def stem(name: str) -> str:
-    """The name without a known extension, and without that of the file that it was made from: a.ome.tif and a.jpg.png
-    are both a."""
-    stem, dot, extension = name.rpartition(".")
-    if dot + extension.lower() not in EXTENSIONS:
-        return name
-    inner, dot, extension = stem.rpartition(".") if "." in stem else ("", "", "")
-    return inner if inner and extension.lower() in INNER_EXTENSIONS else stem
-
-
-def known_extensions() -> str:
-    return ", ".join(sorted(extension[1:] for extension in EXTENSIONS))

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from unet_cli.data.folder.name_rules import SAME_NAME, Matching
 from unet_cli.data.folder.pairing import find_rule
-from unet_cli.data.folder.roles import stem
+from unet_cli.data.folder.walk import stem
 from unet_cli.data.folder.words import NOTHING_NAMES, tokens
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError

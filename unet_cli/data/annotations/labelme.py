@@ -1,0 +1,98 @@
+"""labelme: a JSON file for each image.
+
+Origin: the centre of the first pixel, the outline counted in. That is how labelme's own converters draw (by Pillow),
+and so how masks are drawn here, see polygons.py; its editor shows (0, 0) at the pixel's corner.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unet_cli.data.annotations.shapes import (
+    BACKGROUND_LABEL,
+    IGNORED_LABEL,
+    Annotated,
+    AnnotationFile,
+    Kind,
+    Runs,
+    Shape,
+    ring_of,
+)
+from unet_cli.errors import UserError
+
+MEANINGS = {"_background_": BACKGROUND_LABEL, "__ignore__": IGNORED_LABEL}  # of labelme's own labels
+MIN_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
+EMBEDDED = re.compile(rb'"imageData"\s*:\s*"[^"]*"')
+
+
+def parse(content: bytes) -> AnnotationFile:
+    """The one image of a file, under the name that `imagePath` gives it. Raises UserError at what is not labelme's."""
+    data = json.loads(EMBEDDED.sub(b'"imageData": null', content))
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+        raise UserError("has no list of 'shapes'")
+    path = data.get("imagePath")
+    sides = data.get("imageHeight"), data.get("imageWidth")
+    size = (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None
+    counts, left_out = Counter[str](), Counter[str]()
+    shapes, problem = [], ""
+    for number, shape in enumerate(data["shapes"], 1):
+        try:
+            found = _shape(shape, left_out)
+        except UserError as error:
+            problem = problem or f"shape {number} {error}"
+            continue
+        if found is not None:
+            shapes.append(found)
+            counts[_kind(shape)] += 1
+    classes = dict.fromkeys(shape.label for shape in shapes if shape.label not in MEANINGS.values())
+    one = Annotated(size, tuple(shapes), problem=problem)
+    return AnnotationFile({path if isinstance(path, str) else "": one}, tuple(classes), counts, left_out)
+
+
+def _kind(shape: dict[str, Any]) -> str:
+    return str(shape.get("shape_type") or "polygon")  # version 3 says nothing of most
+
+
+def _shape(shape: Any, left_out: Counter[str]) -> Shape | None:
+    """None where it has no area, which is counted. Raises UserError at what can't be drawn."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
+        raise UserError("has no label")
+    kind, ring = _kind(shape), ring_of(shape.get("points"))
+    if kind not in MIN_POINTS:
+        left_out[f"{kind}, which has no area"] += 1
+        return None
+    if len(ring) < MIN_POINTS[kind]:
+        left_out[f"{kind} of fewer than {MIN_POINTS[kind]} points"] += 1
+        return None
+    label = MEANINGS.get(shape["label"], shape["label"].strip())
+    if kind == "mask":
+        return Shape(label, "runs", runs=_mask(shape.get("mask"), ring))
+    if kind == "circle":
+        radius = float(np.hypot(*(ring[1] - ring[0])))
+        ring = np.stack([ring[0] - radius, ring[0] + radius])
+    elif kind == "rectangle":
+        ring = np.stack([ring[:2].min(0), ring[:2].max(0)])
+    drawn_as: dict[str, Kind] = {"polygon": "outlined", "rectangle": "rectangle", "circle": "ellipse"}
+    return Shape(label, drawn_as[kind], (ring,))
+
+
+def _mask(text: Any, corners: np.ndarray) -> Runs:
+    """A bitmap as PNG in base64, whose first and last pixel lie at the corners."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
+            inside = np.asarray(image.convert("L")) > 0
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError("has a mask that is no PNG in base64") from error
+    left, top = np.rint(corners[:2].min(0)).astype(int).tolist()
+    flat = inside.ravel()
+    turns = np.flatnonzero(np.diff(flat, prepend=False))  # runs begin with what is outside
+    lengths = np.diff(np.concatenate([[0], turns, [flat.size]]))
+    return Runs(lengths, inside.shape[0], inside.shape[1], top, left)

@@ -1,0 +1,41 @@
+"""Run lengths as text: COCO's compressed form, and lists of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unet_cli.errors import UserError
+
+
+def decompressed(text: str) -> np.ndarray:
+    """Run lengths of COCO's compressed form, (n,) int64. Raises UserError at what is none.
+
+    As `rleFrString` (cocoapi, common/maskApi.c): characters from '0' on carry 6 bits: 5 of a number, the lowest first,
+    and one that says that more follow; the highest of a number is its sign. From the fourth number on each is the
+    difference to the one before the last.
+    """
+    codes = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - ord("0")
+    if codes.size and (codes.min() < 0 or codes.max() > 63 or codes[-1] & 32):
+        raise UserError("has compressed run lengths that are cut off or damaged")
+    is_last = codes & 32 == 0
+    starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1]) if codes.size else np.zeros(0, np.int64)
+    place = np.arange(codes.size) - np.repeat(starts, np.diff([*starts, codes.size]))
+    if codes.size and place.max() > 11:
+        raise UserError("has compressed run lengths beyond any image")
+    numbers = np.add.reduceat((codes & 31) << 5 * place, starts) if codes.size else np.zeros(0, np.int64)
+    sign = (codes[is_last] & 16) > 0
+    numbers = numbers - (sign << 5 * (place[is_last] + 1))
+    for parity in (1, 2):  # n[i] += n[i - 2] from the fourth on: two running sums
+        numbers[parity::2] = np.cumsum(numbers[parity::2])
+    return numbers
+
+
+def listed(values: object) -> np.ndarray:
+    """Run lengths of a list of whole numbers, (n,) int64. Raises UserError at what is none."""
+    try:
+        numbers = np.array(values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError("has run lengths that are no whole numbers") from error
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise UserError("has run lengths that are no whole numbers")
+    return numbers.astype(np.int64)

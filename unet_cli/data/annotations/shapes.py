@@ -1,0 +1,144 @@
+"""The plain values that an annotation file is parsed to: shapes of each image, whatever the format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from unet_cli.errors import UserError
+
+# Labels with a meaning of their own; no file can hold them, since names are printable.
+IGNORED_LABEL = "\0ignored"
+BACKGROUND_LABEL = "\0background"
+
+FARTHEST = 1e9  # pixels from the corner; whatever lies beyond is no coordinate
+
+ARRAY = 120  # bytes of an object and of an array, beside its numbers
+
+Kind = Literal["parts", "holes", "outlined", "rectangle", "ellipse", "runs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """A bitmap as run lengths, that of 0 first, over a box of `height` rows and `width` columns at (top, left).
+
+    by_columns: runs go down the columns, as in COCO, and else along the rows.
+    """
+
+    lengths: np.ndarray
+    height: int
+    width: int
+    top: int = 0
+    left: int = 0
+    by_columns: bool = False
+
+    def bitmap(self) -> np.ndarray:
+        """(height, width) bool. The lengths add up to its area, see `checked`."""
+        inside = np.repeat(np.arange(len(self.lengths)) % 2 == 1, self.lengths)
+        return inside.reshape(self.width, self.height).T if self.by_columns else inside.reshape(self.height, self.width)
+
+    def checked(self) -> Runs:
+        """Itself. Raises UserError where the lengths don't make up the box."""
+        total = int(self.lengths.sum())
+        if total != self.height * self.width or (self.lengths < 0).any():
+            raise UserError(
+                f"has run lengths that add up to {total:,} pixels, where {self.width}x{self.height} are "
+                f"{self.height * self.width:,}"
+            )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One drawn object.
+
+    label: the name of its class, or IGNORED_LABEL, or BACKGROUND_LABEL. rings: each (n, 2) float64, x and y in pixels
+    of the image (or in shares of its sides, see Annotated). kind: how they are drawn, see polygons.py. runs: of the
+    kind 'runs', which has no rings.
+    """
+
+    label: str
+    kind: Kind
+    rings: tuple[np.ndarray, ...] = ()
+    runs: Runs | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """What a file says of one image.
+
+    size: (H, W) of the image, where the file says it. relative: coordinates are shares of the image's sides. problem:
+    why no mask can be drawn, to be said of this image alone.
+    """
+
+    size: tuple[int, int] | None
+    shapes: tuple[Shape, ...] = ()
+    relative: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationFile:
+    """A parsed file. images: by their names in the file. classes: names in the file's order, without background.
+
+    counts: of shapes, by what they are called in their format. left_out: of what is not drawn, by reason. colours:
+    0xRRGGBB of the classes, where the file has them.
+    """
+
+    images: Mapping[str, Annotated]
+    classes: tuple[str, ...]
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    colours: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """Of classes that are drawn."""
+        found = {shape.label for one in self.images.values() for shape in one.shapes}
+        return frozenset(found - {IGNORED_LABEL, BACKGROUND_LABEL})
+
+    @cached_property
+    def has_ignored(self) -> bool:
+        return any(shape.label == IGNORED_LABEL for one in self.images.values() for shape in one.shapes)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """About what the shapes take in memory."""
+        shapes = [shape for one in self.images.values() for shape in one.shapes]
+        arrays = sum(ring.nbytes + ARRAY for shape in shapes for ring in shape.rings)
+        runs = sum(shape.runs.lengths.nbytes + ARRAY for shape in shapes if shape.runs is not None)
+        return arrays + runs + ARRAY * (len(shapes) + len(self.images))
+
+
+def is_background(name: str) -> bool:
+    """Whether a class's name says that it is what we call so."""
+    return name.casefold() == "background"
+
+
+def ring_of(points: object) -> np.ndarray:
+    """x, y, x, y, ... or [x, y], [x, y], ... -> (n, 2) float64. Raises UserError at what is no list of points."""
+    try:
+        ring = np.array(points, np.float64)
+        ring = ring.reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError("has coordinates that are no pairs of numbers") from error
+    if not (np.abs(ring) < FARTHEST).all():  # NaN is not either
+        raise UserError("has coordinates that are not finite, or far beyond any image")
+    return ring
+
+
+def clipped_points(one: Annotated) -> int:
+    """How many vertices lie outside of the image; none where its size isn't known."""
+    if one.size is None and not one.relative:
+        return 0
+    height, width = (1, 1) if one.relative else one.size or (0, 0)
+    rings = [ring for shape in one.shapes for ring in shape.rings]
+    if not rings:
+        return 0
+    x, y = np.concatenate(rings).T
+    return int(np.count_nonzero((x < 0) | (y < 0) | (x > width) | (y > height)))
