@@ -60,7 +60,7 @@ def test_a_side_that_does_not_suit_the_network_itself_is_refused(name):
         network = build_model(small(name)).eval()
     geometry = network.geometry
     side = geometry.side(1)
-    assert side == geometry.least or side > geometry.least
+    assert side >= geometry.least
     with torch.device("meta"):
         network(torch.empty(1, 3, *[side] * network.spatial_dims))
         with pytest.raises(ValueError, match=r"\d"):

@@ -1,4 +1,4 @@
-"""What --loss and --class-weights say, read without torch: config.py checks it long before there is a network."""
+"""What --loss and --class-weights say, read without torch: config/training.py checks it long before there is a network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from unet_cli.errors import UserError
 class LossTerm:
     """A loss by its name in --loss: one row here and a function in training/losses are all that a new one takes.
 
-    kind: a value of each pixel, from logits (pixel.py), of each image, from logits (pixel.py), or of each image and
-    class, from probabilities (region.py). function: in that file; the loss's own name with underscores unless given.
+    kind: what the function makes of what: 'pixel', logits to a value of each pixel (pixel.py); 'image', logits to a
+    value of each image (pixel.py); 'region', probabilities of the foreground classes to a value of each image and class
+    (region.py). function: its name there, by default the loss's own with underscores.
     """
 
     name: str

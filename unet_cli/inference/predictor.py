@@ -31,7 +31,8 @@ from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 
 class Predictor:
-    """One or several networks on their device. It keeps no state between calls, so threads may share it.
+    """One or several networks on their device. Threads may share it: between calls it keeps nothing
+    but batch_size, which `through_network` lowers where the memory doesn't suffice.
 
     labels: label map of the masks. mode: 'resize' or 'tile'. planes: probability maps, 1 for two classes, else one for
     each class; attention maps follow them. temperature: calibrates the probabilities that users see. threshold:
@@ -48,8 +49,10 @@ class Predictor:
         self.mode = settings.mode or self.preprocessing.mode
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
-        self.threshold = _threshold(checkpoints, settings, self.temperature)
-        self._threshold = uncalibrated(self.threshold, self.temperature)  # on the networks' uncalibrated probabilities
+        self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
+        self._raw_threshold = uncalibrated(
+            self.threshold, self.temperature
+        )  # on the networks' uncalibrated probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
@@ -68,15 +71,11 @@ class Predictor:
         """Number of attention maps, which follow the probabilities."""
         return self.members[0].gates
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Plain values on which all probabilities and classes depend, to recognise results of the same prediction."""
-        digest = hashlib.blake2b()
-        for member in self.members:
-            for name, weight in member.checkpoint.weights.items():
-                digest.update(name.encode() + weight.contiguous().cpu().numpy().tobytes())
         return {
-            "weights": digest.hexdigest(),
+            "weights": self._digest,
             "preprocessing": [plain(member.preprocessing) for member in self.members],
             "mode": self.mode,
             "overlap": self.settings.overlap,
@@ -86,6 +85,15 @@ class Predictor:
             "temperature": self.temperature,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all weights."""
+        digest = hashlib.blake2b()
+        for member in self.members:
+            for name, weight in member.checkpoint.weights.items():
+                digest.update(name.encode() + weight.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         """The mask of an image in the values or colours of the training masks, as `unet predict` writes it: (H, W)
@@ -103,7 +111,7 @@ class Predictor:
 
     def classes(self, probs: Tensor) -> np.ndarray:
         """(planes, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices."""
-        return to_classes(probs[None], self._threshold)[0].numpy()
+        return to_classes(probs[None], self._raw_threshold)[0].numpy()
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""
@@ -186,7 +194,7 @@ def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
     return math.prod(checkpoint.temperature for checkpoint in checkpoints) ** (1 / len(checkpoints))
 
 
-def _threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperature: float) -> float:
+def _chosen_threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperature: float) -> float:
     """The calibrated threshold: --threshold, else the checkpoint's; 'auto' is the mean of the members' best thresholds,
     taken on uncalibrated probabilities and calibrated with the common temperature."""
     foreground = checkpoints[0].labels.num_classes - 1

@@ -51,11 +51,11 @@ class Sheet(Task):
     def views(self) -> Generator[View]:
         """The network inputs for the missing rows. Raises UserError."""
         if self._stopping():
-            self._pause()
+            self._drop_empty_store()
             return
         for view in self.picture.views(self._first):
             if self.can_pause and self._stopping():
-                self._pause()
+                self._drop_empty_store()
                 return
             if self._is_over:
                 return
@@ -123,7 +123,7 @@ class Sheet(Task):
         planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
         self._store.add(top, planes, float(foreground(top_probs).max()))
 
-    def _pause(self) -> None:
+    def _drop_empty_store(self) -> None:
         """Remove the hidden file where it is empty; else it stays open for rows in flight."""
         if not self._store.done:
             self._store.remove()

@@ -50,7 +50,7 @@ class Network(nn.Module):
         if min(shares[1:]) >= RARE:
             return
         heads = getattr(self, "head", None) or getattr(self, "heads", None)
-        assert isinstance(heads, nn.Module)
+        assert isinstance(heads, nn.Module), f"{type(self).__name__} has no head: name its last layer self.head"
         biases = [value for name, value in heads.named_parameters() if name.endswith("bias")]
         if len(biases) != len(self.head_weights):  # more heads than outputs: their logits are summed
             return

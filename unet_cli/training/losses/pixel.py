@@ -17,7 +17,7 @@ GAMMA = 2.0  # exponent of the focal loss
 ONE_IN = 10  # top-k takes the hardest one in ten pixels
 
 
-def entropy(logits: Tensor, target: Tensor) -> Tensor:
+def unweighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-log(p), p the probability of the true class: (N, *spatial), at least 0, arbitrary where ignored.
 
     p is from a sigmoid where K is 1, else from a softmax.
@@ -29,7 +29,7 @@ def entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """-w log(p), w the weight of the true class and p its probability: (N, *spatial), at least 0."""
-    return entropy(logits, target) * weights
+    return unweighted_cross_entropy(logits, target) * weights
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     Source: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, equation 5 with
     gamma = 2, and w for their alpha; averaged over all pixels rather than divided by the number of object pixels.
     """
-    each = entropy(logits, target)
+    each = unweighted_cross_entropy(logits, target)
     # 1 - p = -expm1(-entropy), without the cancellation of 1 - exp(-entropy) at p near 1.
     return torch.expm1(-each).abs() ** GAMMA * each * weights
 
@@ -51,7 +51,7 @@ def paper(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     w, so that the border term adds to a mean cross-entropy.
     """
     borders = np.stack([border_weights(one) for one in target.cpu().numpy()])
-    return entropy(logits, target) * (weights + torch.from_numpy(borders).to(logits))
+    return unweighted_cross_entropy(logits, target) * (weights + torch.from_numpy(borders).to(logits))
 
 
 def top_k(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
