@@ -90,7 +90,7 @@ def test_few_threads_are_enough(folder, allowed):
     done = run(limited, *TRAIN, cwd=folder, **two)
     assert done.returncode == 0, done.stderr
     assert "the system allows no more here (ulimit -u" in done.stderr
-    assert "CPU (1 threads)" in done.stderr
+    assert "CPU (1 thread)" in done.stderr
     found = run(limited, "predict", "--weights", "out/r", "--input", "data/images", "--output", "m", cwd=folder, **two)
     assert found.returncode == 0, found.stderr
 

@@ -1,4 +1,4 @@
-"""What --loss and --class-weights say, read without torch: config/training.py checks it long before there is a network."""
+"""What --loss and --class-weights say, read without torch: config/training.py checks it before there is a network."""
 
 from __future__ import annotations
 

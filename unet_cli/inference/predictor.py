@@ -50,9 +50,7 @@ class Predictor:
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
-        self._raw_threshold = uncalibrated(
-            self.threshold, self.temperature
-        )  # on the networks' uncalibrated probabilities
+        self._raw_threshold = uncalibrated(self.threshold, self.temperature)  # of uncalibrated probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
