@@ -292,7 +292,7 @@ def test_weights_of_other_classes_are_refused(unet, trained, truth, tmp_path):
     assert_failed(done, 1, "have other classes", "--classes FILE.toml")
     shutil.copytree(truth / "masks", tmp_path / "same")
     done = unet("evaluate", "--pred", "same", "--data", truth, "--compare", trained)
-    assert_failed(done, 1, "--compare:", "knows 2 classes", "the truth has 3 classes")
+    assert_failed(done, 1, "--compare:", "predicts 2 classes", "the truth has 3 classes")
 
 
 def test_what_was_learned_is_known_by_its_contents_wherever_weights_and_images_lie(unet, trained, tmp_path):

@@ -21,6 +21,7 @@ ONE_LEVEL = 0.98  # minimum fraction of the intermediate pixels with one value t
 CLEAN = 0.9  # minimum fraction, on ramps, of the pixels with nearly the value of a level, if areas are exact
 LEFT_BY_INTERPOLATION = 0.06  # maximum fraction of the noise off ramps after interpolation, as at corners
 LEFT_BY_JPEG = 0.025  # the same after JPEG, as a fraction of all pixels
+RIPPLE = 8  # of 255: what JPEG adds to areas beside a border, at the usual qualities
 LIKE_PHOTOGRAPHS = 0.5  # fraction of noise pixels above which masks look like photographs
 PEAK_SHARE, PEAK = 0.04, 3.0  # minimum fraction of the noise in a peak; minimum ratio to the values near it
 LOST, LOST_IN = 0.01, 0.2  # minimum fraction of the pixels, and of the masks, with colours that are no mixtures
@@ -92,8 +93,11 @@ def ask_whether_they_were_resized(held: Held, levels: Levels) -> None:
     pixels = sum(total.pixels for total in noise.values())
     lowest, highest = levels.values[0] - FLAT, levels.values[-1] + FLAT
     beyond = sum(total.pixels for value, total in noise.items() if not lowest <= value <= highest)
-    on_no_ramp = pixels - sum(total.ramps for total in noise.values())
-    usual = LEFT_BY_INTERPOLATION * pixels if _has_clean_areas(held, levels) else LEFT_BY_JPEG * held.pixels
+    is_clean = _has_clean_areas(held, levels)
+    # JPEG also ripples around every border, by a few levels only.
+    rippled = [] if is_clean else [value for value in noise if min(abs(value - one) for one in levels.values) <= RIPPLE]
+    on_no_ramp = sum(total.pixels - total.ramps for value, total in noise.items() if value not in rippled)
+    usual = LEFT_BY_INTERPOLATION * pixels if is_clean else LEFT_BY_JPEG * held.pixels
     if max(beyond, on_no_ramp) < max(MIN_PIXELS, usual) or pixels > LIKE_PHOTOGRAPHS * held.pixels:
         return
     every = sorted({*levels.values, *_peaks(noise)})
