@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_run(unet: Run, data, tmp_path):
 
 def test_a_finished_run_goes_on_where_it_is_given_more(unet: Run, begun):
     run = begun
-    assert_failed(unet("train", "--resume", run), 1, "has been trained to its end, 1 epoch", "--epochs")
+    assert_failed(unet("train", "--resume", run), 1, "has finished training, 1 epoch", "--epochs")
     assert_failed(unet("train", "--resume", run, "--width", 8), 1, "holds another network", "width 4 there, 8 here")
     assert_failed(unet("train", "--resume", run, "--size", 64), 1, "begun with --size 32, and can't go on with 64")
     assert_failed(unet("train", "--resume", run, "--optimizer", "sgd"), 1, "begun with --optimizer adam")

@@ -179,7 +179,7 @@ def test_stretching_that_was_asked_for_is_advised_against_where_it_is_poor():
 def test_a_network_for_whole_images_is_stretched_whatever_it_costs():
     mode, said = mode_for("auto", COST, whole_only="unet-dilated-published")
     assert mode == "resize"
-    assert said.endswith("but unet-dilated-published is for whole images only")
+    assert said.endswith("but unet-dilated-published needs whole images")
 
 
 def test_images_of_twice_the_size_make_tiles_likelier_and_objects_larger_than_a_tile_less_likely():
@@ -221,11 +221,11 @@ def test_training_follows_the_masks_unless_told_otherwise(unet, tmp_path):
     assert "Masks stretched to 32x32 and back keep a Dice of 0.000 (class foreground, worst tenth 0.000; 5 masks" in (
         done.stderr
     )
-    assert "crops of 32x32" in done.stderr
+    assert "cropped to 32x32" in done.stderr
     assert load_checkpoint(tmp_path / "checkpoints" / "thin" / "best.pth").preprocessing.mode == "tile"
     more = unet("train", "--resume", "checkpoints/thin", "--epochs", 2)
     assert more.returncode == 0, more.stderr
-    assert "crops of 32x32" in more.stderr
+    assert "cropped to 32x32" in more.stderr
     asked = unet(*train, "asked", "--data", "thin", "--mode", "resize")
     assert "--mode tile trains on crops" in asked.stderr
     assert "Images are stretched to 32x32" in asked.stderr
@@ -241,7 +241,7 @@ def test_a_network_that_takes_no_crops_is_trained_all_the_same(unet, tmp_path):
         "--batch-size", 2, "--device", "cpu", "--precision", "float32",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "but unet-dilated-published is for whole images only" in done.stderr
+    assert "but unet-dilated-published needs whole images" in done.stderr
 
 
 def test_all_folds_are_trained_in_one_mode(unet, tmp_path):
