@@ -140,8 +140,8 @@ def test_masks_of_half_the_size_are_said_once_and_brought_to_the_images(unet, tm
     done = unet("check", "--data", "data", "--json")
     card = card_of(done)
     assert done.returncode == 0, card["problems"]
-    [note] = [note for note in card["notes"] if "one factor" in note]
-    assert f"such as {SIDE + 5}x{SIDE} beside {2 * (SIDE + 5)}x{2 * SIDE}" in note
+    [note] = [note for note in card["notes"] if "constant factor" in note]
+    assert f"such as {SIDE + 5}x{SIDE} for {2 * (SIDE + 5)}x{2 * SIDE}" in note
     done = unet("train", "--data", "data", *TINY, "--epochs", 1)
     assert done.returncode == 0, done.stderr
     save(tmp_path / "data/masks/0.png", scene(0)[1].repeat(2, 0).repeat(2, 1)[:, : 2 * (SIDE + 5)])

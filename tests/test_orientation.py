@@ -137,7 +137,7 @@ def test_one_image_that_lies_on_its_head_among_many_changes_nothing(tmp_path):
 
 def test_check_says_it_in_words_and_as_json(unet: Run, streets):
     words, report = (unet("check", "--data", streets, *flags).stdout for flags in ((), ("--json",)))
-    assert "  way up   Images have a way up (an upside-down copy is told from the original in 100 of 100, " in words
+    assert "  way up   Images have a way up (an upside-down copy is distinguished in 100 of 100, " in words
     assert "no vertical flips or quarter turns; --orientation any has them\n" in words
     assert json.loads(report)["way_up"]["orientation"] == "upright"
     assert json.loads(report)["way_up"]["pairs"] == COUNT

@@ -239,7 +239,7 @@ def test_scores_stand_in_groups_with_unit_interval_and_words(panels: Panels):
 
 def test_pictures_come_first_then_curves_then_the_headline_and_the_rest_is_folded(plain: str):
     order = ["The worst and the median images", "worst of 3:", "median:", "<h2>Training</h2>", "<h2>Scores</h2>"]
-    order += ['class="headline"', "<details open>", "Training masks to look at again", "<details>\n", "All scores"]
+    order += ['class="headline"', "<details open>", "Training masks to review", "<details>\n", "All scores"]
     places = [plain.index(part, plain.index("<body>")) for part in order]
     assert places == sorted(places)
     before_folds = plain[plain.index("<body>") : plain.index("<details")]

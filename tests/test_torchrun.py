@@ -183,7 +183,7 @@ def test_a_run_of_one_process_goes_on_in_two_and_then_in_one_again(place, torchr
     stop(start_unet("train", "--data", "data", *settings, cwd=place), run)
     before, stopped = load_checkpoint(run / "last.pth").resume, epochs_of(run)[-1]
     assert before is not None
-    err = stop(torchrun("--resume", run), run, stopped)
+    err = stop(torchrun("--resume", f"checkpoints/{run.name}"), run, stopped)
     assert f"after {before['learner']['step']} steps" in err
     last = epochs_of(run)[-1] + 2
     assert f"Resuming {run}" in alone(place, "--resume", run, "--epochs", last)

@@ -47,6 +47,7 @@ def check(config: CheckConfig, console: Console) -> int:
 
     layout = layout_of(config)
     card = examine(layout, config, console)
+    # Without output, the problems would be invisible: then they are raised as an error.
     if console.quiet and not console.json:
         card.refuse()
     odd = [problem for problem in card.problems if not problem.refuses]

@@ -48,6 +48,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     from unet_cli.report.pages import sizes_of
     from unet_cli.system.files import writable_folder
 
+    # An unwritable folder is reported before the evaluation, not after hours of it.
     for path in filter(None, (config.csv, config.report)):
         writable_folder(path.parent)
     case = case_of(config, console)

@@ -264,5 +264,6 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(f"{path} sets '{key}', which this command doesn't know: {hint}")
         repeated = isinstance(value, str) and known[name].multiple
         defaults[name] = [value] if repeated else value
+    # Click's default map has lower priority than command-line flags, as --config should.
     context.default_map = {**(context.default_map or {}), **defaults}
     return path

@@ -62,6 +62,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     share = share_of(everything, config.shard)
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)
+    # Old outputs are removed first, so that no stale mask looks like a result of this run if it fails.
     remove_stale_outputs(jobs, everything)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
@@ -92,6 +93,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     _list(failures)
     for error in unread:
         print(f"unet: {printable(str(error))}", file=sys.stderr)
+    # torchrun stops the other shards as soon as one process ends with an error code.
     wait_for_all()
     return SOME_FAILED if failures or unread else DONE
 

@@ -35,7 +35,7 @@ def report_cli(config: ReportConfig, output: Output) -> int:
         ],
     })  # fmt: skip
     if suspects is not None:
-        console.result(f"{counted(len(suspects), 'training mask')} to look at again" + ":" * bool(suspects))
+        console.result(f"{counted(len(suspects), 'training mask')} to review" + ":" * bool(suspects))
         for one in suspects:
             where = f"{one.given} in the mask, {one.seen} for the network"
             console.result(f"  {one.name}: {one.pixels:,} pixels ({one.share:.1%}) are {where}")

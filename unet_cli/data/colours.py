@@ -97,7 +97,7 @@ def colours_of(labels: LabelMap) -> Colours:
     """
     own = _own_colours(labels)
     reserved = [IGNORED_COLOUR] if labels.ignore is not None else []
-    areas, replaced = _told_apart(own, reserved) if own else (_default_colours(labels), frozenset[int]())
+    areas, replaced = _distinguishable(own, reserved) if own else (_default_colours(labels), frozenset[int]())
     lightness, hue = _lab(areas)[:, 0], _lab(areas)[:, 1:]
     unseen = lightness < DARK if len(areas) > 2 else np.hypot(*hue.T) < COLOURLESS
     lines = tuple(OUTLINE if lost else colour for colour, lost in zip(areas, unseen.tolist(), strict=True))
@@ -132,7 +132,7 @@ def _default_colours(labels: LabelMap) -> tuple[Colour, ...]:
     return CLASS_COLOURS[0], *(further[index % len(further)] for index in range(labels.num_classes - 1))
 
 
-def _told_apart(own: Sequence[Colour], reserved: Sequence[Colour]) -> tuple[tuple[Colour, ...], frozenset[int]]:
+def _distinguishable(own: Sequence[Colour], reserved: Sequence[Colour]) -> tuple[tuple[Colour, ...], frozenset[int]]:
     """The colours, some of them replaced, and the indices of those. Once CLASS_COLOURS has no distinguishable colour
     left, the remaining classes keep theirs."""
     chosen, replaced = list[Colour](), set[int]()

@@ -151,6 +151,7 @@ def _read_both(
     pair, source = both
     target = read_truth(pair.mask, labels, _missing(pair.image) if pair in lacking else None)
     pred = read_truth(source, their_labels)
+    # Another tool's ignored pixels are no class: as predictions they count as background.
     pred = replace(pred, classes=np.where(pred.classes == IGNORED, np.uint8(0), pred.classes))
     if pred.classes.shape != target.classes.shape:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (pred.classes.shape, target.classes.shape)]

@@ -51,6 +51,7 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
             other = _subject(_named(config.compare), card, labels, config)
         except UserError as error:
             raise UserError(f"--compare: {error}") from error
+        # Paired tests need the same images on both sides, and none that either network was trained on.
         new_to_other = set(other.pairs)
         pairs = [pair for pair in pairs if pair in new_to_other]
         if not pairs:

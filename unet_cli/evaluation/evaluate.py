@@ -81,6 +81,7 @@ class Evaluation:
             return None
         pixels = counted_pixels(self.counts)[:, None, None]
         by_threshold = set_dice(ratio(np.stack(sweeps), pixels, 0.0))
+        # Ties are common on a plateau: its middle is the most robust threshold.
         best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
         middle = best[len(best) // 2]
         threshold = calibrated_number(float(THRESHOLDS[middle]), self.temperature)
@@ -110,6 +111,7 @@ def evaluate(
     for one in prefetch(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
         if one.levels is not None:
             levels = one.levels if levels is None else levels + one.levels
+            # The fine histogram of each image would take 1 MB a class; only their sum stays fine.
             one = replace(one, levels=coarse(one.levels))
         measured.append(one)
     place = {name: number for number, name in enumerate(names)}

@@ -28,15 +28,15 @@ def values_or_objects(stats: Sequence[ValueStats], labels: LabelMap) -> LabelMap
 
 
 def as_classes(
-    stats: Sequence[ValueStats], found: LabelMap, wanted: LabelMap, what: str, said: bool = False
+    stats: Sequence[ValueStats], found: LabelMap, wanted: LabelMap, what: str, is_given: bool = False
 ) -> tuple[LabelMap, list[str]]:
     """The label map that reads masks of these values as the wanted classes, and remarks on it: by value if all values
     are known, by name if the user has named the same classes, else by order.
 
-    said: whether the user has specified how the masks are read. Raises UserError if the number of classes differs, or
-    if only some values are known.
+    is_given: whether the user has specified how the masks are read. Raises UserError if the number of classes differs,
+    or if only some values are known.
     """
-    if said and sorted(found.names) == sorted(wanted.names):
+    if is_given and sorted(found.names) == sorted(wanted.names):
         order = [found.names.index(name) for name in wanted.names]
         values = tuple(found.values[place] for place in order)
         return replace(found, names=wanted.names, values=values, background=wanted.background), []
@@ -44,13 +44,14 @@ def as_classes(
     alike &= wanted.reading == found.reading or found.reading != "gray"  # palettes that hold other things than indices
     alike |= wanted.kind == "colours" and any(one.palette is not None for one in stats)
     by_palette = _by_palette(found, wanted)
-    if by_palette is not None and not said and not by_palette.count_classes(stats)[1]:
+    if by_palette is not None and not is_given and not by_palette.count_classes(stats)[1]:
         return by_palette, [f"{what} are read by the colours of the palette that they are compared with"]
-    by_value = alike and not said and wanted.ignore not in found.values and not _fall_together(found, wanted)
+    by_value = alike and not is_given and wanted.ignore not in found.values and not _fall_together(found, wanted)
     if by_value and not wanted.count_classes(stats)[1]:
         return wanted, []
+    # A partial overlap of values is ambiguous: reading by order could silently exchange classes.
     some_known = wanted.num_classes > 2 and set(found.values[1:]) & set(wanted.values[1:])
-    if found.num_classes != wanted.num_classes or (some_known and not said):
+    if found.num_classes != wanted.num_classes or (some_known and not is_given):
         raise UserError(
             f"{what} have other classes than they are compared with, {found.describe()} and not {wanted.describe()}: "
             "map values to classes of the same names with --classes FILE.toml, or give masks of the same classes"

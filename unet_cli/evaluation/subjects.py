@@ -190,6 +190,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
 def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]:
     """Which mask name belongs to which image name, and the file of each mask name. Raises UserError where that is
     ambiguous."""
+    # By name without extension, since masks and images mostly differ in it.
     found: dict[str, Path] = {}
     for path in walk(folder) if folder.is_dir() else ():
         name = stem(path.relative_to(folder).as_posix())

@@ -58,6 +58,7 @@ def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
     of_given = np.take_along_axis(probs, given[None].astype(np.int64), axis=0)[0]
     doubtful = kept & (of_given < 1 - CONFIDENCE) & _far_from_borders(target)
     foreground = int((kept & ((given > 0) | (seen > 0))).sum())
+    # One histogram over (given, seen) pairs gives both the count and the most frequent confusion.
     pairs = np.bincount(len(probs) * given[doubtful].astype(np.int64) + seen[doubtful], minlength=1)
     most_given, most_seen = divmod(int(pairs.argmax()), len(probs))
     pixels = int(pairs.sum())

@@ -1,1 +1,1 @@
-"""The page that a person opens, and its figures."""
+"""The HTML report of a run or an evaluation, and its figures."""

@@ -119,6 +119,7 @@ def score_tables(page: Page) -> list[ScoreTable]:
     several tables with the same title."""
     several = len(page.classes) > 2  # with one foreground class, its scores equal those of all
     cells = {(score.metric, score.name): _texts(score) for score in page.scores if several or score.name == "all"}
+    # A dict keeps the order of the first occurrence, unlike a set.
     columns = list(dict.fromkeys(["all", *page.classes[page.first :], *(name for _, name in cells)]))
     known = [metric for metric in METRIC_NAMES if any(metric == key for key, _ in cells)]
     metrics = list(dict.fromkeys([*known, *(metric for metric, _ in cells)]))

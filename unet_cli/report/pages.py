@@ -194,6 +194,7 @@ def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
     """The images at the top of the page, by index, with their rank: the worst, and of three or more images those around
     the median, each at most a third of all. Images without a score only if there are no others."""
     order = np.argsort(scores, kind="stable")
+    # argsort puts NaN last, so the finite scores are a prefix.
     order = order[: np.isfinite(scores).sum() or len(order)]
     count = min(MAX_IN_STRIP, max(1, len(order) // 3))
     first = max(count, (len(order) - count) // 2)

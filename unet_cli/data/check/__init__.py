@@ -1,1 +1,1 @@
-"""What a folder of images and masks holds, and what is wrong with it."""
+"""Examination of a data folder: its content and its problems."""

@@ -259,8 +259,8 @@ class Card:
         if scaled:
             mask_height, mask_width = scaled[0].mask_size or (0, 0)
             notes.append(
-                f"masks are smaller or larger than their images by one factor, such as {mask_width}x{mask_height} "
-                f"beside {scaled[0].size}: brought to the image's size, each pixel the nearest"
+                f"masks differ in size from their images by a constant factor, such as {mask_width}x{mask_height} "
+                f"for {scaled[0].size}: resized to the image's size by nearest neighbour"
             )
         notes += remarks(self.labels, [one.values for one in facts])
         notes += [f"left out: {problem.text}" for problem in self.left_out]

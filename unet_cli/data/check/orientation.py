@@ -69,7 +69,7 @@ class WayUp:
         if self.pairs < MIN_PAIRS:
             return f"Too few pairs ({self.pairs}) to tell whether images have a way up; {by_hand}"
         figures = (
-            f"an upside-down copy is told from the original in {100 * self.upside_down:.0f} of 100, a quarter turn in "
+            f"an upside-down copy is distinguished in {100 * self.upside_down:.0f} of 100, a quarter turn in "
             f"{100 * self.quarter_turn:.0f}"
         )
         if self.orientation == "upright":

@@ -177,7 +177,7 @@ def _inverted(everything: list[Known]) -> Iterator[Problem]:
         yield Problem(
             "inverted mask",
             f"{pair.mask} looks inverted: {share[index]:.0%} of it is foreground, where half of the masks have less "
-            f"than {np.median(share):.0%}; look at it, and exchange its values",
+            f"than {np.median(share):.0%}; check it, and exchange its values",
             (pair,),
         )
 

@@ -1,4 +1,4 @@
-"""What a person is told where a folder is not understood: no message ends without a way out."""
+"""Error messages for folders whose layout is not recognized, each with a way out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from unet_cli.data.folder.passed_over import annotation_lines, describe
 from unet_cli.data.folder.path_rules import option_for
 from unet_cli.data.folder.roles import File, known_extensions, meaning, walk
 
-MAX_CHOICES = 8  # rules that are shown where several fit
+MAX_CHOICES = 8  # rules shown if several fit
 
 
 def no_layout(folder: Path, root: Path, others: Sequence[Path]) -> str:
+    """The message for a folder without recognizable images and masks."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     found = annotation_lines([path for path in others if path.is_relative_to(folder)])
     if not found:
@@ -36,18 +37,19 @@ def no_layout(folder: Path, root: Path, others: Sequence[Path]) -> str:
 
 
 def types_choice(root: Path, twins: Sequence[tuple[Path, Path]]) -> str:
-    """Of files that differ in their type alone, neither of them a photograph's: which are the masks?"""
+    """The question for files that differ only in their type, neither of which is typical of photographs: which are the
+    masks?"""
     (first, second), count = twins[0], len(twins)
     ends = [path.suffix for path in (first, second)]
     return "\n".join(
         [f"{root} holds {ends[0]} and {ends[1]} files of the same names ({count}): which are the images?"]
         + [f"  --pair '{{id}}{image}={{id}}{mask}'" for image, mask in (ends, ends[::-1])]
-        + ["Say which: give one of these, or folders of their own"]
+        + ["Choose one of these, or put each type into a folder of its own"]
     )
 
 
 def _sets_above(root: Path) -> list[str]:
-    """Where the folder is that of the images alone: the one above, with that of the masks."""
+    """The hint for a folder of images alone: the parent folder, if it contains a folder of masks."""
     path = Path(os.path.abspath(root))
     for folder in (path, path.parent):
         try:
@@ -62,19 +64,19 @@ def _sets_above(root: Path) -> list[str]:
 
 
 def choose(root: Path, error: SeveralRules, images: list[File], masks: list[File], inside: Sequence[Path]) -> str:
-    """Each rule as an option that can be pasted, with an example."""
+    """Each rule as an option to paste, with an example."""
     by_image, by_mask = ({file.name: file.path for file in side} for side in (images, masks))
     by_option = {}
     for rule, pairs in error.choices[:MAX_CHOICES]:
         image, mask = pairs[0]
         option = option_for(root, [(by_image[a], by_mask[b]) for a, b in pairs], inside)
-        flags = f"--data {root} " if any(file.said for file in images + masks) else ""
+        flags = f"--data {root} " if any(file.is_given for file in images + masks) else ""
         by_option[flags + option if option else rule.describe()] = f"{image} with {mask}"
     lines = [f"  {option}: {example}" for option, example in sorted(by_option.items())]
     count = len(error.choices[0][1])
     return "\n".join(
         [f"{root}: {_number(len(error.choices))} rules pair {count} names each, with different partners:", *lines]
-        + ["Say which: give one of these, or the folder as --masks FOLDER"]
+        + ["Choose one of these, or give the folder as --masks FOLDER"]
     )
 
 

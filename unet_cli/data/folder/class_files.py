@@ -1,4 +1,4 @@
-"""A file of one class -> where the class is, whatever its tool writes for it."""
+"""Decode the mask file of a single class, whatever values its tool writes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from unet_cli.errors import UserError
 from unet_cli.system.console import few
 
-RANGE = 64  # of levels, from which on they may be soft: the class is the upper half
-MAX_LEVELS = 8  # that cover areas; more are numbers of objects
-MIN_CORES, CORE_SHARE = 4, 0.05  # pixels in areas of their value, from which a value is meant
-MIN_SHARE = 0.1  # of the pixels of the second most frequent value, from which a third one is meant
-PAINTED = 4  # values that are all meant as they are; among more there are shades
-NEAR = 24  # how far from a value in each channel its shades are
+RANGE = 64  # minimum range of levels that may have soft edges: the class is then the upper half
+MAX_LEVELS = 8  # maximum levels that cover areas; more are object numbers
+MIN_CORES, CORE_SHARE = 4, 0.05  # minimum pixels, and fraction of its pixels, within areas of an intended value
+MIN_SHARE = 0.1  # minimum pixels of a third intended value, relative to the second most frequent one
+PAINTED = 4  # with at most so many values, all are intended; more include shades
+NEAR = 24  # maximum distance of a value's shades, in each channel
 
 
 def where_marked(channels: np.ndarray, path: Path) -> np.ndarray:
-    """(C, P, H, W) gray or colour, black for all that is no class -> (P, H, W) bool.
+    """(C, P, H, W) gray or colour, black for unmarked pixels -> (P, H, W) bool.
 
-    The class is what isn't black; of a wide range of levels, which may be soft, the upper half. Many values
-    that cover areas are numbers of objects. Raises UserError where several do, so that it isn't clear which is the
-    class.
+    The class is everything that isn't black; with a wide range of levels, which may have soft edges, the upper half.
+    Many values that cover areas are object numbers. Raises UserError if several values cover areas, so that the class
+    is ambiguous.
     """
     light = channels.max(0)
     low, top = int(light.min()), int(light.max())
@@ -49,7 +49,9 @@ def where_marked(channels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _sure(channels: np.ndarray) -> list[list[int]]:
-    """The values that cover areas, each with a number a channel: the most frequent ones, without their shades."""
+    """The intended values, as a list of channels each: the most frequent ones that cover areas, without their
+    shades."""
+    # The channels are packed into one integer a pixel, since numpy's unique is much slower on rows.
     packed = np.zeros(channels.shape[1:], np.int64)
     for channel in channels:
         packed = packed << 16 | channel
@@ -75,6 +77,6 @@ def _is_near(value: list[int], other: list[int]) -> bool:
 
 
 def _cores(inside: np.ndarray) -> int:
-    """Pixels of (P, H, W) whose 3 x 3 neighbourhood is inside."""
+    """Number of pixels of (P, H, W) whose 3 x 3 neighbourhood is inside."""
     rows = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
     return int(np.count_nonzero(rows[..., :-2] & rows[..., 1:-1] & rows[..., 2:]))

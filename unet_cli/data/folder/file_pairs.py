@@ -1,4 +1,4 @@
-"""Files that have a role -> pairs: by their names, by the user's rule, or as the parts of one image or mask."""
+"""Pair files with known roles: by name, by the user's rule, or as parts of one image or mask."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from unet_cli.system.console import counted
 
 
 def paired_files(images: list[File], masks: list[File]) -> Paired:
-    """Pair file with file; or else the channels of an image, or the parts of a mask, where they are several files."""
-    if len(images) == len(masks) == 1 and images[0].said and masks[0].said:
+    """Pair file with file; else join channels to images or parts to masks, if these consist of several files."""
+    if len(images) == len(masks) == 1 and images[0].is_given and masks[0].is_given:
         only = Pair(images[0].name, Source((images[0].path,)), Source((masks[0].path,)))
         return Paired([only], "the image and the mask that were given")
     try:
@@ -48,7 +48,7 @@ def _several(
     masks: list[File],
     may_be_parts: bool = True,
 ) -> Paired | None:
-    """What else the names may mean, where they don't go together one by one."""
+    """Other interpretations of names that don't match one to one."""
     return (
         with_channels(by_image, by_mask)
         or with_objects(by_image, by_mask)
@@ -58,7 +58,7 @@ def _several(
 
 
 def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
-    """By what masks were made from, with its extension: a.jpg_mask.png of a.jpg, where that leaves nothing over."""
+    """Pair by image names with extension, as in a.jpg_mask.png for a.jpg, if that leaves no file unpaired."""
     types = {file.path.suffix for file in images}
     if not any(extension in file.path.stem for file in masks for extension in types):
         return None
@@ -74,14 +74,14 @@ def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
 
 
 def paired_by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[str, Paired], list[str]]:
-    """The pairs of each split, and notes, by the user's rule; case and leading zeros are overlooked if that pairs
-    more."""
+    """The pairs of each split, and notes, by the user's rule; case and leading zeros are ignored if that gives more
+    pairs."""
     rule = with_extensions(parse_pair(text))
     by_path = {file.path.relative_to(root).as_posix(): file for file in located(root, inside)}
     names = list(by_path)
     matching = apply_rule(rule, names, names)
     if not matching.complete:
-        # Names that differ only in what the loose rule overlooks are not its business.
+        # The loose rule fails where names differ only in what it ignores: then the strict one stays.
         with suppress(UserError):
             loose = apply_rule(replace(rule, loose=True), names, names)
             matching = max(matching, loose, key=lambda one: len(one.pairs))
@@ -90,8 +90,8 @@ def paired_by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
         raise UserError(f"--pair '{text}' pairs nothing: it fits {counts}, of {len(names)} in {root}: {some}")
     if twice := {image for image, _ in matching.pairs} & {mask for _, mask in matching.pairs}:
-        raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} an image and a mask: tell them apart")
-    # '{id}' fits the masks of '{id}_mask' as well.
+        raise UserError(f"--pair '{text}' makes {by_path[min(twice)].path} both an image and a mask: make it stricter")
+    # The template '{id}' also matches the masks of '{id}_mask'.
     paired = {name for pair in matching.pairs for name in pair}
     masks_left = [name for name in matching.masks_left if name not in paired]
     meant = paired.union(masks_left)
@@ -115,7 +115,7 @@ def paired_by_hand(root: Path, text: str, inside: Iterable[Path]) -> tuple[dict[
 
 
 def _by_name(files: list[File]) -> dict[str, Path]:
-    """Raises UserError where two have the same name."""
+    """Files by name. Raises UserError if two have the same name."""
     named: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
         named[file.name].append(file.path)
@@ -135,5 +135,6 @@ def _folder(name: str) -> str:
 
 
 def not_used(files: Iterable[File]) -> list[str]:
+    """A note for each folder of unused files."""
     folders = Counter(file.path.parent for file in files)
     return [f"{folder} is not used: {counted(count, 'image file')}" for folder, count in folders.items()]

@@ -1,8 +1,8 @@
-"""Which image goes with which mask: folders give the roles, names the pairs. Nothing is read but directories.
+"""Find the pairs of a data set: folders give roles and splits, names give the pairs. Only directories are read.
 
-Every file is first given a role (image or mask), a split and a name, by the folders that it lies in: in
-`train/images/mouse/1.png`, `train` is a word for a split and `images` for a role, and what remains, `mouse/1`, is the
-name. Then the names of a split's images are paired with those of its masks (see file_pairs.py).
+Each file first gets a role (image or mask), a split and a name from its folders: in `train/images/mouse/1.png`, `train`
+is a word for a split and `images` for a role, and the rest, `mouse/1`, is the name. Then the names of a split's images
+are paired with those of its masks (see file_pairs.py).
 """
 
 from __future__ import annotations
@@ -38,18 +38,17 @@ from unet_cli.data.source import MASKS_BESIDE, Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-MAX_SETS = 20  # folders that are tried as data sets of their own
+MAX_SETS = 20  # subfolders that are tried as data sets
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The pairs of a data set by split: 'train', and 'val' and 'test' where they have folders; sorted by name.
+    """The pairs of a data set by split: 'train', and 'val' and 'test' if they have folders; sorted by name.
 
-    rule: how the names were matched, in words. notes: what should be said aloud, such as folders that are not used.
-    left: a message for each file without a partner; it is for the caller to refuse them or leave them out. unmasked:
-    how many of these are images without a mask.
-    files_per_image: more than 1 where each channel has a file of its own. classes: names of those whose masks are files
-    of their own, without the background. beside: see path_rules.rules_beside.
+    rule: how names were matched, as a phrase. notes: remarks for the user, such as unused folders. left: a message for
+    each file without a partner; the caller refuses them or leaves them out. unmasked: number of these that are images
+    without a mask. files_per_image: more than 1 if each channel has a file of its own. classes: names of the classes
+    with mask files of their own, without background. beside: see path_rules.rules_beside.
     """
 
     root: Path
@@ -64,7 +63,7 @@ class Layout:
 
 
 def layout_of(config: DataConfig) -> Layout:
-    """As the settings say; see find_layout."""
+    """The layout according to the settings; see find_layout."""
     takes_missing = config.missing_masks == "background"
     return find_layout(config.data and Path(config.data), config.images, config.masks, config.pair, takes_missing)
 
@@ -76,12 +75,11 @@ def find_layout(
     pair: str | None = None,
     takes_missing: bool = False,
 ) -> Layout:
-    """Understand the folder `data`, as far as the user does not say which are the images, the masks, and the pairs.
+    """Find images, masks and pairs in the folder `data`, as far as the user doesn't specify them.
 
-    images, masks: a folder or a file, from `data` or from the current directory, or the name that folders have anywhere
+    images, masks: a folder or a file, relative to `data` or to the current directory, or the name of folders anywhere
     below `data`; with both, `data` may be None. pair: see name_rules.parse_pair; its paths are below `data`.
-    takes_missing: an image without a mask is background.
-    Raises UserError where that isn't possible, or could be meant in several ways.
+    takes_missing: whether an image without a mask is background. Raises UserError if that is impossible or ambiguous.
     """
     root = data if data is not None else common_root(images, masks)
     if not root.exists():
@@ -97,9 +95,9 @@ def find_layout(
     else:
         inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
         try:
-            found, notes = _by_looks(root, inside, others, images, masks)
+            found, notes = _by_names(root, inside, others, images, masks)
         except UserError as error:
-            # Whoever says where images and masks are doesn't mean sets below.
+            # A user who specifies images or masks doesn't mean subfolders that are data sets.
             below = _sets_below(root, inside) if images is None and masks is None else []
             raise UserError("\n".join([str(error), *below])) if below else error from error
         if own:
@@ -108,10 +106,10 @@ def find_layout(
     return _joined(root, found, notes, takes_missing)
 
 
-def _by_looks(
+def _by_names(
     root: Path, inside: list[Path], others: list[Path], images: str | None, masks: str | None
 ) -> tuple[dict[str, Paired], list[str]]:
-    """The pairs of each split, and notes, as far as names and the user tell."""
+    """The pairs of each split, and notes, from the names and the user's settings."""
     sides, notes = _sides(root, assign_roles(root, inside, images, masks, others), others)
     try:
         found = {split: paired_files(*side) for split, side in sides.items()}
@@ -123,7 +121,7 @@ def _by_looks(
 
 
 def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missing: bool) -> Layout:
-    """What was found in each split as one layout. Raises UserError where the splits are of different kinds."""
+    """The pairs of all splits as one layout. Raises UserError if the splits are of different kinds."""
     counts = {split: one.files_per_image for split, one in found.items()}
     if len(set(counts.values())) > 1:
         differing = ", ".join(f"{count} in {split}" for split, count in counts.items())
@@ -165,7 +163,7 @@ def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missin
 def _sides(
     root: Path, files: list[File], others: Sequence[Path]
 ) -> tuple[dict[str, tuple[list[File], list[File]]], list[str]]:
-    """The images and the masks of each split, and notes on the files that are in none."""
+    """The images and masks of each split, and notes on unused files."""
     splits: defaultdict[str | None, list[File]] = defaultdict(list)
     for file in files:
         if file.role != "unused":
@@ -200,14 +198,15 @@ def _roles(files: list[File]) -> tuple[bool, bool]:
 
 
 def _images_and_masks(files: list[File]) -> tuple[list[File], list[File]]:
-    """Files without a role are the images where only masks have one: photos/ beside masks/, train/ and train_masks/."""
+    """Images and masks. Files without a role are the images if only masks have one: photos/ beside masks/, train/ and
+    train_masks/."""
     images = [file for file in files if file.role == "images"]
     masks = [file for file in files if file.role == "masks"]
     return images or [file for file in files if file.role is None and file.hint is None], masks
 
 
 def _split_folder(root: Path, files: list[File], split: str) -> Path:
-    """The folder just below the root that holds this split, or the root."""
+    """The folder just below the root that contains this split, or the root."""
     tops = {file.path.relative_to(root).parts[0] for file in files if file.path.is_relative_to(root)}
     top = root / tops.pop() if len(tops) == 1 else root
     return top if top.is_dir() and meaning(top.name)[1] == split else root
@@ -217,15 +216,15 @@ def _split_folder(root: Path, files: list[File], split: str) -> Path:
 
 
 def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
-    """Folders below that are data sets by themselves; not where types alone tell masks from images, as JPEG and the
-    PNG of its superpixels."""
+    """Hints at subfolders that are data sets themselves; not if only file types distinguish masks from images, such as
+    JPEG and the PNG of its superpixels."""
     tops = dict.fromkeys(path.relative_to(root).parts[0] for path in inside)
     folders = [root / top for top in tops if (root / top).is_dir()][:MAX_SETS]
     sets = []
     for folder in folders:
         with suppress(UserError):
             below = [path for path in inside if path.is_relative_to(folder)]
-            _by_looks(folder, below, [], None, None)
+            _by_names(folder, below, [], None, None)
             if not any(file.by_type for file in assign_roles(folder, below, None, None)):
                 sets.append(folder)
     if not sets:
@@ -234,7 +233,7 @@ def _sets_below(root: Path, inside: Sequence[Path]) -> list[str]:
 
 
 def _side_of(sides: dict[str, tuple[list[File], list[File]]], error: SeveralRules) -> tuple[list[File], list[File]]:
-    """The images and masks that several rules fit."""
+    """The images and masks to which the rules of the error apply."""
     image, mask = error.choices[0][1][0]
     for images, masks in sides.values():
         if any(file.name == image for file in images) and any(file.name == mask for file in masks):
@@ -243,10 +242,10 @@ def _side_of(sides: dict[str, tuple[list[File], list[File]]], error: SeveralRule
 
 
 def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) -> set[Path]:
-    """Which of these files below the root are masks: in folders that words or --masks say are, beside their images by
-    a rule that was found in training, or by the --pair that it was told. training: of a checkpoint.
+    """Which of these files below the root are masks: in folders that are named so or given by --masks, or beside their
+    images by a rule found in training or given by --pair. training: the training record of a checkpoint.
 
-    Nothing where nothing else is there: whoever gives nothing but masks means them.
+    Empty if all files are masks: then the user means them as images.
     """
     named = Path(training.get("masks") or "").name.casefold()
     found = {
@@ -267,7 +266,7 @@ def _look_swapped(images: str, masks: str) -> bool:
 
 
 def swapped(layout: Layout) -> str:
-    """The flags by which images become masks, and masks images."""
+    """The flags that exchange images and masks."""
     if layout.beside:
         rule = parse_pair(layout.beside[0])
         return f"--pair '{as_text(Rule(rule.mask, rule.image))}'"
@@ -276,7 +275,7 @@ def swapped(layout: Layout) -> str:
 
 
 def one_class_options(layout: Layout) -> list[str]:
-    """Of classes in files of their own, the --pair for each of them alone."""
+    """For classes in files of their own, the --pair for each single class."""
     inside = list(walk(layout.root))
     options = []
     for number in range(1, len(layout.classes) + 1):

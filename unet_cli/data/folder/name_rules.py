@@ -1,6 +1,6 @@
-"""A rule that says which image name goes with which mask name, and what it makes of two lists of names.
+"""Rules that match image names with mask names, and their application to two lists of names.
 
-Names are stems: paths below their folder, with '/', without extension. Nothing here looks at a disk.
+Names are stems: paths below their folder, with '/', without extension. Nothing here accesses the disk.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from string import Formatter
 from unet_cli.errors import UserError
 
 HOW_TO_SAY = "paths are below the data folder, {id} is what the two have in common, * is anything"
-# Not those of a fraction: 0.05 is not 0.5.
+# Except in fractions: 0.05 is not 0.5.
 LEADING_ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A template each for images and masks: those whose placeholders have the same values belong together.
+    """A template each for images and masks: names whose placeholders have the same values belong together.
 
-    Placeholders stand in braces as in `str.format`: '{id}_image'; '{}' is anything, and not compared.
-    loose: case, leading zeros of numbers, and the ways to write an accent are not told apart.
+    Placeholders are in braces as in `str.format`: '{id}_image'; '{}' matches anything and is not compared. loose:
+    whether to ignore case, leading zeros of numbers, and the Unicode form of accents.
     """
 
     image: str
@@ -44,7 +44,7 @@ class Rule:
 
     @cached_property
     def constants(self) -> tuple[str, str]:
-        """What is left of the image's and of the mask's template without the placeholders."""
+        """The constant parts of the image's and of the mask's template."""
         image, mask = ("".join(text for text, *_ in Formatter().parse(side)) for side in (self.image, self.mask))
         return image, mask
 
@@ -54,7 +54,8 @@ SAME_NAME = Rule("{id}", "{id}")
 
 @dataclass(frozen=True)
 class Matching:
-    """What a rule makes of two lists of names: (image, mask) pairs in the order of the images, and those left over."""
+    """The result of a rule for two lists of names: (image, mask) pairs in the order of the images, and unmatched
+    names."""
 
     rule: Rule
     pairs: list[tuple[str, str]]
@@ -63,14 +64,14 @@ class Matching:
 
     @property
     def complete(self) -> bool:
-        """Whether every name has its partner."""
+        """Whether every name is paired."""
         return bool(self.pairs) and not self.images_left and not self.masks_left
 
 
 def apply_rule(rule: Rule, images: Sequence[str], masks: Sequence[str]) -> Matching:
-    """Pair by a given rule; of names that do not fit its template none is left over, for they aren't meant.
+    """Pair by a given rule; names that don't fit its template are ignored, not reported as unmatched.
 
-    Raises UserError where two names of one side have the same values.
+    Raises UserError if two names of one side have the same values.
     """
     sides = []
     for template, names in ((rule.image, images), (rule.mask, masks)):
@@ -79,7 +80,7 @@ def apply_rule(rule: Rule, images: Sequence[str], masks: Sequence[str]) -> Match
             if key in keys:
                 raise UserError(
                     f"by the rule '{rule.describe()}' {keys[key]} and {name} are the same: "
-                    "put what tells them apart into a placeholder"
+                    "put the part that differs into a placeholder"
                 )
             keys[key] = name
         sides.append(keys)
@@ -89,7 +90,7 @@ def apply_rule(rule: Rule, images: Sequence[str], masks: Sequence[str]) -> Match
 
 
 def parse_pair(text: str) -> Rule:
-    """The rule that the user wrote as 'images/{id}_image=masks/{id}_annotation'. Raises UserError."""
+    """Parse a rule such as 'images/{id}_image=masks/{id}_annotation'. Raises UserError."""
     image, equals, mask = text.partition("=")
     example = f"write it as --pair 'images/{{id}}.png=masks/{{id}}_mask.png': {HOW_TO_SAY}"
     if not equals:
@@ -115,18 +116,19 @@ def parse_pair(text: str) -> Rule:
 
 
 def as_text(rule: Rule) -> str:
-    """As it is written for --pair."""
+    """The rule as written for --pair."""
     return f"{rule.image.replace('{}', '*')}={rule.mask.replace('{}', '*')}"
 
 
 def keys_of(template: str, names: Sequence[str], loose: bool) -> list[tuple[Key, str]]:
-    """The values of the placeholders, sorted by placeholder, of each name that fits."""
+    """The placeholders' values, sorted by placeholder, of each name that fits the template."""
     fields = sorted(set(_placeholders(template)) - {""})
     groups: dict[str, int] = {}
     pattern = ""
     for text, field, *_ in Formatter().parse(template):
         pattern += re.escape(unicodedata.normalize("NFC", text) if loose else text)
         if field == "":
+            # Non-greedy, since named placeholders should get as much of the name as possible.
             pattern += ".*?"
         elif field in groups:
             pattern += rf"(?:\{groups[field]})"

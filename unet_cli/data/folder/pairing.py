@@ -1,6 +1,6 @@
-"""Which image name goes with which mask name: the one rule that pairs most names one to one.
+"""Find the rule that pairs most image names with mask names, one to one.
 
-The rules that are tried are learned from examples, see templates.py.
+Candidate rules are learned from examples, see templates.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unet_cli.errors import UserError
 
 
 class SeveralRules(UserError):
-    """Rules that fit equally well, with the (image, mask) pairs of each; no two make the same pairs."""
+    """Rules that fit equally well, with the (image, mask) pairs of each; no two give the same pairs."""
 
     def __init__(self, choices: Sequence[tuple[Rule, list[tuple[str, str]]]]) -> None:
         super().__init__(_two_rules(*choices[:2]))
@@ -23,10 +23,10 @@ class SeveralRules(UserError):
 
 
 def find_rule(images: Sequence[str], masks: Sequence[str]) -> Matching:
-    """The rule that pairs most names one to one; at least half of the shorter list, or there is none.
+    """The rule that pairs most names one to one, at least half of the shorter list.
 
-    Of rules that make the same pairs, strict ones come before loose ones, and then those with the shorter constants.
-    Raises UserError where there is no rule; SeveralRules where some pair equally many names in different ways.
+    Among rules that give the same pairs, strict ones are preferred to loose ones, then those with shorter constants.
+    Raises UserError if there is no rule; SeveralRules if several pair the same number of names differently.
     """
     if images and set(images) == set(masks):
         return matching_of(SAME_NAME, [(image, image) for image in images], images, masks)
@@ -50,7 +50,7 @@ def find_rule(images: Sequence[str], masks: Sequence[str]) -> Matching:
 
 
 def split_mixed(stems: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Images and masks of one list: masks are those with a word for masks, unless it is in every name."""
+    """Separate images and masks in one list: masks have a word for masks in their name, unless it is in every name."""
     words = [words_of(stem) & (MASK_WORDS | MASK_HINTS) for stem in stems]
     everywhere = frozenset.intersection(*words) if words else frozenset()
     images = [stem for stem, found in zip(stems, words, strict=True) if found <= everywhere]
@@ -59,7 +59,7 @@ def split_mixed(stems: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _fit(rule: Rule, images: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs that a learned rule makes; none where they are too few to believe in it, or it is not one to one."""
+    """The pairs that a learned rule gives; empty if they are too few to be plausible, or not one to one."""
     image_keys, mask_keys = keys_of(rule.image, images, rule.loose), keys_of(rule.mask, masks, rule.loose)
     by_image, by_mask = dict(image_keys), dict(mask_keys)
     if len(by_image) < len(image_keys) or len(by_mask) < len(mask_keys):
@@ -73,9 +73,9 @@ def _fit(rule: Rule, images: Sequence[str], masks: Sequence[str]) -> list[tuple[
 
 
 def _convincing(rule: Rule, fits_all: bool) -> bool:
-    """Whether one pair is enough: every template fits the pair that it was learned from.
+    """Whether a single pair suffices as evidence, though every template fits the pair that it was learned from.
 
-    It has to fit all other names as well, and must not claim that cam1_0001 goes with cam1_0010.
+    The rule must fit all other names as well, and must not pair cam1_0001 with cam1_0010.
     """
     numbered = [any(character.isdigit() for character in constant) for constant in rule.constants]
     return rule.image == rule.mask or fits_all and not all(numbered)

@@ -1,4 +1,4 @@
-"""What lies beside images and masks and is neither: counted by kind, with what can be done about it."""
+"""Other files beside images and masks: counted by kind, with advice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from unet_cli.data.folder.words import DRIVE_FOLDERS
 from unet_cli.data.source import spread
 
-PEEKED = 3  # files of a type whose beginnings are looked at
-BEGINNING = 16_384  # bytes
+PEEKED = 3  # files of each type that are inspected
+BEGINNING = 16_384  # bytes that are inspected
 
-# What the beginning of a file tells, by extension: of several patterns the first that is found.
+# Annotation formats by extension: the first pattern that matches the beginning of a file.
 ANNOTATIONS = {
     ".json": (
         (rb'"shapes"\s*:|"imagePath"\s*:', "labelme"),
@@ -52,7 +52,7 @@ KINDS = {
 def describe(paths: Iterable[Path]) -> list[str]:
     """A line for each known kind, the most frequent first, and one for all others together.
 
-    paths: of files of other types than images, and of folders of a network drive's own.
+    paths: files that are no images, and folders that belong to a network drive.
     """
     kinds: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -69,12 +69,12 @@ def describe(paths: Iterable[Path]) -> list[str]:
 
 
 def annotation_lines(paths: Sequence[Path]) -> list[str]:
-    """The lines of `describe` that speak of annotations, which could stand for masks."""
+    """The lines of `describe` on annotations, which could replace masks."""
     return [line for line in describe(paths) if "annotations" in line]
 
 
 def _kind(path: Path) -> str:
-    """The extension in lower case, two of them where they are known as one; of a folder its name."""
+    """The extension in lower case, double for known ones such as .nii.gz; the name for a folder."""
     name = path.name.lower()
     if name in DRIVE_FOLDERS:
         return name
@@ -83,7 +83,7 @@ def _kind(path: Path) -> str:
 
 
 def _what(kind: str, paths: list[Path]) -> str:
-    """What files of this extension are, and what to do about it; nothing where nobody knows."""
+    """A description of files with this extension, with advice; '' if unknown."""
     if kind in KINDS:
         return KINDS[kind]
     for path in spread(paths, PEEKED):

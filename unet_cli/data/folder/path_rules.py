@@ -1,4 +1,4 @@
-"""Rules on the paths of files, as --pair takes them: to show, to paste, and to know masks again."""
+"""Rules on paths, as --pair takes them: to suggest them, and to recognize masks in later commands."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from unet_cli.data.folder.templates import templates
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
 
-EXAMPLES = 12  # pairs that a rule for masks beside their images is tried on
+EXAMPLES = 12  # sample of pairs for a rule on masks beside their images
 
 
 def with_extensions(rule: Rule) -> Rule:
-    """A side without an extension fits them all."""
+    """The rule with any extension on sides that give none."""
     return replace(rule, image=_with_extension(rule.image), mask=_with_extension(rule.mask))
 
 
 def _with_extension(template: str) -> str:
-    """One without an extension fits them all."""
+    """The template with any extension, if it gives none."""
     return template if template.endswith(".{}") or stem(template) != template else template + ".{}"
 
 
 def option_for(root: Path, pairs: Sequence[tuple[Path, Path]], inside: Iterable[Path]) -> str | None:
-    """The --pair that makes these pairs of the files inside, and maybe those of other splits."""
+    """A --pair that gives these pairs of the files inside, and perhaps pairs of other splits."""
     wanted = {(image.relative_to(root).as_posix(), mask.relative_to(root).as_posix()) for image, mask in pairs}
     names = [path.relative_to(root).as_posix() for path in inside]
     for rule in _rules_for(sorted(wanted)):
@@ -41,7 +41,7 @@ def option_for(root: Path, pairs: Sequence[tuple[Path, Path]], inside: Iterable[
 
 
 def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
-    """Rules that may make these pairs of paths: without extensions, or where these tell them apart, with them."""
+    """Rules that may give these pairs of paths: without extensions, then with them, in case only these differ."""
     examples = dict.fromkeys((pairs[0], pairs[-1]))
     rules = [Rule(*both) for image, mask in examples for both in templates(stem(image), stem(mask))]
     yield from rules
@@ -51,14 +51,15 @@ def _rules_for(pairs: Sequence[tuple[str, str]]) -> Iterator[Rule]:
 
 
 def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """How the names of masks follow from those of images, so that they are known again in one folder, as for --pair: a
-    rule, or one for each part of a mask. Nothing where masks lie elsewhere under the same names."""
+    """Rules, as for --pair, by which mask names follow from image names, to recognize masks in the same folder later:
+    one, or one for each part of a mask. Empty if masks are elsewhere under the same names."""
     examples = [pair for pair in spread(pairs, EXAMPLES) if not pair.mask.is_blank]
     names = [{(pair.image.path.name, path.name) for path in pair.mask.paths} for pair in examples]
     are_beside = all(path.parent == pair.image.path.parent for pair in examples for path in pair.mask.paths)
     if not are_beside and any(stem(image) == stem(mask) for both in names for image, mask in both):
         return ()
-    # By accident 12 and 1 are {id}2 and {id}; but a third mask of one image may be the only one.
+    # A rule must fit most examples, since 12 and 1 match {id}2 and {id} by coincidence; but beside the images one
+    # example suffices: an image's third mask may be the only one.
     least = 1 if are_beside else len(names) // 2 + 1
     rules: dict[str, None] = {}
     for made in sorted(set().union(*names)):
@@ -70,7 +71,7 @@ def rules_beside(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def masks_beside(rules: Iterable[str], paths: Sequence[Path]) -> set[Path]:
-    """The files that such rules make the masks of others in their folders."""
+    """The files that these rules identify as masks of others in their folder."""
     folders: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
     for path in paths:
         folders[path.parent][path.name] = path
@@ -89,7 +90,7 @@ def _sides(text: str) -> tuple[str, str]:
 
 
 def _made(rule: Rule, made: tuple[str, str]) -> list[tuple[str, str]]:
-    """The pairs that the rule makes of an image's and a mask's name."""
+    """The pairs that the rule gives for an image's and a mask's name."""
     with suppress(UserError):
         return apply_rule(with_extensions(rule), made, made).pairs
     return []

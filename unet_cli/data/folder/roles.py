@@ -1,7 +1,7 @@
-"""What each file below a folder is for: an image or a mask, of which split, and under which name.
+"""The role of each file below a folder: image or mask, its split, and its name.
 
-The folders that a file lies in tell: in `train/images/mouse/1.png`, `train` is a word for a split and `images` for a
-role, and what remains, `mouse/1`, is the name. The user may say it, too.
+They follow from the file's folders: in `train/images/mouse/1.png`, `train` is a word for a split and `images` for a
+role, and the rest, `mouse/1`, is the name. The user may also specify the role.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from unet_cli.errors import UserError, explain
 
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
 
-# Of cameras and scanners: in these people seldom save masks. And in MASK_TYPES seldom images.
+# Formats of cameras and scanners, seldom used for masks; and MASK_TYPES, seldom used for images.
 IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}
 MASK_TYPES = frozenset({".mat"})
 INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
@@ -43,10 +43,10 @@ INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp",
 
 @dataclass(frozen=True)
 class File:
-    """An image file and what its folders say of it.
+    """An image file with the role, split and name that its folders give it.
 
-    role: 'images', 'masks' or 'unused'. owner: the path of the folder that gives it. hint: the role that a folder's
-    name merely contains. said: the user gave the role. by_type: nothing but the type of the file does.
+    role: 'images', 'masks' or 'unused'. owner: path of the folder that gives the role. hint: role that is only part of
+    a folder's name. is_given: whether the user gave the role. by_type: whether only the file type gives it.
     """
 
     path: Path
@@ -55,30 +55,30 @@ class File:
     split: str | None = None
     owner: tuple[str, ...] = ()
     hint: str | None = None
-    said: bool = False
+    is_given: bool = False
     by_type: bool = False
 
 
 @lru_cache(maxsize=1 << 16)
 def meaning(component: str) -> tuple[str | None, str | None, bool]:
-    """The role and the split that the name of one folder speaks of, and whether of nothing else."""
+    """The role and the split in a folder's name, and whether the name has no other meaning."""
     alone = [token.casefold() for token in tokens(ORDINAL.sub("", component)) if token.isalnum()]
     words = [word for one in alone for word in known_words(one)]
     role = "masks" if (MASK_WORDS | MASK_HINTS) & set(words) else "images" if IMAGE_WORDS & set(words) else None
     splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
     others = set(words) - MASK_WORDS - IMAGE_WORDS - SPLIT_WORDS.keys() - FILLERS
-    # train2017 and stage1_train are what train is, but labels16 need not be what labels is.
+    # train2017 and stage1_train mean train, but labels16 need not mean labels.
     split = splits[-1] if splits and all(word.isdecimal() or word == "stage" for word in others) else None
     return role, split, not others and bool(role or split)
 
 
 def located(base: Path, paths: Iterable[Path]) -> list[File]:
-    """The files with what their folders below `base` say."""
+    """The files with role, split and name from their folders below `base`."""
     places: dict[str, tuple[str, File]] = {}
     files = []
     for path in paths:
         name = path.name
-        folder = str(path)[: -len(name)]  # there may be a hundred thousand: path.parent takes ten times as long
+        folder = str(path)[: -len(name)]  # for a hundred thousand files: path.parent is ten times slower
         if folder not in places:
             places[folder] = _place(path.parent.relative_to(base))
         prefix, at = places[folder]
@@ -87,7 +87,7 @@ def located(base: Path, paths: Iterable[Path]) -> list[File]:
 
 
 def _place(folder: Path) -> tuple[str, File]:
-    """What is left of a folder's path where words for roles and splits are taken out, and a file as it would be there.
+    """The folder's path without words for roles and splits, and a file with the properties of this folder.
 
     The last folder that gives a role or a split decides.
     """
@@ -108,19 +108,19 @@ def _place(folder: Path) -> tuple[str, File]:
 def assign_roles(
     root: Path, inside: list[Path], images: str | None, masks: str | None, passed_over: list[Path] | None = None
 ) -> list[File]:
-    """Every file with its role, as far as the user or the folders say it. passed_over: see walk, of folders elsewhere
-    than inside."""
+    """Every file with its role, as far as the user or the folders give one. passed_over: see walk, for folders that are
+    not inside."""
     given = {
         role: _given(root, inside, role, text, passed_over if not inside else None)
         for role, text in (("images", images), ("masks", masks))
         if text is not None
     }
-    said = [file for files in given.values() for file in files]
-    taken = {file.path for file in said}
+    given_files = [file for files in given.values() for file in files]
+    taken = {file.path for file in given_files}
     others = located(root, [path for path in inside if path not in taken] if taken else inside)
     if len(given) == 2:
         others = [replace(file, role="unused") for file in others]
-        return others + (said if len(taken) == len(said) else _told_apart(given["images"]))
+        return others + (given_files if len(taken) == len(given_files) else _separated(given["images"]))
     for role in ("images", "masks"):
         if role in given:
             others = [replace(file, role="unused") if file.role == role else file for file in others]
@@ -131,15 +131,15 @@ def assign_roles(
                 others = [replace(file, role=role) if file.path in hinted else file for file in others]
     others = _without_predictions(others)
     _refuse_rivals(root, others)
-    if not any(file.role == "masks" for file in said + others):
+    if not any(file.role == "masks" for file in given_files + others):
         if "images" not in given:
-            return _told_apart(others)
+            return _separated(others)
         others = [replace(file, role=file.role or "masks") for file in others]
-    return said + others
+    return given_files + others
 
 
-def _told_apart(files: list[File]) -> list[File]:
-    """Images and masks that lie in the same folders, told apart by a word in their names, or by their types."""
+def _separated(files: list[File]) -> list[File]:
+    """Images and masks in the same folders, distinguished by a word in their names, or by their types."""
     role = "images" if any(file.role == "images" for file in files) else None
     mixed = [file for file in files if file.role == role]
     named = set(split_mixed([file.name for file in mixed])[1])
@@ -150,15 +150,15 @@ def _told_apart(files: list[File]) -> list[File]:
         if not by_type:
             return files
         are_masks = [file.path in by_type for file in mixed]
-    told = [
+    separated = [
         replace(file, role="masks" if is_mask else "images", by_type=not named)
         for file, is_mask in zip(mixed, are_masks, strict=True)
     ]
-    return told + [file for file in files if file.role != role]
+    return separated + [file for file in files if file.role != role]
 
 
 def _masks_by_type(files: list[File]) -> set[Path]:
-    """7.png beside 7.jpg, or 7_cell.png: what a camera wrote is the image, what keeps every value its mask."""
+    """7.png beside 7.jpg, or 7_cell.png: camera formats are the images, lossless formats their masks."""
     types = {file.path: file.path.suffix.lower() for file in files}
     are_images = [types[file.path] in IMAGE_TYPES for file in files]
     if not any(are_images):
@@ -170,7 +170,7 @@ def _masks_by_type(files: list[File]) -> set[Path]:
 
 
 def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
-    """Files of the same name and two types, where most have such a twin."""
+    """Pairs of files with the same name and two types, if most files have such a twin."""
     named: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
         named[file.name].append(file.path)
@@ -180,12 +180,12 @@ def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
 
 
 def _begins_with(name: str, names: set[str]) -> bool:
-    """Whether it is one of them and more: 7_cell, of 7."""
+    """Whether the name is one of `names` with a suffix: 7_cell, for 7."""
     return any(not letter.isalnum() and name[:end] in names for end, letter in enumerate(name) if end)
 
 
 def without_companions(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """The files, and apart those that a tool wrote for itself beside its masks."""
+    """The files, and separately those that a tool wrote for itself beside its masks."""
     masks = [path for path in paths if CELLPOSE_MASKS in path.name]
     bases = {str(path).removesuffix(path.name) + stem(path.name).removesuffix(CELLPOSE_MASKS) for path in masks}
     if not bases:
@@ -197,7 +197,7 @@ def without_companions(paths: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _without_predictions(files: list[File]) -> list[File]:
-    """`images_masks` beside `images` is where predictions go unless told otherwise: no truth, if there is another."""
+    """Mark `images_masks` beside `images`, the default output of predict, as unused, if there are other masks."""
     images = {file.owner for file in files if file.role == "images"}
     masks = {file.owner for file in files if file.role == "masks" and file.owner}
     predicted = {owner for owner in masks if (*owner[:-1], owner[-1].removesuffix("_masks")) in images}
@@ -207,7 +207,7 @@ def _without_predictions(files: list[File]) -> list[File]:
 
 
 def _refuse_rivals(root: Path, files: list[File]) -> None:
-    """Raises UserError where two folders at the same place have the same role."""
+    """Raises UserError if two folders at the same place have the same role."""
     owners: defaultdict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
     for file in files:
         if file.owner and file.role != "unused":
@@ -221,8 +221,8 @@ def _refuse_rivals(root: Path, files: list[File]) -> None:
 
 
 def _names_in_splits(root: Path, rivals: set[tuple[str, ...]], files: list[File]) -> list[str]:
-    """The folders' own names, where these stand for folders of several splits: a path would leave the others without.
-    Of DRIVE 1st_manual and mask, but not 2nd_manual, which test alone has."""
+    """The names of the rival folders, if folders of these names occur in several splits: a path would exclude the
+    others. For DRIVE, 1st_manual and mask, but not 2nd_manual, which only test has."""
     splits: defaultdict[str, set[str | None]] = defaultdict(set)
     for file in files:
         if file.owner:
@@ -233,7 +233,7 @@ def _names_in_splits(root: Path, rivals: set[tuple[str, ...]], files: list[File]
 
 
 def _given(root: Path, inside: list[Path], role: str, text: str, passed_over: list[Path] | None = None) -> list[File]:
-    """The files that the user means by --images or --masks."""
+    """The files given by --images or --masks."""
     path = next((path for path in (root / text, Path(text)) if path.exists()), None)
     if path is None:
         wanted = text.strip("/").casefold()
@@ -254,11 +254,11 @@ def _given(root: Path, inside: list[Path], role: str, text: str, passed_over: li
         files = [File(_as_below(root, path), stem(path.name))]
     else:
         raise UserError(f"{path}, given as --{role}, is no image file: known are {known_extensions()}")
-    return [replace(file, role=role, said=True) for file in files]
+    return [replace(file, role=role, is_given=True) for file in files]
 
 
 def _as_below(root: Path, path: Path) -> Path:
-    """The path as `walk(root)` writes it, if it is below."""
+    """The path as `walk(root)` yields it, if it is below."""
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))
     return root / absolute.relative_to(base) if absolute.is_relative_to(base) else path
 
@@ -284,11 +284,11 @@ def common_root(images: str | None, masks: str | None) -> Path:
 
 
 def walk(folder: Path, unread: list[UserError] | None = None, passed_over: list[Path] | None = None) -> Iterator[Path]:
-    """The image files below a folder, in the order in which people count (2 before 10).
+    """The image files below a folder, in natural order (2 before 10).
 
-    What is hidden or left behind by a system is passed over, and so is a link to a folder that it lies in. unread: to
-    be told of folders within it that can't be looked into. passed_over: to be told of files of other types, and of
-    folders of a drive's own. Raises UserError: of unread folders, where nobody is told of them.
+    Hidden files, files of the operating system, and links to a parent folder are skipped. unread: receives errors of
+    subfolders that can't be read. passed_over: receives files of other types and folders of a network drive. Raises
+    UserError; for unreadable subfolders only without `unread`.
     """
     yield from _walk(folder, (), unread, [] if passed_over is None else passed_over)
 
@@ -298,6 +298,7 @@ def _walk(
 ) -> Iterator[Path]:
     try:
         status = os.stat(folder)
+        # Device and inode identify a folder whatever its path: a link to a parent would recurse forever.
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
@@ -319,12 +320,12 @@ def _walk(
             yield from _walk(folder / name, (*above, here), unread, passed_over)
         elif stem(name) == name:
             passed_over.append(folder / name)
-        elif _is(entry.is_file) or not os.path.exists(entry.path):  # a dead link is said later
+        elif _is(entry.is_file) or not os.path.exists(entry.path):  # a dangling link is reported when it is read
             yield folder / name
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """What an entry of a folder is, as the listing itself mostly says; a link to itself is nothing."""
+    """The type of a directory entry, mostly without a system call; False for a link to itself."""
     try:
         return kind()
     except OSError:
@@ -332,13 +333,13 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers by their value."""
+    """Sort key that compares numbers by value."""
     return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
 
 
 def stem(name: str) -> str:
-    """Without its extension, if it is one that we know, and without that of another file that it was made from:
-    a.ome.tif and a.jpg.png are both a."""
+    """The name without a known extension, and without that of the file that it was made from: a.ome.tif and a.jpg.png
+    are both a."""
     stem, dot, extension = name.rpartition(".")
     if dot + extension.lower() not in EXTENSIONS:
         return name

@@ -1,6 +1,6 @@
-"""Several files that make one image or one mask: its channels, its objects, its classes.
+"""Images or masks that consist of several files: channels, objects, or classes.
 
-All is told from names alone, `Files` being paths by the name that their role and split leave of them.
+Decided from names alone. `Files` maps each name, without the words for role and split, to its paths.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unet_cli.system.console import counted
 
 CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 MAX_CLASS_FILES = 64  # of one image
-# Of masks that show the same thing once more, in another way or by another person: no classes.
+# Words for further versions of the same mask, in another form or by another annotator: no classes.
 VERSIONS = frozenset({
     "viz", "vis", "color", "colors", "colour", "colours", "colored", "coloured", "overlay", "outline", "outlines",
     "contour", "contours", "boundary", "boundaries", "edge", "edges", "preview", "instance", "instances", "semantic",
@@ -35,10 +35,10 @@ Files = Mapping[str, tuple[Path, ...]]
 
 @dataclass(frozen=True)
 class Paired:
-    """The pairs of one split, and what Layout says of them.
+    """The pairs of one split, and the corresponding fields of Layout.
 
-    unmasked: images without a mask, each with the mask that it has if what isn't there is background, and a message.
-    left: a message for every other file without a partner. classes: whose masks are files of their own.
+    unmasked: images without a mask, each as a pair with a blank mask, and a message. left: a message for each other
+    file without a partner. classes: names of the classes if each has mask files of its own.
     """
 
     pairs: list[Pair]
@@ -58,13 +58,13 @@ def result(matching: Matching, images: Files, masks: Files) -> Paired:
 
 
 def without_mask(name: str, paths: tuple[Path, ...]) -> tuple[Pair, str]:
-    """An image whose mask is background, and the message that it has none."""
+    """A pair of the image and a blank mask, and the message that its mask is missing."""
     pair = Pair(name, Source(paths), Source(paths, is_blank=True))
     return pair, "\n".join(f"image without a mask: {path}" for path in paths)
 
 
 def with_channels(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
-    """ID_0000 and ID_0001 are one image, where each mask has one."""
+    """ID_0000 and ID_0001 form one image, and each mask has one such image."""
     merged, lacking = _channels(images)
     if not merged:
         return None
@@ -74,7 +74,7 @@ def with_channels(images: dict[str, Path], masks: dict[str, Path]) -> Paired | N
         return None
     if matching.masks_left:
         return None
-    # An image that lacks a channel is reported as that, and its mask not at all.
+    # An image with a missing channel is reported as such, and its mask is not reported.
     pairs = [(image, mask) for image, mask in matching.pairs if image in merged]
     images_left = [image for image in matching.images_left if image in merged]
     found = result(replace(matching, pairs=pairs, images_left=images_left), merged, alone(masks))
@@ -89,7 +89,7 @@ def with_objects(images: dict[str, Path], masks: dict[str, Path]) -> Paired | No
     folders: defaultdict[str, list[Path]] = defaultdict(list)
     for name, path in masks.items():
         folders[_folder(name)].append(path)
-    # images/rat/1 is no sample of its own, but rat/images/1 may be: its folder is not the one in its name.
+    # The folder of images/rat/1 is part of its name, so rat is no sample; that of rat/images/1 may be one.
     samples = {_folder(name): path for name, path in images.items() if PurePath(_folder(name)).name != path.parent.name}
     in_folders = len(samples) == len(images) and "" not in samples
     if "" in folders or not (in_folders or len(folders) < len(masks)):
@@ -102,10 +102,10 @@ def with_objects(images: dict[str, Path], masks: dict[str, Path]) -> Paired | No
         matching = find_rule(list(images), list(folders))
     except UserError:
         return None
-    # images/s1_1 is no image of masks/s1/*, and which folder an image is in is a matter of its very name.
+    # images/s1_1 does not belong to masks/s1/*, and folders of images must match exactly.
     if matching.rule != SAME_NAME if in_folders else matching.masks_left:
         return None
-    if 2 * len(matching.pairs) < len(images):  # a folder that happens to have an image's name
+    if 2 * len(matching.pairs) < len(images):  # folders match images by coincidence
         return None
     found = result(matching, alone(images), {name: tuple(paths) for name, paths in folders.items()})
     if len(folders) == len(masks):
@@ -115,10 +115,10 @@ def with_objects(images: dict[str, Path], masks: dict[str, Path]) -> Paired | No
 
 
 def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
-    """Several masks that each have the name of their image and something else, ID_leaf and ID_stem, leaf/ID and
-    stem/ID, or ID_1, ID_2 ...: a class each, or an object each.
+    """Several masks for each image, whose names extend that of the image: ID_leaf and ID_stem, leaf/ID and stem/ID, or
+    ID_1, ID_2 ...: one for each class, or for each object.
 
-    None where there is but one such form, or they are versions of one mask, or it can't be told.
+    None if there is only one such form, the files are versions of one mask, or it is ambiguous.
     """
     forms = _forms(list(images), list(masks))
     if not 2 <= len(forms) <= MAX_CLASS_FILES or len(masks) <= max(map(len, forms.values())):
@@ -126,7 +126,7 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
     names = _differing(list(forms))
     if _are_numbers(names.values()):
         return _as_objects(forms, images, masks)
-    if 2 * len(masks) < 3 * len(set().union(*forms.values())):  # few images have more than one
+    if 2 * len(masks) < 3 * len(set().union(*forms.values())):  # too few images have more than one mask
         return None
     is_version = any(not name or VERSIONS & set(_letters(name)) for name in names.values())
     if is_version or min(map(len, forms.values())) < 2 or len(set(names.values())) < len(forms):
@@ -153,11 +153,11 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
     return Paired(pairs, rule, notes=notes, unmasked=unmasked, classes=classes)
 
 
-Form = tuple[str, str]  # what stands before and after the image's name in that of its mask
+Form = tuple[str, str]  # prefix and suffix of the image's name in that of its mask
 
 
 def _forms(images: list[str], masks: list[str]) -> dict[Form, dict[str, str]]:
-    """For each form the masks that have it, by image; nothing where a mask has none."""
+    """For each form, the mask of each image; empty if a mask has no form."""
     common = _common_end(images)
     stems = {name[: len(name) - len(common)]: name for name in images}
     if len(stems) < len(images):
@@ -175,7 +175,7 @@ def _forms(images: list[str], masks: list[str]) -> dict[Form, dict[str, str]]:
 
 
 def _common_end(names: list[str]) -> str:
-    """The words, but no numbers, that all names end with: _sat."""
+    """The words, without numbers, that all names end with, such as _sat."""
     parts = [tokens(name)[::-1] for name in names]
     common = commonprefix(parts) if len(parts) > 1 else []
     words: list[str] = []
@@ -193,7 +193,7 @@ def _within(mask: str, form: Form) -> str:
 
 
 def _form_of(mask: str, stems: dict[str, str]) -> Form | None:
-    """What stands around the longest name of an image that is in the mask's, as whole words."""
+    """Prefix and suffix of the longest image name contained in the mask's name, at word boundaries."""
     parts = tokens(mask)
     borders = [0]
     for part in parts:
@@ -206,7 +206,7 @@ def _form_of(mask: str, stems: dict[str, str]) -> Form | None:
 
 
 def _differing(forms: list[Form]) -> dict[Form, str]:
-    """What tells each form from the others: leaf of ('', '_class_leaf')."""
+    """The part of each form that distinguishes it from the others: leaf for ('', '_class_leaf')."""
     texts = [tokens(before + "\0" + after) for before, after in forms]
     start = len(commonprefix(texts))
     end = min(len(commonprefix([text[::-1] for text in texts])), min(map(len, texts)) - start)
@@ -215,7 +215,7 @@ def _differing(forms: list[Form]) -> dict[Form, str]:
 
 
 def _background(names: Mapping[Form, str]) -> Form | None:
-    """The form that shows where no class is."""
+    """The form of the background masks."""
     plain = {form: "".join(filter(str.isalpha, name.lower())) for form, name in names.items()}
     called = [form for form in names if plain[form] in NOTHING_NAMES]
     so = [form for form in called if plain[form] == "background"] or called
@@ -223,7 +223,7 @@ def _background(names: Mapping[Form, str]) -> Form | None:
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
-    """Of parts that count: _mask, _mask_1, _mask_2."""
+    """Whether the names count: _mask, _mask_1, _mask_2."""
     return all(name.isdigit() or not name for name in names)
 
 
@@ -232,7 +232,7 @@ def _letters(name: str) -> list[str]:
 
 
 def _as_objects(forms: dict[Form, dict[str, str]], images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
-    """Where their number varies from image to image; as many of each may be classes as well."""
+    """One file for each object, if their number varies between images; a constant number could be classes as well."""
     found = {image: [masks[form[image]] for form in forms.values() if image in form] for image in images}
     if len({len(paths) for paths in found.values() if paths}) == 1:
         return None
@@ -243,9 +243,10 @@ def _as_objects(forms: dict[Form, dict[str, str]], images: dict[str, Path], mask
 
 
 def _channels(files: Mapping[str, Path]) -> tuple[Files, dict[str, tuple[Path, str]]]:
-    """Names without channel -> their files in order; and of those that lack a channel: a file, and what it lacks.
+    """Names without channel -> their files in order; and for names with a missing channel, one of their files and that
+    channel.
 
-    Nothing where a name has no channel, or most names have not the same two or more.
+    Empty if a name has no channel, or most names don't have the same two or more channels.
     """
     ids: defaultdict[str, dict[str, Path]] = defaultdict(dict)
     for name, path in files.items():
@@ -278,7 +279,7 @@ def _folder(name: str) -> str:
 
 
 def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
-    """Put ID_0000.ext, ID_0001.ext, ... together: (folder/ID, its files in order); what isn't named so stays alone."""
+    """Group ID_0000.ext, ID_0001.ext, ...: (folder/ID, its files in order); other files form groups of one."""
     images: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in files:
         name = stem(path.name)

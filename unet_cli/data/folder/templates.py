@@ -1,7 +1,8 @@
-"""Rules on names, found by example: some names are aligned, word by word, with the names that share their rarest words.
+"""Learn rules on names from examples: some names are aligned, word by word, with the names that share their rarest
+words.
 
-What two names have in common becomes a placeholder, what tells them apart a constant. The templates that most examples
-agree on are then to be tried on all names, see pairing.py.
+The common parts of two names become placeholders, the others constants. The templates that most examples agree on are
+then tried on all names, see pairing.py.
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ from math import log
 from unet_cli.data.folder.name_rules import Rule, escaped, keys_of
 from unet_cli.data.folder.words import tokens
 
-EXAMPLES = 24  # names to learn templates from
-RIVALS = 3  # names that each example is aligned with
+EXAMPLES = 24  # names from which templates are learned
+RIVALS = 3  # candidate partners that each example is aligned with
 TEMPLATES = 6  # tried on all names
-PLACEHOLDERS = 3  # more than these in one template are a coincidence
-Block = tuple[int, int, int]  # of equal tokens: where in the image, where in the mask, how many
+PLACEHOLDERS = 3  # maximum in a template; more are a coincidence
+Block = tuple[int, int, int]  # run of equal tokens: start in the image, start in the mask, length
 
 
 def learned_rules(images: Sequence[str], masks: Sequence[str]) -> list[Rule]:
     """The strict rules that most examples of the shorter list agree on."""
     swapped = len(masks) < len(images)
     few, many = (masks, images) if swapped else (images, masks)
-    # At random, for every n-th name may have something in common; but the same ones each time.
-    chance = random.Random(0)
-    examples = chance.sample(few, min(EXAMPLES, len(few)))
-    probe = chance.sample(few, min(10 * EXAMPLES, len(few)))
+    # A random sample, since every n-th name may have something in common; seeded, to be reproducible.
+    generator = random.Random(0)
+    examples = generator.sample(few, min(EXAMPLES, len(few)))
+    probe = generator.sample(few, min(10 * EXAMPLES, len(few)))
     votes: Counter[tuple[str, str]] = Counter()
     for name, rivals in _rivals(examples, many):
         votes.update({pair for rival in rivals for pair in templates(name, rival)})
     ranked = sorted(votes, key=lambda pair: (-votes[pair], len(pair[0]) + len(pair[1])))
-    # What fits a third of the probe may pair half of all.
+    # A template that fits a third of this sample may pair half of all names.
     plausible = (pair for pair in ranked if 3 * len(keys_of(pair[0], probe, loose=True)) >= len(probe))
     chosen = [pair for pair, _ in zip(plausible, range(TEMPLATES), strict=False)]
     return [Rule(theirs, ours) if swapped else Rule(ours, theirs) for ours, theirs in chosen]
 
 
 def _rivals(examples: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """For each example the few names that share most words with it, each word weighing more the rarer it is."""
+    """For each example, the few names that share most words with it, weighted by their rarity (inverse document
+    frequency)."""
     words = [words_of(name) for name in names]
     holders: defaultdict[str, list[int]] = defaultdict(list)
     for index, found in enumerate(words):
@@ -65,7 +67,7 @@ def _rivals(examples: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str
 
 
 def templates(image: str, mask: str) -> Iterator[tuple[str, str]]:
-    """The templates that make a pair of these two names."""
+    """The pairs of templates that match these two names."""
     ours, theirs = tokens(image), tokens(mask)
     if not words_of(image) & words_of(mask):
         if image in mask:
@@ -74,14 +76,14 @@ def templates(image: str, mask: str) -> Iterator[tuple[str, str]]:
             yield "{id}".join(map(escaped, image.split(mask, 1))), "{id}"
         return
     plain = [_plain(token) for token in ours], [_plain(token) for token in theirs]
-    # Once more without the words, for one that stands in both names at different places hides what is between.
+    # Also with numbers alone: a word at different positions in the two names would hide the tokens between.
     numbers = [
         [other if token.isalpha() else token for token in side] for side, other in zip(plain, ("a", "b"), strict=True)
     ]
     for left, right in (plain, numbers):
         matcher = SequenceMatcher(None, left, right, autojunk=False)
         blocks = _trimmed([(a, b, size) for a, b, size in matcher.get_matching_blocks()], ours, theirs)
-        # Where nothing stands between two placeholders, there is no telling where the first one ends.
+        # Without a constant between two placeholders, the end of the first one is ambiguous.
         apart = all(a + size < c and b + size < d for (a, b, size), (c, d, _) in pairwise(blocks))
         if apart and 0 < len(blocks) <= PLACEHOLDERS:
             yield (
@@ -91,7 +93,7 @@ def templates(image: str, mask: str) -> Iterator[tuple[str, str]]:
 
 
 def _trimmed(blocks: list[Block], ours: list[str], theirs: list[str]) -> list[Block]:
-    """Blocks with a word in them, less the separators that stand between them and a constant."""
+    """Blocks that contain a word or number, without separators next to a constant."""
     blocks = [(a, b, size) for a, b, size in blocks if _has_word(ours[a : a + size])]
     trimmed = []
     for n, (a, b, size) in enumerate(blocks):
@@ -126,5 +128,5 @@ def _has_word(parts: list[str]) -> bool:
 
 @lru_cache(maxsize=1 << 17)
 def words_of(name: str) -> frozenset[str]:
-    """The words and numbers of a name, case and leading zeros ignored."""
+    """The words and numbers of a name, ignoring case and leading zeros."""
     return frozenset(_plain(token) for token in tokens(name) if token.isalnum())

@@ -1,4 +1,4 @@
-"""Words in the names of files and folders: which of them mean images, masks, a split, or nothing of ours.
+"""Words in file and folder names that mean images, masks, a split, or files to ignore.
 
 The one place to add a word that data sets use.
 """
@@ -14,38 +14,38 @@ MASK_WORDS = frozenset({
     "annotations", "anno", "annot", "annots", "gt", "gts", "groundtruth", "groundtruths", "truth", "manual", "target",
     "targets", "trimap", "trimaps", "msk", "msks", "labelmap", "labelmaps",
 })  # fmt: skip
-# In the name of a file they mean a mask; a folder that is called so may as well hold images that have one.
+# In a file name they mean a mask; a folder of that name may also contain images that have masks.
 MASK_HINTS = frozenset({"labelled", "labeled"})
 SPLIT_WORDS = {
     "train": "train", "training": "train", "tr": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "ts": "test",
 }  # fmt: skip
-# They say nothing beside a word for a role or a split: JPEGImages, SegmentationClass, ground_truth.
+# Without meaning next to a word for a role or a split: JPEGImages, SegmentationClass, ground_truth.
 FILLERS = frozenset({"jpeg", "jpg", "png", "tif", "tiff", "class", "ground", "set", "data", "files", "folder"})
 
-# What systems leave in folders, in lower case. Names that begin with a dot are passed over in any case.
+# Files and folders of operating systems, in lower case. Names that begin with a dot are ignored anyway.
 LEFT_BEHIND = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"})
-# Folders in which network drives keep small versions of every picture, and what was deleted.
+# Folders of network drives for thumbnails and deleted files.
 DRIVE_FOLDERS = frozenset({"@eadir", "@__thumb", "#recycle", "@recycle", "#snapshot", "lost+found"})
 
-# Where NAME_cp_masks is the mask of NAME, Cellpose wrote these beside it for itself.
+# Further files that Cellpose writes beside the mask NAME_cp_masks.
 CELLPOSE_MASKS = "_cp_masks"
 CELLPOSE_OWN = ("_seg", "_flows", "_cp_outlines", "_outlines", "_cp_output", "_cp_flows")
 
-# Names of background, in lower case, without what is no letter; and of a first class that is what is left beside the
-# others. A mask file of the others may show a class: other cells.
+# Names of background, in lower case, letters only. BACKGROUND_NAMES adds names of a first class for the remainder; a
+# mask file of that name may show a class, such as other cells.
 NOTHING_NAMES = frozenset({
     "background", "bg", "back", "void", "unlabelled", "unlabeled", "none", "nothing", "empty", "outside",
 })  # fmt: skip
 BACKGROUND_NAMES = NOTHING_NAMES | {"other", "others", "rest", "unknown"}
 
-# Numbers, words (also thoseThatHumpsTellApart), and every other character by itself.
+# Numbers, words (also in camelCase), and every other character by itself.
 TOKEN = re.compile(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+|[\W_]")
 
 
 def known_words(word: str) -> list[str]:
-    """A word in lower case, or the two known words that run together in it: trainannot -> train, annot."""
+    """A word in lower case, or the two known words that it is composed of: trainannot -> train, annot."""
     known = (IMAGE_WORDS, MASK_WORDS, SPLIT_WORDS.keys(), FILLERS)
     if any(word in words for words in known):
         return [word]
@@ -58,5 +58,5 @@ def known_words(word: str) -> list[str]:
 
 
 def tokens(name: str) -> list[str]:
-    """A name cut into numbers, words and single other characters: 'imagesTr_07' -> images Tr _ 07."""
+    """Split a name into numbers, words and single other characters: 'imagesTr_07' -> images Tr _ 07."""
     return TOKEN.findall(unicodedata.normalize("NFC", name))

@@ -1,7 +1,7 @@
-"""One file of pixels -> one array, told by its first bytes rather than its name: Pillow, tifffile and others below.
+"""Decode one file into one array, recognized by its first bytes rather than its name: with Pillow, tifffile and others.
 
-Whatever is in a file, the outcome is its pixels or a UserError: never half of them, and never a header's promise of
-more memory than the file could fill.
+The result is the complete pixels of the file or a UserError: never a part of them, and never an allocation that the
+file could not fill, whatever its header claims.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ __all__ = [
     "outline",
 ]
 
-# TIFF under the names that the makers of scanners and microscopes give it.
+# TIFF under the extensions of scanner and microscope vendors.
 SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
 TIFF_EXTENSIONS = (".tif", ".tiff")
-# They may hold several pages.
+# Formats with several pages.
 STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
 EXTENSIONS = STACK_EXTENSIONS.union(
     TGA_EXTENSIONS, JXL_EXTENSIONS, PACKAGES, (f".{name}" for name in " ".join(PILLOW.values()).split())
@@ -64,23 +64,23 @@ EXTENSIONS = STACK_EXTENSIONS.union(
 
 
 def decode(path: Path, page: int | None = None) -> Decoded:
-    """Read a file, or of a stack one page, upright; the first frame of an animation.
+    """Read a file, or one page of a stack, upright; of an animation the first frame.
 
-    Raises UserError where it is missing, no image, damaged, of a kind that we can't read, or too large.
+    Raises UserError if the file is missing, no image, damaged, of an unsupported kind, or too large.
     """
     return read(path, lambda file, head: _decode(file, head, page))
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
-    """What `decode_bands` will give, from the header alone; None where a file can only be read whole.
+    """The size and type that `decode_bands` will give, from the header alone; None if the file can only be read whole.
 
-    Raises UserError as `decode`, but for what is wrong with the pixels themselves.
+    Raises UserError as `decode` does, except for damaged pixel data.
     """
     return read(path, lambda file, head: outline_tiff(file, page) if head[:4] in TIFF_SIGNATURES else None)
 
 
 def decode_bands(path: Path, page: int | None = None, top: int = 0) -> Iterator[tuple[int, Decoded]]:
-    """(first row, decoded rows) of a file that has an outline, from the band that holds row `top` to the bottom.
+    """(first row, decoded rows) of a file with an outline, from the band that contains row `top` to the bottom.
 
     The file is open until the last band, or until the generator is closed. Raises UserError.
     """
@@ -89,7 +89,7 @@ def decode_bands(path: Path, page: int | None = None, top: int = 0) -> Iterator[
 
 
 def count_pages(path: Path) -> int:
-    """How many pages `decode` knows in a file, from its header alone. Raises UserError."""
+    """The number of pages that `decode` can read from a file, from its header alone. Raises UserError."""
     return read(path, _count) if path.suffix.lower() in STACK_EXTENSIONS else 1
 
 

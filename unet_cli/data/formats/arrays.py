@@ -1,4 +1,4 @@
-"""Files of arrays: .npy and .npz of numpy, .mat of MATLAB."""
+"""Array files: .npy and .npz of numpy, .mat of MATLAB."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def decode_npy(file: BinaryIO, page: int | None) -> Decoded:
     shape, order, dtype = _npy_header(file)
     if file.tell() + math.prod(shape) * dtype.itemsize > file_size(file):
         raise ValueError(CUT_OFF)
-    array = np.memmap(file, dtype, "r", file.tell(), shape, order)  # pages that aren't asked for aren't read
+    array = np.memmap(file, dtype, "r", file.tell(), shape, order)  # so that other pages are not read
     return _from_pages(_as_pages(array), page)
 
 
 def count_npy(file: BinaryIO) -> int:
-    """From the header alone."""
+    """Number of pages, from the header alone."""
     file.seek(0)
     return len(_as_pages(_claimed_array(file)))
 
 
 def count_npz(file: BinaryIO) -> int:
-    """From the header alone."""
+    """Number of pages, from the header alone."""
     with zipfile.ZipFile(file) as archive, archive.open(_only_array(archive)) as entry:
         return len(_as_pages(_claimed_array(entry)))
 
@@ -60,7 +60,7 @@ def decode_npz(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def count_mat(file: BinaryIO) -> int:
-    """From the headers of its arrays."""
+    """Number of pages, from the headers of its arrays."""
     _, shape = _only_variable(file)
     return len(_as_pages(np.broadcast_to(np.zeros((), np.uint8), shape)))
 
@@ -74,7 +74,7 @@ def decode_mat(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def _only_variable(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
-    """The name and shape of the one image or mask that a .mat holds. Raises Refused."""
+    """Name and shape of the only image or mask in a .mat file. Raises Refused."""
     from scipy.io import whosmat
 
     file.seek(0)
@@ -93,6 +93,7 @@ def _only_variable(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
 
 
 def _only_array(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """The only array in a .npz file. Raises Refused."""
     entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
     if not entries:
         raise Refused(NO_IMAGE)
@@ -103,7 +104,7 @@ def _only_array(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype[Any]]:
-    """Shape, order ('C' or 'F') and type; the file is then at the first value."""
+    """Shape, order ('C' or 'F') and type; the file is then positioned at the first value."""
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
@@ -120,13 +121,14 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype[Any]]:
 
 
 def _claimed_array(file: Any) -> np.ndarray:
-    """Of the shape that a header claims, without its values."""
+    """An array of the shape in the header, without its values or memory for them."""
     shape, _, dtype = _npy_header(file)
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _as_pages(array: np.ndarray) -> np.ndarray:
-    """A view as (P, C, H, W). An axis of up to 4 is that of the channels: the last, or else the one before H and W."""
+    """A view as (P, C, H, W). An axis of length up to 4 is the channel axis: the last one, else the one before H and
+    W."""
     if array.ndim == 2:
         pages = array[None, None]
     elif array.ndim == 3 and min(array.shape[-1], array.shape[0]) <= 4:

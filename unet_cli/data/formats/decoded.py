@@ -1,4 +1,4 @@
-"""A decoded file as a plain value, and the guards that every decoder shares."""
+"""The decoded content of a file, and the checks shared by all decoders."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from unet_cli.errors import UserError, explain
 
 Value = TypeVar("Value")
 
-MAX_PIXELS = 500_000_000  # of what is decoded at once
-HUGE_PIXELS = 50_000_000  # such pages are decoded one at a time, so that threads don't add up
-HEAD = 65_536  # bytes: most files of a data set are smaller, and then read in one go
+MAX_PIXELS = 500_000_000  # decoded at once
+HUGE_PIXELS = 50_000_000  # larger pages are decoded one at a time, which limits the memory of all threads together
+HEAD = 65_536  # bytes read first: most files of a data set are smaller and so read at once
 NO_IMAGE = "is not an image, whatever its name says: replace or remove it"
 CUT_OFF = "it ends before its pixels do"
 
@@ -30,13 +30,13 @@ _huge = threading.Lock()
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a file holds.
+    """The content of a file.
 
-    pixels: (pages, C, H, W) in the file's own type: bool never, 1-bit images being 0 and 255. alpha: the last channel
-    is alpha. palette: r, g, b, r, g, b ... of 0 to 255, the first channel then being indices.
-    turned_at: the file stores 0 for white, and its values were taken from this one, as an eye wants them; but the
-    values of a mask mean what they are. nodata: the value that its tags call so. orientation: of TIFF and EXIF, 1 to 8,
-    by which the pixels were turned.
+    pixels: (pages, C, H, W) in the file's own type; never bool, 1-bit images are 0 and 255. alpha: whether the last
+    channel is alpha. palette: r, g, b, r, g, b ... of 0 to 255; the first channel is then its indices. turned_at: the
+    maximum that values were subtracted from, since the file stores white as 0; mask values must be restored, since they
+    are classes. nodata: the file's nodata value. orientation: of TIFF or EXIF, 1 to 8, by which the pixels were
+    rotated.
     """
 
     pixels: np.ndarray
@@ -48,7 +48,8 @@ class Decoded:
 
 
 class Outline(NamedTuple):
-    """What is known of a page before its pixels are decoded. sample: one pixel of zeros, with what tags say of it."""
+    """Size and type of a page before its pixels are decoded. sample: one pixel of zeros, with the properties from the
+    tags."""
 
     height: int
     width: int
@@ -56,26 +57,27 @@ class Outline(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a file is not read, in words that follow its name."""
+    """The reason why a file is not read, as a phrase that follows its name."""
 
 
 def check_claim(pixels: int, values: int, file_bytes: int) -> None:
-    """Refuse a header's claim before memory is taken for it. values: pixels times channels, or bytes where known."""
+    """Check the size in a header before memory is allocated for it. values: pixels times channels, or bytes if
+    known."""
     check_pixels(pixels)
     check_ratio(pixels, values, file_bytes)
 
 
 def check_pixels(pixels: int) -> None:
-    """Refuse what is too large to be decoded at once."""
+    """Refuse an image that is too large to be decoded at once."""
     if pixels > MAX_PIXELS:
         raise Refused("has more than 500 million pixels, or a damaged header: cut it into parts, or replace it")
 
 
 def check_ratio(pixels: int, values: int, file_bytes: int) -> None:
-    """Refuse a claim that the file could never fill.
+    """Refuse a size that the file could not contain.
 
-    Deflate packs at most 1032 bytes into one, which is 8256 pixels of 1 bit; up to 64 million values, where memory
-    is of no concern, the best codecs may do better.
+    Deflate compresses at most 1032 bytes into one, which is 8256 pixels of 1 bit. Up to 64 million values, where memory
+    is no problem, the best codecs may compress more.
     """
     if values > max(64_000_000, 10_000 * file_bytes):
         claim = f"{pixels:,} pixels" if pixels else f"{values:,} bytes"
@@ -83,10 +85,12 @@ def check_ratio(pixels: int, values: int, file_bytes: int) -> None:
 
 
 def alone_if_huge(pixels: int) -> AbstractContextManager[Any]:
+    """A lock for huge pages, else a context without effect."""
     return _huge if pixels > HUGE_PIXELS else nullcontext()
 
 
 def check_page(page: int | None, pages: int) -> None:
+    """Refuse a page number that the file doesn't have."""
     if page is not None and not 0 <= page < pages:
         raise Refused(f"has {pages} page{'s' * (pages != 1)}, so none of number {page + 1}: choose another")
 
@@ -96,7 +100,8 @@ def file_size(file: BinaryIO) -> int:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn (..., H, W) as the orientation of TIFF and EXIF says, 1 to 8; a view."""
+    """Rotate or flip (..., H, W) according to the orientation of TIFF and EXIF, 1 to 8; a view."""
+    # 5 to 8 are transposed; the flips follow from the corner in which row 0 and column 0 lie (TIFF 6.0, tag 274).
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(-1, -2)
     if orientation in (2, 3, 6, 7):
@@ -107,7 +112,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def from_array(array: np.ndarray) -> Decoded:
-    """(H, W) or (H, W, 1 to 4) -> (1, C, H, W): of 2 or 4 channels the last is alpha."""
+    """(H, W) or (H, W, 1 to 4) -> (1, C, H, W); the last of 2 or 4 channels is alpha."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.ndim == 2:
@@ -121,7 +126,7 @@ def content_of(file: BinaryIO) -> bytes:
 
 
 def read(path: Path, reader: Callable[[BinaryIO, bytes], Value]) -> Value:
-    """What `reader` makes of the open file and its first bytes. Raises UserError."""
+    """The result of `reader` for the open file and its first bytes. Raises UserError."""
     with opened(path) as file:
         head = file.read(HEAD)
         if not head:
@@ -131,7 +136,8 @@ def read(path: Path, reader: Callable[[BinaryIO, bytes], Value]) -> Value:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, open for reading; see `explained`. What isn't a file with a beginning and an end is not waited for."""
+    """The file, open for reading; see `explained`. Pipes and devices are refused, since reading them could block
+    forever."""
     with explained(path):
         if not (os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)):
             raise Refused("is a pipe or a device and no file: leave it out")
@@ -141,23 +147,24 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with this file inside of the block is a UserError."""
+    """Turn any exception of the block into a UserError about this file."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # a broken file makes its decoder fail in any way, struct.error and IndexError included
+    except Exception as error:  # decoders raise anything at damaged files, struct.error and IndexError included
         raise _in_words(path, error) from error
 
 
 def _in_words(path: Path, error: Exception) -> UserError:
+    """The UserError for an exception while reading a file."""
     if isinstance(error, Refused):
         return UserError(f"{path} {error}")
     if isinstance(error, UnidentifiedImageError):
         return UserError(f"{path} {NO_IMAGE}")
     if isinstance(error, MemoryError):
         return UserError(f"{path} needs more memory than there is: cut it into parts")
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # this is of places outside of the file
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek beyond the file
         return explain(error, path)
     reason = CUT_OFF if isinstance(error, struct.error) else " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, NotImplementedError) or "not supported" in reason:

@@ -1,4 +1,4 @@
-"""Formats that Pillow and tifffile don't read: JPEG XL, and HEIF and DICOM, which need packages of their own."""
+"""Formats that Pillow and tifffile don't read: JPEG XL, and HEIF and DICOM, which need extra packages."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ JXL_SIGNATURES = (b"\xff\n", b"\0\0\0\x0cJXL ")
 JXL_EXTENSIONS = (".jxl",)
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
-warnings.filterwarnings("ignore", module=r"pydicom\.")  # of odd metadata
+warnings.filterwarnings("ignore", module=r"pydicom\.")  # about odd metadata
 
 
 class Package(NamedTuple):
-    """What has to be installed for a format. extra: of ours that installs it."""
+    """The package that a format needs. extra: the extra of ours that installs it."""
 
     module: str
     name: str
@@ -46,7 +46,7 @@ PACKAGES = {**dict.fromkeys((".heic", ".heif", ".hif"), HEIF), **dict.fromkeys((
 
 
 def lacking_packages(paths: Iterable[Path]) -> list[str]:
-    """A line for each type of file that can't be read without a package that isn't there, with their number."""
+    """A line for each extension whose files need a missing package, with the number of files."""
     lacking: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         if path.name.lower().endswith(tuple(PACKAGES)) and not is_installed(PACKAGES[path.suffix.lower()]):
@@ -67,14 +67,14 @@ def _install(path: Path) -> str:
 
 
 def _needed(package: Package) -> Any:
-    """The package's module. Raises Refused."""
+    """The imported package. Raises Refused if it is missing."""
     if not is_installed(package):
         raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
     return import_module(package.module)
 
 
 def is_heif(head: bytes) -> bool:
-    """By its brand; an AVIF, which may name several, is Pillow's."""
+    """By its brand; AVIF, which may list several brands, is read by Pillow."""
     return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head[8:32]
 
 
@@ -94,7 +94,7 @@ def decode_jxl(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def decode_heif(file: BinaryIO, page: int | None) -> Decoded:
-    """The primary image, upright; 16 bits where it has more than 8."""
+    """The primary image, upright; 16 bits if it has more than 8."""
     check_page(page, 1)
     heif = _needed(HEIF).open_heif(file, convert_hdr_to_8bit=False)
     width, height = heif.size
@@ -104,7 +104,8 @@ def decode_heif(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def decode_dicom(file: BinaryIO, page: int | None) -> Decoded:
-    """A single image, in the units of its modality where the file gives a scale; what shows 0 as white is turned."""
+    """A single image, rescaled to the units of its modality if the file has a scale; MONOCHROME1 (0 is white) is
+    inverted."""
     check_page(page, 1)
     pydicom = _needed(DICOM)
     pixels = import_module("pydicom.pixels")
@@ -120,7 +121,7 @@ def decode_dicom(file: BinaryIO, page: int | None) -> Decoded:
     try:
         with alone_if_huge(area):
             values = dataset.pixel_array
-    except RuntimeError as error:  # of compressions that pydicom leaves to further packages
+    except RuntimeError as error:  # a compression for which pydicom needs further packages
         raise Refused(
             f"is compressed in a way that pydicom can't read alone ({error}): save it uncompressed"
         ) from error
@@ -138,7 +139,7 @@ def decode_dicom(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def _jxl_size(content: bytes) -> tuple[int, int]:
-    """Width and height, as the header of the codestream has them (ISO/IEC 18181-1, D.2)."""
+    """Width and height from the header of the codestream (ISO/IEC 18181-1, D.2)."""
     if content.startswith(JXL_SIGNATURES[0]):
         start = 2
     else:
@@ -146,6 +147,7 @@ def _jxl_size(content: bytes) -> tuple[int, int]:
         if not boxes:
             raise ValueError("it has no codestream")
         start = content.index(b"\xff\n", min(boxes)) + 2
+    # The header is a bit stream, least significant bit first: a little-endian integer gives the same order.
     bits = int.from_bytes(content[start : start + 16], "little")
 
     def take(count: int) -> int:

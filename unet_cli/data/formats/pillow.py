@@ -1,4 +1,4 @@
-"""PNG, and all that Pillow opens."""
+"""PNG, and all formats that Pillow reads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from unet_cli.data.formats.decoded import (
     upright,
 )
 
-# What Pillow opens, by its own names; those of drawings and documents are left out. TGA has no signature, and would
-# accept much that is not TGA: it is tried only where the name says so.
+# Pillow's formats and their extensions, without vector graphics and documents. TGA has no signature, so its plugin
+# accepts other files too: it is tried only for TGA extensions.
 PILLOW = {
     "PNG": "png apng",
     "JPEG": "jpg jpeg jpe jfif",
@@ -44,26 +44,28 @@ PILLOW = {
 FORMATS = tuple(PILLOW)
 TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is that of a photograph; ours stands in check_claim
-# Of odd metadata; what matters for the pixels raises.
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit suits photographs; ours is in check_claim
+# Warnings about odd metadata; errors that matter for the pixels are raised.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of its colour types, less the palette
-# Of others libpng may complain on the terminal (a faulty colour profile, say), or they matter to what is read.
+PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type, without palettes
+# Chunks of the fast path. For others libpng may print warnings (a faulty colour profile, say), or they affect the
+# pixels.
 PNG_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"tEXt", b"pHYs", b"tIME", b"gAMA", b"sRGB"})
 CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
-SIZ = b"\xff\x4f\xff\x51"  # begins a JPEG 2000 stream
+SIZ = b"\xff\x4f\xff\x51"  # first markers of a JPEG 2000 codestream
 METADATA_WITH_ORIENTATION = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 
 
 def decode_png(content: bytes) -> Decoded | None:
-    """Gray and colours of 8 or 16 bits, in half of Pillow's time.
+    """Fast path for gray and colour of 8 or 16 bits, in half of Pillow's time.
 
-    None where there is more to it than that: fewer bits, a palette, transparency, animation, an orientation.
+    None for other PNGs: lower bit depths, palette, transparency, animation, EXIF orientation.
     """
     width, height, depth, colour_type = struct.unpack_from(">IIBB", content, 16)
     plain = depth in (8, 16) and colour_type in PNG_CHANNELS
+    # Walk through the chunks (length, type, data, CRC) after the 8 bytes of the signature.
     kind, at = b"", 8
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, at)
@@ -77,6 +79,7 @@ def decode_png(content: bytes) -> Decoded | None:
 
 
 def decode_pillow(file: BinaryIO, head: bytes) -> Decoded:
+    """Any format that Pillow reads, rotated by its EXIF orientation."""
     size = file_size(file)
     whole = len(head) == size
     formats = (*FORMATS, "TGA") if file.name.lower().endswith(TGA_EXTENSIONS) else FORMATS
@@ -94,7 +97,7 @@ def decode_pillow(file: BinaryIO, head: bytes) -> Decoded:
 
 
 def from_pillow(image: Image.Image) -> Decoded:
-    """(1, C, H, W) of any mode."""
+    """A Pillow image of any mode -> (1, C, H, W)."""
     mode = image.mode
     if mode in ("P", "PA"):
         return _from_palette(image)
@@ -107,7 +110,7 @@ def from_pillow(image: Image.Image) -> Decoded:
 
 
 def _from_palette(image: Image.Image) -> Decoded:
-    """Indices and the palette; but of a GIF the colours, or gray levels, since its writers renumber each palette."""
+    """Indices and the palette; for a GIF its colours or gray levels, since GIF writers renumber palettes."""
     image.load()
     palette = image.getpalette("RGB") or []
     transparent = image.mode == "PA" or "transparency" in image.info
@@ -121,20 +124,20 @@ def _from_palette(image: Image.Image) -> Decoded:
 
 
 def _deep_png(image: ImageFile, file: BinaryIO) -> np.ndarray | None:
-    """Pillow reduces colours of 16 bits to 8."""
+    """Colour PNGs of 16 bits, which Pillow reduces to 8."""
     deep = image.mode in ("RGB", "RGBA") and str(image.tile[0].args).endswith(";16B")
     return imagecodecs.png_decode(content_of(file)) if deep else None
 
 
 def _deep_jpeg2000(image: ImageFile, file: BinaryIO) -> np.ndarray | None:
-    """Pillow reduces colours of more than 8 bits to 8; the depth stands in the SIZ marker."""
+    """Colour JPEG 2000 of more than 8 bits, which Pillow reduces to 8; the bit depth is in the SIZ marker."""
     content = content_of(file)
     depth = content[content.index(SIZ) + 42] + 1
     return imagecodecs.jpeg2k_decode(content) if len(image.getbands()) > 1 and depth in range(9, 17) else None
 
 
 def _pnm(image: ImageFile, file: BinaryIO) -> np.ndarray | None:
-    """Pillow scales values to fill 8 or 16 bits, which would renumber the classes of a mask."""
+    """PNM values unscaled: Pillow scales them to fill 8 or 16 bits, which would renumber the classes of a mask."""
     codec, _, offset, arguments = image.tile[0]
     if arguments == "I;16B":
         top = 65535
@@ -154,11 +157,11 @@ def _pnm(image: ImageFile, file: BinaryIO) -> np.ndarray | None:
 
 
 def _check_pcx(image: ImageFile, file: BinaryIO) -> None:
-    """The palette stands at the end: Pillow takes a file that lost it for a gray one."""
+    """Check for the palette at the end: without it, Pillow reads a truncated file as gray."""
     content = content_of(file)
     if content[1] == 5 and content[3] == 8 and content[65] == 1 and content[-769:-768] != b"\x0c":
         raise ValueError(CUT_OFF)
 
 
-# What Pillow would change or miss: (image, file) -> its values as (H, W[, C]), or None to leave them to Pillow.
+# Decoders for what Pillow would change or miss: (image, file) -> values (H, W[, C]), or None to leave it to Pillow.
 DEEP = {"PNG": _deep_png, "JPEG2000": _deep_jpeg2000, "PPM": _pnm, "PCX": _check_pcx}

@@ -1,4 +1,4 @@
-"""TIFF of every kind, through tifffile; what that can't read is left to Pillow."""
+"""TIFF of every kind with tifffile; a few kinds that it can't convert with Pillow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_cli.data.formats.decoded import (
 from unet_cli.data.formats.pillow import SIZ, from_pillow
 from unet_cli.data.formats.tiff_pages import PageTable, Plane, open_tiff
 
-JPEG, JPEG2000 = (6, 7, 33007, 34892), (33003, 33004, 33005, 34712)  # compressions of TIFF
+JPEG, JPEG2000 = (6, 7, 33007, 34892), (33003, 33004, 33005, 34712)  # TIFF compression codes
 
 
 def count_tiff(file: BinaryIO) -> int:
@@ -49,7 +49,7 @@ def decode_tiff(file: BinaryIO, page: int | None) -> Decoded:
 
 
 def _tiff_pixels(tif: TiffFile, table: PageTable, chosen: Sequence[list[Plane]]) -> np.ndarray:
-    """The chosen pages, (P, C, H, W)."""
+    """The chosen pages as (P, C, H, W)."""
     keyframe, depth = table.keyframe, table.depth
     separate, _, height, width, together = keyframe.shaped
     assert keyframe.dtype is not None
@@ -66,7 +66,7 @@ def _tiff_plane(tif: TiffFile, plane: Plane) -> np.ndarray:
     """(separate samples, depth, H, W, interleaved samples)."""
     keyframe = plane.series.keyframe
     assert keyframe.dtype is not None
-    if plane.series.dataoffset is not None:  # one piece, which may have the directory of its first plane only
+    if plane.series.dataoffset is not None:  # contiguous, perhaps with a directory for its first plane only
         kind = keyframe.dtype.newbyteorder(tif.byteorder)
         offset = plane.series.dataoffset + plane.number * keyframe.nbytes
         return tif.filehandle.read_array(kind, keyframe.size, offset).reshape(keyframe.shaped)
@@ -76,12 +76,13 @@ def _tiff_plane(tif: TiffFile, plane: Plane) -> np.ndarray:
         for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
             tif.filehandle.seek(start)
             check_part(keyframe, tif.filehandle.read(min(length, HEAD)))
-    few = keyframe.size < 4_000_000  # threads would cost more than they win
+    few = keyframe.size < 4_000_000  # threads would cost more than they save
     return page.asarray(squeeze=False, maxworkers=1 if few else None)
 
 
 def check_segments(tif: TiffFile, plane: Plane) -> None:
-    """Every strip or tile must be in the file: tifffile fills missing ones with zeros, and short ones where it can."""
+    """Check that every strip or tile is within the file: tifffile fills missing ones, and truncated ones if possible,
+    with zeros."""
     offsets, lengths = plane.page.dataoffsets, plane.page.databytecounts
     inside = all(
         start > 0 and length > 0 and start + length <= tif.filehandle.size
@@ -92,12 +93,12 @@ def check_segments(tif: TiffFile, plane: Plane) -> None:
 
 
 def rules_itself(keyframe: TiffPage) -> bool:
-    """Whether a strip or tile has a header of its own, which may claim another size than the TIFF."""
+    """Whether strips or tiles have a header of their own, which may claim another size than the TIFF."""
     return keyframe.compression in (*JPEG, *JPEG2000)
 
 
 def check_part(keyframe: TiffPage, content: bytes) -> None:
-    """content: the beginning of a strip or tile that rules itself, or all of it."""
+    """Check the size in the header of a strip or tile. content: its beginning, or all of it."""
     whole = max(keyframe.tilewidth, keyframe.imagewidth) * max(keyframe.tilelength, keyframe.imagelength)
     part = keyframe.tilewidth * keyframe.tilelength if keyframe.is_tiled else whole
     if _pixels_of_part(content[:HEAD]) > min(whole, max(part, HUGE_PIXELS)):
@@ -105,7 +106,7 @@ def check_part(keyframe: TiffPage, content: bytes) -> None:
 
 
 def _pixels_of_part(content: bytes) -> int:
-    """As the header of a JPEG (ITU T.81, B.2.2) or JPEG 2000 (ISO 15444-1, A.5.1) claims."""
+    """The pixels that the header of a JPEG (ITU T.81, B.2.2) or JPEG 2000 (ISO 15444-1, A.5.1) claims."""
     siz = content.find(SIZ)
     if siz >= 0:
         right, bottom, left, top = struct.unpack_from(">IIII", content, siz + 8)
@@ -120,7 +121,7 @@ def _pixels_of_part(content: bytes) -> int:
 
 
 def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded:
-    """What the tags say of the values: upright, palettes told, white being the largest value, CMYK -> RGB."""
+    """Apply the tags to the values: orientation, palette, white-is-zero inverted, CMYK -> RGB."""
     orientation = keyframe.tags.valueof(274, default=1)
     pixels = upright(pixels, orientation)
     bits = keyframe.bitspersample if isinstance(keyframe.bitspersample, int) else 16
@@ -129,7 +130,7 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
         if np.asarray(keyframe.colormap).dtype.kind not in "iu":
             raise Refused("has a palette that holds no colours: save it again")
         colours = np.asarray(keyframe.colormap).astype(int)
-        colours >>= 8 if colours.max() > 255 else 0  # some writers give 8 bits where the norm says 16
+        colours >>= 8 if colours.max() > 255 else 0  # some writers store 8 bits instead of the standard's 16
         if colours.min() < 0 or colours.max() > 255:
             raise Refused("has a palette that holds no colours: save it again")
         return Decoded(pixels.astype(np.uint8), palette=colours.T.ravel().tolist(), orientation=orientation)
@@ -143,14 +144,14 @@ def tiff_colours(keyframe: TiffPage, pixels: np.ndarray, planes: int) -> Decoded
         rgb = (inks[:, :3] * inks[:, 3:] + (1 << bits - 1)) // ((1 << bits) - 1)
         pixels = np.concatenate([rgb.astype(pixels.dtype), pixels[:, 4:]], axis=1)
     extra = [int(sample) for sample in keyframe.extrasamples]
-    # Of one bit every viewer shows white as the object; with more, masks hold numbers.
+    # With one bit, viewers show the object in white; with more, mask values are numbers that must not be inverted.
     turned_at = (1 << bits) - 1 if white_is_zero and bits > 1 else None
     alpha = planes == 1 and extra[-1:] in ([1], [2])
     return Decoded(pixels, alpha=alpha, turned_at=turned_at, nodata=_nodata(keyframe), orientation=orientation)
 
 
 def _nodata(keyframe: TiffPage) -> float | None:
-    """What GDAL's tag says, as text."""
+    """The value of GDAL's nodata tag, which is text."""
     try:
         return float(keyframe.tags.valueof(42113, default="nan"))
     except (TypeError, ValueError):
@@ -158,14 +159,14 @@ def _nodata(keyframe: TiffPage) -> float | None:
 
 
 def left_to_pillow(keyframe: TiffPage) -> bool:
-    """YCbCr that no JPEG decoder turns into RGB, and L*a*b*."""
+    """Whether the colour space needs Pillow: YCbCr without JPEG compression, and L*a*b*."""
     return keyframe.photometric == 8 or (keyframe.photometric == 6 and keyframe.compression not in JPEG)
 
 
 def _tiff_by_pillow(file: BinaryIO, planes: Sequence[Plane]) -> Decoded:
     decoded = []
     for plane in planes:
-        # a file of its own, since Pillow closes what it has
+        # a file object of its own, since Pillow closes it
         with open(file.name, "rb") as again, Image.open(again, formats=("TIFF",)) as image:
             image.seek(plane.place[0])
             decoded.append(from_pillow(image))

@@ -1,4 +1,4 @@
-"""A page of a TIFF from top to bottom, some rows at a time, so that memory depends on these and not on the page."""
+"""Read a page of a TIFF in bands of rows from top to bottom, with memory for a band instead of the page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from unet_cli.data.formats.tiff import JPEG, check_part, check_segments, left_to
 from unet_cli.data.formats.tiff_pages import PageTable, Plane, open_tiff
 from unet_cli.system.prefetch import default_workers, prefetch
 
-BAND_ROWS = 256  # at least, where they are not in tiles: fewer cost more to hand on than to decode
-SMALL_PART = 65_536  # pixels: such strips and tiles take less time than their way through a thread
+BAND_ROWS = 256  # minimum rows of a band without tiles: fewer cost more overhead than decoding
+SMALL_PART = 65_536  # pixels: strips and tiles below are decoded several per task, since each is cheaper than a task
 
 
 class _Part(NamedTuple):
-    """A piece of a band. values: (h, w, interleaved samples), which may reach beyond the right and the lower edge."""
+    """A piece of a band. values: (h, w, interleaved samples), which may extend beyond the right and lower edge."""
 
     sample: int
     top: int
@@ -32,7 +32,8 @@ class _Part(NamedTuple):
 
 
 class _Storage(Protocol):
-    """How a plane stands in its file. rows: of a band. part_pixels: of what `read` gives at once, from any thread."""
+    """How a plane is stored in its file. rows: of a band. part_pixels: pixels that one `read` returns; it is
+    thread-safe."""
 
     @property
     def rows(self) -> int: ...
@@ -41,17 +42,17 @@ class _Storage(Protocol):
     def part_pixels(self) -> int: ...
 
     def parts(self, top: int, bottom: int) -> list[Any]:
-        """What `read` takes for a band."""
+        """The arguments of `read` for a band."""
 
     def read(self, part: Any) -> _Part: ...
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """One row behind the other as they are, each separate sample after the one before."""
+    """Uncompressed contiguous rows, with separate samples one after the other."""
 
     file: BinaryIO
-    order: Any  # of bytes
+    order: Any  # byte order
     keyframe: TiffPage
     offset: int
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +82,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Segments:
-    """Tiles, of which a band is one row, or strips."""
+    """Tiles, with one row of tiles a band, or strips."""
 
     file: BinaryIO
     keyframe: TiffPage
@@ -119,12 +120,13 @@ class _Segments:
             check_part(self.keyframe, content)
         tables = {"jpegtables": self.page.jpegtables} if self.keyframe.compression in JPEG else {}
         values, (sample, _, top, left, _), _ = self.keyframe.decode(content, part, **tables)
-        assert values is not None  # as it would be of a missing one
+        assert values is not None  # None stands for a missing segment, which check_segments has excluded
         return _Part(sample, top, left, values[0])
 
 
 def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
-    """None where there is nothing to gain, or more to do than decoding: several planes, slices, another orientation."""
+    """None if bands would save nothing, or the page needs more than decoding: several planes, slices, or an
+    orientation."""
     with open_tiff(file) as stack:
         table = stack.table
         planes = table.planes(page)
@@ -138,7 +140,7 @@ def outline_tiff(file: BinaryIO, page: int | None) -> Outline | None:
 
 
 def decode_tiff_bands(file: BinaryIO, page: int | None, top: int) -> Iterator[tuple[int, Decoded]]:
-    """(first row, decoded rows) of a page that has an outline, from the band that holds row `top`."""
+    """(first row, decoded rows) of a page that has an outline, from the band that contains row `top` on."""
     with open_tiff(file) as stack:
         table = stack.table
         storage = _storage(file, stack.tif, table, table.planes(page))
@@ -161,14 +163,14 @@ def _storage(file: BinaryIO, tif: TiffFile, table: PageTable, pages: list[list[P
     page = plane.page
     if keyframe.is_final:
         return _Rows(file, tif.byteorder, keyframe, page.dataoffsets[0])
-    if keyframe.is_contiguous or keyframe.jpegheader is not None:  # which tifffile decodes in one piece
+    if keyframe.is_contiguous or keyframe.jpegheader is not None:  # tifffile decodes it in one piece
         return None
     keyframe.init_decode()
     return _Segments(file, keyframe, page)
 
 
 def _bands(storage: _Storage, keyframe: TiffPage, top: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, (1, C, h, W)); the parts of the next bands are read ahead, at most as many as a band has."""
+    """(first row, (1, C, h, W)); the parts of the next bands are prefetched, at most as many as a band has."""
     separate, _, height, width, together = keyframe.shaped
     starts = range(top // storage.rows * storage.rows, height, storage.rows)
     bands = [(start, min(start + storage.rows, height)) for start in starts]

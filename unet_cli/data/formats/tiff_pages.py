@@ -1,4 +1,4 @@
-"""What a TIFF file is made of: its directories, and which of its planes make which page of ours."""
+"""The structure of a TIFF file: its directories, and which planes form which page."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from unet_cli.data.formats.decoded import CUT_OFF, Refused, check_page, check_ratio, file_size
 
-# Of odd metadata; what matters for the pixels raises.
+# Warnings about odd metadata; errors that matter for the pixels are raised.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"tifffile\.")
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NDPI_FORMAT = 65420  # a tag of every NDPI
-TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}  # bytes each
+TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}  # type -> bytes
 
 
 class Plane(NamedTuple):
-    """A page of the TIFF, which may be one channel of a page of ours."""
+    """A page in the sense of TIFF, which may be one channel of a page of ours."""
 
     series: TiffPageSeries
     number: int
 
     @property
     def page(self) -> TiffPage | TiffFrame:
-        """Raises ValueError where the file doesn't have it."""
+        """The TIFF page. Raises ValueError if the file lacks it."""
         page = self.series[self.number]
         if page is None:
             raise ValueError(CUT_OFF)
@@ -45,13 +45,14 @@ class Plane(NamedTuple):
 
     @property
     def place(self) -> tuple[int, ...]:
-        """In the file: the number of its directory, and of the one below it."""
+        """Position in the file: the index of its directory, and of its subdirectory."""
         index: int | tuple[int, ...] = self.page.index
         return index if isinstance(index, tuple) else (index,)
 
 
 class PageTable(NamedTuple):
-    """keyframe: stands for every plane. pages: the planes of each; a plane of `depth` slices is as many pages."""
+    """The pages of a file. keyframe: the TIFF page whose tags apply to all planes. pages: the planes of each page; a
+    plane with `depth` slices is that many pages."""
 
     keyframe: TiffPage
     pages: list[list[Plane]]
@@ -66,19 +67,19 @@ class PageTable(NamedTuple):
         return self.keyframe.imagewidth * self.keyframe.imagelength
 
     def planes(self, page: int | None) -> list[list[Plane]]:
-        """Those of one page, or of every one. Raises Refused."""
+        """The planes of one page, or of all pages. Raises Refused."""
         check_page(page, len(self))
         return self.pages if page is None else [self.pages[page // self.depth]]
 
 
 class OpenTiff:
-    """A TIFF that is open. identity: of the file as it was."""
+    """An open TIFF. identity: device, inode, size and modification time when it was opened."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.identity = _identity(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
-            # a page in another file is that file's
+            # _multifile=False: pages in other files of an OME set belong to those files
             self.tif = TiffFile(self._file, _multifile=False, **_as_ndpi(self._file))
         except BaseException:
             self._file.close()
@@ -94,7 +95,7 @@ class OpenTiff:
 
 
 def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
-    """That a file is no NDPI whatever its name says, for tifffile would read offsets of 64 bits from it."""
+    """Options that keep tifffile from reading a file named .ndpi with 64-bit offsets, if it is no NDPI."""
     if not str(file.name).lower().endswith(".ndpi"):
         return {}
     with TiffFile(file, _multifile=False, is_ndpi=False) as tif:
@@ -104,21 +105,21 @@ def _as_ndpi(file: BinaryIO) -> dict[str, Any]:
 
 
 _LOCK = threading.Lock()
-_KEPT: list[OpenTiff] = []  # the last ones of many pages, which nobody is reading from
+_KEPT: list[OpenTiff] = []  # pool of idle multi-page files, the last used at the end
 MAX_KEPT = 16
 
 
 @atexit.register
 def close_stacks() -> None:
-    """Keep none open."""
+    """Close all files of the pool."""
     while _KEPT:
         _KEPT.pop().close()
 
 
 @contextmanager
 def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
-    """The file's directories, which are whole. A stack is read page by page, from any thread: it stays open for the
-    next one, so that its directories are not looked through for each."""
+    """An open TIFF with checked directories. Multi-page files are read page by page from several threads, so they are
+    kept open in a pool: their directories are then not parsed for each page."""
     identity = _identity(file)
     with _LOCK:
         stack = next((one for one in _KEPT if one.identity == identity), None)
@@ -147,12 +148,12 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
 
 
 def page_table(tif: TiffFile) -> PageTable:
-    """Which planes make which page. Pyramid levels, thumbnails and previews are left out."""
+    """Assign planes to pages. Pyramid levels, thumbnails and previews are left out."""
     size = tif.filehandle.size
     _check_ome(tif)
     series = [one for one in tif.series if not one.keyframe.is_reduced] or list(tif.series[:1])
     if series[0].kind not in ("generic", "uniform", "shaped", "imagej", "ome"):
-        series = series[:1]  # a vendor's format: the others are labels and overviews
+        series = series[:1]  # in vendors' formats the other series are labels and overviews
     keyframe = series[0].keyframe
     if any(one.keyframe.shaped != keyframe.shaped for one in series):
         raise Refused("holds images of different sizes: split it")
@@ -163,7 +164,7 @@ def page_table(tif: TiffFile) -> PageTable:
     if keyframe.dtype is None or keyframe.dtype.kind not in "biuf":
         kind = keyframe.dtype or f"{keyframe.bitspersample}-bit format {keyframe.sampleformat}"
         raise NotImplementedError(f"{kind} numbers are not supported")
-    if keyframe.planarconfig not in (1, 2):  # tifffile would leave some of the samples to chance
+    if keyframe.planarconfig not in (1, 2):  # tifffile would leave some samples uninitialized
         raise ValueError(f"its samples are arranged in an unknown way, {keyframe.planarconfig}")
     if 0 in keyframe.shaped:
         raise ValueError("it claims to have no pixels")
@@ -174,15 +175,14 @@ def page_table(tif: TiffFile) -> PageTable:
     pages = [planes for one in series for planes in _planes_of_pages(one, size)]
     if len({len(planes) for planes in pages}) != 1:
         raise Refused("holds images of different numbers of channels: split it")
-    if series[0].kind == "generic" and len(series) > 1:  # grouped by how they are stored
+    if series[0].kind == "generic" and len(series) > 1:  # tifffile has grouped them by storage
         pages.sort(key=lambda planes: planes[0].place)
     return PageTable(keyframe, pages, keyframe.shaped[1])
 
 
 def _check_directories(file: BinaryIO) -> None:
-    """Follow the chain of pages to its end, since tifffile stops without a word where it is cut off, and never in a
-    loop; and see that every tag's value is in the file, since tifffile does without those that aren't.
-    """
+    """Follow the chain of directories to its end, since tifffile silently stops where it is truncated, and detect
+    loops; and check that every tag's value is within the file, since tifffile ignores missing ones."""
     size = file_size(file)
     file.seek(0)
     header = file.read(16)
@@ -201,14 +201,14 @@ def _check_directories(file: BinaryIO) -> None:
             raise ValueError("its list of pages is broken")
         for tag, kind, count, where in entry.iter_unpack(file.read(tags * entry.size)):
             length = count * TIFF_TYPES.get(kind, 0)
-            if length > link.size and where + length > size and tag < 1000:  # private tags are not ours to judge
+            if length > link.size and where + length > size and tag < 1000:  # private tags may be anything
                 raise ValueError(CUT_OFF)
         offset = link.unpack(file.read(link.size))[0]
     file.seek(0)
 
 
 def _check_ome(tif: TiffFile) -> None:
-    """tifffile makes room for as many planes as the description claims."""
+    """Limit the planes that the OME description claims: tifffile allocates for all of them."""
     sizes: dict[str, int] = {}
     for axis, size in re.findall(r'Size([CZT])="(\d+)"', tif.ome_metadata or ""):
         sizes[axis] = max(int(size), sizes.get(axis, 1))
@@ -217,11 +217,11 @@ def _check_ome(tif: TiffFile) -> None:
 
 
 def _planes_of_pages(series: TiffPageSeries, file_bytes: int) -> list[list[Plane]]:
-    """The planes of a series by page: what its axes call a channel or a sample goes into one page."""
+    """The planes of a series by page: the axes C (channel) and S (sample) are joined in one page."""
     keyframe = series.keyframe
     shape, axes = series.get_shape(squeeze=False), series.get_axes(squeeze=False)
     inner = (start for start in range(len(shape), -1, -1) if math.prod(shape[start:]) == keyframe.size)
-    start = next(inner, None)  # where a plane's own axes begin
+    start = next(inner, None)  # first axis within a plane
     leading, names = (shape[:start], axes[:start]) if start is not None else ((len(series),), "Q")
     count = math.prod(leading)
     if series.dataoffset is None:

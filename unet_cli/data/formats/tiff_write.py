@@ -1,4 +1,4 @@
-"""Masks as TIFF, written as their rows come, and what they take over from the image that they belong to."""
+"""Write masks as TIFF in a stream of rows, with the tags taken over from their image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from unet_cli.system.prefetch import default_workers
 
 SOFTWARE = "unet"
 TILE = 512
-CLASSIC_BYTES = 2**32 - 2**26  # of pixels, so that the directory fits in as well
-TILES_AHEAD = 2**24  # bytes that are packed at the same time
+CLASSIC_BYTES = 2**32 - 2**26  # maximum bytes of pixels in a classic TIFF, with room for the directory
+TILES_AHEAD = 2**24  # bytes that are compressed concurrently
 
 Tags: TypeAlias = tuple[tuple[int, int, int, Any], ...]  # (number, type, count, value) as TIFF numbers them
 
@@ -47,11 +47,11 @@ def write_tiff(
     palette: list[int] | None = None,
     tags: Tags = (),
 ) -> None:
-    """Write one page: tiles of 512 x 512, deflate, the same bytes each time.
+    """Write one page: tiles of 512 x 512, deflate, reproducible byte for byte.
 
-    rows: blocks (h, W), or (h, W, 3), of any heights, from top to bottom, that nobody changes afterwards; of them
-    little more is held than fills a row of tiles. shape: (H, W) or (H, W, 3). palette: r, g, b, r, g, b ... of 0 to
-    255, for uint8 indices. tags: see `carried_tags`. Raises OSError.
+    rows: blocks (h, W), or (h, W, 3), of any heights, from top to bottom, not modified afterwards; little more than a
+    row of tiles is buffered. shape: (H, W) or (H, W, 3). palette: r, g, b, r, g, b ... of 0 to 255, for uint8 indices.
+    tags: see `carried_tags`. Raises OSError.
     """
     write_stack(file, [rows], shape, dtype, palette, [tags])
 
@@ -64,8 +64,8 @@ def write_stack(
     palette: list[int] | None,
     tags: Sequence[Tags],
 ) -> None:
-    """As `write_tiff`, a page after the other, all of one shape and type. pages: the rows of each, used up before the
-    next ones are asked for. tags: of each page. Raises OSError."""
+    """Like `write_tiff`, with several pages of one shape and type. pages: the rows of each page, consumed before the
+    next page is requested. tags: of each page. Raises OSError."""
     kind = np.dtype(dtype)
     count = len(tags) * math.ceil(shape[0] / TILE) * math.ceil(shape[1] / TILE)
     tile_bytes = TILE * TILE * kind.itemsize * math.prod(shape[2:])
@@ -92,16 +92,16 @@ def write_stack(
 
 
 def carried_tags(path: Path, page: int | None) -> Tags:
-    """Of a TIFF's page, the tags that say where and how large its pixels are, for `write_tiff`.
+    """The tags of a TIFF page that a mask takes over from its image, for `write_tiff`.
 
-    These are the resolution, the page's name and number, and those of GeoTIFF; of any other file there are none.
-    Raises UserError where it can't be read or has no such page.
+    These are the resolution, page name and number, and those of GeoTIFF; other files have none. Raises UserError if the
+    file can't be read or has no such page.
     """
     return read(path, lambda file, head: _carried(file, page) if head[:4] in TIFF_SIGNATURES else ())
 
 
 def software_of(path: Path) -> str | None:
-    """The program that wrote a TIFF, as its first page says; None for any other file. Raises UserError."""
+    """The Software tag of a TIFF's first page; None for other files. Raises UserError."""
     return read(path, lambda file, head: _software(file) if head[:4] in TIFF_SIGNATURES else None)
 
 
@@ -114,7 +114,7 @@ def _software(file: BinaryIO) -> str | None:
 def _carried(file: BinaryIO, page: int | None) -> Tags:
     with open_tiff(file) as stack:
         series, number = plane = stack.table.planes(page)[0][0]
-        # one piece may have the directory of its first plane only
+        # a contiguous series may have a directory for its first plane only
         directory = series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
         values = {tag: _plain(directory, tag, kind) for tag, kind in PLACES.items()}
     if values[X_RESOLUTION] is None or values[Y_RESOLUTION] is None:
@@ -127,7 +127,7 @@ def _carried(file: BinaryIO, page: int | None) -> Tags:
 
 
 def _plain(directory: TiffPage, tag: int, kind: int) -> Any:
-    """A tag's value as bytes or a tuple of numbers; None where there is none, or of another kind than it should be."""
+    """A tag's value as bytes or a tuple of numbers; None if it is missing or has an unexpected type."""
     value = directory.tags.valueof(tag)
     if isinstance(value, str):
         return value.encode() + b"\0" if kind == ASCII else None
@@ -136,12 +136,12 @@ def _plain(directory: TiffPage, tag: int, kind: int) -> Any:
         return numbers
     whole = all(isinstance(number, int) and 0 <= number < 2 ** (16 if kind == SHORT else 32) for number in numbers)
     if kind == SHORT and whole and (tag != RESOLUTION_UNIT or numbers in ((1,), (2,), (3,))):
-        return tuple(int(number) for number in numbers)  # tifffile has names for some
+        return tuple(int(number) for number in numbers)  # some are enums in tifffile
     return numbers if kind == RATIONAL and whole and len(numbers) == 2 and numbers[1] else None
 
 
 def _colormap(palette: list[int]) -> np.ndarray:
-    """As TIFF wants it: (3, 256) uint16, the largest value being 65535."""
+    """The palette as a TIFF colour map: (3, 256) uint16, scaled to 65535."""
     colours = np.zeros((256, 3), np.uint16)
     colours.reshape(-1)[: len(palette)] = palette
     return np.ascontiguousarray(colours.T * np.uint16(257))
@@ -154,14 +154,14 @@ def _tiles(rows: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.nd
 
 
 def _regrouped(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """The same rows, 512 at a time; at the end the rest."""
+    """The same rows in blocks of 512; the last block has the rest."""
     waiting: list[np.ndarray] = []
-    held, left = 0, height
+    buffered, left = 0, height
     for block in rows:
         waiting.append(block)
-        held += len(block)
-        while left and held >= (size := min(TILE, left)):
+        buffered += len(block)
+        while left and buffered >= (size := min(TILE, left)):
             joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
             yield joined[:size]
-            waiting, held, left = [joined[size:]], held - size, left - size
-    assert left == 0, f"the last {left} of {height} rows are missing, less {held}"
+            waiting, buffered, left = [joined[size:]], buffered - size, left - size
+    assert left == 0, f"the last {left} of {height} rows are missing, less {buffered}"

@@ -1,8 +1,8 @@
-"""Mask values and class indices: found from the masks of a data set, replayed when masks are written.
+"""Label maps: the mapping between mask values and class indices, detected from masks and applied to write masks.
 
-stats: what each mask holds. readings: how a file's pixels become values. palettes, colours, noise, numbering: one kind
-of masks each. mixtures: colours between others. unlabelled: where 255 lies. find: the kinds in their order. label_map:
-what is found. doubts: what is asked. remarks: what is said. spec: what the user says.
+stats: statistics of masks. readings: how pixels become values. palettes, colours, noise, numbering: detection of one
+kind of masks each. mixtures: colours between others. unlabelled: whether 255 is enclosed. find: the kinds in order.
+label_map: the result. doubts: questions to the user. remarks: notes for the user. spec: classes given by the user.
 """
 
 from unet_cli.data.labels.doubts import objects_or_classes

@@ -1,4 +1,4 @@
-"""Colours: those that are numbers, and those that are classes."""
+"""Masks in colours: detect colours that encode numbers, and colours that are classes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from unet_cli.data.labels.stats import CORE_SHARE, FEW_VALUES, Held, Total, Valu
 from unet_cli.data.maskfile import TRANSPARENT
 from unet_cli.errors import UserError
 
-TRACE = 0.01  # of a class's pixels; a near colour as rare as that, and without areas, is a slip of the brush
-MIN_COLOUR = 64  # pixels of a colour without areas from which it is a class, and not a slip of the brush
-INVISIBLE = 64  # a channel whose values stay below holds numbers; nobody can see such colours apart
-MANY_SHADES = 8  # of one channel: more than are painted
-MAX_CANDIDATES = 20_000  # colours in flat areas that are looked at, the most frequent ones
-MIN_AREAS = 0.15  # share of the pixels within areas of exactly their colour, that JPEG leaves in masks
-TINTED = 2 * NEAR_COLOURS  # how far from a colour its tints are
-LINE = 0.25  # connected parts a pixel, from which a thin colour is shades and no line
-BRIGHT = 0.6  # share of the images' border from which the colour there is background
-# Ends of the colour maps of plotting libraries, the low one first: viridis, plasma, inferno, magma, cividis, jet.
+TRACE = 0.01  # fraction of a class's pixels; a similar colour that is rarer, and without areas, is a drawing error
+MIN_COLOUR = 64  # minimum pixels of a class's colour without areas; fewer are drawing errors
+INVISIBLE = 64  # a channel with lower values contains numbers, since such colours look the same
+MANY_SHADES = 8  # shades of one channel; more are numbers
+MAX_CANDIDATES = 20_000  # most frequent colours in flat areas that are clustered
+MIN_AREAS = 0.15  # minimum fraction of pixels within areas of exactly their colour, in masks even after JPEG
+TINTED = 2 * NEAR_COLOURS  # maximum distance of JPEG's tints from a colour
+LINE = 0.25  # components per pixel from which a thin colour is a shade and no line
+BRIGHT = 0.6  # minimum fraction of the image border, for a lighter colour to be background
+# Low and high end of plotting libraries' colour maps: viridis, plasma, inferno, magma, cividis, jet.
 COLOUR_MAPS = (
     (0x440154, 0xFDE724), (0x440154, 0xFDE725), (0x0D0887, 0xF0F921), (0x000003, 0xFCFEA4), (0x000004, 0xFCFFA4),
     (0x000003, 0xFCFDBF), (0x000004, 0xFCFDBF), (0x00204C, 0xFFE945), (0x00224E, 0xFEE838), (0x000080, 0x800000),
@@ -35,8 +35,8 @@ COLOUR_MAPS = (
 
 
 def numbers_in_colours(masks: Sequence[ValueStats]) -> Reading | None:
-    """Where numbers are kept in the channels of colours: which are dark shades of one channel, or many; or go on in the
-    next channel after 255."""
+    """The reading of numbers stored in colour channels: dark or many shades of one channel; or two channels, low byte
+    first. None for other colours."""
     colours = {value for stats in masks if stats.colour for value in stats.counts} - {TRANSPARENT, 0}
     if not colours or any(stats.rest for stats in masks if stats.colour):
         return None
@@ -49,15 +49,16 @@ def numbers_in_colours(masks: Sequence[ValueStats]) -> Reading | None:
         others = sum(int(other.max()) for name, other in channels if name != reading)
         if others == 0 and (channel.max() < INVISIBLE or len(colours) > MANY_SHADES):
             return reading
-    # Numbers up to 65,535, most of which use the first channel in full.
+    # Numbers up to 65,535: the low byte in red varies fully, the high byte in green stays low.
     if plain <= {0} and blue.max() == 0 and green.max() < INVISIBLE and len(colours) > FEW_VALUES:
         return "rgb"
     return None
 
 
 def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
-    """Colours that cover areas are classes. Background is what is transparent, or black, or of two colours the low end
-    of a colour map, the one along the borders or the darker one; else the most frequent. Raises UserError."""
+    """The label map with colours that cover areas as classes. Background is transparent, or black; of two colours the
+    low end of a colour map, the one along the image border or the darker one; else the most frequent. Raises
+    UserError."""
     if spec.ignore not in (None, -1) and not spec.colour:
         raise UserError(
             f"the masks hold colours, of which --ignore-index {spec.ignore} is none: "
@@ -67,7 +68,7 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
     is_told = bool(spec.names or spec.values)
     chosen, has_strays = _chosen(held, ignore, is_told)
     if ignore is None and {TRANSPARENT, 0} <= set(chosen) and not spec.values and _is_at_borders(held, 0):
-        ignore = TRANSPARENT  # beside a background, it is what nobody has labelled
+        ignore = TRANSPARENT  # with black as background, transparent pixels are unlabelled
         chosen.remove(TRANSPARENT)
     if spec.values:
         return LabelMap(spec.values, spec.names, "colours", ignore, strays=has_strays)
@@ -101,7 +102,7 @@ def find_colours(held: Held, spec: ClassSpec) -> LabelMap:
 def _chosen(held: Held, ignore: int | None, is_told: bool) -> tuple[list[int], bool]:
     """The colours that are classes, the most frequent first, and whether others are noise."""
     totals = {value: total for value, total in held.totals.items() if value != ignore}
-    # Few colours are as they were painted, thin lines too; many come from JPEG or soft edges, which have no areas.
+    # Few colours are exact, even those of thin lines; many come from JPEG or soft edges and cover no areas.
     as_painted = len(totals) <= FEW_VALUES and not held.rest
     chosen = _painted(totals) if as_painted else _clusters(totals)
     edges = _edges(totals, chosen) if as_painted else {}
@@ -117,7 +118,7 @@ def _chosen(held: Held, ignore: int | None, is_told: bool) -> tuple[list[int], b
 
 
 def _painted(totals: dict[int, Total]) -> list[int]:
-    """Each colour but slips of the brush: classes may have much the same colour, but one isn't a trace of the other."""
+    """All colours but drawing errors: classes may have similar colours, but not if one is a trace of the other."""
     chosen: list[int] = []
     for colour in sorted(totals, key=lambda value: -totals[value].pixels):
         total = totals[colour]
@@ -129,7 +130,7 @@ def _painted(totals: dict[int, Total]) -> list[int]:
 
 
 def _edges(totals: dict[int, Total], painted: list[int]) -> dict[int, int]:
-    """Pixels of each colour in which soft edges mix two others, if one of these would else be a class."""
+    """Pixels of each colour that soft edges mix from two others, if one of them would otherwise be a class."""
     sure = [colour for colour in painted if totals[colour].has_areas]
     edges = {
         colour: total.pixels
@@ -140,7 +141,7 @@ def _edges(totals: dict[int, Total], painted: list[int]) -> dict[int, int]:
 
 
 def _clusters(totals: dict[int, Total]) -> list[int]:
-    """The colours around which those crowd that JPEG and soft edges have left in flat areas."""
+    """The centres of the colours that JPEG and soft edges have left in flat areas."""
     flat = sorted((value for value in totals if totals[value].flats), key=lambda value: -totals[value].flats)
     values = np.array(flat[:MAX_CANDIDATES], np.int64)
     flats, pixels, cores = (np.array([totals[value][place] for value in values.tolist()]) for place in (2, 0, 1))
@@ -159,14 +160,14 @@ def _clusters(totals: dict[int, Total]) -> list[int]:
             if cores[near].sum() >= CORE_SHARE * pixels[near].sum():
                 sure.append(chosen[-1])
         left[near] = 0
-        # Around objects JPEG tints what is flat; a class of such a colour has areas of exactly this colour.
+        # JPEG tints flat areas around objects; a class of such a colour has areas of exactly this colour.
         left[(distances <= TINTED) & (cores < CORE_SHARE * pixels)] = 0
-    # A wide blur is flat halfway between two colours.
+    # A wide blur is flat halfway between two colours, without being a class.
     return [colour for colour in dict.fromkeys(chosen) if colour in sure or not is_mixture(colour, sure)]
 
 
 def _snapped(colour: int) -> int:
-    """What JPEG has made of a colour, with channels that end where the range does."""
+    """A colour after JPEG, with channels near 0 or 255 set to these."""
     if colour == TRANSPARENT:
         return colour
     parts = [0 if part <= SNAP else 255 if part >= 255 - SNAP else part for part in colour.to_bytes(3)]
@@ -190,7 +191,7 @@ def _background(held: Held, chosen: Sequence[int]) -> int:
 
 
 def _is_at_borders(held: Held, colour: int) -> bool:
-    """Whether a good part of what can be seen along the images' borders has this colour."""
+    """Whether at least half of the opaque pixels along the image border have this colour."""
     seen = sum(total.edge for value, total in held.totals.items() if value != TRANSPARENT)
     return held.totals[colour].edge >= seen / 2 > 0
 

@@ -1,6 +1,6 @@
-"""What masks leave open: the questions, each with what was found and the flags that answer it.
+"""Questions to the user about ambiguous masks, each with the findings and the flags that answer it.
 
-Those that begin with `ask` raise UserError where there is something to ask.
+Functions that begin with `ask` raise UserError if the question arises.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED
 from unet_cli.errors import UserError
 from unet_cli.system.console import few
 
-ONE_LEVEL = 0.98  # share of the pixels between two values that have the same, from which it may be a class
-CLEAN = 0.9  # share of the pixels with nearly the value of a level that lie on ramps, where areas are exact
-LEFT_BY_INTERPOLATION = 0.06  # share of the noise that lies on no ramp: as at corners
-LEFT_BY_JPEG = 0.025  # the same as a share of all pixels
-LIKE_PHOTOGRAPHS = 0.5  # share of the pixels that are noise
-PEAK_SHARE, PEAK = 0.04, 3.0  # share of the noise that a level has; times as many pixels as values near it
-LOST, LOST_IN = 0.01, 0.2  # share of the pixels, and of the masks, with colours that no two classes give when mixed
-MAX_MIXED = 40  # classes whose mixtures are looked at
-LIKE_OBJECTS = 0.5  # share of the pixels of 255 that lie within another value, from which it may be a class
-SHOWN = 20  # names that a flag may have, to be pasted
+ONE_LEVEL = 0.98  # minimum fraction of the intermediate pixels with one value that may be a class
+CLEAN = 0.9  # minimum fraction, on ramps, of the pixels with nearly the value of a level, if areas are exact
+LEFT_BY_INTERPOLATION = 0.06  # maximum fraction of the noise off ramps after interpolation, as at corners
+LEFT_BY_JPEG = 0.025  # the same after JPEG, as a fraction of all pixels
+LIKE_PHOTOGRAPHS = 0.5  # fraction of noise pixels above which masks look like photographs
+PEAK_SHARE, PEAK = 0.04, 3.0  # minimum fraction of the noise in a peak; minimum ratio to the values near it
+LOST, LOST_IN = 0.01, 0.2  # minimum fraction of the pixels, and of the masks, with colours that are no mixtures
+MAX_MIXED = 40  # maximum number of classes whose mixtures are computed
+LIKE_OBJECTS = 0.5  # minimum fraction of the pixels of 255 that are enclosed, if it may be a class
+SHOWN = 20  # maximum number of names in a flag to paste
 
 
 def objects_or_classes(labels: LabelMap) -> str:
-    """To be asked where values may be classes or numbers of objects."""
+    """The question whether values are classes or object numbers."""
     names = ",".join(["background", *labels.names[1:]]) if labels.num_classes <= SHOWN else "FILE.toml"
     return (
         f"the masks hold values up to {labels.values[-1]}, nearly each a single area in its mask: are these numbers of "
@@ -40,7 +40,7 @@ def objects_or_classes(labels: LabelMap) -> str:
 
 
 def ask_what_unlabelled_pixels_are(held: Held) -> None:
-    """NaN or -1 beside one or two values, none of which is 0, may be the background that nobody filled with 0."""
+    """NaN or -1 beside one or two values, none of them 0, may be background that was not filled with 0."""
     values = [value for value in held.totals if value != UNLABELLED]
     if not 1 <= len(values) <= 2 or 0 in values:
         return
@@ -52,9 +52,9 @@ def ask_what_unlabelled_pixels_are(held: Held) -> None:
 
 
 def ask_whether_255_is_a_class(held: Held, others: Sequence[int]) -> None:
-    """255 beside small numbers marks unlabelled pixels; but not where it lies as objects do, within other values.
+    """255 beside small numbers marks unlabelled pixels, unless it is enclosed by other values, as objects are.
 
-    others: that are classes.
+    others: values of classes.
     """
     looked_at = [stats for stats in held.masks if stats.enclosed is not None]
     enclosed = sum(stats.enclosed or 0 for stats in looked_at)
@@ -70,8 +70,8 @@ def ask_whether_255_is_a_class(held: Held, others: Sequence[int]) -> None:
 
 
 def ask_whether_a_ring_is_a_class(held: Held, ends: tuple[int, int]) -> None:
-    """Soft edges have several values; where nearly all pixels between the two of a binary mask have one, it may be a
-    class that was drawn around objects."""
+    """Soft edges have several values; if nearly all intermediate pixels of a binary mask have one value, it may be a
+    class drawn around objects."""
     reach = FLAT if ends[1] < 256 else FLAT * 257
     between = {value: total for value, total in held.totals.items() if ends[0] + reach < value < ends[1] - reach}
     pixels = sum(total.pixels for total in between.values())
@@ -86,8 +86,8 @@ def ask_whether_a_ring_is_a_class(held: Held, ends: tuple[int, int]) -> None:
 
 
 def ask_whether_they_were_resized(held: Held, levels: Levels) -> None:
-    """Interpolation leaves values between those of neighbouring areas, on ramps. Others, beyond all levels or on no
-    ramp, are of thin classes, no pixel of which may have its own value any more."""
+    """Interpolation causes values between those of adjacent areas, on ramps. Others, outside the range of levels or off
+    ramps, indicate thin classes, whose pixels may all have lost their own value."""
     noise = {value: held.totals[value] for value in levels.noise}
     pixels = sum(total.pixels for total in noise.values())
     lowest, highest = levels.values[0] - FLAT, levels.values[-1] + FLAT
@@ -107,7 +107,7 @@ def ask_whether_they_were_resized(held: Held, levels: Levels) -> None:
 
 
 def _has_clean_areas(held: Held, levels: Levels) -> bool:
-    """Whether values near a level lie on ramps alone, as interpolation leaves them; JPEG spreads them over areas."""
+    """Whether values near a level are only on ramps, as after interpolation; JPEG spreads them over areas."""
     near = [
         total
         for value, total in held.totals.items()
@@ -117,7 +117,7 @@ def _has_clean_areas(held: Held, levels: Levels) -> bool:
 
 
 def _peaks(noise: dict[int, Total]) -> list[int]:
-    """Values that many more pixels have than others near them."""
+    """Values with many more pixels than others near them."""
     pixels = sum(total.pixels for total in noise.values())
     return [
         value
@@ -128,7 +128,8 @@ def _peaks(noise: dict[int, Total]) -> list[int]:
 
 
 def ask_whether_an_outline_is_a_class(edges: dict[int, int]) -> None:
-    """The same of colours. edges: pixels of those that lie between two others, in value and in place."""
+    """The corresponding question for colours. edges: pixels of the colours that lie between two others, in RGB and in
+    position."""
     colour = max(edges, key=lambda colour: edges[colour])
     if edges[colour] < ONE_LEVEL * sum(edges.values()):
         return
@@ -140,7 +141,7 @@ def ask_whether_an_outline_is_a_class(edges: dict[int, int]) -> None:
 
 
 def ask_about_lost_colours(held: Held, chosen: Sequence[int]) -> None:
-    """JPEG leaves no areas of classes that are small or thin; their colours are no mixtures of those that have some.
+    """JPEG leaves no areas of small or thin classes; their colours are no mixtures of those with areas.
 
     chosen: colours that cover areas.
     """
@@ -149,7 +150,7 @@ def ask_about_lost_colours(held: Held, chosen: Sequence[int]) -> None:
     colours = np.array([colour for colour in held.totals if colour != TRANSPARENT])
     lost = set(colours[off_mixtures(colours, chosen) > 3 * NEAR_COLOURS].tolist())
     pixels = sum(held.totals[colour].pixels for colour in lost)
-    # A photograph among masks is another matter, which is said when it is encoded.
+    # A photograph among the masks is reported elsewhere, when it is encoded.
     holders = sum(
         sum(count for colour, count in stats.counts.items() if colour in lost) > LOST * sum(stats.counts.values())
         for stats in held.masks
@@ -165,7 +166,7 @@ def ask_about_lost_colours(held: Held, chosen: Sequence[int]) -> None:
 
 
 def classes_flag(values: Sequence[int]) -> str:
-    """--classes that makes each of these values a class, the first one background."""
+    """The --classes flag that makes each of these values a class, the first one background."""
     if len(values) > SHOWN:
         return f"a --classes FILE.toml with a line for each of {len(values)} values, first `background = {values[0]}`,"
     first, *others = values

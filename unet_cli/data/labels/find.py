@@ -1,4 +1,4 @@
-"""Masks -> label map: the kinds of masks, in the order in which they are tried."""
+"""Detect the label map from masks: the kinds of masks, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from unet_cli.data.labels.stats import FEW_VALUES, FLAT, Held, ValueStats
 from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED
 from unet_cli.errors import UserError
 
-SOFT_SHARE = 0.3  # of the pixels of a binary mask may be between its two values, and so much of these within areas
-AREA_SHARE = 0.2  # of a level between the two, from which it is a class
-MAX_UNSURE = 0.25  # share of the pixels that cover no area of their value
-DENSE, SPECKLED = 0.8, 0.3  # share of all 8-bit values; share of pixels within areas, below which they are specks
+SOFT_SHARE = 0.3  # maximum fraction of a binary mask's pixels between its two values, and of these within areas
+AREA_SHARE = 0.2  # minimum fraction within areas of an intermediate level that is a class
+MAX_UNSURE = 0.25  # maximum fraction of pixels whose value covers no area
+DENSE, SPECKLED = 0.8, 0.3  # minimum fraction of the 8-bit values; maximum fraction of pixels within areas for specks
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is known of masks of numbers before their kind is. ignore: the value that counts nowhere. levels: those
-    that are meant, the ignored one not among them. palette: where all masks have the same."""
+    """Statistics of masks of numbers before their kind is known. ignore: the ignored value. levels: the intended values
+    without the ignored one. palette: if all masks share one."""
 
     held: Held
     spec: ClassSpec
@@ -42,21 +42,21 @@ class Numbers:
 
     @property
     def values(self) -> list[int]:
-        """All of them, ascending, but what is ignored."""
+        """All values, ascending, without the ignored one."""
         return [value for value in self.held.totals if value not in (self.ignore, UNLABELLED)]
 
     @property
     def binary_names(self) -> tuple[str, ...] | None:
-        """Of background and foreground, if the user doesn't say that there are others."""
+        """Names of background and foreground, unless the user gives another number of classes."""
         names = self.spec.names or ("background", "foreground")
         return names if len(names) == 2 else None
 
 
 def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMap:
-    """The label map that all masks of a data set agree with, or the user's.
+    """The label map that fits all masks of a data set, or the user's classes.
 
-    First it is found how files become values (`_reading`), then the kind (KINDS). Raises UserError where the masks are
-    none, or other than the user said.
+    First the reading of files is detected (`_reading`), then the kind (KINDS). Raises UserError if the files are no
+    masks, or don't match the user's classes.
     """
     reading, palette = _reading(masks, spec)
     read = masks if reading == "stored" else [stats_as(reading, stats) for stats in masks]
@@ -68,10 +68,10 @@ def find_labels(masks: Sequence[ValueStats], spec: ClassSpec = FOUND) -> LabelMa
 
 
 def _reading(masks: Sequence[ValueStats], spec: ClassSpec) -> tuple[Reading, tuple[int, ...] | None]:
-    """How files become values, and the palette of the masks where values are its indices."""
+    """How files become values, and the palette of the masks if values are its indices."""
     if spec.colour:
         return "colours", None
-    # RGB of which the red channel numbers classes looks like three planes where it holds class 1 alone.
+    # RGB with class numbers in the red channel looks like three planes if the only class is 1.
     if any(stats.planes for stats in masks) and not any(_has_colours(stats) for stats in masks):
         all_marked = all(stats.planes and 0 not in stats.counts for stats in masks)
         return ("planes from 0" if all_marked else "planes"), None
@@ -124,7 +124,7 @@ def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, .
 
 
 def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -> Levels:
-    """As many values as the user names, where nearly that many cover areas, or all that there are are named."""
+    """As many levels as the user names, if about that many cover areas, or there are exactly that many values."""
     values = [value for value in held.totals if value not in (ignore, UNLABELLED)]
     if len(values) == count:
         return Levels(values)
@@ -136,11 +136,11 @@ def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -
     return levels._replace(values=sorted(chosen), noise=levels.noise - set(chosen)) if len(chosen) == count else levels
 
 
-# The kinds: each recognises its own, or passes on.
+# The kinds: each function returns a label map if it recognizes its kind, else None.
 
 
 def _soft(numbers: Numbers) -> LabelMap | None:
-    """Binary masks that were smoothed, resized or saved as JPEG, or hold a few odd values."""
+    """Binary masks that were smoothed, resized or saved as JPEG, or contain a few odd values."""
     names, values, levels = numbers.binary_names, numbers.values, numbers.levels.values
     if names is None or numbers.palette is not None or values[-1] - values[0] < MIN_RANGE:
         return None
@@ -160,7 +160,7 @@ def _soft(numbers: Numbers) -> LabelMap | None:
 
 
 def _objects(numbers: Numbers) -> LabelMap | None:
-    """Numbers of objects; two names for many numbers say that they are."""
+    """Object numbers, also if the user gives two names for many numbers."""
     names = numbers.binary_names
     if names is None or numbers.palette is not None or numbers.spec.values:
         return None
@@ -171,7 +171,7 @@ def _objects(numbers: Numbers) -> LabelMap | None:
 
 
 def _given(numbers: Numbers) -> LabelMap | None:
-    """The values that the user gives; what lies between them is noise where it covers no area."""
+    """The values given by the user; other values are noise if they cover no area."""
     spec = numbers.spec
     if not spec.values:
         return None
@@ -190,11 +190,11 @@ def _given(numbers: Numbers) -> LabelMap | None:
 
 
 def _classes(numbers: Numbers) -> LabelMap:
-    """Each value that is meant is a class."""
+    """Each intended value is a class."""
     spec, ignore, palette = numbers.spec, numbers.ignore, numbers.palette
     values = list(numbers.levels.values)
     if spec.names and len(values) != len(spec.names) and values[-1] < len(spec.names):
-        values = [value for value in range(len(spec.names)) if value != ignore]  # a class that no mask happens to show
+        values = [value for value in range(len(spec.names)) if value != ignore]  # some class is in no mask
     if len(values) == 1:
         only = values[0]
         values = [0, only] if only else [0, 1 if palette else 255]
@@ -218,7 +218,7 @@ KINDS: tuple[Callable[[Numbers], LabelMap | None], ...] = (_soft, _objects, _giv
 
 
 def _check_plausible(numbers: Numbers) -> None:
-    """More classes than people draw, and another sign that they are none. Raises UserError."""
+    """Raises UserError if there are more classes than people draw, and another sign that they are none."""
     values = numbers.levels.values
     noise = sum(numbers.held.totals[value].pixels for value in numbers.levels.noise)
     if noise > MAX_UNSURE * numbers.held.pixels:
@@ -244,10 +244,10 @@ def _check_plausible(numbers: Numbers) -> None:
 
 
 def _is_soft(numbers: Numbers) -> bool:
-    """A binary mask with soft borders, not classes.
+    """Whether this is a binary mask with soft borders rather than classes.
 
-    It has two values that most pixels hold, one in the lower and one in the upper half of the range. The other values
-    are rare and stand on ramps and in noise: few such pixels lie in areas of their own value.
+    It has two dominant values, one in each half of the range. The other values are rare and on ramps or in noise: few
+    of their pixels are within areas of their own value.
     """
     totals, values = numbers.held.totals, numbers.values
     middle = (values[0] + values[-1]) / 2
@@ -267,7 +267,7 @@ def _is_soft(numbers: Numbers) -> bool:
 
 
 def _between(numbers: Numbers) -> list[int]:
-    """Levels that cover areas and lie between the lowest and the highest."""
+    """Levels that cover areas and lie between the lowest and the highest level."""
     values, totals = numbers.levels.values, numbers.held.totals
     inner = [value for value in values if values[0] + FLAT < value < values[-1] - FLAT]
     window = {value: [t for v, t in totals.items() if abs(v - value) <= numbers.levels.reach] for value in inner}
@@ -279,17 +279,17 @@ def _between(numbers: Numbers) -> list[int]:
 
 
 def _storable(values: tuple[int, ...]) -> tuple[int, ...]:
-    """Raises UserError at a value that no mask of 16 bits can be written with."""
+    """The values. Raises UserError for a value that doesn't fit 16 bits."""
     if values[-1] > 65535:
         raise UserError(f"the masks hold the value {values[-1]:,}: use values up to 65,535, one for each class")
     return values
 
 
 def _find_ignored(held: Held, levels: Levels) -> int | None:
-    """255 beside at least two small whole numbers that have few gaps, for nobody counts 0, 1, 2, 255; or that is drawn
-    in thin lines, as around the objects of PASCAL VOC.
+    """255, if it is beside at least two small integers with few gaps, since nobody numbers classes 0, 1, 2, 255; or is
+    drawn in thin lines, as around the objects of PASCAL VOC.
 
-    Raises UserError where masks of 0 and 1 and masks of 0 and 255 are mixed.
+    Raises UserError if masks of 0 and 1 and masks of 0 and 255 are mixed.
     """
     rest = [value for value in levels.values if value != 255]
     if 255 not in levels.values or 255 not in held.totals or len(rest) < 2:
@@ -310,16 +310,17 @@ def _find_ignored(held: Held, levels: Levels) -> int | None:
 
 
 def _nodata(held: Held) -> int | None:
-    """What the files call so, where they agree, beside background and objects; 0 is background whatever they say."""
+    """The nodata value of the files, if they agree and it occurs beside background and objects; 0 is always
+    background."""
     called = {stats.nodata for stats in held.masks}
     value = called.pop() if len(called) == 1 else None
     return value if value and value in held.totals and len(held.totals) > 2 else None
 
 
 def _without_photographs(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
-    """The masks but for a few that hold many times as many values as most, where the others are plain classes.
+    """The masks without a few that have many times as many values as most, if the others have plain classes.
 
-    A photograph among masks must not make a hundred classes: its values are then found strange when masks are encoded.
+    A photograph among masks must not produce a hundred classes: its values are reported when masks are encoded.
     """
     counts = sorted(len(stats.counts) for stats in masks)
     usual = max(4 * counts[len(counts) // 2], FEW_VALUES)
@@ -330,7 +331,7 @@ def _without_photographs(masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
     is_stray = 10 * len(kept) >= 9 * len(masks) and len(plain) <= FEW_VALUES
     if not is_stray:
         return masks
-    # Where all values lie in a binary mask's range, they may be the noise of a JPEG.
+    # Many values within the range of a binary mask may be JPEG noise.
     held = Held(masks)
     whole = Numbers(held, FOUND, None, Levels(held.values), None)
     is_binary = max(plain) - min(plain) >= MIN_RANGE

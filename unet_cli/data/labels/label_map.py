@@ -1,4 +1,4 @@
-"""Class index <-> mask value: how masks are read, and written again."""
+"""The label map: mapping between class indices and mask values, to read and to write masks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import few
 
 MAX_NAME = 200  # characters of a class's name
-SMALL_INTEGERS = 15  # values up to here are invisible as gray: masks are then written with a palette
-NEAR_COLOURS = 24.0  # largest Euclidean distance in RGB at which a colour still is that of a class
-MAX_STRAYS = 0.5  # of a mask's pixels; where more have no class, all of them are strange
+SMALL_INTEGERS = 15  # masks of values up to this are nearly black in gray, and so written with a palette
+NEAR_COLOURS = 24.0  # maximum Euclidean distance in RGB from the colour of a class
+MAX_STRAYS = 0.5  # maximum fraction of a mask's pixels that may be noise; else all of them are unknown values
 
-# Paul Tol's 'bright' and 'light' schemes: told apart by colour-blind people. Background is black.
+# Paul Tol's 'bright' and 'light' schemes, distinguishable for colour-blind people. Background is black.
 CLASS_COLOURS = (
     (0, 0, 0), (102, 204, 238), (238, 102, 119), (34, 136, 51), (204, 187, 68), (68, 119, 170), (170, 51, 119),
     (187, 187, 187), (119, 170, 221), (238, 136, 102), (238, 221, 136), (255, 170, 187), (153, 221, 255),
@@ -36,17 +36,17 @@ CLASS_COLOURS = (
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Class index <-> mask value.
+    """The mapping between class indices and mask values.
 
-    values: for each class index the value that masks hold, background first. names: of the classes. ignore: the value
-    of pixels that count nowhere; their index is IGNORED. palette: (r, g, b, r, g, ...) where the masks have one.
-    kind: how values are read. 'values': each for itself. 'soft': binary masks with intermediate values at the borders
-    (anti-aliased, JPEG); from the middle on, a value is foreground. 'instances': numbers of objects; all but 0 are
-    foreground. 'colours': 0xRRGGBB; a colour within NEAR_COLOURS of a class's is that class. background: whether the
-    first class is background, and not one like the others. reading: how files become values; colours always as such.
-    strays: values without a class are noise where they cover no area, and of the class of the nearest sure pixel.
-    reach: how far from a class's value JPEG leads; such values are of that class. unlabelled_is_background: pixels
-    without a value (NaN, -1) are of the first class; else they are ignored.
+    values: the mask value of each class index, background first. names: of the classes. ignore: the mask value of
+    ignored pixels; their index is IGNORED. palette: (r, g, b, r, g, ...) if the masks have one. kind: how values are
+    interpreted. 'values': each value is a class. 'soft': binary masks with intermediate values at borders
+    (anti-aliased, JPEG); values from the midpoint on are foreground. 'instances': object numbers; all but 0 are
+    foreground. 'colours': 0xRRGGBB; colours within NEAR_COLOURS of a class belong to it. background: whether the first
+    class is background. reading: how files become values; colours always as such. strays: whether values without a
+    class that cover no area are noise, replaced by the class of the nearest intended pixel. reach: maximum distance
+    from a class's value that JPEG causes; such values belong to the class. unlabelled_is_background: whether unlabelled
+    pixels (NaN, -1) belong to the first class; else they are ignored.
     """
 
     values: tuple[int, ...]
@@ -61,9 +61,9 @@ class LabelMap:
     unlabelled_is_background: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError at what can't be classes."""
+        """Raises UserError if the fields are inconsistent."""
         highest = TRANSPARENT if self.kind == "colours" else 65535
-        # Of numbered objects 255 is what masks are written with, and a number like any other in those that are read.
+        # In masks of numbered objects 255 is the value for writing, and a normal number when reading.
         ignored = [] if self.ignore is None or self.kind == "instances" else [self.ignore]
         every = [*self.values, *ignored]
         if not 2 <= len(self.values) <= MAX_CLASSES or len(self.names) != len(self.values):
@@ -90,7 +90,7 @@ class LabelMap:
 
     @property
     def scored(self) -> range:
-        """The classes that count in scores, and in losses of regions: all but the background, where there is one."""
+        """The classes that count in scores and region losses: all but the background, if there is one."""
         return range(int(self.background), self.num_classes)
 
     @property
@@ -99,7 +99,7 @@ class LabelMap:
 
     @property
     def spec(self) -> ClassSpec | None:
-        """What a user would say to have masks read in this way; None where that can't be said."""
+        """The class specification by which masks are read in this way; None if there is none."""
         if self.kind == "soft":
             return None
         if self.kind == "instances":
@@ -108,7 +108,7 @@ class LabelMap:
         return ClassSpec(self.names, self.values, self.kind == "colours", ignore, self.unlabelled_is_background)
 
     def encode(self, mask: MaskPixels) -> np.ndarray:
-        """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError at a value of no class."""
+        """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError for a value of no class."""
         if mask.is_blank:
             return np.zeros(mask.values.shape, np.uint8)
         if mask.colour and not self._takes_colours:
@@ -128,7 +128,7 @@ class LabelMap:
         return indices.astype(np.uint8)
 
     def indices_of(self, values: np.ndarray) -> np.ndarray:
-        """Mask values of any shape -> class indices as int16; -1 for a value that no class has."""
+        """Mask values of any shape -> class indices as int16; -1 for values of no class."""
         if self.kind in ("soft", "instances"):
             threshold = (self.values[0] + self.values[1]) / 2 if self.kind == "soft" else 1
             indices = (values >= threshold).astype(np.int16)
@@ -146,7 +146,7 @@ class LabelMap:
             if self.kind == "colours":
                 pairs = zip(unpacked(strangers), unpacked(known), strict=True)
                 distances = np.sqrt(sum((a[:, None] - b) ** 2 for a, b in pairs))
-                distances[strangers == TRANSPARENT] = np.inf  # of which the channels say nothing
+                distances[strangers == TRANSPARENT] = np.inf  # its channels are meaningless
             else:
                 distances = np.abs(strangers[:, None].astype(np.int64) - known)
             reach = NEAR_COLOURS if self.kind == "colours" else self.reach
@@ -155,10 +155,10 @@ class LabelMap:
         return indices
 
     def count_classes(self, masks: Sequence[ValueStats]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-        """Pixels of each class in each mask, ignored ones and noise left out, (masks, num_classes) int64; and what is
-        no class: the number of the mask, the value, and its pixels."""
+        """Pixels of each class in each mask without ignored ones and noise, (masks, num_classes) int64; and the values
+        of no class: index of the mask, value, number of pixels."""
         masks = self.read(masks)
-        # One array for all masks, since there may be tens of thousands.
+        # One array for all masks is much faster than one each: there may be tens of thousands.
         row = np.repeat(np.arange(len(masks)), [len(stats.counts) for stats in masks])
         values = np.fromiter(chain.from_iterable(stats.counts for stats in masks), np.int64, len(row))
         counts = np.fromiter(chain.from_iterable(stats.counts.values() for stats in masks), np.int64, len(row))
@@ -183,7 +183,8 @@ class LabelMap:
         return pixels, list(zip(*found, strict=True))
 
     def count_strays(self, masks: Sequence[ValueStats]) -> tuple[int, int]:
-        """Pixels whose value is not exactly that of a class, nor the ignored one; and those that none is near to."""
+        """Pixels whose value is neither exactly that of a class nor ignored; and those among them that are near to no
+        class."""
         known = {*self.values, self.ignore, UNLABELLED}
         counts, rest = Counter[int](), 0
         for stats in self.read(masks):
@@ -194,17 +195,17 @@ class LabelMap:
         return counts.total() + rest, int(np.fromiter(counts.values(), np.int64, len(counts))[far].sum()) + rest
 
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
-        """Whether the classes might be numbers of a few objects: there is not enough to tell."""
+        """Whether the classes might be the numbers of a few objects: the masks are ambiguous."""
         if self.kind != "values" or self.num_classes < 3 or self.palette is not None:
             return False
         return are_objects(self.read(masks), self.ignore) == "doubtful"
 
     def could_be_objects(self, masks: Sequence[ValueStats]) -> bool:
-        """Whether the classes, compared with two, are best read as numbers of objects."""
+        """Whether the classes, compared with two classes, are best read as object numbers."""
         return self.kind == "values" and self.num_classes > 2 and could_be_objects(self.read(masks), self.ignore)
 
     def read(self, masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
-        """What was counted, of the values as this map reads them."""
+        """The statistics for the values as this map reads them."""
         return masks if self._reading == "stored" else [stats_as(self._reading, stats) for stats in masks]
 
     @property
@@ -218,14 +219,14 @@ class LabelMap:
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
         if self.kind == "colours":
-            hidden = 0xFFFFFF if 0 in self.values else 0  # what transparent pixels are written as
+            hidden = 0xFFFFFF if 0 in self.values else 0  # the colour that replaces transparency
             shown = [hidden if value == TRANSPARENT else value for value in self.values]
             return np.stack(unpacked(np.asarray(shown)), axis=-1).astype(np.uint8)[indices]
         return np.asarray(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)[indices]
 
     @property
     def written_palette(self) -> list[int] | None:
-        """The palette to write masks with: the user's own, or visible colours for small integers, or none."""
+        """The palette for writing masks: the user's own, or visible colours for small integers, or None."""
         if self.kind == "colours" or max(self.values) > 255:
             return None
         highest = max(self.values)
@@ -234,12 +235,12 @@ class LabelMap:
         if self.palette is None and self.num_classes == 2 and self.values[0] < self.values[1]:
             return [0, 0, 0] * highest + [255, 255, 255]
         own = list(self.palette or ())
-        # Of classes that no mask showed there is no colour yet.
+        # The masks' palette ends at the highest value found, which later classes may exceed.
         further = [part for value in range(highest + 1) for part in CLASS_COLOURS[value % len(CLASS_COLOURS)]]
         return own + further[len(own) :]
 
     def describe(self) -> str:
-        """The map in words, for the log."""
+        """A description of the map, for the log."""
         if self.kind == "instances":
             rule = "numbered objects are foreground, 0 is background"
         elif self.kind == "soft":
@@ -252,7 +253,7 @@ class LabelMap:
         return f"{self.num_classes} classes ({rule}{ignored}{'' if self.background else '; none is background'})"
 
     def spell(self, value: int) -> str:
-        """A mask value for people: 'the value 7', 'the colour #ff0000'."""
+        """A mask value as text: 'the value 7', 'the colour #ff0000'."""
         return f"the colour {spelled(value)}" if self.kind == "colours" else f"the value {value}"
 
     def plain(self) -> dict[str, Any]:
@@ -264,7 +265,7 @@ class LabelMap:
         return cls(**parts)
 
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        """All values that mean something, ascending, and the class index of each."""
+        """All values of classes and the ignored one, ascending, and the class index of each."""
         index_of = {value: index for index, value in enumerate(self.values)}
         if self.ignore is not None:
             index_of[self.ignore] = IGNORED
@@ -272,7 +273,7 @@ class LabelMap:
         return np.array(known), np.array([index_of[value] for value in known], dtype=np.int16)
 
     def spelled(self, index: int) -> str:
-        """The mask value of a class, as its name is where it has no other."""
+        """The mask value of a class as text, which is also its default name."""
         return spelled(self.values[index]) if self.kind == "colours" else str(self.values[index])
 
     def _classes(self) -> str:
@@ -284,14 +285,14 @@ class LabelMap:
 
 
 def spelled(colour: int) -> str:
-    """A colour as names and messages have it."""
+    """A colour as text in names and messages."""
     return "transparent" if colour == TRANSPARENT else f"#{colour:06x}"
 
 
 def with_background(labels: LabelMap, pixels: np.ndarray, said: str) -> LabelMap:
-    """Whether the first class is background: as is `said`, first or none; else, of three or more classes without an
-    ignored value, where its name says so, or, without names, it is the largest. pixels: (classes) of the training
-    part."""
+    """The map with `background` decided: by `said`, first or none; else, with three or more classes and no ignored
+    value, by the first class's name or, without names, by whether it is the largest class. pixels: (classes) of the
+    training part."""
     if labels.num_classes == 2 or said == "first":
         return labels
     if said == "none":

@@ -1,4 +1,4 @@
-"""Colours that lie between others, as soft edges, resizing and JPEG mix them."""
+"""Mixtures of colours, as produced by soft edges, resizing and JPEG."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from unet_cli.data.labels.stats import unpacked
 
-EXACT = 12.0  # largest distance in RGB from the line between two colours at which a colour is a mixture of them
+EXACT = 12.0  # maximum distance in RGB of a mixture from the line segment between two colours
 
 
 def is_mixture(colour: int, others: Sequence[int]) -> bool:
-    """Whether it lies on the line between two others."""
+    """Whether the colour lies on the line segment between two others."""
     return len(others) > 1 and bool(off_mixtures(np.array([colour]), others)[0] <= EXACT)
 
 
 def off_mixtures(colours: np.ndarray, others: Sequence[int]) -> np.ndarray:
-    """(n) packed colours -> (n) how far each is, in RGB, from all that one or two of the others give when mixed."""
+    """(n) packed colours -> (n) distance in RGB of each from the nearest other colour or mixture of two of them."""
     points = np.stack(unpacked(colours), 1).astype(np.float32)
     ends = np.stack(unpacked(np.array(others)), 1).astype(np.float32)
     nearest = np.linalg.norm(points[:, None] - ends, axis=2).min(1)

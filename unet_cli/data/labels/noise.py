@@ -1,7 +1,7 @@
-"""Noise is no class: values that editors, resizing and JPEG leave, told from classes by their place.
+"""Separate noise from classes: values caused by editors, resizing and JPEG, recognized by their position.
 
-A value is sure where a part of its pixels lies within areas of it. Noise has hardly any such pixel: it lies on the
-borders between others or alone. How rare a value is says nothing, since a lesion may be smaller than the noise.
+A value is intended ("sure") if a part of its pixels lies within areas of it. Noise has hardly any such pixel: it is at
+the borders between other values, or isolated. Rarity is no criterion, since a lesion may be smaller than the noise.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import numpy as np
 from unet_cli.data.labels.stats import FEW_VALUES, FLAT, MIN_CORES, Held, Total
 from unet_cli.data.maskfile import UNLABELLED
 
-MIN_AREA = 16  # pixels within areas of a value that no class has, from which a mask is not noisy but wrong
-MIN_PIXELS = 64  # of a level of JPEG, within areas of it
-MIN_RANGE = 100  # from the lowest to the highest value; below, each number is meant
-NEAR = 8  # between a value and the sure one that it is a slip of
-SHADES = 4  # as many values without areas are shades, and not thin classes
-ON_BORDERS, ALONE = 0.5, 0.4  # share of a value's pixels between others; parts a pixel
-WINDOW = 4  # values beside a level of JPEG that most of its pixels have
-FLATNESS, PEAK = 0.2, 0.4  # share of a level's pixels in areas; of the pixels near it that lie in WINDOW
-FEW_MASKS, OF_MANY = 0.05, 20  # share of the masks that hold a slip, of at least so many
-MAX_NOISE = 0.3  # share of the pixels that are noise, where JPEG made it
-BESIDE = 2  # pixels from noise, within which a soft edge is part of it
-MAIN, NEARLY_ALL = 0.05, 0.9  # share of the pixels without areas that each level of lines has, and all of them
-NO_RAMPS = 0.3  # share of such pixels on ramps, below which lines cross, and are not soft
-SNAP = 4  # from a level of JPEG to the end of the range that is meant
+MIN_AREA = 16  # pixels within areas of an unknown value, from which a mask is wrong instead of noisy
+MIN_PIXELS = 64  # minimum pixels within areas of a level blurred by JPEG
+MIN_RANGE = 100  # minimum range of values that may contain noise; below, each number is intended
+NEAR = 8  # maximum distance of a drawing error from its intended value
+SHADES = 4  # minimum number of values without areas that are shades and no thin classes
+ON_BORDERS, ALONE = 0.5, 0.4  # minimum fraction of pixels between other values; minimum components per pixel
+WINDOW = 4  # half width of the peak around a level blurred by JPEG
+FLATNESS, PEAK = 0.2, 0.4  # minimum fraction of a level's pixels in areas; of those near it within WINDOW
+FEW_MASKS, OF_MANY = 0.05, 20  # maximum fraction of masks with a drawing error; minimum number of masks
+MAX_NOISE = 0.3  # maximum fraction of noise pixels after JPEG
+BESIDE = 2  # distance from noise, in pixels, within which a soft edge is noise too
+MAIN, NEARLY_ALL = 0.05, 0.9  # minimum fraction of the pixels without areas: of each line level, of all together
+NO_RAMPS = 0.3  # maximum fraction of these on ramps; lines that merely cross have less, soft ones more
+SNAP = 4  # maximum distance of a level from an end of the range that is intended instead
 
 
 class Levels(NamedTuple):
-    """The values that are meant. reach: how far JPEG leads from them. noise: values that are not meant. drawn: those
-    that are meant though they cover no areas, for thin lines were drawn in them."""
+    """The intended values. reach: maximum deviation from them that JPEG causes. noise: values that are not intended.
+    drawn: intended values without areas, of thin lines."""
 
     values: list[int]
     reach: int = 0
@@ -40,7 +40,7 @@ class Levels(NamedTuple):
 
 
 def find_levels(held: Held, ignore: int | None) -> Levels:
-    """Of gray levels or numbers, all of them where there is no noise."""
+    """The intended gray levels or numbers; all of them if there is no noise."""
     totals = {value: total for value, total in held.totals.items() if value not in (ignore, UNLABELLED)}
     values = list(totals)
     if len(values) < 3:
@@ -61,7 +61,7 @@ def find_levels(held: Held, ignore: int | None) -> Levels:
 
 
 def _sure(totals: dict[int, Total]) -> set[int]:
-    """Those that cover areas; of thin structures alone the most frequent ones."""
+    """The values that cover areas; if all structures are thin, the most frequent ones."""
     sure = {value for value, total in totals.items() if total.has_areas}
     for value in sorted(totals, key=lambda value: -totals[value].pixels):
         if len(sure) >= 2:
@@ -71,8 +71,8 @@ def _sure(totals: dict[int, Total]) -> set[int]:
 
 
 def _drawn(thin: dict[int, Total], sure: set[int]) -> set[int]:
-    """Of values without areas, far from those that have some, those that thin lines were drawn in: a few hold nearly
-    all such pixels, and lie on no ramps, on which soft edges and resized lines have nearly all of theirs."""
+    """Values without areas, far from those with areas, in which thin lines were drawn: a few values have nearly all
+    such pixels, and few of these are on ramps, unlike those of soft edges and resized lines."""
     reach = FLAT if max(sure | set(thin)) < 256 else FLAT * 257
     far = {value: one for value, one in thin.items() if min(abs(value - other) for other in sure) > reach}
     pixels = sum(one.pixels for one in far.values())
@@ -87,7 +87,8 @@ def _is_shade(total: Total) -> bool:
 
 
 def _is_slip(value: int, total: Total, sure: set[int], values: list[int], masks: int) -> bool:
-    """Beside one sure value, on borders or alone; or alone in a few of many masks, or hardly there at all."""
+    """Whether a value is a drawing error: near one intended value, on borders or isolated; or isolated in a few of many
+    masks, or of very few pixels."""
     alone = total.parts >= ALONE * total.pixels
     if alone and masks >= OF_MANY and total.masks <= FEW_MASKS * masks:
         return True
@@ -100,11 +101,12 @@ def _is_slip(value: int, total: Total, sure: set[int], values: list[int], masks:
 
 
 def _peaks(totals: dict[int, Total]) -> Levels:
-    """The levels that JPEG has blurred: where pixels in flat areas crowd around a value."""
+    """The levels before JPEG blurred them: peaks in the histogram of pixels in flat areas."""
     values = np.array(list(totals))
     scale = 1 if values[-1] < 256 else 257
     pixels = np.array([total.pixels for total in totals.values()])
     flats = np.array([total.flats for total in totals.values()])
+    # Greedy: take the window with most pixels in flat areas, remove its surroundings, repeat.
     left = flats.copy()
     chosen: list[int] = []
     while left.any():
@@ -121,7 +123,7 @@ def _peaks(totals: dict[int, Total]) -> Levels:
             chosen.append(level)
         left[np.abs(values - level) <= FLAT * scale] = 0
     top = 255 * scale
-    for end in (0, top):  # which a mask holds beside what JPEG made of it
+    for end in (0, top):  # JPEG keeps some pixels at the ends of the range exact
         if end in totals:
             chosen = [end if abs(level - end) <= SNAP * scale else level for level in chosen]
     chosen.sort()
@@ -131,10 +133,10 @@ def _peaks(totals: dict[int, Total]) -> Levels:
 
 
 def nearest_sure(indices: np.ndarray, light: np.ndarray, step: int) -> np.ndarray:
-    """(H, W) class indices, -1 where there is noise -> the same, noise taking the class of the nearest sure pixel.
+    """(H, W) class indices, -1 for noise -> the same with noise replaced by the class of the nearest intended pixel.
 
-    Not sure is also what lies beside noise on a ramp from darker to lighter by more than `step`, and not in or beside
-    an area of its class: a soft edge from black to white goes through all grays. light: (H, W), for this comparison.
+    Pixels near noise are replaced too if they are on a ramp of more than `step` and not in or beside an area of their
+    class: a soft edge from black to white passes through all grays. light: (H, W), the brightness for ramps.
     """
     from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 

@@ -1,4 +1,4 @@
-"""Numbers of objects, or classes: by how values recur from mask to mask, and whether anything tells them apart."""
+"""Distinguish object numbers from classes: by how values recur between masks, and whether they differ statistically."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from unet_cli.data.labels.stats import FEW_VALUES, Shape, ValueStats
 Verdict = Literal["objects", "classes", "doubtful"]
 
 MANY_CLASSES = 40  # more than people draw
-SEVERAL = 4  # values in a mask, each a single area, that classes seldom reach
-DOZEN = 12  # classes of which each is a single connected area are seldom more
-ONE_PART = 0.8  # share of the values of all masks that are a single connected area, from which they may be objects
-COUNTING = 0.8  # share of the masks that count from 1 without gaps
-RECURRING = 2  # masks that hold a value, on average, from which values recur
-OFTEN = 8  # the same, from which even values that nothing tells apart may be classes
-RARELY = 3  # times as many values in the set as in the fullest mask: values don't recur
-# F ratios (variance between values over variance within, per degree of freedom); of interchangeable ones about 1.
+SEVERAL = 4  # single-component values in a mask, a number that classes seldom reach
+DOZEN = 12  # usual maximum number of classes that are a single component each
+ONE_PART = 0.8  # minimum fraction of single components among the values of all masks, for objects
+COUNTING = 0.8  # minimum fraction of masks that count from 1 without gaps
+RECURRING = 2  # minimum mean number of masks with a value, if values recur
+OFTEN = 8  # the same for values that may be classes though they don't differ statistically
+RARELY = 3  # minimum ratio of distinct values in the set to those in one mask, if values don't recur
+# F ratios of a one-way analysis of variance (between values over within values); about 1 for interchangeable values.
 ALIKE, APART = 2.5, 8.0
-FIXED = 0.8  # share of the variance that is between values, from which a place is a value's own
-EXPLAINED = 0.15  # share of the variance, below which many masks make a ratio of what is no difference
-MIN_REPEATS = 24  # values beyond one of each, without which F ratios of about 1 say nothing
-MIN_PARTIAL = 2  # masks that don't show every value, without which counting from 1 says nothing
-UNUSED = 0.75  # of as many different values as numbers drawn at random would give, below which they are codes
-MIN_CODES = 8  # repeats of values, without which it says nothing that few are used
-MIN_BACKGROUND = 0.05  # of the pixels are 0 where objects are numbered on a background
-IN_ORDER = 0.8  # correlation of places with numbers, as where objects are numbered from the top
+FIXED = 0.8  # minimum explained variance of a position that is characteristic of its value
+EXPLAINED = 0.15  # minimum explained variance (eta squared): with many masks, tiny differences have high F ratios
+MIN_REPEATS = 24  # minimum degrees of freedom within values, if F ratios of about 1 are to be evidence
+MIN_PARTIAL = 2  # minimum number of masks without some value, if counting from 1 is to be evidence
+UNUSED = 0.75  # fraction of the distinct values expected from random numbers, below which values are codes
+MIN_CODES = 8  # minimum repetitions of values, if few distinct ones are to be evidence
+MIN_BACKGROUND = 0.05  # minimum fraction of 0 for objects numbered on a background
+IN_ORDER = 0.8  # minimum correlation of position and number, as in objects numbered from the top
 
 
 class Difference(NamedTuple):
-    """Between values. ratio: the F ratio. explained: the share of the whole variance that is between them."""
+    """The difference between values in one property. ratio: the F ratio. explained: fraction of the variance that is
+    between values (eta squared)."""
 
     ratio: float
     explained: float
 
 
 class Counting(NamedTuple):
-    """Of the masks that hold anything but 0. highest: value of each. numbers: values in each. gapless: whether these
-    are all from 1 to the highest. held: the values of all of them."""
+    """The numbers in each mask with any value but 0. highest: the highest value of each mask. numbers: the count of
+    values in each. gapless: whether these are all from 1 to the highest. held: the set of all values."""
 
     highest: list[int]
     numbers: list[int]
@@ -55,25 +56,25 @@ class Counting(NamedTuple):
 
     @property
     def goes_on_from_one(self) -> bool:
-        """Whether masks that don't show every value, which have no gaps whatever these are, count from 1."""
+        """Whether masks without some value count from 1; masks with every value have no gaps in any case."""
         both = zip(self.gapless, self.numbers, strict=True)
         partial = [gapless for gapless, number in both if number < len(self.held)]
         return len(partial) >= MIN_PARTIAL and sum(partial) >= COUNTING * len(partial)
 
 
 def are_objects(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
-    """Of numbers in masks, 0 being background.
+    """The verdict on numbers in masks with 0 as background.
 
-    'objects': they count far and differently from mask to mask, or don't recur, or nothing tells the values apart.
-    'classes': they recur, as several areas, or each with a size, a brightness or a place of its own; or are codes, of
-    which few of the numbers that could be are used; or planes, as many in each mask. 'doubtful': a few numbers that
-    count from 1, each a single area, and not enough is there to tell.
+    'objects': they count far and differently from mask to mask, or don't recur, or don't differ statistically.
+    'classes': they recur, with several components, or with a characteristic size, brightness or position; or they are
+    codes, which use few of the possible numbers; or planes, the same number in each mask. 'doubtful': a few numbers
+    that count from 1, each a single component, with too little evidence.
     """
     planes = {stats.planes for stats in masks}
     if len(planes) == 1 and 0 not in planes:
         return "classes"
     verdict = _verdict_on_numbers(masks, ignore)
-    return "doubtful" if verdict == "objects" and planes != {0} else verdict  # a plane an object, or a class
+    return "doubtful" if verdict == "objects" and planes != {0} else verdict  # planes may be objects or classes
 
 
 def _verdict_on_numbers(masks: Sequence[ValueStats], ignore: int | None) -> Verdict:
@@ -90,7 +91,7 @@ def _verdict_on_numbers(masks: Sequence[ValueStats], ignore: int | None) -> Verd
     if not count_far and _share_of_single_parts(masks, ignore) < ONE_PART:
         return "classes"
     ratios = _differences(masks, ignore)
-    limit = 2 * APART if counting.goes_on_from_one else APART  # luck makes the lower one, once in ten small sets
+    limit = 2 * APART if counting.goes_on_from_one else APART  # APART occurs by chance in 1 of 10 small sets
     apart = {name for name, one in (ratios or {}).items() if one.ratio > limit and one.explained > EXPLAINED}
     if count_far:
         return "classes" if apart & {"size", "gray"} else "objects"
@@ -106,20 +107,21 @@ def _verdict_on_numbers(masks: Sequence[ValueStats], ignore: int | None) -> Verd
 
 
 def _verdict_on_many(counting: Counting, are_alike: bool) -> Verdict:
-    """Of many values in the set and few in a mask, each a single area: whether they recur."""
+    """The verdict on many values in the set and few in a mask, each a single component: by recurrence."""
     count, every = sum(counting.numbers), len(counting.held)
     recur, often = count >= RECURRING * every, count >= OFTEN * every
-    if max(counting.numbers) == 1:  # an animal of one of some species in each image, say
+    if max(counting.numbers) == 1:  # for example, one animal of some species in each image
         return "classes" if recur else "doubtful"
     if often and counting.share_gapless < COUNTING:
         return "classes"
-    # A small set shows most of its classes once or twice, but few of them in one image.
+    # In a small set most classes occur once or twice, but few of them in one image.
     are_many = every > MANY_CLASSES or count >= SEVERAL * len(counting.highest)
     return "objects" if are_many and (not recur or (are_alike and not often)) else "doubtful"
 
 
 def _verdict_on_a_few(counting: Counting, are_alike: bool) -> Verdict:
-    """Of few values, each a single area: numbers of objects go on from 1 without gaps, and how far differs."""
+    """The verdict on few values, each a single component: object numbers count from 1 without gaps, up to varying
+    numbers."""
     if len(counting.held) < 2:
         return "classes"
     filled = sum(counting.numbers) / sum(counting.highest)
@@ -130,9 +132,10 @@ def _verdict_on_a_few(counting: Counting, are_alike: bool) -> Verdict:
 
 
 def _are_codes(counting: Counting) -> bool:
-    """Whether values recur more than numbers that are drawn from as many: codes leave most of the numbers unused."""
+    """Whether values recur more often than numbers drawn at random up to the highest: codes leave most numbers
+    unused."""
     count, most = sum(counting.numbers), max(counting.held)
-    expected = most * (1 - math.exp(-count / most))  # different ones
+    expected = most * (1 - math.exp(-count / most))  # expected distinct values of `count` draws with replacement
     return len(counting.held) < UNUSED * expected and count - len(counting.held) >= MIN_CODES
 
 
@@ -142,7 +145,7 @@ def _have_background(masks: Sequence[ValueStats]) -> bool:
 
 
 def are_drawn_at_random(masks: Sequence[ValueStats]) -> bool:
-    """Of colours: each object has one of its own, on black, which doesn't recur."""
+    """Whether colours are random object colours: each object has its own, on black, and they don't recur."""
     held = {value for stats in masks for value in stats.counts} - {0}
     fullest = max(len(stats.counts.keys() - {0}) for stats in masks)
     on_black = sum(0 in stats.counts for stats in masks) >= COUNTING * len(masks)
@@ -151,8 +154,7 @@ def are_drawn_at_random(masks: Sequence[ValueStats]) -> bool:
 
 
 def could_be_objects(masks: Sequence[ValueStats], ignore: int | None) -> bool:
-    """Whether it makes sense to take them for numbers of objects, where two classes are expected: each is a single
-    area."""
+    """Whether values can be read as object numbers, if two classes are expected: each is a single component."""
     if are_objects(masks, ignore) != "classes":
         return True
     return _share_of_single_parts(masks, ignore) >= ONE_PART
@@ -171,16 +173,16 @@ def _counting(masks: Sequence[ValueStats], ignore: int | None) -> Counting:
 
 
 def _share_of_single_parts(masks: Sequence[ValueStats], ignore: int | None) -> float:
-    """Of all values in all masks, as far as their shapes are known."""
+    """The fraction of single components among all values of all masks with known shapes."""
     parts = [
         shape.parts for stats in masks for value, shape in stats.shapes.items() if value not in (0, ignore)
-    ]  # a hole counts as -1
+    ]  # Euler number: a hole counts as -1
     return sum(number <= 1 for number in parts) / max(len(parts), 1)
 
 
 def _differences(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, Difference] | None:
-    """How values differ in size, brightness and place, without what only follows the numbers; None where values hardly
-    recur, or nothing varies."""
+    """Differences of values in size, brightness and position, without those that merely follow the numbering; None if
+    values hardly recur, or nothing varies."""
     seen: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
     for stats in masks:
         for value, shape in stats.shapes.items():
@@ -201,9 +203,10 @@ def _differences(masks: Sequence[ValueStats], ignore: int | None) -> dict[str, D
         ratio = float(between[place] / max(within[place], 1e-9))
         whole = between[place] * (len(groups) - 1) + within[place] * repeats
         explained = float(between[place] * (len(groups) - 1) / whole)
-        # Numbered from the top, or from the largest: what only follows the numbers says nothing, unless it is fixed.
+        # Objects may be numbered from the top, or from the largest: a trend with the number is no evidence of classes,
+        # unless positions are fixed.
         means = [group[:, place].mean() for group in groups.values()]
-        moves = name != "gray" and len(groups) > 2 and np.ptp(means) > 0  # equal ones follow nothing
+        moves = name != "gray" and len(groups) > 2 and np.ptp(means) > 0  # a correlation needs variation
         follows = moves and abs(np.corrcoef(means, list(groups))[0, 1]) > IN_ORDER
         if not follows or explained > FIXED:
             found[name] = Difference(ratio, explained)

@@ -1,4 +1,4 @@
-"""What palettes say: the index is the label where palettes agree, else the colours that they show."""
+"""Interpretation of palettes: the index is the label if palettes agree, else the displayed colour."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from unet_cli.system.console import counted, few
 
 
 def palettes(masks: Sequence[ValueStats]) -> tuple[Reading, tuple[int, ...] | None]:
-    """How masks of which some have a palette are read; and the palette, where indices are the labels.
+    """How masks are read of which some have a palette; and the palette, if indices are the labels.
 
-    The index is the label where all palettes agree and show different colours; plain masks beside them hold indices.
-    Where palettes differ, or show a colour twice, the colour is the label. Of two entries black is background,
-    wherever its index is. Raises UserError where plain masks beside them fit neither.
+    The index is the label if all palettes agree and have distinct colours; masks without palette then contain indices.
+    If palettes differ, or have a colour twice, the colour is the label. Of two entries black is background, whatever
+    its index. Raises UserError if masks without palette fit neither.
     """
     with_palette = [stats for stats in masks if stats.palette is not None]
     plain = {value for stats in masks if stats.palette is None and not stats.colour for value in stats.counts}
@@ -49,7 +49,7 @@ def palettes(masks: Sequence[ValueStats]) -> tuple[Reading, tuple[int, ...] | No
 
 
 def _agreed(masks: Sequence[ValueStats]) -> dict[int, int] | None:
-    """The colour of each index that is used; None where palettes differ in one, or show a colour twice."""
+    """The colour of each used index; None if palettes differ in one, or have a colour twice."""
     agreed: dict[int, int] = {}
     listed: dict[int, int] = {}
     for stats in masks:
@@ -58,19 +58,19 @@ def _agreed(masks: Sequence[ValueStats]) -> dict[int, int] | None:
         for value, colour in _colours(stats).items():
             if agreed.setdefault(value, colour) != colour:
                 return None
-            if value <= last:  # what is beyond is black for want of an entry
+            if value <= last:  # indices beyond are black since the palette has no entry
                 listed[value] = colour
     return agreed if len(set(listed.values())) == len(listed) else None
 
 
 def _colours(stats: ValueStats) -> dict[int, int]:
-    """Of the indices that a mask uses."""
+    """The colours of the indices that a mask uses."""
     colours = pack_palette(stats.palette or ())
     return {value: int(colours[value]) for value in stats.counts if 0 <= value < 256}
 
 
 def _is_white_first(masks: Sequence[ValueStats]) -> bool:
-    """Palettes of black and white alone, index 0 being white."""
+    """Whether palettes are black and white only, with white at index 0."""
     every = [stats.palette or () for stats in masks]
     return all(
         set(palette) <= {0, 255} and palette[::3] == palette[1::3] == palette[2::3] and palette[:1] == (255,)
@@ -79,7 +79,7 @@ def _is_white_first(masks: Sequence[ValueStats]) -> bool:
 
 
 def _is_ramp(agreed: dict[int, int]) -> bool:
-    """The whole gray ramp, downwards, as viewers that show masks inverted write it."""
+    """Whether the palette is the complete gray ramp, inverted, as written by viewers that show masks inverted."""
     return all(colour == 0x010101 * (255 - index) for index, colour in agreed.items())
 
 

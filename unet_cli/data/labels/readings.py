@@ -1,4 +1,4 @@
-"""How what a mask file stores becomes values: as it is, as the colours that a viewer shows, or colours as numbers."""
+"""How the content of a mask file becomes values: as stored, as displayed colours, or as numbers in colour channels."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 from unet_cli.data.labels.stats import ValueStats, unpacked
 from unet_cli.data.maskfile import TRANSPARENT, MaskPixels
 
-# 'stored': palettes as indices, all else as it is. 'gray': palettes as the gray that they show. 'colours': 0xRRGGBB,
-# gray and palettes too. 'red', 'green', 'blue': the number is in that channel. 'rgb': R + 256 G + 65536 B. 'planes':
-# the number of the plane that marks a pixel, from 1 on, 0 where none does; 'planes from 0': every pixel is marked.
+# 'stored': palettes as indices, everything else unchanged. 'gray': palettes as the displayed gray level. 'colours':
+# 0xRRGGBB, also for gray and palettes. 'red', 'green', 'blue': the number is in that channel. 'rgb': R + 256 G + 65536
+# B. 'planes': one-hot, the index of the marked plane from 1, 0 for none; 'planes from 0': every pixel is marked.
 Reading = Literal["stored", "gray", "colours", "red", "green", "blue", "rgb", "planes", "planes from 0"]
 NUMBERS_IN_COLOURS = ("red", "green", "blue", "rgb")
 SHOWN = ("colours", *NUMBERS_IN_COLOURS)  # readings by which three planes are the channels of a colour
 
 
 def mask_as(reading: Reading, mask: MaskPixels) -> np.ndarray:
-    """The values of a mask, read in this way, of the same shape. Colours stay packed where they are no numbers."""
+    """The values of a mask in this reading, of the same shape. Colours stay packed unless they are numbers."""
     if mask.planes and reading in SHOWN:
         return values_as(reading, True, None, _plane_colours(mask.values))
     return values_as(reading, mask.colour, mask.palette, mask.values)
 
 
 def stats_as(reading: Reading, stats: ValueStats) -> ValueStats:
-    """The same of what was counted."""
+    """The statistics of a mask in this reading."""
     if stats.planes and reading in SHOWN:
         stats = stats.renamed(_plane_colours, True)
     colour = reading == "colours" or (stats.colour and reading not in NUMBERS_IN_COLOURS)
@@ -41,7 +41,7 @@ def stats_as(reading: Reading, stats: ValueStats) -> ValueStats:
 
 
 def values_as(reading: Reading, colour: bool, palette: Sequence[int] | None, values: np.ndarray) -> np.ndarray:
-    """colour, palette: see MaskPixels, whose values these are."""
+    """The values in this reading. colour, palette: those of the MaskPixels."""
     if reading == "planes from 0":
         return values.astype(np.int32) - 1
     if colour and reading in NUMBERS_IN_COLOURS:
@@ -59,12 +59,12 @@ def values_as(reading: Reading, colour: bool, palette: Sequence[int] | None, val
 
 
 def _plane_colours(values: np.ndarray) -> np.ndarray:
-    """The numbers of three planes of 0 and 1 -> the colours that they are as RGB."""
+    """The indices of three planes of 0 and 1 -> the colours that these planes show as RGB."""
     return np.where(values > 0, 0x010000 >> 8 * (np.clip(values, 1, 3).astype(np.int32) - 1), 0)
 
 
 def pack_palette(palette: Sequence[int]) -> np.ndarray:
-    """(r, g, b, r, g, ...) -> (256) colours; what is missing is black."""
+    """(r, g, b, r, g, ...) -> (256) colours; missing entries are black."""
     full = np.zeros(768, np.int32)
     full[: len(palette)] = palette
     red, green, blue = full.reshape(256, 3).T

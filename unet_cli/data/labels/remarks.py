@@ -1,4 +1,4 @@
-"""What was decided of the masks and can be decided otherwise: a line each, with the flag."""
+"""Remarks on decisions about the masks that the user can change: one line each, with the flag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READINGS = {
 
 
 def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
-    """masks: as they were counted."""
+    """A line for each decision. masks: statistics as counted in the files."""
     lines = [READINGS[labels.reading]] if labels.reading in READINGS else []
     pixels = max(sum(sum(stats.counts.values()) + stats.rest for stats in masks), 1)
     if labels.strays or labels.reach or labels.kind == "colours":

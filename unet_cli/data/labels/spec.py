@@ -1,4 +1,4 @@
-"""What the user says of the classes: --classes and --ignore-index."""
+"""Classes given by the user: --classes and --ignore-index."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from unet_cli.errors import UserError, explain
 from unet_cli.system.schema import toml_of
 
-# To be asked of masks that look like photographs.
+# The question for masks that look like photographs.
 SWAPPED = "Are images and masks swapped? --images DIR --masks DIR say which is which"
 
 
 @dataclass(frozen=True)
 class ClassSpec:
-    """What the user said of the classes (--classes, --ignore-index).
+    """The classes given by the user (--classes, --ignore-index).
 
-    names: background first. values: the mask value of each, where they were given. ignore: a mask value; -1 is none
-    unless masks hold this value, None is whatever is found. unlabelled_is_background: pixels without a value (NaN, -1)
-    are of the first class, as is 0.
+    names: background first. values: the mask value of each class, if given. ignore: the ignored mask value; -1 for none
+    unless masks contain -1, None to detect it. unlabelled_is_background: whether unlabelled pixels (NaN, -1), like 0,
+    belong to the first class.
     """
 
     names: tuple[str, ...] = ()
@@ -29,13 +29,13 @@ class ClassSpec:
     unlabelled_is_background: bool = False
 
 
-FOUND = ClassSpec()  # the user said nothing
+FOUND = ClassSpec()  # everything is detected
 
 
 def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
-    """--classes: names with commas between them, or each with its value (`background=0,cell=7`), or a TOML file of
-    `name = value`, a value being a number, '#rrggbb' or [r, g, b], and `ignore` the name of what is ignored. The first
-    class is the background; its value may be -1, which stands for pixels without a value. Raises UserError."""
+    """Parse --classes: names separated by commas, or each with its value (`background=0,cell=7`), or a TOML file of
+    `name = value`, a value being a number, '#rrggbb' or [r, g, b], and `ignore` the name of the ignored value. The
+    first class is the background; its value may be -1 for unlabelled pixels. Raises UserError."""
     if text is None:
         return ClassSpec(ignore=ignore)
     if not text.lower().endswith(".toml"):
@@ -52,7 +52,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
         content = toml_of(Path(text).read_text(encoding="utf-8"))
     except OSError as error:
         raise explain(error, text) from error
-    except ValueError as error:  # of TOML and of its encoding
+    except ValueError as error:  # invalid TOML or invalid encoding
         raise UserError(f"{text} is not TOML: {error}") from error
     table = content.pop("classes", {})
     if not isinstance(table, dict):
@@ -61,7 +61,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
 
 
 def _written_out(text: str) -> dict[str, Any]:
-    """`background=0,cell=7` or `background=#000000,cell=#ff0000` -> values by name, as TOML has them."""
+    """`background=0,cell=7` or `background=#000000,cell=#ff0000` -> values by name, as in TOML."""
     pairs = [[side.strip() for side in part.split("=", 1)] for part in text.split(",")]
     if any(len(pair) < 2 for pair in pairs) or len({name for name, _ in pairs}) < len(pairs):
         raise UserError(f"--classes is '{text}': give each class once and with its value: background=0,cell=7")
@@ -69,7 +69,7 @@ def _written_out(text: str) -> dict[str, Any]:
 
 
 def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
-    """content: values by name. text: where they are from, for messages. Raises UserError."""
+    """The specification from values by name. text: their origin, for messages. Raises UserError."""
     background = next((name for name in content if name != "ignore"), None)
     values = {name: _parse_value(text, name, value, name == background) for name, value in content.items()}
     colour = any(not isinstance(value, int) for value in content.values())
@@ -94,15 +94,15 @@ def _parse_value(path: str, name: str, value: Any, is_background: bool) -> int:
         try:
             return int(value[1:], 16)
         except ValueError:
-            pass  # said below, with all else that is no value
+            pass  # reported below with other invalid values
     if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
         return value[0] << 16 | value[1] << 8 | value[2]
     raise UserError(f"{path}: {name} is {value!r}: give a mask value of 0 to 65535, or a colour as '#ff0000'")
 
 
 def named(spec: ClassSpec, usual: list[str], kind: str) -> tuple[str, ...]:
-    """The names of the classes: the user's, or else the usual ones. kind: of what masks hold. Raises UserError where
-    they are not as many."""
+    """The names of the classes: the user's, or else the usual ones. kind: a noun for the content of masks. Raises
+    UserError if their numbers differ."""
     if not spec.names:
         return tuple(usual)
     if len(spec.names) != len(usual):

@@ -1,6 +1,6 @@
-"""What one mask holds, in a few numbers a value; and the same of all masks together.
+"""Statistics of the values in one mask, and of all masks together.
 
-Values are whole numbers. A colour is the number 0xRRGGBB, so that what holds for values holds for colours as well.
+Values are integers. A colour is the number 0xRRGGBB, so that colours and values are treated alike.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from PIL import Image
 from unet_cli.data.labels.unlabelled import enclosed, is_beside_small_numbers
 from unet_cli.data.maskfile import MaskPixels
 
-MAX_VALUES = 1024  # values of one mask that are counted each for itself
-FEW_VALUES = 36  # that classes seldom go beyond; from there on a mask may be of shades
-FLAT = 16  # of 255: the range of a neighbourhood that JPEG makes of a single level
-PIXELS_AT_ONCE = 2**22  # that are looked at, whatever the size of the mask
-CORE_SHARE = 0.05  # of a value's pixels that lie within areas of it, from which it is sure
-MIN_CORES = 4
-RARE = 64  # pixels of the rarer of two values, below which their place is looked at
+MAX_VALUES = 1024  # values of one mask that are counted individually
+FEW_VALUES = 36  # more than classes usually have; above, a mask may have shades
+FLAT = 16  # of 255: maximum range of a neighbourhood that JPEG has made from a single level
+PIXELS_AT_ONCE = 2**22  # block size, to limit memory
+CORE_SHARE = 0.05  # minimum fraction of a value's pixels within areas of it, for an intended value
+MIN_CORES = 4  # minimum number of such pixels
+RARE = 64  # below so many pixels of the rarer of two values, their shapes are measured
 ALL_AND_BITS = np.array([[1, *(number >> bit & 1 for bit in range(4))] for number in range(16)])
-GRID = 32  # rows and columns of a mask, at least, that places and brightness are measured on
+GRID = 32  # minimum rows and columns of the grid on which positions and brightness are measured
 
 
 class Shape(NamedTuple):
-    """Where the pixels of one value lie in one mask.
+    """The spatial distribution of one value in one mask.
 
-    cores: pixels whose 3 x 3 neighbourhood is all of this value, and so areas. flats: whose neighbourhood is nearly
-    so, within FLAT. ramps: that have a lower and a higher value in their neighbourhood; counted where some value of the
-    mask hardly covers areas. parts: connected parts less their holes (Euler number). edge: pixels along the image's
-    border. row, column: of the middle, 0 to 1. gray: mean brightness of the image there, 0 to 1. These are -1 where too
-    few pixels tell, or most values of the mask are several parts.
+    cores: number of pixels whose 3 x 3 neighbourhood has only this value, that is, within areas. flats: pixels whose
+    neighbourhood has nearly this value, within FLAT. ramps: pixels with both a lower and a higher value in their
+    neighbourhood; counted if some value of the mask hardly covers areas. parts: Euler number, connected components
+    minus holes. edge: pixels along the image border. row, column: centroid, 0 to 1. gray: mean brightness of the image,
+    0 to 1. The last three are -1 if too few pixels are known, or most values of the mask have several components.
     """
 
     cores: int
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
     gray: float = -1
 
     def with_more(self, other: Shape) -> Shape:
-        """Of two values that are read as one; where they lie is not known well any more."""
+        """The sum of two values that are read as one; the centroid becomes unknown."""
         return Shape(
             self.cores + other.cores,
             self.flats + other.flats,
@@ -60,13 +60,13 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class ValueStats:
-    """What was seen in one mask.
+    """Statistics of one mask.
 
-    counts: pixels of each value. shapes: of each value; without any, both values cover areas. colour: the values are
-    colours. planes: how many a one-hot mask has, which the values number from 1 on; 0 of all others. palette: (r, g, b,
-    r, g, ...) up to the highest value, where the mask has one. rest: pixels of the rarest values, where there are more
-    than MAX_VALUES; these are not in counts. nodata: the value that the file calls so. enclosed: pixels of 255 in areas
-    and lines that a single other value surrounds; None where nobody looked.
+    counts: pixels of each value. shapes: of each value; if empty, both values cover areas. colour: whether the values
+    are colours. planes: number of planes of a one-hot mask, whose values are plane indices from 1; 0 for other masks.
+    palette: (r, g, b, r, g, ...) up to the highest value, if the mask has one. rest: pixels of the rarest values beyond
+    MAX_VALUES; they are not in counts. nodata: the file's nodata value. enclosed: pixels of 255 in components that a
+    single other value surrounds; None if not measured.
     """
 
     counts: dict[int, int]
@@ -79,7 +79,7 @@ class ValueStats:
     enclosed: int | None = None
 
     def renamed(self, rename: Callable[[np.ndarray], np.ndarray], colour: bool = False) -> ValueStats:
-        """The same with other values; of several that become one, the figures are added."""
+        """The statistics after a mapping of the values; those of merged values are added."""
         held = np.fromiter(self.counts, np.int64, len(self.counts))
         counts, shapes = Counter[int](), dict[int, Shape]()
         for old, new in zip(self.counts, rename(held).tolist(), strict=True):
@@ -92,10 +92,10 @@ class ValueStats:
 
 
 def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None) -> ValueStats:
-    """Count the values of one (H, W) page, and find where they lie. image: (H, W), of which the brightness is taken."""
+    """Count the values of one (H, W) page, and measure their shapes. image: (H, W), for the brightness."""
     values = mask.values[page]
     if values.dtype == np.uint8:
-        counts = np.array(Image.fromarray(values).histogram())  # in a tenth of the time of numpy's bincount
+        counts = np.array(Image.fromarray(values).histogram())  # ten times as fast as numpy's bincount
         names = np.arange(256)
     elif values.dtype.kind == "i" or values.dtype.itemsize > 2 or mask.colour:
         names, values = _ranked(values)
@@ -121,7 +121,8 @@ def value_stats(mask: MaskPixels, page: int = 0, image: np.ndarray | None = None
 
 
 def _ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values that there are, ascending, and the place of each pixel's among them; by runs, since masks have few."""
+    """The distinct values, ascending, and the rank of each pixel's value; by run-length encoding, since masks have few
+    runs."""
     flat = values.ravel()
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     names, places = np.unique(flat[starts], return_inverse=True)
@@ -139,7 +140,8 @@ def _shapes(
     image: np.ndarray | None,
     kept: np.ndarray,
 ) -> list[Shape]:
-    """ranks: (H, W) places among the values `names`, ascending. counts: of each. kept: those that are asked for."""
+    """The shape of each kept value. ranks: (H, W) indices into the values `names`, ascending. counts: of each. kept:
+    indices of the values of interest."""
     step = max(1, PIXELS_AT_ONCE // ranks.shape[1])
 
     def counted(with_slopes: bool) -> np.ndarray:
@@ -153,9 +155,9 @@ def _shapes(
         found = counted(True)
     beside, left, above, block, edge, ramps, flat = found
     cores = own - beside
-    parts = beside - left - above + block  # each core pixel joins as much as it adds
+    parts = beside - left - above + block  # Euler number = vertices - edges + faces; core pixels contribute 0
     figures = (cores, cores + flat if is_shaded else cores, ramps, parts, edge)
-    # Objects are single areas; of other masks nobody asks where values lie.
+    # Positions are only needed for masks of objects, which are single components.
     are_single = 2 * np.count_nonzero(parts <= 1) >= len(parts)
     places = _places(ranks, len(names), image, kept) if are_single else [np.full(len(kept), -1)] * 3
     return [Shape(*one) for one in zip(*(figure.tolist() for figure in (*figures, *places)), strict=True)]
@@ -170,18 +172,19 @@ def _borders(
     is_shaded: bool,
     with_slopes: bool,
 ) -> np.ndarray:
-    """(7, values): of the pixels in these rows whose 3 x 3 neighbourhood isn't all of their value, how many there are;
-    how many are joined to the one on the left, above, and in a block of both; at the edge; and, with_slopes, how many
-    lie on ramps, and are flat."""
+    """(7, values): for the pixels in these rows that are no cores, the number of each value; of those connected to the
+    left neighbour, to the one above, and in a 2 x 2 block; at the image border; and, with_slopes, on ramps, and in flat
+    areas."""
     first = max(top - 1, 0)
     part = ranks[first : top + height + 1]
     left, above, block, core = (np.zeros(part.shape, bool) for _ in range(4))
     np.equal(part[:, 1:], part[:, :-1], out=left[:, 1:])
     np.equal(part[1:], part[:-1], out=above[1:])
-    block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # the pixel is the last of 2 x 2 of its value
+    block[1:, 1:] = left[1:, 1:] & left[:-1, 1:] & above[1:, 1:]  # lower right of a 2 x 2 block of its value
     core[1:-1, 1:-1] = block[1:-1, 1:-1] & block[1:-1, 2:] & block[2:, 1:-1] & block[2:, 2:]
-    core[: top - first] = core[top - first + height :] = True  # rows that are looked at with those above or below
-    # Most pixels lie in the midst of their value: it is enough to look at the others, and once at all that holds there.
+    core[: top - first] = core[top - first + height :] = True  # rows of the overlap, counted in the adjacent blocks
+    # Most pixels are cores, whose contributions are known: only the others are processed, with a histogram over value
+    # and the four properties of a pixel at once.
     others = np.flatnonzero(~core)
     own = part.ravel()[others].astype(np.int64)
     holds = left | above.view(np.uint8) << 1 | block.view(np.uint8) << 2 | _edge(part.shape, ranks.shape, first) << 3
@@ -201,7 +204,7 @@ def _borders(
 
 @lru_cache(maxsize=4)
 def _edge(shape: tuple[int, int], whole: tuple[int, int], first: int) -> np.ndarray:
-    """1 along the border of an image of size `whole`, in a band of it of this shape from row `first` on; else 0."""
+    """1 along the border of an image of size `whole`, within a band of this shape from row `first` on; else 0."""
     edge = np.zeros(shape, np.uint8)
     edge[:, 0] = edge[:, -1] = 1
     for row in (0, whole[0] - 1):
@@ -211,14 +214,14 @@ def _edge(shape: tuple[int, int], whole: tuple[int, int], first: int) -> np.ndar
 
 
 def _neighbours(ranks: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(9, n): the 3 x 3 neighbourhood of n places, none of which is at the edge."""
+    """(9, n): the 3 x 3 neighbourhoods of n pixels, none of them at the image border."""
     width = ranks.shape[1]
     steps = np.array([[down * width + right] for down in (-1, 0, 1) for right in (-1, 0, 1)])
     return ranks.ravel()[places + steps]
 
 
 def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.ndarray, colour: bool) -> np.ndarray:
-    """Whether neighbourhoods, see `_neighbours`, are of nearly one value, or of nearly one in each channel."""
+    """Whether neighbourhoods, see `_neighbours`, have nearly one value, or nearly one in each channel."""
     if not colour:
         tolerance = FLAT if names[-1] < 256 else FLAT * 257
         return names[high] - names[low] <= tolerance
@@ -230,7 +233,7 @@ def _is_flat(names: np.ndarray, around: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def _places(ranks: np.ndarray, count: int, image: np.ndarray | None, kept: np.ndarray) -> list[np.ndarray]:
-    """Mean row, column and brightness of each rank that is kept, on a grid; -1 where the grid has none."""
+    """Mean row, column and brightness of each kept rank, measured on a grid; -1 if no grid point has it."""
     steps = [max(1, side // GRID) for side in ranks.shape]
     sample = ranks[:: steps[0], :: steps[1]]
     flat = sample.ravel().astype(np.int64)
@@ -254,7 +257,7 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Total(NamedTuple):
-    """Of one value over all masks: see Shape. masks: that hold it."""
+    """The sums of one value's Shape over all masks. masks: number of masks that contain it."""
 
     pixels: int
     cores: int
@@ -266,19 +269,19 @@ class Total(NamedTuple):
 
     @property
     def has_areas(self) -> bool:
-        """Whether a part of it that counts lies within areas of it."""
+        """Whether a significant part of its pixels is within areas."""
         return self.cores >= max(MIN_CORES, CORE_SHARE * self.pixels)
 
 
 @dataclass(frozen=True)
 class Held:
-    """What all masks of a set hold."""
+    """The statistics of all masks of a data set."""
 
     masks: Sequence[ValueStats]
 
     @cached_property
     def totals(self) -> dict[int, Total]:
-        """Of each value, ascending."""
+        """The sums of each value, ascending."""
         sums: dict[int, list[int]] = {}
         for stats in self.masks:
             for value, count in stats.counts.items():
@@ -307,7 +310,7 @@ class Held:
         return list(self.totals)
 
     def without(self, masks: Iterable[int]) -> Held:
-        """All but these masks."""
+        """The statistics without these masks."""
         left_out = set(masks)
         return Held([stats for row, stats in enumerate(self.masks) if row not in left_out])
 

@@ -1,37 +1,39 @@
-"""Where 255 lies that stands beside small numbers: within other values, as objects do, or between them."""
+"""Where 255 lies in masks of small numbers: enclosed by other values, as objects are, or between them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-SMALL = 200  # numbers below may be classes that 255 is not one of
-SURROUNDED = 0.9  # of an outline is of one value, where a part lies within it
+SMALL = 200  # lower numbers may be classes, with 255 as ignore index
+SURROUNDED = 0.9  # minimum fraction of a component's outline with one value, for an enclosed component
 
 
 def is_beside_small_numbers(counts: dict[int, int]) -> bool:
-    """Whether 255 stands beside small numbers; nobody asks in masks of 0 and 255 alone."""
+    """Whether 255 occurs beside small numbers; masks of 0 and 255 alone are excluded."""
     others = counts.keys() - {255}
     return 255 in counts and min(counts) >= 0 < max(others, default=0) < SMALL
 
 
 def enclosed(values: np.ndarray) -> int:
-    """Pixels of 255 in connected parts whose outline, the image's border included, is nearly all of one other value.
+    """Number of pixels of 255 in connected components whose outline, the image border included, has nearly only one
+    other value.
 
-    values: (H, W). Vessels within a field of view are such parts; unlabelled pixels lie along the image's border and
+    values: (H, W). Vessels within a field of view are such components; unlabelled pixels are along the image border and
     between values, as around the objects of PASCAL VOC.
     """
     from scipy.ndimage import label
 
-    framed = np.pad(values, 1, constant_values=254)  # which is none of the small numbers
+    framed = np.pad(values, 1, constant_values=254)  # marks the outside, since it is none of the small numbers
     is_255 = framed == 255
     parts, _ = label(is_255, np.ones((3, 3)))
     outline = []
     for step in (1, framed.shape[1]):
         before = np.flatnonzero(is_255.ravel()[step:] != is_255.ravel()[:-step])
-        # Of two neighbours one has a part and no small number, the other one a small number and no part.
+        # One of the two neighbours has a component number, the other one a small number: sum and minimum select these.
         part = parts.ravel()[before] + parts.ravel()[before + step]
         beside = np.minimum(framed.ravel()[before], framed.ravel()[before + step])
         outline.append(part.astype(np.int64) << 8 | beside)
+    # Each key packs a component and a neighbouring value; their counts are the lengths of the outline with that value.
     pairs, lengths = np.unique(np.concatenate(outline), return_counts=True)
     longest, whole = np.zeros(parts.max() + 1, np.int64), np.zeros(parts.max() + 1, np.int64)
     np.maximum.at(longest, pairs >> 8, np.where(pairs & 255 == 254, 0, lengths))
