@@ -177,8 +177,8 @@ def test_a_finished_run_goes_on_where_it_is_given_more(unet: Run, begun):
     run = begun
     assert_failed(unet("train", "--resume", run), 1, "has finished training, 1 epoch", "--epochs")
     assert_failed(unet("train", "--resume", run, "--width", 8), 1, "holds another network", "width 4 there, 8 here")
-    assert_failed(unet("train", "--resume", run, "--size", 64), 1, "begun with --size 32, and can't go on with 64")
-    assert_failed(unet("train", "--resume", run, "--optimizer", "sgd"), 1, "begun with --optimizer adam")
+    assert_failed(unet("train", "--resume", run, "--size", 64), 1, "with --size 32, and can't be resumed with 64")
+    assert_failed(unet("train", "--resume", run, "--optimizer", "sgd"), 1, "started with --optimizer adam")
     done = unet("train", "--resume", run / "last.pth", "--epochs", 3)
     assert done.returncode == 0, done.stderr
     assert f"Resuming {run} in epoch 2" in done.stderr

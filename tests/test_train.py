@@ -165,7 +165,7 @@ def test_settings_from_a_file_and_flags_win(unet: Run, data, tmp_path):
         (["--data", "nowhere"], 1, ["nowhere does not exist", "--data"]),
         (["--data", "empty"], 1, ["empty has no images folder", "holds nothing"]),
         (["--data", "data", "--max-time", "soon"], 2, ["--max-time", "'soon' is not a time", "2h30m"]),
-        (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 vanishes", "at least --size 512"]),
+        (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 is too small", "at least --size 512"]),
         (["--data", "data", "--model", "atention"], 1, ["no network 'atention'", "did you mean attention"]),
         (["--data", "data", "--model", "unet-paper", "--norm", "batch"], 1, ["--norm doesn't apply to unet-paper"]),
         (["--data", "data", "--model", "unet3d"], 1, ["unet3d is for volumes"]),
