@@ -16,6 +16,7 @@ from conftest import assert_failed
 from PIL import Image
 
 from unet_cli.data.folder.layout import find_layout
+from unet_cli.errors import UserError
 
 
 def labelme(path: Path, *shapes: dict[str, Any], image: str = "", size: tuple[int, int] | None = None) -> None:
@@ -198,3 +199,20 @@ def test_masks_that_are_images_go_before_annotations(tmp_path):
     layout = find_layout(tmp_path)
     assert {pair.mask.path.parent.name for pair in layout.splits["train"]} == {"masks"}
     assert "passed over: 6 .json: labelme annotations, since there are masks" in layout.notes
+
+
+def test_masks_that_go_with_no_image_are_not_passed_over_for_annotations(tmp_path):
+    data = write_labelme(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for number in range(len([*data.glob("*.png")])):
+        Image.new("L", (SIDE, SIDE)).save(tmp_path / "masks" / f"{'abcdef'[number]}.png")
+    with pytest.raises(UserError, match="no rule pairs"):
+        find_layout(tmp_path)
+
+
+def test_images_of_one_name_each_have_the_file_beside_them(tmp_path):
+    for folder in (tmp_path / "images", tmp_path):
+        write_labelme(folder, 1)
+    pairs = find_layout(tmp_path).splits["train"]
+    assert sorted(pair.name for pair in pairs) == ["cell0.png", "images/cell0.png"]
+    assert all(pair.mask.path == pair.image.path.with_suffix(".json") for pair in pairs)
