@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from annotated import COUNT, SIDE, SQUARE, card_of, learns, mask_of, outline, wr
 from conftest import assert_failed
 from PIL import Image
 
+from unet_cli.data.annotations import parsed
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.errors import UserError
 
@@ -112,6 +114,17 @@ def test_what_is_remembered_depends_on_the_annotation_file(tmp_path):
     before = card_of(data).contents[2].tolist()
     labelme(data / "cell2.json", shape("cell", [[0, 0], [3, 0], [3, 3], [0, 3]]), image="cell2.png")
     assert (before[1], card_of(data).contents[2, 1]) == (17 * 21, 16)
+
+
+def test_what_is_remembered_depends_on_the_content_even_where_size_and_time_are_the_same(tmp_path, monkeypatch):
+    data = write_labelme(tmp_path / "data")
+    path = data / "cell2.json"
+    status = os.stat(path)
+    assert card_of(data).contents[2, 1] == 17 * 21
+    path.write_text(path.read_text().replace("22", "21"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    monkeypatch.setattr(parsed, "_KEPT", parsed._Kept())  # as in another process
+    assert card_of(data).contents[2, 1] == 16 * 21
 
 
 @pytest.mark.parametrize(
