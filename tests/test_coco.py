@@ -190,3 +190,10 @@ def test_a_network_s_classes_are_found_by_their_names_in_whatever_order_a_file_h
     values = read_mask(card.pairs("train")[0].mask).values[0]
     assert (values[1, 1], values[21, 21]) == (3, 1)
     assert card.labels.names == spec.names
+
+
+def test_an_image_that_two_files_list_is_refused(tmp_path):
+    data = write_coco(tmp_path / "data")
+    coco(data / "annotations/instances_more.json", ["cell0.png"], polygon(0, SQUARE))
+    with pytest.raises(UserError, match=r"cell0.png is annotated twice, .*instances_default.json and .*more.json"):
+        find_layout(data)

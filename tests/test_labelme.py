@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from annotated import COUNT, SIDE, SQUARE, card_of, learns, mask_of, outline, wr
 from conftest import assert_failed
 from PIL import Image
 
+from unet_cli.data.annotations import parsed
 from unet_cli.data.folder.layout import find_layout
+from unet_cli.errors import UserError
 
 
 def labelme(path: Path, *shapes: dict[str, Any], image: str = "", size: tuple[int, int] | None = None) -> None:
@@ -113,6 +116,17 @@ def test_what_is_remembered_depends_on_the_annotation_file(tmp_path):
     assert (before[1], card_of(data).contents[2, 1]) == (17 * 21, 16)
 
 
+def test_what_is_remembered_depends_on_the_content_even_where_size_and_time_are_the_same(tmp_path, monkeypatch):
+    data = write_labelme(tmp_path / "data")
+    path = data / "cell2.json"
+    status = os.stat(path)
+    assert card_of(data).contents[2, 1] == 17 * 21
+    path.write_text(path.read_text().replace("22", "21"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    monkeypatch.setattr(parsed, "_KEPT", parsed._Kept())  # as in another process
+    assert card_of(data).contents[2, 1] == 16 * 21
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -198,3 +212,20 @@ def test_masks_that_are_images_go_before_annotations(tmp_path):
     layout = find_layout(tmp_path)
     assert {pair.mask.path.parent.name for pair in layout.splits["train"]} == {"masks"}
     assert "passed over: 6 .json: labelme annotations, since there are masks" in layout.notes
+
+
+def test_masks_that_go_with_no_image_are_not_passed_over_for_annotations(tmp_path):
+    data = write_labelme(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for number in range(len([*data.glob("*.png")])):
+        Image.new("L", (SIDE, SIDE)).save(tmp_path / "masks" / f"{'abcdef'[number]}.png")
+    with pytest.raises(UserError, match="no rule pairs"):
+        find_layout(tmp_path)
+
+
+def test_images_of_one_name_each_have_the_file_beside_them(tmp_path):
+    for folder in (tmp_path / "images", tmp_path):
+        write_labelme(folder, 1)
+    pairs = find_layout(tmp_path).splits["train"]
+    assert sorted(pair.name for pair in pairs) == ["cell0.png", "images/cell0.png"]
+    assert all(pair.mask.path == pair.image.path.with_suffix(".json") for pair in pairs)
