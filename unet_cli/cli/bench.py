@@ -59,6 +59,7 @@ def _timed(ways: tuple[Timed, Timed], compute: Compute, rounds: int) -> tuple[fl
     from unet_cli.runs.benchmarks import seconds
 
     ours, plain = ways
+    # Alternating rounds: a change of the processor's clock rate or load affects both alike.
     pairs = [(seconds(ours, compute), seconds(plain, compute)) for _ in range(rounds + 1)][1:]
     return median(a for a, _ in pairs), median(b for _, b in pairs), median(a / b for a, b in pairs)
 

@@ -71,6 +71,7 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
         " | ".join(f"{cell:<{width}}" if not place else f"{cell:>{width}}" for place, (cell, width) in enumerate(pairs))
         for pairs in (list(zip(row, widths, strict=True)) for row in cells)
     ]
+    # GitHub's Markdown reads these lines as a table.
     rule = "|".join("-" * (width + 1 + bool(place)) for place, width in enumerate(widths))
     return [lines[0], rule, *lines[1:]]
 

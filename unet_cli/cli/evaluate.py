@@ -203,6 +203,7 @@ def _verdict(gap: Score, significant: bool) -> str:
         return "the same"
     if not significant:
         return "not significant"
+    # For distances and the calibration error, lower is better.
     is_better = (gap.value > 0) == (metric_name(gap.metric).higher is not False)
     return "this one is better" if is_better else "the other is better"
 

@@ -1,1 +1,1 @@
-"""The way of an image into the network: which file is what, what is in it, samples, file formats, mask values."""
+"""The data side: layout of folders, examination, samples for the network, file formats, label maps."""

@@ -1,1 +1,2 @@
-"""Predictions against truth over a data set: what was measured, and scores with intervals."""
+"""Evaluation of predictions against ground truth over a data set: measurements, and scores with confidence
+intervals."""

@@ -1,1 +1,1 @@
-"""Which file of a folder is what: image or mask, of which split, and which belong together."""
+"""The layout of a data folder: role, split and pairing of its files."""

@@ -1,7 +1,7 @@
 """The role of each file below a folder: image or mask, its split, and its name.
 
-They follow from the file's folders: in `train/images/mouse/1.png`, `train` is a word for a split and `images` for a
-role, and the rest, `mouse/1`, is the name. The user may also specify the role.
+They follow from its folders, or the user: in `train/images/mouse/1.png`, `train` is a word for a split and `images` for
+a role, and the rest, `mouse/1`, is the name.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def assign_roles(
 
 
 def _separated(files: list[File]) -> list[File]:
-    """Images and masks in the same folders, distinguished by a word in their names, or by their types."""
+    """Images and masks in the same folders, distinguished by a word in their names or by their types."""
     role = "images" if any(file.role == "images" for file in files) else None
     mixed = [file for file in files if file.role == role]
     named = set(split_mixed([file.name for file in mixed])[1])
@@ -219,8 +219,8 @@ def _refuse_rivals(root: Path, files: list[File]) -> None:
 
 
 def _names_in_splits(root: Path, rivals: set[tuple[str, ...]], files: list[File]) -> list[str]:
-    """The names of the rival folders, if folders of these names occur in several splits: a path would exclude the
-    others. For DRIVE, 1st_manual and mask, but not 2nd_manual, which only test has."""
+    """The names of the rival folders, if such folders occur in several splits: a path would exclude the others. For
+    DRIVE, 1st_manual and mask, but not 2nd_manual, which only test has."""
     splits: defaultdict[str, set[str | None]] = defaultdict(set)
     for file in files:
         if file.owner:

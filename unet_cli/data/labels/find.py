@@ -286,8 +286,8 @@ def _storable(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _find_ignored(held: Held, levels: Levels) -> int | None:
-    """255, if it is beside at least two small integers with few gaps, since nobody numbers classes 0, 1, 2, 255; or is
-    drawn in thin lines, as around the objects of PASCAL VOC.
+    """255, if it is beside at least two small integers with few gaps, since classes are not numbered 0, 1, 2, 255; or
+    is drawn in thin lines, as around the objects of PASCAL VOC.
 
     Raises UserError if masks of 0 and 1 and masks of 0 and 255 are mixed.
     """
