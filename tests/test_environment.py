@@ -104,9 +104,8 @@ def test_a_container_without_a_folder_for_temporary_files_is_told_what_to_set(tr
     locking = [*inside, "sh", "-c", " && ".join([*lines, f'cd {folder}; exec "$@"']), "sh"]
     predict = ("predict", "--weights", trained, "--input", "data/images", "--output", "out/masks")
     assert run(locking, *predict, cwd=folder, HOME=str(folder)).returncode == 0
-    for command in (TRAIN, ("report", trained.parent, "--output", "out/page.html")):
-        done = run(locking, *command, cwd=folder, HOME=str(folder))
-        assert_failed(done, 1, "unet: there is no folder for temporary files: set TMPDIR")
+    done = run(locking, *TRAIN, cwd=folder, HOME=str(folder))
+    assert_failed(done, 1, "unet: there is no folder for temporary files: set TMPDIR")
     (folder / "out/tmp").mkdir()
     done = run(locking, *TRAIN, cwd=folder, HOME=str(folder), TMPDIR=str(folder / "out/tmp"))
     assert done.returncode == 0, done.stderr
