@@ -97,6 +97,28 @@ def test_stretched_every_pixel_comes_back_in_its_place(geometry):
     assert np.allclose(seen(predictor, predictor._picture(image, ())), expected(image), atol=1e-5)
 
 
+class Mean(Through):
+    """Logits that are the mean of the first channel over all pixels that a valid convolution sees."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(image[:, :1], 2 * self.geometry.margin + 1, stride=1)
+
+
+@pytest.mark.parametrize("rows_at_once", [7, 100])
+def test_tiles_of_an_unpadded_network_see_the_rows_of_its_margin(rows_at_once):
+    def read(top):
+        for start in range(top // rows_at_once * rows_at_once, 100, rows_at_once):
+            yield start, IMAGE[:, start : start + rows_at_once]
+
+    predictor = predictor_of([UNPADDED], [32], mode="tile", overlap=0.0)
+    predictor.members = [replace(predictor.members[0], model=Fitted(Mean(UNPADDED), UNPADDED.margin))]
+    picture = Tiled(predictor.members, Bands(3, 100, 130, np.dtype("uint8"), (), read), 0.0)
+    margin = UNPADDED.margin
+    wide = np.pad(IMAGE[0].astype(float), margin, mode="reflect")
+    means = np.lib.stride_tricks.sliding_window_view(wide, (2 * margin + 1,) * 2).mean((2, 3))
+    assert np.allclose(seen(predictor, picture), expected(means[None]), atol=1e-5)
+
+
 def test_the_largest_of_several_sizes_rules():
     picture = Tiled(predictor_of([PLAIN, PLAIN], [32, 64]).members, Bands(3, 64, 64, np.dtype("uint8"), (), iter), 0.0)
     assert picture.view_count == 1
