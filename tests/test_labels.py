@@ -40,6 +40,7 @@ def test_two_values_are_background_and_foreground(high):
     assert labels.names == ("background", "foreground")
     assert (encoded(labels, mask) == (BINARY > 0)).all()
     assert (labels.decode(encoded(labels, mask)) == mask).all()
+    assert labels.decode(encoded(labels, mask)).dtype == np.uint8
 
 
 def test_two_arbitrary_values_the_smaller_one_is_background():

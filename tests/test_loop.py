@@ -29,6 +29,7 @@ from unet_cli.training.losses.loss import loss_for
 from unet_cli.training.plan import Plan
 from unet_cli.training.progress import EpochPrinter, EpochResult, Progress
 from unet_cli.training.run import Run
+from unet_cli.training.schedule import cooldown_epochs
 from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
@@ -279,6 +280,12 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_been(data, after):
     again = trained(second)
     assert torch.equal(weights_of(second), weights_of(whole))
     assert [replace(row, seconds=0) for row in again] == [replace(row, seconds=0) for row in rows]
+
+
+def test_a_resumed_run_ends_with_the_cool_down_that_had_begun(data):
+    run = with_plan(run_for(data), Plan(is_open=True))
+    run.course.resume_from(Progress(epoch=12, cooling=10))
+    assert run.course.budget.epochs == 10 + cooldown_epochs(10)
 
 
 def test_a_run_goes_on_with_the_weight_decay_that_is_asked_for_now(data):
