@@ -131,3 +131,9 @@ def test_the_intensities_of_a_whole_image_are_those_of_the_network_channels(monk
     assert whole_intensities(colour, settings(in_channels=1)) is None
     with pytest.raises(UserError, match="holds 16-bit values"):
         whole_intensities(colour.astype(np.uint16), own)
+
+
+def test_an_image_can_be_stretched_to_a_single_pixel():
+    image = torch.tensor([[[0, 100], [100, 200]], [[7, 7], [7, 7]], [[255, 255], [255, 254]]], dtype=torch.uint8)
+    assert resize_image(image, (1, 1)).flatten().tolist() == [100, 7, 255]
+    assert resize_image(image, (1, 1)).dtype == torch.uint8
