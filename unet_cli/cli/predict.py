@@ -71,7 +71,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     outcomes: list[Outcome] = []
     pace = StageTimes("writing")
     with StopRequest() as stop:
-        results = predict_all(predictor, config, jobs, pace, lambda: stop.signum is not None)
+        results = predict_all(predictor, config, jobs, pace, lambda: stop.is_requested)
         for outcome in console.progress(results, len(jobs), "predicting", "images", pace.describe):
             if outcome is not None:
                 outcomes.append(outcome)
@@ -85,7 +85,7 @@ def predict(config: PredictConfig, console: Console) -> int:
     summary += f"; {counted(len(unread), 'folder')} could not be read" if unread else ""
     if written:
         console.say(f"Took {duration(pace.seconds)}: {speed(len(written), pace.seconds, 'image')}, {pace.describe()}")
-    if stop.signum is not None:
+    if stop.is_requested:
         console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}; --skip-existing continues")
         _list(failures)
         stop.check()

@@ -46,7 +46,7 @@ def encoder_state(encoder: str, weights: str) -> dict[str, Tensor]:
 
 
 def _imagenet_state(encoder: str) -> dict[str, Tensor]:
-    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
+    from torchvision.models import get_model_weights
 
     source = get_model_weights(encoder).DEFAULT
     folder = Path(torch.hub.get_dir()) / "checkpoints"

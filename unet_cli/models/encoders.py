@@ -166,7 +166,7 @@ def adapted_kernel(kernel: Tensor, in_channels: int) -> Tensor:
 
 def _fresh_encoder(encoder: str, in_channels: int) -> nn.Sequential:
     """The modules of torchvision's classifier up to the last tap, under the same names, with random weights."""
-    from torchvision.models import get_model  # type: ignore[import-untyped]
+    from torchvision.models import get_model
 
     plan = ENCODERS[encoder]
     settings = {} if encoder.startswith("resnet") else {"stochastic_depth_prob": 0.0}

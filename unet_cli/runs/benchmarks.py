@@ -17,8 +17,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import tv_tensors  # type: ignore[import-untyped]
-from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.data import Preprocessing

@@ -19,8 +19,6 @@ from unet_cli.data.source import Entry, Pair, Source
 from unet_cli.errors import UserError, explain
 from unet_cli.system.console import counted, few
 
-MAX_NAMED = 20  # classes in a line
-
 
 @dataclass(frozen=True)
 class Linked:
