@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from unet_cli.data.annotations.rle import listed
-from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Runs, Shape, ring_of
+from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Runs, Shape, ring_of, shapes_or_problem
 from unet_cli.errors import UserError
 
 FORBIDDEN = re.compile(rb"<!(DOCTYPE|ENTITY)|\0", re.IGNORECASE)  # entities, which may grow without end, and UTF-16
@@ -61,17 +61,9 @@ def _name(image: Element) -> str:
 def _annotated(image: Element, counts: Counter[str], left_out: Counter[str]) -> Annotated:
     width, height = image.get("width", ""), image.get("height", "")
     size = (int(height), int(width)) if width.isdecimal() and height.isdecimal() else None
-    found: list[tuple[float, Shape]] = []
-    problem = ""
-    for element in image:
-        try:
-            shape = _shape(element, counts, left_out)
-        except UserError as error:
-            problem = problem or f"a {element.tag} {error}"
-            continue
-        if shape is not None:
-            found.append((_number(element, "z_order", "0"), shape))
-    found.sort(key=lambda one: one[0])
+    items = ((f"a {element.tag}", element) for element in image)
+    found, problem = shapes_or_problem(items, lambda element: _shape(element, counts, left_out))
+    found.sort(key=lambda one: _number(one[0], "z_order", "0"))
     return Annotated(size, tuple(shape for _, shape in found), problem=problem)
 
 

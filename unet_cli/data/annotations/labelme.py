@@ -25,6 +25,7 @@ from unet_cli.data.annotations.shapes import (
     Runs,
     Shape,
     ring_of,
+    shapes_or_problem,
 )
 from unet_cli.errors import UserError
 
@@ -41,17 +42,11 @@ def parse(content: bytes) -> AnnotationFile:
     path = data.get("imagePath")
     sides = data.get("imageHeight"), data.get("imageWidth")
     size = (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None
-    counts, left_out = Counter[str](), Counter[str]()
-    shapes, problem = [], ""
-    for number, shape in enumerate(data["shapes"], 1):
-        try:
-            found = _shape(shape, left_out)
-        except UserError as error:
-            problem = problem or f"shape {number} {error}"
-            continue
-        if found is not None:
-            shapes.append(found)
-            counts[_kind(shape)] += 1
+    left_out = Counter[str]()
+    items = ((f"shape {number}", shape) for number, shape in enumerate(data["shapes"], 1))
+    found, problem = shapes_or_problem(items, lambda shape: _shape(shape, left_out))
+    shapes = [drawn for _, drawn in found]
+    counts = Counter(_kind(shape) for shape, _ in found)
     classes = dict.fromkeys(shape.label for shape in shapes if shape.label not in MEANINGS.values())
     one = Annotated(size, tuple(shapes), problem=problem)
     return AnnotationFile({path if isinstance(path, str) else "": one}, tuple(classes), counts, left_out)

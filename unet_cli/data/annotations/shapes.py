@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ FARTHEST = 1e9  # pixels from the corner; whatever lies beyond is no coordinate
 
 ARRAY = 120  # bytes of an object and of an array, beside its numbers
 
+Item = TypeVar("Item")
 Kind = Literal["parts", "holes", "outlined", "rectangle", "ellipse", "runs"]
 
 
@@ -118,6 +119,26 @@ class AnnotationFile:
 def is_background(name: str) -> bool:
     """Whether a class's name says that it is what we call so."""
     return name.casefold() == "background"
+
+
+def shapes_or_problem(
+    items: Iterable[tuple[str, Item]], shape_of: Callable[[Item], Shape | None]
+) -> tuple[list[tuple[Item, Shape]], str]:
+    """The items that are drawn, each with its shape, and what is wrong with the first broken one, '' where none is.
+
+    items: each with the words that its problem begins with. shape_of: None for an item that is left out; raises
+    UserError.
+    """
+    found, problem = [], ""
+    for name, item in items:
+        try:
+            shape = shape_of(item)
+        except UserError as error:
+            problem = problem or f"{name} {error}"
+            continue
+        if shape is not None:
+            found.append((item, shape))
+    return found, problem
 
 
 def ring_of(points: object) -> np.ndarray:

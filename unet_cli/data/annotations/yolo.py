@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Shape, ring_of
+from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Shape, ring_of, shapes_or_problem
 from unet_cli.errors import UserError
 
 BOX = 5  # numbers in the line of a box
@@ -27,18 +27,10 @@ ITEM = re.compile(r"""\s*(?:-\s+|(?P<key>\d+)\s*:\s*)(?P<name>.*)""")
 def parse(content: bytes) -> AnnotationFile:
     """The one image of a file, under no name, its classes as their numbers. Raises UserError at what is no text."""
     counts, left_out = Counter[str](), Counter[str]()
-    shapes, problem = [], ""
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            shape = _shape(words, counts, left_out)
-        except UserError as error:
-            problem = problem or f"line {number} {error}"
-            continue
-        if shape is not None:
-            shapes.append(shape)
+    lines = enumerate(content.decode("utf-8-sig").splitlines(), 1)
+    items = ((f"line {number}", words) for number, line in lines if (words := line.split()))
+    found, problem = shapes_or_problem(items, lambda words: _shape(words, counts, left_out))
+    shapes = [shape for _, shape in found]
     classes = sorted({shape.label for shape in shapes}, key=int)
     one = Annotated(None, tuple(shapes), relative=True, problem=problem)
     return AnnotationFile({"": one}, tuple(classes), counts, left_out)
