@@ -107,15 +107,16 @@ class Preprocessing(Checked):
     """How an image becomes network input, in training and in prediction alike.
 
     mode: whether images are stretched to size x size, or cut into tiles of that size. scale: of networks of another
-    tool, which see images resized by this factor instead. dtype: of the files' values; all
-    that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and divided by:
-    'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and channels of
-    the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is clipped. mean
-    and std are in units of the files' values, so that bit depth makes no difference: 16-bit images that fill a
-    thousandth of their range train as well as 8-bit ones. keep_alpha: whether an alpha channel is one of the
+    tool, which see images resized by this factor instead. patch: (D, H, W) of the tiles of volumes, empty for images.
+    spacing: of a voxel of these tiles, in mm along (D, H, W); empty where files don't tell. dtype: of the files'
+    values; all that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and
+    divided by: 'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and
+    channels of the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is
+    clipped. mean and std are in units of the files' values, so that bit depth makes no difference: 16-bit images that
+    fill a thousandth of their range train as well as 8-bit ones. keep_alpha: whether an alpha channel is one of the
     in_channels. files: how many files hold the channels of an image. pages: whether each page of a file is an image, or
-    all its pages are the channels of one. orientation: 'upright' where images have a way up, so that the network knows
-    none that are upside down or turned.
+    all its pages are the channels of one, or the slices of a volume. orientation: 'upright' where images have a way up,
+    so that the network knows none that are upside down or turned.
     """
 
     size: int = within(1, 2**16)
@@ -126,9 +127,11 @@ class Preprocessing(Checked):
     std: tuple[float, ...]
     keep_alpha: bool = False
     files: int = within(1, 4096, 1)
-    pages: Literal["images", "channels"] = "images"
+    pages: Literal["images", "channels", "slices"] = "images"
     mode: Literal["resize", "tile"] = "resize"
     scale: float | None = within(1e-3, 1e3, None)
+    patch: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
     orientation: Orientation = "any"
 
     def __post_init__(self) -> None:
@@ -137,12 +140,26 @@ class Preprocessing(Checked):
             raise UserError(f"mean is {self.mean}: there has to be a finite number for each channel, as of std")
         if not all(math.isfinite(std) and std > 0 for std in self.std):
             raise UserError(f"std is {self.std}: what is divided by has to be above 0")
+        if len(self.patch) not in (0, 3) or not all(0 < side <= 2**16 for side in self.patch):
+            raise UserError(f"patch is {self.patch}: it has to be three sides in voxels, or none")
+        if len(self.spacing) not in (0, 3) or not all(math.isfinite(step) and step > 0 for step in self.spacing):
+            raise UserError(f"spacing is {self.spacing}: it has to be three numbers above 0, or none")
+
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether images are volumes, (C, D, H, W)."""
+        return self.pages == "slices"
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the network's input without the margin, in pixels or voxels: one for each spatial axis."""
+        return self.patch or (self.size, self.size)
 
     def describe_size(self) -> str:
         """Of what the network sees."""
         if self.scale is not None and self.mode == "resize":
             return f"{self.scale:g} times the image's size"
-        return f"{self.size}x{self.size}"
+        return "x".join(str(side) for side in reversed(self.sides))
 
     def describe_orientation(self) -> str:
         return "upright" if self.orientation == "upright" else "any way up"

@@ -47,7 +47,8 @@ class ModelConfig(Checked):
 
     num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax. The others are None
     where the network doesn't take them; while it is not resolved, also for what is usual. deep_supervision: losses at
-    several heads.
+    several heads. flat: of a network for volumes, the number of its uppermost levels that leave each axis (D, H, W) as
+    it is, with kernels of 1 and without pooling, because its voxels are longer there.
     """
 
     name: str = "unet"
@@ -59,6 +60,7 @@ class ModelConfig(Checked):
     norm: Literal["batch", "group", "instance", "none"] | None = None
     dropout: float | None = within(0, 1, None)
     deep_supervision: bool | None = None
+    flat: tuple[int, ...] | None = None
 
     @property
     def out_channels(self) -> int:

@@ -186,8 +186,8 @@ class TrainConfig(DataConfig, Batches):
         panel="Training", once=True, metavar="RUN", settings_file=RUN_SETTINGS,
     )  # fmt: skip
     model: str = setting(
-        "unet",
-        help="Network: a name from the table that `unet models` prints.",
+        "auto",
+        help="Network: a name from the table that `unet models` prints. auto: unet3d for NIfTI volumes, else unet.",
         panel="Network",
         lasting="folds",
         metavar="NAME",
@@ -305,7 +305,7 @@ class CompareConfig(TrainConfig):
             for name in ("max_time", "epochs", "deterministic"):
                 if getattr(self, name):
                     raise UserError(f"--minutes says how long each network is trained: leave out {flag_of(name)}")
-        if self.resume or self.init or self.model != "unet":
+        if self.resume or self.init or self.model != "auto":
             flag = "--resume" if self.resume else "--init" if self.init else "--model"
             raise UserError(f"{flag} is of one network: leave it out, and name several with --models")
         if self.fold == "all":

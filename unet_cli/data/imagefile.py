@@ -67,8 +67,9 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     """The pages of an image, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
     NaN is kept and marks missing pixels: see `filled` and `missing_pixels`. C is 1 for gray and 3 for colour, with
-    palettes resolved; one more with alpha; several files are the channels of one image. Other number types become
-    float32. Raises UserError if a file can't be read, contains infinite values, or doesn't match the others.
+    palettes resolved; one more with alpha; several files are the channels of one image, or the slices of a volume, P of
+    them. Other number types become float32. Raises UserError if a file can't be read, contains infinite values, or
+    doesn't match the others.
     """
     parts = []
     notes: dict[str, None] = {}
@@ -79,20 +80,30 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
                 f"{path} is {describe_pixels(parts[-1])} but {source.path} is {describe_pixels(parts[0])}: "
-                "channels of one image must have the same size and type"
+                f"{'slices of one volume' if source.is_volume else 'channels of one image'} must have the same size "
+                "and type"
             )
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if source.is_volume else 1)
     return _our_own(joined), tuple(notes)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
-    """Like `read_stack`, as (C, H, W): the pages of a file become channels, P * C of them."""
+    """The pixels of `read_stack` as one image: see `image_of`."""
     pixels, _ = read_stack(source, keep_alpha)
-    return pixels.reshape(-1, *pixels.shape[2:])
+    return image_of(pixels, source)
+
+
+def image_of(stack: np.ndarray, source: Source) -> np.ndarray:
+    """The pages (P, C, H, W) of a file as one image: (C, P, H, W) if they are the slices of a volume, else (P * C, H,
+    W), as channels."""
+    if source.is_volume:
+        return np.ascontiguousarray(stack.swapaxes(0, 1))
+    return stack.reshape(-1, *stack.shape[2:])
 
 
 def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarray | None:
-    """(H, W) bool, True where any channel is NaN; None if there is no NaN. image: (C, H, W), if read already."""
+    """(*spatial) bool, True where any channel is NaN; None if there is no NaN. image: (C, *spatial), if read
+    already."""
     if image is None:
         if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
             return None
@@ -102,8 +113,8 @@ def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarra
 
 
 def filled(image: np.ndarray, values: Sequence[float] | None = None) -> tuple[np.ndarray, bool]:
-    """(C, H, W) with the NaN of each channel replaced by its value in `values`, by default its mean; and whether there
-    were any."""
+    """(C, *spatial) with the NaN of each channel replaced by its value in `values`, by default its mean; and whether
+    there were any."""
     if image.dtype != np.float32 or not np.isnan(image).any():
         return image, False
     image = image.copy()

@@ -47,10 +47,10 @@ def read_mask(source: Source) -> MaskPixels:
     """The pages of a mask. Palettes give indices, colours are packed unless they are gray, transparent ones are
     TRANSPARENT.
 
-    Several files are the objects of one mask, and the largest value wins where they overlap; or one class each, and the
-    values are class indices. A mask of another size than the source's is resized by nearest neighbour; a mask
-    that is drawn from annotations needs that size, which is its image's. Raises UserError if a file can't be read, its
-    values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
+    Several files are the slices of a volume; the objects of one mask, and the largest value wins where they overlap; or
+    one class each, and the values are class indices. A mask of another size than the source's is resized by nearest
+    neighbour; a mask that is drawn from annotations needs that size, which is its image's. Raises UserError if a file
+    can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
@@ -63,6 +63,11 @@ def read_mask(source: Source) -> MaskPixels:
     sides = zip(source.size, mask.values.shape[1:], strict=True)
     rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
     return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+
+
+def one_mask(pages: np.ndarray, source: Source) -> np.ndarray:
+    """(P, H, W), of the pages that `read_mask` gives -> (H, W) of an image, (D, H, W) of a volume."""
+    return pages if source.is_volume else pages[0]
 
 
 def _drawn_mask(source: Source, entry: Entry) -> MaskPixels:
@@ -114,6 +119,8 @@ def _joined_mask(source: Source) -> MaskPixels:
             )
     if source.classes:
         return _classes_joined(parts, source)
+    if source.is_volume:
+        return replace(parts[0], values=np.concatenate([part.values for part in parts]))
     colour = any(part.colour for part in parts)
     # gray objects among coloured ones are colours with equal channels
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]

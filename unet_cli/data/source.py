@@ -35,12 +35,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """The location of an image's or a mask's pixels: one file, several files, or a page of a stack.
+    """The location of an image's or a mask's pixels: one file, several files, a page of a stack, or a volume.
 
     paths: several files are the channels of an image, or the objects of a mask, one a file. page: index from 0; None
     for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
-    entry: what a drawn mask is drawn from; the annotation file is at `paths`.
+    entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file, or the
+    files in their order, are the slices of one volume.
     """
 
     paths: tuple[Path, ...]
@@ -49,6 +50,7 @@ class Source:
     is_blank: bool = False
     size: tuple[int, int] | None = None
     entry: Entry | None = None
+    is_volume: bool = False
 
     @property
     def path(self) -> Path:

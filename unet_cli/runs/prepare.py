@@ -17,11 +17,11 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up
 from unet_cli.data.check.stretching import Mode
-from unet_cli.data.folder.layout import Layout
+from unet_cli.data.folder.layout import Layout, holds_volumes
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.foreign.torchvision import encoder_state
-from unet_cli.models import MODELS, Network, build_model, resolved
+from unet_cli.models import MODELS, Network, build_model, resolved, weightless
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
@@ -47,6 +47,10 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     """Everything up to the first step. Raises UserError where data, settings and the resumed run don't fit together."""
     config, console = call.config, call.console
     call.check_lasting()
+    init = call.restart_from or config.init
+    initial = call.saved or (load_checkpoint(init) if init else None)
+    config = replace(config, model=_model_name(config, call.layout, initial))
+    call = replace(call, config=config)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
@@ -57,8 +61,6 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         flag = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{flag} needs a validation score, and there is no validation part: leave it out")
-    init = call.restart_from or config.init
-    initial = call.saved or (load_checkpoint(init) if init else None)
     network = _network(call, card, initial)
     # Decisions depend on timing and on files, so the first process decides for all.
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
@@ -135,8 +137,11 @@ def _load_learner(call: Call, learner: Learner) -> None:
 
 
 def examine_for_training(config: TrainConfig, layout: Layout, console: Console) -> Card:
-    """The data set card. Raises UserError where the data can't be trained on."""
-    card = examine(layout, config, console)
+    """The data set card, of volumes where the network is one for volumes. Raises UserError where the data can't be
+    trained on."""
+    is_chosen = config.model != "auto"
+    as_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3 if is_chosen else None
+    card = examine(layout, config, console, as_volumes=as_volumes)
     card.refuse()
     if not card.contents[:, 1:].any():
         raise UserError(
@@ -144,6 +149,15 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
             "assign their values to classes with --classes FILE.toml"
         )
     return card
+
+
+def _model_name(config: TrainConfig, layout: Layout, initial: Checkpoint | None) -> str:
+    """The network: by --model, else that of the initial weights, else by the data."""
+    if config.model != "auto":
+        return config.model
+    if initial:
+        return initial.model.name
+    return "unet3d" if holds_volumes(layout) else "unet"
 
 
 def _split(call: Call, card: Card) -> Split:

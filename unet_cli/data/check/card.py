@@ -73,7 +73,7 @@ class Card:
         sizes = Counter(facts.size for _, facts in everything)
         shown = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(4))
         if len(sizes) > 4:
-            sides = [side for _, facts in everything for side in (facts.width, facts.height)]
+            sides = [side for _, facts in everything for side in facts.sides]
             shown = f"{len(sizes)} sizes, sides of {min(sides)} to {max(sides)} pixels"
         low, high = _range([facts for _, facts in everything])
         return [
@@ -141,11 +141,12 @@ class Card:
         normalize: str = "auto",
         in_channels: int | None = None,
         mode: Literal["resize", "tile"] = "resize",
+        patch: tuple[int, ...] = (),
     ) -> Preprocessing:
         """The preprocessing for this data set, with the statistics of the training part.
 
-        normalize: see TrainConfig. in_channels: input channels of the network, if more than the images have. mode:
-        see Preprocessing.
+        normalize: see TrainConfig. in_channels: input channels of the network, if more than the images have. mode,
+        patch: see Preprocessing.
 
         'auto' is 'image' if the variance of brightness between images exceeds that within them (dark and bright
         backgrounds mixed, varying exposure), else 'dataset', which preserves absolute intensity. Both are independent
@@ -167,7 +168,7 @@ class Card:
         facts_of = dict(self.everything)
         facts = [facts_of[pair] for pair in train]
         in_channels = in_channels or self.in_channels
-        pixels = sum(one.height * one.width for one in facts)
+        pixels = sum(one.pixels for one in facts)
         mean: np.ndarray = np.sum([_as_channels(one.sums, in_channels) for one in facts], axis=0) / pixels
         squares = np.sum([_as_channels(one.squares, in_channels) for one in facts], axis=0) / pixels
         variance = squares - mean**2
@@ -190,14 +191,29 @@ class Card:
             ),
             keep_alpha=self.keep_alpha,
             files=self.layout.files_per_image,
-            pages="channels" if any(one.layered for one in facts) else "images",
+            pages="slices" if facts[0].depth else "channels" if any(one.layered for one in facts) else "images",
             mode=mode,
+            patch=patch,
+            spacing=self.spacing(train) or () if patch else (),
         )
 
-    def sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-        """(H, W) of each pair."""
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether images are volumes."""
+        return any(facts.depth for _, facts in self.everything)
+
+    def sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
+        """(H, W) of each pair, (D, H, W) of volumes."""
         facts_of = dict(self.everything)
-        return [(facts_of[pair].height, facts_of[pair].width) for pair in pairs]
+        return [facts_of[pair].sides for pair in pairs]
+
+    def spacing(self, pairs: Sequence[Pair]) -> tuple[float, ...] | None:
+        """The median spacing of volumes along (D, H, W) in mm; None where a file doesn't tell it."""
+        facts_of = dict(self.everything)
+        known = [facts_of[pair].spacing for pair in pairs]
+        if not known or any(spacing is None for spacing in known):
+            return None
+        return tuple(np.median(np.array(known, np.float64), axis=0).tolist())
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the data set, independent of machine, folder and order: a hash of the
@@ -221,7 +237,7 @@ class Card:
         found = [(pair, facts) for pair, facts in self.everything if facts.overlap]
         if not found:
             return []
-        pair, _ = max(found, key=lambda one: one[1].overlap / (one[1].height * one[1].width))
+        pair, _ = max(found, key=lambda one: one[1].overlap / one[1].pixels)
         pixels = sum(facts.overlap for _, facts in found)
         share = pixels / max(int(self.contents[:, 1:].sum()), 1)
         return [
@@ -242,7 +258,7 @@ class Card:
         if self.labels.kind != "soft":
             return ""
         strays, _ = self.labels.count_strays([facts.values for _, facts in self.everything])
-        share = strays / sum(facts.height * facts.width for _, facts in self.everything)
+        share = strays / sum(facts.pixels for _, facts in self.everything)
         return f"; {share:.2%} of the pixels lie between {self.labels.values[0]} and " + (
             f"{self.labels.values[1]}, from soft edges or JPEG"
         )
@@ -319,7 +335,7 @@ def _contents(facts: Facts) -> list[Any]:
 
 def _image_contents(facts: Facts) -> list[Any]:
     sums = () if facts.dtype == "float32" else (*facts.sums, *facts.squares)
-    return [facts.stored, facts.height, facts.width, facts.dtype, facts.low, facts.high, sums, facts.checksum]
+    return [facts.stored, *facts.sides, facts.dtype, facts.low, facts.high, sums, facts.checksum]
 
 
 def _range(facts: list[Facts]) -> tuple[float, float]:
@@ -328,7 +344,7 @@ def _range(facts: list[Facts]) -> tuple[float, float]:
 
 def _spread(facts: list[Facts]) -> tuple[float, float]:
     """Variance of the images' mean intensities, and mean variance of the pixels within an image."""
-    values = np.array([one.height * one.width * len(one.sums) for one in facts])
+    values = np.array([one.pixels * len(one.sums) for one in facts])
     means = np.array([sum(one.sums) for one in facts]) / values
     squares = np.array([sum(one.squares) for one in facts]) / values
     return float(means.var()), float((squares - means**2).mean())

@@ -14,7 +14,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card, refusal
 from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
 from unet_cli.data.check.problems import Problem, odd_things
-from unet_cli.data.folder.layout import Layout, one_class_options, redrawn, swapped
+from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, one_class_options, redrawn, swapped
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
@@ -35,14 +35,23 @@ STRANGE_VALUES = "no class"  # a kind of problem: values that no class has
 DOUBTFUL = "objects or classes"  # a kind of problem: numbers that may be either
 
 
-def examine(layout: Layout, config: DataConfig, console: Console, spec: ClassSpec | None = None) -> Card:
+def examine(
+    layout: Layout,
+    config: DataConfig,
+    console: Console,
+    spec: ClassSpec | None = None,
+    as_volumes: bool | None = None,
+) -> Card:
     """Read every pair once, or take it from the cache, and describe the data set.
 
-    spec: class specification that replaces that of the settings. Raises a UserError that lists all problems if no pair
-    is usable.
+    spec: class specification that replaces that of the settings. as_volumes: whether each file is a volume, rather than
+    an image or a stack of them; by default if its format says so, see `holds_volumes`. Raises a UserError that lists
+    all problems if no pair is usable.
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
     layout, spec = _with_classes(layout, spec)
+    if holds_volumes(layout) if as_volumes is None else as_volumes:
+        layout = of_volumes(layout)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
     layout, spec = _with_colours(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
@@ -188,7 +197,7 @@ def _as_background(one: Known, labels: LabelMap) -> Known:
     if not pair.mask.is_blank:
         return one
     value = labels.values[0] + (labels.reading == "planes from 0")
-    count = {value: facts.height * facts.width}
+    count = {value: facts.pixels}
     return pair, replace(facts, values=ValueStats(count, {}, colour=labels.kind == "colours"))
 
 
@@ -210,8 +219,8 @@ def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Prob
     found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
     if not found:
         return
-    pair, facts = max(found, key=lambda one: one[1].overlap / (one[1].height * one[1].width))
-    share = facts.overlap / (facts.height * facts.width)
+    pair, facts = max(found, key=lambda one: one[1].overlap / one[1].pixels)
+    share = facts.overlap / facts.pixels
     masks = sum(bool(one.mask.classes) for one, _ in flat(known))
     lines = "".join(f"\n    {option}" for option in one_class_options(layout))
     yield Problem(

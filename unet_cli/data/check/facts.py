@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,16 +17,17 @@ import numpy as np
 from unet_cli.config.data import Dtype
 from unet_cli.data.check.memory import memory_file, remember, remembered, stamp_of
 from unet_cli.data.formats import count_pages
-from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray, read_stack
+from unet_cli.data.imagefile import NAN_FILLED, filled, image_of, is_gray, read_stack
 from unet_cli.data.labels import ValueStats, value_stats
 from unet_cli.data.labels.stats import Shape
 from unet_cli.data.maskfile import MaskPixels, read_mask
 from unet_cli.data.source import Pair
+from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import prefetch
 
-LAYOUT_OF_FACTS = 7  # version of the cached facts, raised when they are computed or stored in another way
+LAYOUT_OF_FACTS = 8  # version of the cached facts, raised when they are computed or stored in another way
 THUMBNAIL = 8  # pixels a side
 MAX_SCALE = 16  # maximum scale factor between an image and its mask
 SAMPLED = 4 * THUMBNAIL  # rows and columns of an image that are averaged to its thumbnail
@@ -42,7 +44,8 @@ class Facts:
     8 bytes, brightness from minimum to maximum; mask_thumbnail: likewise, fraction of pixels in the upper half of the
     mask's values. notes: conversions on reading. values: statistics of the mask's values. mask_size: (H, W) of the
     mask's file, if it differs from the image by a scale factor. overlap: number of pixels that belong to several
-    classes.
+    classes. depth: number of slices of a volume, 0 for an image. spacing: of its voxels in mm, along (D, H, W); None
+    where the file doesn't tell.
     """
 
     channels: int
@@ -62,10 +65,22 @@ class Facts:
     values: ValueStats
     mask_size: tuple[int, int] | None = None
     overlap: int = 0
+    depth: int = 0
+    spacing: tuple[float, ...] | None = None
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """(H, W) of an image, (D, H, W) of a volume."""
+        return (self.depth, self.height, self.width) if self.depth else (self.height, self.width)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels, or voxels, of one channel."""
+        return math.prod(self.sides)
 
     @property
     def size(self) -> str:
-        return f"{self.width}x{self.height}"
+        return "x".join(str(side) for side in reversed(self.sides))
 
     @property
     def mask_scale(self) -> float:
@@ -80,14 +95,13 @@ class Facts:
             self.squares, self.layered, self.thumbnail.hex(), self.mask_thumbnail.hex(), self.checksum, self.notes,
             list(values.counts), list(values.counts.values()), list(values.shapes), list(values.shapes.values()),
             values.colour, values.planes, values.palette, values.rest, values.nodata, values.enclosed, self.mask_size,
-            self.overlap,
+            self.overlap, self.depth, self.spacing,
         ]  # fmt: skip
 
     @classmethod
     def from_plain(cls, value: list[Any]) -> Facts:
-        *image, keys, counts, shaped, shapes, colour, planes, palette, rest, nodata, enclosed, mask_size, overlap = (
-            value
-        )
+        *known, mask_size, overlap, depth, spacing = value
+        *image, keys, counts, shaped, shapes, colour, planes, palette, rest, nodata, enclosed = known
         channels, stored, height, width, dtype, low, high, sums, squares, layered, *rest_of_image = image
         thumbnail, mask_thumbnail, checksum, notes = rest_of_image
         values = ValueStats(
@@ -98,7 +112,7 @@ class Facts:
         return cls(
             channels, stored, height, width, dtype, low, high, tuple(sums), tuple(squares), layered,
             bytes.fromhex(thumbnail), bytes.fromhex(mask_thumbnail), checksum, tuple(notes), values,
-            None if mask_size is None else tuple(mask_size), overlap,
+            None if mask_size is None else tuple(mask_size), overlap, depth, spacing and tuple(spacing),
         )  # fmt: skip
 
 
@@ -113,6 +127,8 @@ def flat(known: dict[str, list[Known]]) -> list[Known]:
 def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
     """Read a pair of files. Pages of image and mask are paired one to one; if the mask has a single page, the image's
     pages are its channels. Raises UserError if a file is bad or the two don't match."""
+    if pair.image.is_volume:
+        return [(pair, _facts(pair, keep_alpha, layered=False))]
     pages = count_pages(pair.image.path)
     if pair.mask.is_blank and pages > 1:
         raise UserError(
@@ -202,6 +218,7 @@ class Memory:
         """The paths below the data folder, so that the folder may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
+        how += ["volume"] * pair.image.is_volume
         if pair.mask.entry is not None:
             how.append(hashlib.blake2b(repr(pair.mask.entry).encode(), digest_size=12).hexdigest())
         return "\n".join([path.removeprefix(self._root) for path in paths] + how)
@@ -220,11 +237,17 @@ def _facts_or_error(keep_alpha: bool, pair: Pair) -> list[Known] | UserError:
 
 def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     stack, notes = read_stack(pair.image, keep_alpha)
-    image = stack.reshape(-1, *stack.shape[2:])  # pages of one image are its channels
-    image, has_missing = filled(image)
+    depth = len(stack) if pair.image.is_volume else 0
+    image, has_missing = filled(_tall(image_of(stack, pair.image)))
     notes += (NAN_FILLED,) if has_missing else ()
     height, width = image.shape[1:]
     mask = read_mask(replace(pair.mask, size=(height, width)) if pair.mask.entry else pair.mask)
+    if depth:
+        height //= depth
+        if mask.values.shape != (depth, height, width):
+            raise UserError(_misfit_in_depth(pair, mask.values.shape, (depth, height, width)))
+        mask = replace(mask, values=mask.values.reshape(1, -1, width))
+        height *= depth
     mask_size: tuple[int, int] | None = None
     if mask.values.shape[1:] != (height, width):
         _, *sides = mask.values.shape
@@ -240,7 +263,7 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
     return Facts(
         channels=len(image),
         stored=stored,
-        height=height,
+        height=height // max(depth, 1),
         width=width,
         dtype=cast(Dtype, str(image.dtype)),
         low=low,
@@ -255,6 +278,22 @@ def _facts(pair: Pair, keep_alpha: bool, layered: bool) -> Facts:
         values=value_stats(mask, image=image[0]),
         mask_size=mask_size,
         overlap=mask.overlap,
+        depth=depth,
+        spacing=spacing_of(pair.image) if depth else None,
+    )
+
+
+def _tall(image: np.ndarray) -> np.ndarray:
+    """(C, D, H, W) -> (C, D * H, W), the slices one below the other, so that a volume is counted and measured like an
+    image; an image (C, H, W) is unchanged."""
+    return image.reshape(len(image), -1, image.shape[-1])
+
+
+def _misfit_in_depth(pair: Pair, mask: tuple[int, ...], image: tuple[int, ...]) -> str:
+    sizes = ["x".join(str(side) for side in reversed(sides)) for sides in (mask, image)]
+    return (
+        f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: a volume and its mask have the same "
+        "voxels; mend one, or leave the pair out with --skip-bad"
     )
 
 

@@ -72,7 +72,7 @@ def _identical(everything: list[Known]) -> list[list[int]]:
     groups = defaultdict(list)
     for row, (_, facts) in enumerate(everything):
         if facts.low < facts.high:
-            groups[facts.height, facts.width, facts.sums, facts.checksum].append(row)
+            groups[facts.sides, facts.sums, facts.checksum].append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -26,7 +26,7 @@ from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_besi
 from unet_cli.data.folder.roles import File, assign_roles, common_root, located, meaning, twins_of, without_companions
 from unet_cli.data.folder.several import Paired
 from unet_cli.data.folder.walk import natural, walk
-from unet_cli.data.formats import lacking_packages
+from unet_cli.data.formats import is_volume_file, lacking_packages
 from unet_cli.data.source import MASKS_BESIDE, Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -115,6 +115,21 @@ def find_layout(
     notes += passed_over + lacking_packages(inside)
     layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
     return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
+
+
+def holds_volumes(layout: Layout) -> bool:
+    """Whether images are of formats whose files are volumes."""
+    return any(is_volume_file(pair.image.path) for pair in layout.splits["train"])
+
+
+def of_volumes(layout: Layout) -> Layout:
+    """The same pairs, each file being a volume."""
+    splits = {split: [_of_volume(pair) for pair in pairs] for split, pairs in layout.splits.items()}
+    return replace(layout, splits=splits)
+
+
+def _of_volume(pair: Pair) -> Pair:
+    return replace(pair, image=replace(pair.image, is_volume=True), mask=replace(pair.mask, is_volume=True))
 
 
 def redrawn(layout: Layout, names: Sequence[str]) -> Layout:

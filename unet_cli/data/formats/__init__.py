@@ -49,6 +49,7 @@ __all__ = [
     "count_pages",
     "decode",
     "decode_bands",
+    "is_volume_file",
     "lacking_packages",
     "outline",
 ]
@@ -56,6 +57,7 @@ __all__ = [
 # TIFF under the extensions of scanner and microscope vendors.
 SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
 TIFF_EXTENSIONS = (".tif", ".tiff")
+VOLUME_EXTENSIONS = (".nii", ".nii.gz")
 # Formats with several pages.
 STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
 EXTENSIONS = STACK_EXTENSIONS.union(
@@ -69,6 +71,11 @@ def decode(path: Path, page: int | None = None) -> Decoded:
     Raises UserError if the file is missing, no image, damaged, of an unsupported kind, or too large.
     """
     return read(path, lambda file, head: _decode(file, head, page))
+
+
+def is_volume_file(path: Path) -> bool:
+    """By name: whether files of this format hold a volume, rather than one or several images."""
+    return path.name.lower().endswith(VOLUME_EXTENSIONS)
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
