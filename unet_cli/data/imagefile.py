@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from unet_cli.data.formats import EXTENSIONS, TIFF_EXTENSIONS, Decoded, decode, decode_bands, outline
+from unet_cli.data.formats import (
+    EXTENSIONS,
+    TIFF_EXTENSIONS,
+    VOLUME_EXTENSIONS,
+    Decoded,
+    decode,
+    decode_bands,
+    extension_of,
+    outline,
+)
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
+FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, *VOLUME_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
 
 NO_DATA = 1e30  # larger absolute values are no measurements: -3.4e38 and the like mark missing pixels
 NAN_FILLED = "NaN was replaced for the network and is ignored in loss and scores"
@@ -60,7 +69,7 @@ class Bands:
 
 def is_image_file(path: Path) -> bool:
     """By name: a known extension, and no hidden file."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    return extension_of(path) in EXTENSIONS and not path.name.startswith(".")
 
 
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -105,7 +114,7 @@ def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarra
     """(*spatial) bool, True where any channel is NaN; None if there is no NaN. image: (C, *spatial), if read
     already."""
     if image is None:
-        if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
+        if extension_of(source.path) not in FLOAT_EXTENSIONS:
             return None
         image = read_image(source)
     missing = np.isnan(image).any(0) if image.dtype == np.float32 else None
@@ -195,7 +204,8 @@ def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:
     kept."""
     with explained(path):
         pixels = _resolved(decoded).pixels
-        return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
+        chosen = pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels
+        return _image_numbers(chosen, path, decoded.is_measured)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:
@@ -213,8 +223,8 @@ def _resolved(decoded: Decoded) -> Decoded:
     return replace(decoded, pixels=np.concatenate([colours, decoded.pixels[:, 1:]], axis=1), palette=None)
 
 
-def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
-    if pixels.dtype in (np.uint8, np.uint16):
+def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16) and not is_measured:
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
