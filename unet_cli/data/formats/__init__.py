@@ -52,6 +52,7 @@ __all__ = [
     "is_volume_file",
     "lacking_packages",
     "outline",
+    "reads_single_pages",
 ]
 
 # TIFF under the extensions of scanner and microscope vendors.
@@ -76,6 +77,11 @@ def decode(path: Path, page: int | None = None) -> Decoded:
 def is_volume_file(path: Path) -> bool:
     """By name: whether files of this format hold a volume, rather than one or several images."""
     return path.name.lower().endswith(VOLUME_EXTENSIONS)
+
+
+def reads_single_pages(path: Path) -> bool:
+    """By name: whether `decode` reads one page of such a file without the others."""
+    return path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".nii"})
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
