@@ -56,6 +56,7 @@ __all__ = [
     "is_volume_file",
     "lacking_packages",
     "outline",
+    "reads_single_pages",
     "without_extension",
 ]
 
@@ -80,6 +81,11 @@ def decode(path: Path, page: int | None = None) -> Decoded:
 def is_volume_file(path: Path) -> bool:
     """By name: whether files of this format hold a volume, rather than one or several images."""
     return extension_of(path) in VOLUME_EXTENSIONS
+
+
+def reads_single_pages(path: Path) -> bool:
+    """By name: whether `decode` reads one page of such a file without the others."""
+    return extension_of(path) in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, VOLUME_EXTENSIONS, {".btf", ".tf8", ".npy"})
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
