@@ -1,11 +1,13 @@
 """Surface metrics of two masks: distances between their borders, and the overlap of bands along them.
 
-Two dimensions. Distances are between pixel centres, in the units of `spacing`. The border of a mask is the set of its
-pixels with a 4-neighbour outside it; everything outside the image is outside the mask.
+Images and volumes. Distances are between the centres of pixels, in the units of `spacing`. The border of a mask is the
+set of its pixels that share an edge, voxels that share a face, with one outside it; everything outside the image is
+outside the mask.
 
 All values are exact. Other tools spend their time on the distance transform of the whole image, of which two similar
 masks need few values: `border_distances` computes it only where borders are far apart, `_inner_band` only for wide
-bands.
+bands. Volumes take a plainer way: a k-d tree of the border's voxels, which are few, and one distance transform for each
+band.
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ class Surface:
 def compare_surfaces(
     pred: np.ndarray,
     target: np.ndarray,
-    spacing: tuple[float, float],
+    spacing: tuple[float, ...],
     tolerance: float,
     band: float,
     ignored: np.ndarray | None = None,
 ) -> Surface:
-    """Two (H, W) bool masks -> how well the borders of one class agree. ignored: (H, W) bool, pixels of neither mask; a
-    mask has no border where it ends at them, since its true extent is unknown there.
+    """Two (H, W) or (D, H, W) bool masks -> how well the borders of one class agree. ignored: bool of the same shape,
+    pixels of neither mask; a mask has no border where it ends at them, since its true extent is unknown there.
 
-    spacing: pixel size in rows and in columns, above 0. tolerance, band: 0 or more, in the same units; both inclusive,
+    spacing: pixel size along each axis, above 0. tolerance, band: 0 or more, in the same units; both inclusive,
     with a relative tolerance of 1e-9. All NaN where both masks are empty. Where just one is, hd95 and assd are the
     diagonal of the image, surface_dice and boundary_iou 0.
 
@@ -67,7 +69,7 @@ def compare_surfaces(
     authors' code erodes b times by a 3x3 square, so its bands are wider along diagonals. As there, b is at least one
     pixel: its shorter side.
     """
-    diagonal = math.hypot(pred.shape[0] * spacing[0], pred.shape[1] * spacing[1])
+    diagonal = math.hypot(*(side * step for side, step in zip(pred.shape, spacing, strict=True)))
     if ignored is not None:
         pred, target = pred & ~ignored, target & ~ignored
     found, known = pred.any(), target.any()
@@ -90,14 +92,23 @@ def compare_surfaces(
     )
 
 
-def border_distances(border: np.ndarray, other: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-    """Two (H, W) bool arrays, neither empty -> (n,) float64: from each pixel of `border`, row by row, to the nearest of
+def border_distances(border: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Two bool arrays, neither empty -> (n,) float64: from each pixel of `border`, row by row, to the nearest of
     `other`.
 
-    Most borders are close to each other, so each pixel first searches its own row, then the rows one above and below,
-    two, three, while these are nearer than its best distance so far. Pixels that find nothing within NEAR query a k-d
-    tree or, if there are many, a distance transform.
+    Most borders are close to each other, so each pixel of an image first searches its own row, then the rows one above
+    and below, two, three, while these are nearer than its best distance so far. Pixels that find nothing within NEAR,
+    and those of volumes, query a k-d tree or, if there are many, a distance transform.
     """
+    if border.ndim == 2:
+        return _searched_by_rows(border, other, spacing)
+    if np.count_nonzero(border) > MANY * border.size:
+        return distance_transform_edt(~other, sampling=spacing)[border]
+    return _to_nearest(_points(border, spacing), other, spacing)
+
+
+def _searched_by_rows(border: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """`border_distances` of images."""
     width = border.shape[1]
     # Padding by NEAR rows makes a shift by up to NEAR rows a constant offset in the flattened array.
     in_row = np.pad(_row_distances(other, NEAR), ((NEAR, NEAR), (0, 0)), constant_values=NEAR + 1)
@@ -114,16 +125,22 @@ def border_distances(border: np.ndarray, other: np.ndarray, spacing: tuple[float
     if len(far) > MANY * border.size:
         return distance_transform_edt(~other, sampling=spacing)[border]
     if len(far):
-        from scipy.spatial import cKDTree  # a slow import, and most masks need no tree
-
-        tree = cKDTree(_points(other, spacing), compact_nodes=False, balanced_tree=False)
-        distances[far] = tree.query(_points(border, spacing)[far])[0]
+        distances[far] = _to_nearest(_points(border, spacing)[far], other, spacing)
     return distances
 
 
-def _points(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-    """(H, W) bool -> (n, 2) float64 coordinates in units, row by row."""
-    return np.stack(np.divmod(np.flatnonzero(mask), mask.shape[1]), axis=1) * spacing
+def _to_nearest(points: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """(n, dims) coordinates -> (n,) distances to the nearest pixel of `other`."""
+    from scipy.spatial import cKDTree  # a slow import, and most masks need no tree
+
+    tree = cKDTree(_points(other, spacing), compact_nodes=False, balanced_tree=False)
+    distances, _ = tree.query(points)
+    return distances
+
+
+def _points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """bool -> (n, dims) float64 coordinates in units, row by row."""
+    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1) * spacing
 
 
 def _row_distances(points: np.ndarray, reach: int) -> np.ndarray:
@@ -142,18 +159,18 @@ def _row_distances(points: np.ndarray, reach: int) -> np.ndarray:
     return distances
 
 
-def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[float, float], band: float) -> np.ndarray:
-    """A framed mask -> its pixels that are at most `band` units from the nearest pixel outside, (H, W) bool.
+def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[float, ...], band: float) -> np.ndarray:
+    """A framed mask -> its pixels that are at most `band` units from the nearest pixel outside, bool.
 
-    A pixel is in the band if, for some row `step` rows away, a pixel outside is within sqrt(band^2 - step^2) columns,
+    A pixel of an image is in the band if, for some row `step` rows away, a pixel outside is within sqrt(band^2 - step^2) columns,
     all in units. This needs only small integers for the whole image and less time than a distance transform; but one
-    pass for each row of the band, so the transform is used for wide ones.
+    pass for each row of the band, so the transform is used for wide ones, and for volumes.
     """
-    height, width = mask.shape
+    height, width = mask.shape[-2:]
     outside = ~mask if hidden is None else ~(mask | hidden)
     limit = max(band, min(spacing)) * TIE
     steps = int(min(limit / spacing[0], height - 1))
-    if steps > MAX_STEPS:
+    if steps > MAX_STEPS or mask.ndim > 2:
         return mask & (distance_transform_edt(~outside, sampling=spacing) <= limit)
     columns = _row_distances(outside, int(min(limit / spacing[1], width - 1)))
     near = np.zeros(mask.shape, dtype=bool)
@@ -166,22 +183,28 @@ def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[floa
 
 
 def _border(mask: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
-    """The pixels of a framed mask that have a 4-neighbour outside."""
+    """The pixels of a framed mask that have a neighbour outside, along an axis."""
     known = mask if hidden is None else mask | hidden
     inside = known.copy()
-    inside[1:-1] &= known[:-2] & known[2:]
-    inside[:, 1:-1] &= known[:, :-2] & known[:, 2:]
+    for axis in range(mask.ndim):
+        along, neighbours = inside.swapaxes(0, axis), known.swapaxes(0, axis)
+        along[1:-1] &= neighbours[:-2] & neighbours[2:]
     return mask & ~inside
 
 
 def _framed(
     pred: np.ndarray, target: np.ndarray, ignored: np.ndarray | None
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Both masks with a border of one outside pixel; and the ignored pixels. Where nothing is ignored, cropped to the
-    bounding box of both, which contains every nearest pixel."""
-    if ignored is not None:
+    """Both masks with a border of one outside pixel; and the ignored pixels. Cropped to the bounding box of both, which
+    contains every nearest pixel; where some are ignored, volumes to that of all three, and images not at all."""
+    if ignored is not None and ignored.ndim == 2:
         return [np.pad(pred, 1), np.pad(target, 1)], np.pad(ignored, 1)
-    either = pred | target
-    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return [np.pad(pred[box], 1), np.pad(target[box], 1)], None
+    either = pred | target if ignored is None else pred | target | ignored
+    box = tuple(_extent(either, axis) for axis in range(either.ndim))
+    return [np.pad(mask[box], 1) for mask in (pred, target)], None if ignored is None else np.pad(ignored[box], 1)
+
+
+def _extent(mask: np.ndarray, axis: int) -> slice:
+    """From the first to the last index along an axis at which a mask has pixels."""
+    held = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+    return slice(held[0], held[-1] + 1)
