@@ -111,7 +111,8 @@ def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Imag
     ignored pixels IGNORED; of a volume one slice."""
     pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
     samples = (shown_slice(*sample) for sample in zip(pixels, indices, strict=True))
-    return contact_sheet([Tile(str(number), *sample) for number, sample in enumerate(samples, start=1)], colours)
+    tiles = [Tile(str(number), shown, classes) for number, (shown, classes) in enumerate(samples, start=1)]
+    return contact_sheet(tiles, colours)
 
 
 def shown_slice(image: np.ndarray, mask: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

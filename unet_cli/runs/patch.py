@@ -47,7 +47,7 @@ def _valid(side: float, along: Geometry) -> int:
     """The side that fits the network, of which half fits too where that is no great change."""
     whole = along.side(math.ceil(side))
     halved = 2 * along.side(math.ceil(whole / 2))
-    return halved if halved <= 1.2 * whole else whole
+    return halved if halved <= 1.1 * whole else whole
 
 
 def smaller(sides: tuple[int, ...], side: int, geometry: Geometry) -> tuple[int, ...]:

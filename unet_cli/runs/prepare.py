@@ -234,7 +234,7 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     spacing = card.spacing(card.pairs("train"))
     if initial and initial.model.name == model.name:
         model = replace(model, flat=initial.model.flat)
-    elif model.flat is not None and spacing:
+    elif model.flat is not None and model.depth and spacing:
         model = replace(model, flat=flat_for(spacing, model.depth))
     if initial and (stored := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
         source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"

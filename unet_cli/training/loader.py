@@ -14,7 +14,7 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.samples.augment import Augmentation, augment
-from unet_cli.data.samples.cutting import Cutting
+from unet_cli.data.samples.cutting import Crops
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.source import spread
@@ -39,7 +39,7 @@ class TrainLoader:
     batch_size: int
     seed: int
     device: torch.device
-    cut: Callable[[int], Cutting] | None = None
+    cut: Callable[[int], Crops] | None = None
     context: int = 0
     workers: int | None = None
     world: World = field(default_factory=World)

@@ -101,7 +101,10 @@ def augment(
     draws = [np.random.default_rng(key) for key in keys]
     sides = tuple(sides or image.shape[2:])
     if len(sides) == 3:
-        pairs = [_warped_volume(*pair, strength, draw, sides) for *pair, draw in zip(image, mask, draws, strict=True)]
+        pairs = [
+            _warped_volume(volume, classes, strength, draw, sides)
+            for volume, classes, draw in zip(image, mask, draws, strict=True)
+        ]
         image, mask = (torch.stack(part) for part in zip(*pairs, strict=True))
     else:
         warps = [_draw_warp(strength, draw, sides[-1]) for draw in draws]

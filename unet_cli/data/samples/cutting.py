@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -166,7 +166,7 @@ class Grid:
 
     def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
         size = tuple(cached.mask.shape)
-        place = np.unravel_index(number, self._tiles(size))
+        place = map(int, np.unravel_index(number, self._tiles(size)))
         starts, own = zip(*map(self._own, size, self.sides, place), strict=True)
         seen = [side + 2 * self.rim for side in self.sides]
         mask = torch.full(seen, IGNORED, dtype=cached.mask.dtype)
@@ -229,8 +229,7 @@ def _window(pixels: Tensor, starts: Sequence[int], sides: Sequence[int]) -> Tens
     array."""
     values = pixels.numpy()
     spans = list(zip(starts, sides, pixels.shape[-len(sides) :], strict=True))
-    if all(start >= 0 and start + side <= length for start, side, length in spans):
-        part = values[(..., *(slice(start, start + side) for start, side, _ in spans))]
-    else:
-        part = values[(..., *np.ix_(*(mirrored(start, start + side, length) for start, side, length in spans)))]
-    return torch.from_numpy(np.ascontiguousarray(part))
+    places: tuple[Any, ...] = tuple(slice(start, start + side) for start, side, _ in spans)
+    if not all(start >= 0 and start + side <= length for start, side, length in spans):
+        places = np.ix_(*(mirrored(start, start + side, length) for start, side, length in spans))
+    return torch.from_numpy(np.ascontiguousarray(values[(..., *places)]))

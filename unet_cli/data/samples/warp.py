@@ -48,8 +48,9 @@ def rotation(radians: float) -> np.ndarray:
 
 def center_crop(pixels: Tensor, sides: Sequence[int]) -> Tensor:
     """The centre (..., *sides) of (..., *spatial); a view."""
-    starts = [(length - side) // 2 for length, side in zip(pixels.shape[-len(sides) :], sides, strict=True)]
-    return pixels[(..., *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))]
+    for axis, side in enumerate(sides, start=-len(sides)):
+        pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
+    return pixels
 
 
 def is_cube(sides: Sequence[int]) -> bool:
