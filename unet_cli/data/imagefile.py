@@ -13,10 +13,12 @@ from PIL import Image, ImageOps
 from unet_cli.data.formats import (
     EXTENSIONS,
     TIFF_EXTENSIONS,
+    VOLUME_EXTENSIONS,
     Decoded,
     count_pages,
     decode,
     decode_bands,
+    extension_of,
     outline,
     reads_single_pages,
 )
@@ -27,7 +29,7 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 from unet_cli.system.prefetch import default_workers, prefetch
 
-FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
+FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, *VOLUME_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
 
 NO_DATA = 1e30  # larger absolute values are no measurements: -3.4e38 and the like mark missing pixels
 SLICES_AHEAD = 2**26  # bytes of a volume's slices that are read ahead
@@ -71,7 +73,7 @@ class Bands:
 
 def is_image_file(path: Path) -> bool:
     """By name: a known extension, and no hidden file."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    return extension_of(path) in EXTENSIONS and not path.name.startswith(".")
 
 
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -116,7 +118,7 @@ def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarra
     """(*spatial) bool, True where any channel is NaN; None if there is no NaN. image: (C, *spatial), if read
     already."""
     if image is None:
-        if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
+        if extension_of(source.path) not in FLOAT_EXTENSIONS:
             return None
         image = read_image(source)
     missing = np.isnan(image).any(0) if image.dtype == np.float32 else None
@@ -256,7 +258,8 @@ def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool, is_part: bool 
     kept. is_part: of an image, which may be all NaN."""
     with explained(path):
         pixels = _resolved(decoded).pixels
-        return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path, is_part)
+        chosen = pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels
+        return _image_numbers(chosen, path, decoded.is_measured, is_part)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:
@@ -278,8 +281,8 @@ def is_all_nan(pixels: np.ndarray) -> bool:
     return pixels.dtype == np.float32 and bool(np.isnan(pixels).all())
 
 
-def _image_numbers(pixels: np.ndarray, path: Path, is_part: bool) -> np.ndarray:
-    if pixels.dtype in (np.uint8, np.uint16):
+def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool, is_part: bool) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16) and not is_measured:
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
