@@ -119,7 +119,7 @@ def test_a_warp_takes_pixels_from_where_its_matrix_says():
 
 def test_the_nearest_pixel_of_the_mask_is_that_of_the_image():
     image, mask = places(8)
-    result, picked = augment(image, mask, WARPS, keys(8), size=30)
+    result, picked = augment(image, mask, WARPS, keys(8), sides=(30, 30))
     assert ((result[:, 0] - image[0, 0].flatten()[picked]).abs() < 0.51).all()
     assert ((result[:, 1] - image[0, 1].flatten()[picked]).abs() < 0.51).all()
 
@@ -127,7 +127,7 @@ def test_the_nearest_pixel_of_the_mask_is_that_of_the_image():
 def test_displacements_are_smooth_and_as_large_as_told():
     image, mask = places(20, side=128)
     gentle = Augmentation(flips=False, elastic=0.01, chance=1.0)
-    shifts = augment(image, mask, gentle, keys(20), size=96)[0] - center_crop(image, 96)
+    shifts = augment(image, mask, gentle, keys(20), sides=(96, 96))[0] - center_crop(image, (96, 96))
     assert 0.5 * 0.96 < shifts.std() < 1.1 * 0.96  # 1 % of the window's side, less between control points
     assert shifts.diff(dim=-1).abs().max() < 0.8
 
@@ -146,11 +146,11 @@ def test_the_papers_deformation_is_of_10_pixels_on_a_grid_of_3():
 def test_of_a_larger_patch_the_middle_comes_back_and_corners_have_real_pixels():
     image, mask = places(6, side=90)
     for size in (60, 61):
-        inner, inner_mask = center_crop(image, size), center_crop(mask, size)
+        inner, inner_mask = center_crop(image, (size, size)), center_crop(mask, (size, size))
         first = (90 - size) // 2
         assert torch.equal(inner, image[..., first : first + size, first : first + size])
         assert torch.equal(inner_mask, mask[..., first : first + size, first : first + size])
-        still, still_mask = augment(image, mask, Augmentation(flips=False), keys(6), size)
+        still, still_mask = augment(image, mask, Augmentation(flips=False), keys(6), (size, size))
         assert torch.equal(still, inner)
         assert torch.equal(still_mask, inner_mask)
     turned = Warp(linear=rotation(math.radians(45)))
@@ -161,7 +161,7 @@ def test_of_a_larger_patch_the_middle_comes_back_and_corners_have_real_pixels():
 def test_a_window_that_is_zoomed_in_lies_anywhere_but_inside_and_others_in_the_middle():
     image, mask = places(60, side=200)
     zooms = Augmentation(flips=False, scale=2.0, rotation=20, shear=10, chance=1.0)
-    result, _ = augment(image, mask, zooms, keys(60), size=64)
+    result, _ = augment(image, mask, zooms, keys(60), sides=(64, 64))
     origin = result[:, :, 31, 31]
     steps = torch.stack([result[:, :, 32, 31] - origin, result[:, :, 31, 32] - origin], 1)
     zoom = torch.linalg.det(steps).abs().sqrt()
@@ -178,17 +178,17 @@ def test_a_window_that_is_zoomed_in_lies_anywhere_but_inside_and_others_in_the_m
 
 
 @pytest.mark.parametrize("strength", [FULL, LIGHT, WARPS])
-@pytest.mark.parametrize("size", [None, 20])
-def test_a_sample_depends_on_its_key_alone(strength, size):
+@pytest.mark.parametrize("sides", [None, (20, 20)])
+def test_a_sample_depends_on_its_key_alone(strength, sides):
     image, mask = noise(12)
-    together, masks = augment(image, mask, strength, keys(12), size)
+    together, masks = augment(image, mask, strength, keys(12), sides)
     for index in range(12):
         alone, alone_mask = augment(
-            image[index : index + 1], mask[index : index + 1], strength, [keys(12)[index]], size
+            image[index : index + 1], mask[index : index + 1], strength, [keys(12)[index]], sides
         )
         assert torch.allclose(alone[0], together[index], atol=1e-5)
         assert torch.equal(alone_mask[0], masks[index])
-    assert not torch.allclose(augment(image, mask, strength, keys(12, epoch=2), size)[0], together)
+    assert not torch.allclose(augment(image, mask, strength, keys(12, epoch=2), sides)[0], together)
 
 
 @pytest.mark.parametrize("strength", [FULL, LIGHT, WARPS, Augmentation(flips=False)])

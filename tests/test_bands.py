@@ -34,7 +34,7 @@ def heights(bands, top=0):
 def assert_equals_read_image(what, keep_alpha=False):
     """Blocks without gaps, of what the header promised; returns how many."""
     bands, whole = open_bands(what, keep_alpha), read_image(what, keep_alpha)
-    assert (bands.channels, bands.height, bands.width) == whole.shape
+    assert (bands.channels, *bands.spatial) == whole.shape
     assert bands.dtype == whole.dtype
     row, count = 0, 0
     for start, pixels in bands.rows():
@@ -44,7 +44,7 @@ def assert_equals_read_image(what, keep_alpha=False):
         assert pixels.flags.writeable
         assert (pixels == whole[:, row : row + pixels.shape[1]]).all()
         row, count = row + pixels.shape[1], count + 1
-    assert row == bands.height
+    assert row == bands.spatial[0]
     return count
 
 
@@ -308,3 +308,62 @@ def test_tiles_of_a_stack_take_one_look_at_its_directories(tmp_path, monkeypatch
         read = buffered(bands.rows(), 2)  # in a thread of its own
         assert (np.concatenate([block for _, block in read], axis=1)[0] == pages[number]).all()
     assert len(looks) == 1
+
+
+# --- volumes, slice by slice
+
+VOLUME = RNG.normal(size=(9, 20, 30)).astype(np.float32)
+
+
+def volume(*paths):
+    return Source(paths, is_volume=True)
+
+
+def write_volume(folder, kind):
+    if kind == "slices":
+        paths = [folder / f"{number}.tif" for number in range(len(VOLUME))]
+        for path, pixels in zip(paths, VOLUME, strict=True):
+            tifffile.imwrite(path, pixels)
+        return volume(*paths)
+    path = folder / f"volume.{kind}"
+    if kind == "tif":
+        tifffile.imwrite(path, VOLUME, photometric="minisblack")
+    elif kind == "npy":
+        np.save(path, VOLUME)
+    else:
+        np.savez(path, VOLUME)
+    return volume(path)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("tif", 9), ("npy", 9), ("slices", 9), ("npz", 1)])
+def test_a_volume_comes_slice_by_slice_where_its_format_allows(tmp_path, kind, count):
+    what = write_volume(tmp_path, kind)
+    assert read_image(what).shape == (1, *VOLUME.shape)
+    assert assert_equals_read_image(what) == count
+    later = list(open_bands(what).rows(5))
+    assert [start for start, _ in later] == ([5, 6, 7, 8] if count == 9 else [0])
+    assert (later[-1][1] == read_image(what)[:, later[-1][0] :]).all()
+
+
+def test_slices_of_other_sizes_are_refused_when_they_are_read(tmp_path):
+    what = write_volume(tmp_path, "slices")
+    tifffile.imwrite(what.paths[4], VOLUME[4, :-1])
+    slices = open_bands(what).rows()
+    assert [start for start, _ in (next(slices) for _ in range(4))] == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"4\.tif has slices of 30x20 float32 and of 30x19 float32"):
+        next(slices)
+
+
+@pytest.mark.parametrize("rows", [(700, 40), (9, 20, 30)], ids=["image", "volume"])
+def test_a_part_may_be_all_nan_but_not_the_whole(tmp_path, rows):
+    pixels = np.full(rows, np.nan, np.float32)
+    path = tmp_path / "part.tif"
+    what = source(path) if len(rows) == 2 else volume(path)
+    tifffile.imwrite(path, pixels, photometric="minisblack")
+    with pytest.raises(UserError, match=r"part\.tif holds nothing but NaN: replace it"):
+        list(open_bands(what).rows())
+    pixels[-1] = 1
+    tifffile.imwrite(path, pixels, photometric="minisblack")
+    bands = open_bands(what)
+    assert np.isfinite(np.concatenate([band for _, band in bands.rows()], 1)).mean() == pytest.approx(1 / rows[0])
+    assert len(list(bands.rows(rows[0] - 1))) == 1

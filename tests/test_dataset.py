@@ -45,7 +45,7 @@ def dataset_of(data, cache_bytes=None, cutting: Cutting | None = None, **setting
 
 
 def crops(**settings) -> Crops:
-    return Crops(SIZES, 16, 0.5, seed=0, **settings)
+    return Crops(SIZES, (16, 16), 0.5, seed=0, **settings)
 
 
 def test_samples_are_compact_and_of_the_networks_size(data):
@@ -73,7 +73,7 @@ def test_it_says_how_much_memory_it_will_keep(data):
     whole.sample(0)
     assert whole.bytes_to_keep() == 5 * 32 * 32 * 4
     assert SegmentationDataset(pairs, whole.preprocessing, card.labels, cache_bytes=99).bytes_to_keep() == 99
-    tiles = SegmentationDataset(pairs, whole.preprocessing, card.labels, Grid(card.sizes(pairs), 32))
+    tiles = SegmentationDataset(pairs, whole.preprocessing, card.labels, Grid(card.sizes(pairs), (32, 32)))
     assert tiles.bytes_to_keep() == 4 * sum(height * width for height, width in card.sizes(pairs))
 
 
@@ -105,9 +105,9 @@ def test_stretched_samples_are_those_of_the_files(data):
 
 def test_crops_of_stretched_images_know_the_intensities_of_the_whole(data):
     whole = dataset_of(data, intensity="image")
-    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32), intensity="image")
+    dataset = dataset_of(data, cutting=Crops(SIZES, (16, 16), 0.0, seed=0, stretched=32), intensity="image")
     assert len(dataset) == 4 * len(whole)
-    assert dataset.side == 16
+    assert dataset.sides == (16, 16)
     for index in range(len(dataset)):
         image, mask, intensities = dataset.sample(index, epoch=2)
         number = dataset.image_numbers[index]
@@ -118,15 +118,15 @@ def test_crops_of_stretched_images_know_the_intensities_of_the_whole(data):
 
 
 def test_samples_can_be_cut_otherwise_without_reading_again(data, monkeypatch):
-    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
+    dataset = dataset_of(data, cutting=Crops(SIZES, (16, 16), 0.0, seed=0, stretched=32))
     list(dataset)
     monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", None)
-    dataset.cut_by(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
+    dataset.cut_by(Crops(SIZES, (32, 32), 0.0, seed=0, stretched=32))
     assert [tuple(image.shape) for image, _ in dataset] == [(3, 32, 32)] * 6
 
 
 def test_each_sample_knows_its_pair(data):
-    dataset = dataset_of(data, cutting=Grid(SIZES, 20))
+    dataset = dataset_of(data, cutting=Grid(SIZES, (20, 20)))
     # 40 x 40 are four tiles, and 40 x 41 to 45 six.
     assert dataset.image_numbers == [0] * 4 + [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6 + [5] * 6
     assert len(dataset) == 34
@@ -137,7 +137,7 @@ def test_each_sample_knows_its_pair(data):
 
 
 def test_the_tiles_of_an_image_are_the_image(data):
-    dataset = dataset_of(data, cutting=Grid(SIZES, 20))
+    dataset = dataset_of(data, cutting=Grid(SIZES, (20, 20)))
     image, mask = pixels(data / "images" / "cell0.png"), pixels(data / "masks" / "cell0.png") > 0
     for index, (top, left) in enumerate([(0, 0), (0, 20), (20, 0), (20, 20)]):
         tile, own = dataset[index]
@@ -169,7 +169,7 @@ def test_images_of_different_sizes_are_kept_as_long_as_their_bytes_fit(data, mon
         lambda source, alpha: read.append(source) or read_image(source, alpha),
     )
     for budget, again in ((40 * (40 + 41) * 4, 4), (40 * (40 + 41) * 4 - 1, 5), (10**6, 0)):
-        dataset = dataset_of(data, budget, Grid(SIZES, 64))
+        dataset = dataset_of(data, budget, Grid(SIZES, (64, 64)))
         list(dataset)
         read.clear()
         list(dataset)
@@ -195,7 +195,7 @@ def test_gray_stored_as_colour_takes_the_memory_of_gray(data, monkeypatch):
         return pixels
 
     monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", read)
-    dataset = dataset_of(data, cutting=Grid(SIZES, 64))
+    dataset = dataset_of(data, cutting=Grid(SIZES, (64, 64)))
     list(dataset)
     assert len(dataset._cache.cached) == 6
     assert [found() for found in colour] == [None] * 6
@@ -260,7 +260,7 @@ def test_all_of_a_batch_is_pinned_where_that_is_asked_for(data, monkeypatch):
 
 def test_a_data_set_may_be_empty(data):
     card = card_of(data)
-    nothing = SegmentationDataset([], card.preprocessing(card.pairs("train"), size=32), card.labels, Grid([], 8))
+    nothing = SegmentationDataset([], card.preprocessing(card.pairs("train"), size=32), card.labels, Grid([], (8, 8)))
     assert len(nothing) == 0
     assert list(nothing.batches([], 4)) == []
 
@@ -296,7 +296,7 @@ def squares(tmp_path):
 def test_numbers_of_objects_stay_beside_the_classes(squares, mode):
     pairs = squares.pairs("train")
     sizes = squares.sizes(pairs)
-    cutting = {"stretched": None, "crops": Crops(sizes, 64, 0.5, 0), "tiles": Grid(sizes, 64)}[mode]
+    cutting = {"stretched": None, "crops": Crops(sizes, (64, 64), 0.5, 0), "tiles": Grid(sizes, (64, 64))}[mode]
     side = 32 if mode == "stretched" else 64
     preprocessing = squares.preprocessing(pairs, side)
     plain, both = (
@@ -326,9 +326,9 @@ def test_objects_are_still_parted_after_the_papers_deformation(squares):
 
 
 def test_two_cuts_of_the_same_pairs_share_what_was_read(data, monkeypatch):
-    dataset = dataset_of(data, cutting=Crops(SIZES, 16, 0.0, seed=0, stretched=32))
-    other = dataset.cut_apart(Crops(SIZES, 32, 0.0, seed=0, stretched=32))
+    dataset = dataset_of(data, cutting=Crops(SIZES, (16, 16), 0.0, seed=0, stretched=32))
+    other = dataset.cut_apart(Crops(SIZES, (32, 32), 0.0, seed=0, stretched=32))
     list(dataset)
     monkeypatch.setattr("unet_cli.data.samples.dataset.read_image", None)
     assert [tuple(image.shape) for image, _ in other] == [(3, 32, 32)] * 6
-    assert (dataset.side, other.side) == (16, 32)
+    assert (dataset.sides, other.sides) == ((16, 16), (32, 32))

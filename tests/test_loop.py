@@ -46,7 +46,10 @@ def run_for(data, epochs: int = 2, seconds: float | None = None, precision: str 
     preprocessing = card.preprocessing(train, config.size, mode=config.mode)
     cuttings = [None, None]
     if config.mode == "tile":
-        cuttings = [Crops(card.sizes(train), config.size, 0.5, 0, 48), Grid(card.sizes(val), config.size)]
+        cuttings = [
+            Crops(card.sizes(train), (config.size, config.size), 0.5, 0, (48, 48)),
+            Grid(card.sizes(val), (config.size, config.size)),
+        ]
     torch.manual_seed(config.seed)
     model = build_model(ModelConfig(base_channels=4, depth=2, norm=config.norm or "batch"))
     start = time.monotonic()
@@ -165,7 +168,7 @@ def test_epochs_between_validations_have_no_scores(data):
 def test_samples_grow_as_planned(data):
     run = with_plan(run_for(data, epochs=4), Plan(sides=(16, 32), until=(0.5, 1.0)))
     sizes = [(40, 40)] * len(run.loader.data.pairs)
-    run.loader.cut = lambda side: Crops(sizes, side, 0.0, 0, stretched=32)
+    run.loader.cut = lambda side: Crops(sizes, (side, side), 0.0, 0, stretched=32)
     seen = []
     learn = run.learner.train_step
     run.learner.train_step = lambda image, mask, *rest: seen.append(image.shape[-1]) or learn(image, mask, *rest)

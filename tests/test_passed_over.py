@@ -24,7 +24,7 @@ def write(folder: Path, **files: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [
-        ("a__nii__gz", "", "1 .nii.gz: volumes; save"),
+        ("a__nrrd", "", "1 .nrrd: volumes; save them as NIfTI"),
         ("a__zip", "", "1 .zip: unpack it"),
         ("a__CZI", "", "1 .CZI: a microscope's own format; export as TIFF"),
         ("a__cr2", "", "1 .cr2: camera raw"),

@@ -137,3 +137,23 @@ def test_an_image_can_be_stretched_to_a_single_pixel():
     image = torch.tensor([[[0, 100], [100, 200]], [[7, 7], [7, 7]], [[255, 255], [255, 254]]], dtype=torch.uint8)
     assert resize_image(image, (1, 1)).flatten().tolist() == [100, 7, 255]
     assert resize_image(image, (1, 1)).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("intensity", ["dataset", "image", "percentile"])
+def test_a_volume_is_normalised_as_its_slices_side_by_side_are(intensity):
+    volume = np.random.default_rng(0).integers(0, 255, (2, 5, 6, 7), np.uint8)  # (C, D, H, W)
+    rule = replace(settings(in_channels=2), intensity=intensity)
+    flat = torch.from_numpy(volume.reshape(2, 30, 7))[None]
+    found = normalize(torch.from_numpy(volume)[None], rule)
+    assert torch.allclose(found.reshape(1, 2, 30, 7), normalize(flat, rule), atol=1e-6)
+    own = own_intensities(torch.from_numpy(volume)[None].float(), rule)[0]
+    assert intensity == "dataset" or torch.equal(whole_intensities(volume, rule), own)
+
+
+def test_large_volumes_are_measured_at_every_nth_slice_row_and_column(monkeypatch):
+    monkeypatch.setattr("unet_cli.data.preprocess.MAX_MEASURED", 2 * 5 * 6 * 7)
+    assert (measured_step(2, 10, 12, 14), measured_step(2, 10, 12, 15), measured_step(2, 5, 6, 7)) == (2, 3, 1)
+    volume = np.random.default_rng(0).normal(size=(2, 10, 12, 14)).astype(np.float32)
+    own = replace(settings(in_channels=2, dtype="float32"), intensity="percentile")
+    sample = torch.from_numpy(volume[:, ::2, ::2, ::2])[None]
+    assert torch.equal(whole_intensities(volume, own), own_intensities(sample, own)[0])

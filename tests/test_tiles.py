@@ -1,5 +1,7 @@
 """Where tiles lie, and that what they are put together to is the network's answer to the whole image."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -63,38 +65,40 @@ def test_weights_sum_to_one_everywhere_and_vanish_within_the_reach():
 
 
 def in_tiles(network, image, side, overlap, geometry):
-    """The whole walk: (C, H, W) -> (K, H, W)."""
-    rows, columns = (lay_tiles(n, side, overlap, geometry.stride, geometry.reach) for n in image.shape[1:])
-    canvas, parts, expected_top = Canvas(rows, columns), [], 0
-    for i, y in enumerate(rows.starts):
-        for j, x in enumerate(columns.starts):
-            margin = geometry.margin
-            ys = mirrored(y - margin, y + side + margin, rows.length)
-            xs = mirrored(x - margin, x + side + margin, columns.length)
-            done = canvas.add(i, j, network(image[:, ys][:, :, xs][None])[0])
-            if done:
-                assert done[0] == expected_top
-                expected_top += done[1].shape[1]
-                parts.append(done[1])
+    """The whole walk: (C, *spatial) -> (K, *spatial)."""
+    axes = [lay_tiles(n, side, overlap, geometry.stride, geometry.reach) for n in image.shape[1:]]
+    canvas, parts, expected_top = Canvas(axes), [], 0
+    for place in product(*(range(len(axis.starts)) for axis in axes)):
+        tile = image
+        for axis, (number, along) in enumerate(zip(place, axes, strict=True), 1):
+            start = along.starts[number] - geometry.margin
+            seen = mirrored(start, start + side + 2 * geometry.margin, along.length)
+            tile = tile.index_select(axis, torch.from_numpy(seen))
+        done = canvas.add(place, network(tile[None])[0])
+        if done:
+            assert done[0] == expected_top
+            expected_top += done[1].shape[1]
+            parts.append(done[1])
+    assert expected_top == image.shape[1]
     return torch.cat(parts, 1)
 
 
 def whole(network, image, border, geometry):
     """The network's answer to the image in one piece, mirrored by `border` and up to a valid side."""
-    height, width = image.shape[1:]
-    sides = [geometry.side(n + 2 * border + 2 * geometry.margin) for n in (height, width)]
-    ys, xs = (
-        mirrored(-border - geometry.margin, side - border - geometry.margin, n)
-        for side, n in zip(sides, (height, width), strict=True)
-    )
-    return network(image[:, ys][:, :, xs][None])[0, :, border : border + height, border : border + width]
+    sides = image.shape[1:]
+    for axis, n in enumerate(sides, 1):
+        side = geometry.side(n + 2 * border + 2 * geometry.margin)
+        seen = mirrored(-border - geometry.margin, side - border - geometry.margin, n)
+        image = image.index_select(axis, torch.from_numpy(seen))
+    answer = network(image[None])[0]
+    return answer[(slice(None), *(slice(border, border + n) for n in sides))]
 
 
 def plain_network(depth, seed=0, **settings):
     torch.manual_seed(seed)
     model = build_model(ModelConfig(base_channels=4, depth=depth, **settings))
     for module in model.modules():  # statistics that are not those of a fresh network
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.3, 1)
@@ -124,6 +128,30 @@ def test_tiles_whose_overlap_covers_the_reach_give_the_answer_of_the_whole_image
     assert (tiled - single).abs().max() < 1e-5 * single.abs().max()
     poor = in_tiles(model, image, 512, 0.0, model.geometry)
     assert (poor - single).abs().max() > 1e-3 * single.abs().max()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(40, 31, 29), (5, 50, 7)])
+def test_tiles_of_a_volume_give_the_answer_of_the_whole_volume(size):
+    model = plain_network(1, name="unet3d")
+    volume = torch.randn(3, *size)
+    tiled = in_tiles(model, volume, 32, 0.75, model.geometry)  # the overlap of 24 covers the reach of 10 twice
+    single = whole(model, volume, 12, model.geometry)
+    assert (tiled - single).abs().max() < 1e-5 * single.abs().max()
+    poor = in_tiles(model, volume, 16, 0.0, model.geometry)
+    assert (poor - single).abs().max() > 1e-3 * single.abs().max()
+
+
+def test_a_canvas_holds_one_layer_of_tiles_whatever_the_number_of_layers():
+    for slices in (64, 256):
+        axes = [lay_tiles(n, 16, 0.25) for n in (slices, 40, 50)]
+        canvas, held = Canvas(axes), set()
+        for place in product(*(range(len(axis.starts)) for axis in axes)):
+            done = canvas.add(place, torch.ones(2, 16, 16, 16))
+            held.add(canvas._sums.numel())
+            assert done is None or torch.allclose(done[1], torch.ones(()), atol=1e-6)
+            assert done is None or done[1].shape[1] <= 16
+        assert held == {2 * 16 * 40 * 50}
 
 
 class Unpadded(nn.Module):
@@ -167,10 +195,11 @@ def test_seams_of_networks_without_a_bounded_reach_do_not_show():
 
 
 @torch.inference_mode()
-def test_folding_batch_norm_changes_nothing_but_the_number_of_layers():
-    model = plain_network(2)
+@pytest.mark.parametrize(("name", "dims", "norm"), [("unet", 2, nn.BatchNorm2d), ("unet3d", 3, nn.BatchNorm3d)])
+def test_folding_batch_norm_changes_nothing_but_the_number_of_layers(name, dims, norm):
+    model = plain_network(2, name=name)
     folded = fold_batch_norm(model)
-    image = torch.randn(1, 3, 32, 32)
+    image = torch.randn(1, 3, *[32] * dims)
     assert torch.allclose(model(image), folded(image), atol=1e-5)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, norm) for module in folded.modules())
+    assert any(isinstance(module, norm) for module in model.modules())

@@ -112,7 +112,7 @@ def test_tiles_of_an_unpadded_network_see_the_rows_of_its_margin(rows_at_once):
 
     predictor = predictor_of([UNPADDED], [32], mode="tile", overlap=0.0)
     predictor.members = [replace(predictor.members[0], model=Fitted(Mean(UNPADDED), UNPADDED.margin))]
-    picture = Tiled(predictor.members, Bands(3, 100, 130, np.dtype("uint8"), (), read), 0.0)
+    picture = Tiled(predictor.members, Bands(3, (100, 130), np.dtype("uint8"), (), read), 0.0)
     margin = UNPADDED.margin
     wide = np.pad(IMAGE[0].astype(float), margin, mode="reflect")
     means = np.lib.stride_tricks.sliding_window_view(wide, (2 * margin + 1,) * 2).mean((2, 3))
@@ -120,7 +120,9 @@ def test_tiles_of_an_unpadded_network_see_the_rows_of_its_margin(rows_at_once):
 
 
 def test_the_largest_of_several_sizes_rules():
-    picture = Tiled(predictor_of([PLAIN, PLAIN], [32, 64]).members, Bands(3, 64, 64, np.dtype("uint8"), (), iter), 0.0)
+    picture = Tiled(
+        predictor_of([PLAIN, PLAIN], [32, 64]).members, Bands(3, (64, 64), np.dtype("uint8"), (), iter), 0.0
+    )
     assert picture.view_count == 1
 
 
@@ -133,12 +135,12 @@ def test_rows_are_read_once_from_top_to_bottom_and_not_kept(rows_at_once):
             taken.append(start)
             yield start, IMAGE[:, start : start + rows_at_once]
 
-    bands = Bands(3, 100, 130, np.dtype("uint8"), (), read)
+    bands = Bands(3, (100, 130), np.dtype("uint8"), (), read)
     predictor = predictor_of([PLAIN], [32], mode="tile")
     held = []
     picture = Tiled(predictor.members, bands, 0.25)
-    rows = picture._rows
-    picture._rows = lambda first: (held.append(part[1].shape[1]) or part for part in rows(first))
+    rows = picture._layers
+    picture._layers = lambda first: (held.append(part[1].shape[1]) or part for part in rows(first))
     assert np.allclose(seen(predictor, picture), expected(IMAGE), atol=1e-5)
     assert taken == list(range(0, 100, rows_at_once))
     assert max(held) <= 32 + 2 * rows_at_once + 16
@@ -168,7 +170,7 @@ def test_the_intensities_of_an_image_are_those_that_training_on_crops_takes(monk
     predictor = predictor_of([PLAIN, PLAIN], [32, 32], mode="tile")
     other = predictor.members[1]
     own = replace(other, preprocessing=replace(other.preprocessing, intensity=intensity))
-    picture = Tiled([own, other], Bands(3, 100, 130, np.dtype("uint8"), (), read), 0.25)
+    picture = Tiled([own, other], Bands(3, (100, 130), np.dtype("uint8"), (), read), 0.25)
     found, nothing = picture._intensities()
     assert torch.equal(found, whole_intensities(IMAGE, own.preprocessing))
     assert found[2] == pytest.approx(IMAGE[:, ::4, ::4].mean(), rel=0.01)

@@ -50,7 +50,7 @@ def _row(name: str) -> dict[str, Any]:
     from unet_cli.models import MODELS, defaults_of, parameter_count, resolved, weightless
     from unet_cli.models.cost import multiply_adds
 
-    config = resolved(ModelConfig(name=name), DEFAULT_SIZE)
+    defaults, config = defaults_of(name), resolved(ModelConfig(name=name), DEFAULT_SIZE)
     network = weightless(config)
     spatial, flat = (DEFAULT_SIZE, DEFAULT_SIZE), network.spatial_dims == 2
     return {
@@ -59,6 +59,8 @@ def _row(name: str) -> dict[str, Any]:
         "multiply_adds": multiply_adds(network, config.in_channels, spatial) if flat else None,
         "least_side": network.geometry.side(1),
         "learning_rate": LRS["adam"] * MODELS[name].lr_factor,
-        "settings": {flag_of(MODEL_SETTINGS[setting]): value for setting, value in defaults_of(name).items()},
+        "settings": {
+            flag_of(flag): defaults[setting] for setting, flag in MODEL_SETTINGS.items() if setting in defaults
+        },
         "source": MODELS[name].source,
     }

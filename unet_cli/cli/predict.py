@@ -12,7 +12,7 @@ from unet_cli.cli import app
 from unet_cli.cli.options import DONE, SOME_FAILED, command
 from unet_cli.config.base import Output, flag_of
 from unet_cli.config.prediction import PredictConfig
-from unet_cli.system.console import Console, counted, duration, speed
+from unet_cli.system.console import Console, counted, duration, sides, speed
 from unet_cli.system.streams import printable
 
 if TYPE_CHECKING:
@@ -116,18 +116,19 @@ def _skipped(number: int) -> str:
 
 def _plan(predictor: Predictor) -> str:
     """A description of the prediction: network, size or tiles, ensemble, threshold, device."""
-    from unet_cli.inference.views import tile_side
+    from unet_cli.inference.views import tile_sides
 
     first = predictor.members[0]
     model = first.checkpoint.model
     network = model.name + (f" of width {model.base_channels}" if model.base_channels else "")
     more = len(predictor.members) - 1
     network += f" and {counted(more, 'other network')}" if more else ""
-    side = tile_side(predictor.members)[0] if predictor.mode == "tile" else 0
-    way = f"in tiles of {side}x{side}" if side else f"at {first.preprocessing.describe_size()}"
+    tile = sides(reversed(tile_sides(predictor.members))) if predictor.mode == "tile" else ""
+    way = f"in tiles of {tile}" if tile else f"at {first.preprocessing.describe_size()}"
     threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
-    turns = any(len(member.turns) > 1 for member in predictor.members)
-    flips = f", averaged over {'flips and quarter turns' if turns else 'the mirror image'}"
+    symmetries = max((member.symmetries for member in predictor.members), key=len)
+    turns = " and quarter turns" if any(turns for turns, _ in symmetries) else ""
+    flips = f", averaged over {f'flips{turns}' if len(symmetries) > 2 else 'the mirror image'}"
     return f"{network} {way}{flips * predictor.settings.flips}{threshold}; {predictor.compute.describe()}"
 
 

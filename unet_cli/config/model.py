@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from unet_cli.config.base import Checked, setting, within
+from unet_cli.errors import UserError
 
 IGNORED = 255  # class index of mask pixels that no loss and no score counts: the last of 8 bits
 MAX_CLASSES = IGNORED
 DEFAULT_SIZE, MIN_SIZE, MAX_SIZE = 512, 32, 8192  # of what a network sees, pixels
+MAX_DEPTH = 12
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
 
 
@@ -55,12 +57,21 @@ class ModelConfig(Checked):
     in_channels: int = within(1, 4096, 3)
     num_classes: int = within(2, MAX_CLASSES, 2)
     base_channels: int | None = within(1, 4096, None)
-    depth: int | None = within(1, 12, None)
+    depth: int | None = within(1, MAX_DEPTH, None)
     upsampling: Literal["transposed", "bilinear"] | None = None
     norm: Literal["batch", "group", "instance", "none"] | None = None
     dropout: float | None = within(0, 1, None)
     deep_supervision: bool | None = None
     flat: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        deepest = self.depth or MAX_DEPTH
+        if self.flat is not None and (len(self.flat) != 3 or min(self.flat) != 0 or max(self.flat) > deepest):
+            raise UserError(
+                f"flat is {self.flat}: it has to be three numbers of levels, 0 to {deepest}, and 0 along one axis at "
+                "least"
+            )
 
     @property
     def out_channels(self) -> int:
@@ -75,6 +86,11 @@ class ModelConfig(Checked):
             "norm": f"{'no' if self.norm == 'none' else self.norm} norm",
             "dropout": f"dropout {self.dropout}" if self.dropout else "",
             "deep_supervision": "deep supervision" if self.deep_supervision else "",
+            "flat": ", ".join(
+                f"{levels} flat level{'s' * (levels > 1)} along {axis}"
+                for axis, levels in zip("DHW", self.flat or (), strict=False)
+                if levels
+            ),
         }
         said = [text for name, text in spelled.items() if text and getattr(self, name) is not None]
         return ", ".join([self.name, *said])
@@ -88,3 +104,4 @@ MODEL_SETTINGS = {  # of a network that has them, and their names as settings of
     "dropout": "dropout",
     "deep_supervision": "deep_supervision",
 }
+DATA_SETTINGS = ("flat",)  # of a network that has them, which follow from the data and are no settings of a run

@@ -10,16 +10,30 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from unet_cli.data.formats import EXTENSIONS, TIFF_EXTENSIONS, Decoded, decode, decode_bands, outline
+from unet_cli.data.formats import (
+    EXTENSIONS,
+    TIFF_EXTENSIONS,
+    VOLUME_EXTENSIONS,
+    Decoded,
+    count_pages,
+    decode,
+    decode_bands,
+    extension_of,
+    outline,
+    reads_single_pages,
+)
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
+from unet_cli.system.prefetch import default_workers, prefetch
 
-FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
+FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, *VOLUME_EXTENSIONS, ".npy", ".npz", ".pfm")  # formats that can store NaN
 
 NO_DATA = 1e30  # larger absolute values are no measurements: -3.4e38 and the like mark missing pixels
+SLICES_AHEAD = 2**26  # bytes of a volume's slices that are read ahead
+ALL_NAN = "holds nothing but NaN: replace it, or leave it out"
 NAN_FILLED = "NaN was replaced for the network and is ignored in loss and scores"
 # Notes on the conversion of an image, and remedies.
 ALPHA_DROPPED = "alpha was dropped"
@@ -36,21 +50,20 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Bands:
-    """An image that is read in bands of rows, from top to bottom.
+    """An image that is read in bands of rows, from top to bottom, or a volume in slabs of slices, from first to last.
 
-    dtype: uint8, uint16 or float32. notes: conversions, for the user. read: see `rows`.
+    spatial: (H, W) or (D, H, W). dtype: uint8, uint16 or float32. notes: conversions, for the user. read: see `rows`.
     """
 
     channels: int
-    height: int
-    width: int
+    spatial: tuple[int, ...]
     dtype: np.dtype[Any]
     notes: tuple[str, ...]
     read: Callable[[int], Iterator[tuple[int, np.ndarray]]] = field(repr=False)
 
     def rows(self, top: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, (C, h, W) pixels) bands, contiguous and in order, from the one that contains row `top` to the
-        bottom.
+        bottom; of a volume (first slice, (C, d, H, W)), from the one that contains slice `top`.
 
         The arrays are contiguous and writable. The file is open until the last band, or until the generator is closed.
         Raises UserError if the file is damaged or contains infinite values.
@@ -60,7 +73,7 @@ class Bands:
 
 def is_image_file(path: Path) -> bool:
     """By name: a known extension, and no hidden file."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    return extension_of(path) in EXTENSIONS and not path.name.startswith(".")
 
 
 def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -105,7 +118,7 @@ def missing_pixels(source: Source, image: np.ndarray | None = None) -> np.ndarra
     """(*spatial) bool, True where any channel is NaN; None if there is no NaN. image: (C, *spatial), if read
     already."""
     if image is None:
-        if source.path.suffix.lower() not in FLOAT_EXTENSIONS:
+        if extension_of(source.path) not in FLOAT_EXTENSIONS:
             return None
         image = read_image(source)
     missing = np.isnan(image).any(0) if image.dtype == np.float32 else None
@@ -130,28 +143,64 @@ def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
     """The pixels of `read_image` in bands, with memory for one band instead of the image.
 
     This applies to a page of a TIFF that is uncompressed or has several rows of tiles or strips: of any size, unless
-    one row of tiles is too large. Other files are read whole and form one band. Raises UserError as `read_image` does;
-    for damaged pixels of a TIFF, when these are read.
+    one row of tiles is too large; and to the slices of a volume in several files, or in a format that reads each on its
+    own. Other files are read whole and form one band. Raises UserError as `read_image` does; for damaged pixels of a
+    TIFF, or of any slice but the first, when these are read.
     """
-    known = outline(source.path, source.page) if len(source.paths) == 1 else None
+    if source.is_volume and (len(source.paths) > 1 or reads_single_pages(source.path)):
+        return _open_slices(source, keep_alpha)
+    known = outline(source.path, source.page) if len(source.paths) == 1 and not source.is_volume else None
     if known is None:
-        pixels, notes = read_stack(source, keep_alpha)
-        image = pixels.reshape(-1, *pixels.shape[2:])
-        return one_band(image, notes)
+        stack, notes = read_stack(source, keep_alpha)
+        return one_band(image_of(stack, source), notes)
 
     def read(top: int) -> Iterator[tuple[int, np.ndarray]]:
         for start, decoded in decode_bands(source.path, source.page, top):
-            yield start, _our_own(_image_pixels(decoded, source.path, keep_alpha)[0])
+            yield start, _our_own(_image_pixels(decoded, source.path, keep_alpha, is_part=True)[0])
 
     sample = _image_pixels(known.sample, source.path, keep_alpha)
     notes = (ALPHA_DROPPED,) if known.sample.alpha and not keep_alpha else ()
-    return Bands(sample.shape[1], known.height, known.width, sample.dtype, notes, read)
+    spatial = (known.height, known.width)
+    return Bands(sample.shape[1], spatial, sample.dtype, notes, lambda top: _with_numbers(read(top), source))
 
 
 def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
-    """(C, H, W) pixels in memory as a single band."""
-    channels, height, width = image.shape
-    return Bands(channels, height, width, image.dtype, notes, lambda top: iter([(0, image)]))
+    """(C, *spatial) pixels in memory as a single band."""
+    return Bands(image.shape[0], image.shape[1:], image.dtype, notes, lambda top: iter([(0, image)]))
+
+
+def _open_slices(source: Source, keep_alpha: bool) -> Bands:
+    """A volume whose slices are read one by one, ahead in threads."""
+    places = [(path, page) for path in source.paths for page in range(count_pages(path))]
+    decoded = decode(*places[0])
+    first = _image_pixels(decoded, source.path, keep_alpha, is_part=True)
+
+    def read(place: tuple[Path, int]) -> np.ndarray:
+        pixels = _image_pixels(decode(*place), place[0], keep_alpha, is_part=True)
+        if pixels.dtype != first.dtype or pixels.shape != first.shape:
+            raise UserError(
+                f"{place[0]} has slices of {describe_pixels(first)} and of {describe_pixels(pixels)}: slices of one "
+                "volume must have the same size and type"
+            )
+        return _our_own(pixels.swapaxes(0, 1))
+
+    def slices(top: int) -> Iterator[tuple[int, np.ndarray]]:
+        depth = max(1, min(2 * default_workers(), SLICES_AHEAD // first.nbytes))
+        return enumerate(prefetch(read, places[top:], depth=depth), top)
+
+    spatial = (len(places), *first.shape[2:])
+    notes = tuple(_conversions(decoded, keep_alpha))
+    return Bands(first.shape[1], spatial, first.dtype, notes, lambda top: _with_numbers(slices(top), source))
+
+
+def _with_numbers(bands: Iterator[tuple[int, np.ndarray]], source: Source) -> Iterator[tuple[int, np.ndarray]]:
+    """The same bands. Raises UserError after the last if all bands, from the first on, are nothing but NaN."""
+    is_blank = None
+    for start, pixels in bands:
+        is_blank = (start == 0 if is_blank is None else is_blank) and is_all_nan(pixels)
+        yield start, pixels
+    if is_blank:
+        raise UserError(f"{source.path} {ALL_NAN}")
 
 
 def image_pixels(
@@ -175,6 +224,20 @@ def image_pixels(
     return _our_own(pixels), (ALPHA_DROPPED,) if decoded.alpha and not keep_alpha else ()
 
 
+def volume_pixels(
+    volume: np.ndarray | Image.Image, channels: int, keep_alpha: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Like `image_pixels`, of a volume: an array (D, H, W) or (D, H, W, C) -> (C, D, H, W), and notes."""
+    if not (isinstance(volume, np.ndarray) and volume.ndim in (3, 4) and volume.size and volume.dtype.kind in "buif"):
+        found = f"{volume.dtype} of shape {volume.shape}" if isinstance(volume, np.ndarray) else type(volume).__name__
+        raise UserError(f"{found} is no volume: give a path, or an array of numbers, (D, H, W) or (D, H, W, C)")
+    slices = volume[:, None] if volume.ndim == 3 else np.moveaxis(volume, -1, 1)
+    slices = slices * np.uint8(255) if slices.dtype == bool else slices
+    decoded = Decoded(slices, alpha=slices.shape[1] in (2, 4) and slices.shape[1] != channels)
+    pixels = _image_pixels(decoded, Path("the volume"), keep_alpha)
+    return _our_own(pixels.swapaxes(0, 1)), tuple(_conversions(decoded, keep_alpha))
+
+
 def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
     """Notes on how an image was read."""
     notes = []
@@ -190,12 +253,13 @@ def _conversions(decoded: Decoded, keep_alpha: bool) -> list[str]:
     return notes
 
 
-def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool) -> np.ndarray:
+def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool, is_part: bool = False) -> np.ndarray:
     """(P, C, H, W) in the program's representation: palette resolved, uint8, uint16 or float32, no alpha unless
-    kept."""
+    kept. is_part: of an image, which may be all NaN."""
     with explained(path):
         pixels = _resolved(decoded).pixels
-        return _image_numbers(pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels, path)
+        chosen = pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels
+        return _image_numbers(chosen, path, decoded.is_measured, is_part)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:
@@ -213,15 +277,19 @@ def _resolved(decoded: Decoded) -> Decoded:
     return replace(decoded, pixels=np.concatenate([colours, decoded.pixels[:, 1:]], axis=1), palette=None)
 
 
-def _image_numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
-    if pixels.dtype in (np.uint8, np.uint16):
+def is_all_nan(pixels: np.ndarray) -> bool:
+    return pixels.dtype == np.float32 and bool(np.isnan(pixels).all())
+
+
+def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool, is_part: bool) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16) and not is_measured:
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
     if np.isinf(numbers).any():
         raise UserError(f"{path} holds infinite values: replace them, or leave the file out")
-    if np.isnan(numbers).all():
-        raise UserError(f"{path} holds nothing but NaN: replace it, or leave it out")
+    if not is_part and is_all_nan(numbers):
+        raise UserError(f"{path} {ALL_NAN}")
     if (extreme := np.abs(numbers) > NO_DATA).any():
         value, number = float(numbers[extreme][0]), counted(int(extreme.sum()), "value")
         raise UserError(

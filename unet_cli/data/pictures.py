@@ -107,11 +107,23 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> 
 
 
 def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Image:
-    """A contact sheet of network inputs: image (N, C, S, S) normalized float, mask (N, S, S) class indices, ignored
-    pixels IGNORED."""
+    """A contact sheet of network inputs: image (N, C, *spatial) normalized float, mask (N, *spatial) class indices,
+    ignored pixels IGNORED; of a volume one slice."""
     pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
-    tiles = [Tile(str(number), *sample) for number, sample in enumerate(zip(pixels, indices, strict=True), start=1)]
+    samples = (shown_slice(*sample) for sample in zip(pixels, indices, strict=True))
+    tiles = [Tile(str(number), shown, classes) for number, (shown, classes) in enumerate(samples, start=1)]
     return contact_sheet(tiles, colours)
+
+
+def shown_slice(image: np.ndarray, mask: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The slice of a volume with the most foreground, of several the middle one: image (C, D, H, W), mask and others
+    (D, H, W) -> (C, H, W) and (H, W). Images are unchanged."""
+    if mask.ndim == 2:
+        return image, mask, *others
+    counts = np.count_nonzero((mask > 0) & (mask != IGNORED), axis=(1, 2))
+    most = np.flatnonzero(counts == counts.max())
+    place = most[len(most) // 2]
+    return image[:, place], mask[place], *(other[place] for other in others)
 
 
 def write_contact_sheet(

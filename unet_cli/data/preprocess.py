@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
 
 
 def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
-    """(C, H, W) pixels of a file -> (in_channels, H, W) without NaN, and a note on the conversion.
+    """(C, *spatial) pixels of a file -> (in_channels, *spatial) without NaN, and a note on the conversion.
 
     Raises UserError if the bit depth differs from that of the training images, or the channels can't be converted.
     """
@@ -73,10 +74,12 @@ def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[
     raise UserError(f"has {counted(have, 'channel')}, but the network was trained on {channels}")
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretch (C, H, W) to (C, *size), bilinear and antialiased, dtype kept: uint8, uint16 or float."""
-    if tuple(image.shape[-2:]) == size:
+def resize_image(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Stretch (C, H, W) to (C, *size), bilinear and antialiased, dtype kept: uint8, uint16 or float. Volumes have to be
+    of that size already."""
+    if tuple(image.shape[1:]) == size:
         return image
+    assert len(size) == 2, f"a volume of {tuple(image.shape)} can't be stretched to {size}"
     if image.dtype == torch.uint16:
         return _interpolate(image.float(), size).round().clamp(0, 65535).to(torch.uint16)
     if image.dtype == torch.uint8 and size == (1, 1):  # where torch's kernel for 8 bits fails
@@ -93,66 +96,71 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor | None = None) -> Tensor:
-    """(N, C, H, W) pixels -> float32 of mean 0 and standard deviation 1: over the training set, or of each image.
+    """(N, C, *spatial) pixels -> float32 of mean 0 and standard deviation 1: over the training set, or of each image.
 
     intensities: (N, 4) statistics of the images that tiles were cut from, see `own_intensities`; computed from `image`
     if not given. See Card.preprocessing for a comparison of the rules.
     """
     image = image.float()
+    ones = (1,) * (image.ndim - 2)
     if preprocessing.intensity == "dataset":
-        shape = (1, -1, 1, 1)
+        shape = (1, -1, *ones)
         mean = torch.tensor(preprocessing.mean, device=image.device).view(shape)
         std = torch.tensor(preprocessing.std, device=image.device).view(shape)
         return (image - mean) / std
     if intensities is None:
         intensities = own_intensities(image, preprocessing)
-    low, high, mean, std = intensities.to(image.device).T.reshape(4, -1, 1, 1, 1)
+    low, high, mean, std = intensities.to(image.device).T.reshape(4, -1, 1, *ones)
     if preprocessing.intensity == "percentile":
         image = image.clamp(low, high)
     return (image - mean) / std
 
 
 def own_intensities(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(N, C, H, W) float pixels -> (N, 4) statistics of each image: clipping limits (infinite without clipping), then
-    mean and standard deviation over all channels."""
+    """(N, C, *spatial) float pixels -> (N, 4) statistics of each image: clipping limits (infinite without clipping),
+    then mean and standard deviation over all channels."""
+    inner = tuple(range(1, image.ndim))
+    per_image = (-1,) + (1,) * len(inner)
     high = image.new_full((len(image),), torch.inf)
     low = -high
     if preprocessing.intensity == "percentile":
         values = image.flatten(1)
         values = values[:, :: max(1, values.shape[1] // MAX_SORTED)]
         low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=image.device), dim=1)
-        image = image.clamp(low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1))
-    mean = image.mean((1, 2, 3))
+        image = image.clamp(low.view(per_image), high.view(per_image))
+    mean = image.mean(inner)
     is_float = preprocessing.dtype == "float32"
     least = (FLOAT_RESOLUTION * mean.abs()).clamp(min=1e-12) if is_float else torch.ones_like(mean)
     # Two passes: the mean of squares minus the square of the mean would cancel in float32.
-    std = (image - mean.view(-1, 1, 1, 1)).std((1, 2, 3), correction=0)
+    std = (image - mean.view(per_image)).std(inner, correction=0)
     return torch.stack([low, high, mean, torch.maximum(std, least)], dim=1)
 
 
 def whole_intensities(image: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
-    """(C, H, W) pixels of a file -> its `measured_intensities`, the same as in tiled prediction.
+    """(C, *spatial) pixels of a file -> its `measured_intensities`, the same as in tiled prediction.
 
     Raises UserError as `converted` does.
     """
-    channels, height, width = image.shape
-    step = measured_step(channels, height, width)
-    return measured_intensities(np.ascontiguousarray(image[:, ::step, ::step]), preprocessing)
+    every = slice(None, None, measured_step(*image.shape))
+    sample = image[(slice(None), *(every for _ in image.shape[1:]))]
+    return measured_intensities(np.ascontiguousarray(sample), preprocessing)
 
 
-def measured_step(channels: int, height: int, width: int) -> int:
-    """The subsampling step in rows and columns for the statistics of an image in crops or tiles."""
-    return math.ceil(math.sqrt(max(1, channels * height * width / MAX_MEASURED)))
+def measured_step(channels: int, *sides: int) -> int:
+    """The subsampling step along each side for the statistics of an image in crops or tiles: the smallest with which no
+    more than MAX_MEASURED values are taken."""
+    values = channels * math.prod(sides)
+    return next(step for step in count(1) if step ** len(sides) * MAX_MEASURED >= values)
 
 
 def measured_intensities(sample: np.ndarray, preprocessing: Preprocessing) -> Tensor | None:
-    """(C, h, w) pixels of a file, subsampled by `measured_step` -> (4,), see `own_intensities`; None if the rule needs
-    no statistics of the image. Raises UserError as `converted` does."""
+    """(C, *spatial) pixels of a file, subsampled by `measured_step` -> (4,), see `own_intensities`; None if the rule
+    needs no statistics of the image. Raises UserError as `converted` does."""
     if preprocessing.intensity == "dataset":
         return None
     values = torch.from_numpy(converted(sample, preprocessing)[0])[None].float()
     return own_intensities(values, preprocessing)[0]
 
 
-def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:
+def _interpolate(image: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]

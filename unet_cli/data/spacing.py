@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from unet_cli.data.formats import is_volume_file
+from unet_cli.data.formats.nifti import geometry_of
+from unet_cli.data.formats.tiff_spacing import tiff_spacing
 from unet_cli.data.source import Source
 
 
 def spacing_of(source: Source) -> tuple[float, float, float] | None:
-    """Distance between the centres of voxels in mm, along (D, H, W); None where the file doesn't tell. Raises
-    UserError."""
-    return None
+    """Distance between the centres of voxels in mm, along (D, H, W) as they are read; None where the file doesn't tell.
+    Raises UserError."""
+    if not is_volume_file(source.path):
+        return tiff_spacing(source.path)
+    geometry = geometry_of(source.path)
+    return geometry and geometry.spacing

@@ -11,6 +11,7 @@ Segmentation", MICCAI 2015, figure 2, which positions unpadded tiles side by sid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,38 +92,48 @@ def _up(number: int, multiple: int) -> int:
 
 
 class Canvas:
-    """Merges tiles, one row of tiles after the other, and returns the image rows that are complete.
+    """Merges tiles, one layer of them along the first axis after the other, and returns what is complete: the rows of
+    an image, or the slices of a volume.
 
-    Memory: one row of tiles, (K, side, width of the image) float32.
+    Memory: one layer of tiles, (K, side, *rest of the image) float32, and as much again while it is shifted.
     """
 
-    def __init__(self, rows: Axis, columns: Axis, first: int = 0) -> None:
-        """first: the row of tiles that is added first."""
-        self.rows, self.columns = rows, columns
-        self._row = first
+    def __init__(self, axes: Sequence[Axis], first: int = 0) -> None:
+        """axes: of each spatial side. first: the layer of tiles that is added first."""
+        self.axes = tuple(axes)
+        self._layer = first
         self._sums: Tensor | None = None
 
-    def add(self, row: int, column: int, tile: Tensor) -> tuple[int, Tensor] | None:
-        """Add a tile's (K, side, side) output; tiles come in row-major order. Returns, after the last tile of a row,
-        the first of the image rows that no later tile changes, and these rows (K, h, W); None if there are none."""
+    def add(self, place: tuple[int, ...], tile: Tensor) -> tuple[int, Tensor] | None:
+        """Add the (K, *sides) output of the tile that is number `place` along each axis; tiles come in row-major order.
+        Returns, after the last tile of a layer, the first of the rows or slices that no later tile changes, and these
+        (K, h, *rest of the image); None if there are none."""
+        first, *others = self.axes
         if self._sums is None:
-            self._sums = torch.zeros(len(tile), self.rows.side, self.columns.length)
-        assert row == self._row
-        target, source = self.columns.inside(column)
-        weight = self.rows.weights[row][:, None] * self.columns.weights[column, source]
-        self._sums[:, :, target].addcmul_(tile[:, :, source], weight)
-        return self._next_row() if column == len(self.columns.starts) - 1 else None
+            self._sums = torch.zeros(len(tile), first.side, *(axis.length for axis in others))
+        assert place[0] == self._layer
+        targets: tuple[slice, ...] = (slice(None), slice(None))
+        sources = targets
+        weight = first.weights[self._layer]
+        for axis, number in zip(others, place[1:], strict=True):
+            target, source = axis.inside(number)
+            targets, sources = (*targets, target), (*sources, source)
+            weight = weight[..., None] * axis.weights[number, source]
+        self._sums[targets].addcmul_(tile[sources], weight)
+        is_last = all(number == len(axis.starts) - 1 for axis, number in zip(others, place[1:], strict=True))
+        return self._next_layer() if is_last else None
 
-    def _next_row(self) -> tuple[int, Tensor] | None:
+    def _next_layer(self) -> tuple[int, Tensor] | None:
         assert self._sums is not None
-        start = self.rows.starts[self._row]
-        last = self._row == len(self.rows.starts) - 1
-        end = self.rows.length if last else min(self.rows.starts[self._row + 1], self.rows.length)
+        axis = self.axes[0]
+        start = axis.starts[self._layer]
+        is_last = self._layer == len(axis.starts) - 1
+        end = axis.length if is_last else min(axis.starts[self._layer + 1], axis.length)
         top, bottom = max(start, 0), max(end, 0)
         done = self._sums[:, top - start : bottom - start].clone() if bottom > top else None
-        self._row += 1
-        if not last:
-            kept = self.rows.side - (self.rows.starts[self._row] - start)
-            self._sums[:, :kept] = self._sums[:, self.rows.side - kept :].clone()
+        self._layer += 1
+        if not is_last:
+            kept = axis.side - (axis.starts[self._layer] - start)
+            self._sums[:, :kept] = self._sums[:, axis.side - kept :].clone()
             self._sums[:, kept:] = 0
         return None if done is None else (top, done)

@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unet_cli.data.formats import TIFF_EXTENSIONS
+from unet_cli.data.formats import TIFF_EXTENSIONS, is_volume_file
+from unet_cli.data.formats.nifti import description_of
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
 from unet_cli.errors import UserError
 from unet_cli.system.files import whole_file
 
-SIGNATURE = ("Software", SOFTWARE)  # text chunk of every PNG, and tag of every TIFF, that we write
+SIGNATURE = ("Software", SOFTWARE)  # text chunk of every PNG, and tag of every TIFF, that we write; NIfTI: descrip
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None, tags: Tags = ()) -> None:
@@ -71,13 +72,15 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether unet wrote this PNG or TIFF, so that it may be overwritten: anything else belongs to the user.
+    """Whether unet wrote this PNG, TIFF or NIfTI, so that it may be overwritten: anything else belongs to the user.
 
     Reads only the header, whatever the size of the image.
     """
     try:
         if path.suffix.lower() in TIFF_EXTENSIONS:
             return software_of(path) == SIGNATURE[1]
+        if is_volume_file(path):
+            return description_of(path) == SIGNATURE[1]
         with Image.open(path, formats=("PNG",)) as image:
             return image.info.get(SIGNATURE[0]) == SIGNATURE[1]
     except (UserError, OSError, SyntaxError, ValueError):

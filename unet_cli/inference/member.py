@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations, product
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +35,27 @@ class Member:
     gates: int = 0
 
     @property
-    def turns(self) -> range:
-        """Numbers of quarter turns for test-time augmentation, of the image and of its mirror image: those that the
-        network was trained with."""
-        return range(1 if self.preprocessing.orientation == "upright" else 4)
+    def symmetries(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Those of test-time augmentation, with which the network was trained: numbers of quarter turns of (H, W), and
+        the axes along which the image is mirrored before. Quarter turns need inputs of equal sides."""
+        sides = self.preprocessing.sides
+        if self.preprocessing.orientation == "upright":
+            return [(0, ()), (0, (-1,))]
+        if len(sides) == 2:
+            return list(product(range(4), ((), (-1,))))
+        if sides[-1] == sides[-2] and self.along(1) == self.along(2):
+            return list(product(range(4), ((), (-1,), (-3,), (-3, -1))))
+        return [(0, axes) for count in range(4) for axes in combinations((-3, -2, -1), count)]
 
-    def input_side(self, output: int) -> int:
-        """Input side for an output of at least that side: with the margin at the start, and the rest at the end."""
-        return self.geometry.side(output + 2 * self.geometry.margin)
+    def along(self, axis: int) -> Geometry:
+        """The geometry along a spatial axis."""
+        return self.geometry
+
+    def input_side(self, output: int, axis: int) -> int:
+        """Input side along an axis for an output of at least that side: with the margin at the start, and the rest at
+        the end."""
+        geometry = self.along(axis)
+        return geometry.side(output + 2 * geometry.margin)
 
 
 class WithAttentionMaps(Network):
@@ -66,9 +80,11 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
     mode: 'resize' or 'tile'. Raises UserError where the network doesn't support the settings.
     """
     preprocessing = checkpoint.preprocessing
+    network: Network = checkpoint.build()
+    if not network.spatial_dims == len(preprocessing.sides) == 2 + preprocessing.is_volumetric:
+        raise UserError(f"{checkpoint.model.name} doesn't fit its preprocessing, {preprocessing}: train again")
     if settings.size:
         preprocessing = replace(preprocessing, size=settings.size, scale=None)
-    network: Network = checkpoint.build()
     _check_mode(checkpoint.model.name, network, checkpoint.preprocessing, mode)
     if settings.prune is not None:
         _prune(checkpoint.model.name, network, settings.prune)
@@ -83,7 +99,9 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
-    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=compute.memory_format)
+    model = model.to(compute.device, DTYPES[compute.precision])
+    if not preprocessing.is_volumetric:  # the format is one of images
+        model = model.to(memory_format=compute.memory_format)
     if settings.compile:
         model.compile(dynamic=preprocessing.scale is not None)
     return Member(checkpoint, preprocessing, network.geometry, model, gates)

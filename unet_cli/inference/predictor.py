@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
-from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack
+from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack, volume_pixels
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
@@ -47,6 +48,9 @@ class Predictor:
         self.labels = checkpoints[0].labels
         self.preprocessing = checkpoints[0].preprocessing
         self.mode = settings.mode or self.preprocessing.mode
+        if self.preprocessing.is_volumetric:
+            self.mode = "tile"
+            _check_for_volumes(settings)
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
@@ -54,7 +58,8 @@ class Predictor:
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
-        self.batch_size = settings.batch_size or compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
+        usual = 1 if self.preprocessing.is_volumetric else compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
+        self.batch_size = settings.batch_size or usual
         if self.mode == "resize" and any(member.preprocessing.scale is not None for member in self.members):
             self.batch_size = 1  # with a fixed scale images differ in size
         if settings.compile:
@@ -94,18 +99,20 @@ class Predictor:
         return digest.hexdigest()
 
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
-        """The mask of an image in the values or colours of the training masks, as `unet predict` writes it: (H, W)
-        uint8 or uint16, or (H, W, 3) uint8.
+        """The mask of an image or volume in the values or colours of the training masks, as `unet predict` writes it:
+        ([D,] H, W) uint8 or uint16, or ([D,] H, W, 3) uint8.
 
-        image: a path, a Pillow image, or an array (H, W) or (H, W, C) in the value range of the training files. Raises
-        UserError.
+        image: a path, a Pillow image, or an array ([D,] H, W) or ([D,] H, W, C) in the value range of the training
+        files. Raises UserError.
         """
         if isinstance(image, (str, Path)):
             picture = self.read(Source((Path(image),)))
         else:
-            picture = self._picture(*image_pixels(image, self.preprocessing.in_channels, self.preprocessing.keep_alpha))
+            channels, keep_alpha = self.preprocessing.in_channels, self.preprocessing.keep_alpha
+            pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels
+            picture = self._picture(*pixels(image, channels, keep_alpha))
         rows = [self.classes(band.finished()[: self.planes]) for band in self.bands(picture)]
-        return self.labels.decode(np.concatenate(rows))
+        return self.labels.decode(np.concatenate(rows).reshape(picture.shape))
 
     def classes(self, probs: Tensor) -> np.ndarray:
         """(planes, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices."""
@@ -126,8 +133,9 @@ class Predictor:
                     yield band
 
     def read(self, source: Source) -> Picture:
-        """Open an image in the predictor's mode. Raises UserError."""
+        """Open an image in the predictor's mode, or a volume. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
+        source = replace(source, is_volume=self.preprocessing.is_volumetric)
         try:
             if self.mode == "tile":
                 return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
@@ -138,7 +146,8 @@ class Predictor:
 
     def _compile(self) -> None:
         """Compile the networks now, on a blank image. Raises UserError where that fails."""
-        blank = np.zeros((self.preprocessing.in_channels, 64, 64), self.preprocessing.dtype)
+        sides = [64] * len(self.preprocessing.sides)
+        blank = np.zeros((self.preprocessing.in_channels, *sides), self.preprocessing.dtype)
         with compiling():
             self.probabilities([next(self._picture(blank, ()).views())])
 
@@ -149,7 +158,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
-        """Up to `batch_size` views -> for each view and member (planes + gates, s, s) float32 probabilities on the
+        """Up to `batch_size` views -> for each view and member (planes + gates, *sides) float32 probabilities on the
         CPU."""
         # The batch is padded to `batch_size`, since kernels are chosen by shape: so the arithmetic, and with it an
         # image's result, doesn't depend on what else is in the batch.
@@ -164,26 +173,28 @@ class Predictor:
         return [list(probs) for probs in zip(*by_member, strict=True)]
 
     def _augmented(self, member: Member, image: Tensor) -> Tensor:
-        """Normalised (N, C, S, S) -> (N, planes + gates, s, s), with --flips averaged over the flips and rotations of
-        test-time augmentation."""
+        """Normalised (N, C, *sides) -> (N, planes + gates, *sides), with --flips averaged over the flips and rotations
+        of test-time augmentation."""
         image = image.to(DTYPES[self.compute.precision])
         if not self.settings.flips:
             return self._probabilities(member.model, image)
-        views = [self._turned(member.model, image, turns, flip) for turns in member.turns for flip in (False, True)]
+        views = [self._turned(member.model, image, *symmetry) for symmetry in member.symmetries]
         return torch.stack(views).mean(0)
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
-        output = model(image.contiguous(memory_format=self.compute.memory_format)).float()
+        is_volume = image.ndim == 5
+        memory_format = torch.contiguous_format if is_volume else self.compute.memory_format
+        output = model(image.contiguous(memory_format=memory_format)).float()
         logits, maps = output[:, : self.planes], output[:, self.planes :]
         probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
         return torch.cat([probs, maps], dim=1) if self.gates else probs
 
-    def _turned(self, model: nn.Module, image: Tensor, turns: int, flip: bool) -> Tensor:
-        """Probabilities of the flipped and rotated image, rotated and flipped back."""
-        probs = self._probabilities(model, torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)))
+    def _turned(self, model: nn.Module, image: Tensor, turns: int, flipped: tuple[int, ...]) -> Tensor:
+        """Probabilities of the flipped and rotated image, rotated and flipped back. flipped: axes."""
+        probs = self._probabilities(model, torch.rot90(image.flip(flipped) if flipped else image, turns, (-2, -1)))
         probs = torch.rot90(probs, -turns, (-2, -1))
-        return probs.flip(-1) if flip else probs
+        return probs.flip(flipped) if flipped else probs
 
 
 def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
@@ -210,6 +221,15 @@ def _chosen_threshold(checkpoints: Sequence[Checkpoint], settings: Inference, te
     if len(best) == 1:
         return best[0][0]  # exactly: the round trip through `uncalibrated` would change the last bits
     return calibrated_number(sum(uncalibrated(*one) for one in best) / len(best), temperature)
+
+
+def _check_for_volumes(settings: Inference) -> None:
+    """Raises UserError for settings of images alone."""
+    for flag, is_given in (("--mode resize", settings.mode == "resize"), ("--size", settings.size)):
+        if is_given:
+            raise UserError(
+                f"{flag} is for images, and these weights predict volumes, in tiles as in training: omit it"
+            )
 
 
 def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from unet_cli.data.preprocess import (
     prepare,
     resize_image,
 )
-from unet_cli.data.tiles import Canvas, lay_tiles, mirrored
+from unet_cli.data.tiles import Axis, Canvas, lay_tiles, mirrored
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.system.prefetch import prefetch
@@ -29,10 +30,10 @@ from unet_cli.system.prefetch import prefetch
 
 @dataclass(frozen=True)
 class View:
-    """One input for all ensemble members: for each its prepared input (C, S, S), and the intensity statistics of the
+    """One input for all ensemble members: for each its prepared input (C, *sides), and the intensity statistics of the
     whole image where they can't be computed from the input. number: number of the view, from 1. place: position within
-    its picture, interpreted by that picture only: empty for a whole image, (row, column) for a tile, with the page
-    before them in a stack."""
+    its picture, interpreted by that picture only: empty for a whole image, the tile's number along each axis for a
+    tile, with the page before them in a stack."""
 
     inputs: list[Tensor]
     intensities: list[Tensor | None]
@@ -46,7 +47,7 @@ class Band:
     `size`."""
 
     top: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     probs: list[Tensor]
 
     def combined(self) -> Tensor:
@@ -72,10 +73,15 @@ class Band:
 
 
 class Picture(Protocol):
-    """An image as a sequence of network inputs (views). size: (H, W). notes: conversions that were made. view_count:
-    total number of views; views_are: what a view is called in messages."""
+    """An image, stack or volume as a sequence of network inputs (views).
+
+    size: (H, W); of a stack or volume (D * H, W), with its pages or slices one below the other. shape: (H, W), or
+    (D, H, W). notes: conversions that were made. view_count: total number of views; views_are: what a view is called in
+    messages.
+    """
 
     size: tuple[int, int]
+    shape: tuple[int, ...]
     notes: set[str]
     view_count: int
     views_are: str
@@ -99,6 +105,7 @@ class Stretched:
     def __init__(self, members: Sequence[Member], pixels: np.ndarray, notes: Iterable[str] = ()) -> None:
         """pixels: (C, H, W)."""
         self.size = (pixels.shape[1], pixels.shape[2])
+        self.shape: tuple[int, ...] = self.size
         self.view_count = 1
         prepared = [prepare(pixels, member.preprocessing) for member in members]
         self.notes = {*notes, *(note for _, note in prepared if note)}
@@ -112,91 +119,105 @@ class Stretched:
 
 
 class Tiled:
-    """An image that is predicted in overlapping tiles, one row of tiles after another; see data/tiles.py.
+    """An image or volume that is predicted in overlapping tiles, one layer of tiles along the first axis after another;
+    see data/tiles.py.
 
-    In memory are the image rows that a row of tiles needs, and their probabilities. The members of an ensemble share
-    the tile grid, with the largest of their sizes. See Picture.
+    In memory are the rows of an image, or the slices of a volume, that a layer of tiles needs, and their probabilities.
+    The members of an ensemble share the tile grid, with the largest of their sides along each axis. See Picture.
     """
 
     views_are = "tile"
 
     def __init__(self, members: Sequence[Member], bands: Bands, overlap: float) -> None:
-        self.size = (bands.height, bands.width)
+        self.shape: tuple[int, ...] = bands.spatial
+        self.size = (math.prod(self.shape[:-1]), self.shape[-1])
         self.notes = set(bands.notes)
         self._members, self._bands = members, bands
-        reaches = [member.geometry.reach for member in members]
-        reach = None if None in reaches else max(value for value in reaches if value is not None)
-        self._side, stride = tile_side(members)
-        self.rows, self.columns = (lay_tiles(length, self._side, overlap, stride, reach) for length in self.size)
-        self.view_count = len(self.rows.starts) * len(self.columns.starts)
+        self.axes = tuple(_laid(members, axis, length, overlap) for axis, length in enumerate(self.shape))
+        self.view_count = math.prod(len(axis.starts) for axis in self.axes)
+        self._rows_each = math.prod(self.shape[1:-1])  # of a slice of a volume; the row itself of an image
         self._canvas: Canvas | None = None
 
     def views(self, top: int = 0) -> Generator[View]:
-        # The first row of tiles that reaches below `top`: rows above it may be predicted again.
-        first = next(row for row, start in enumerate(self.rows.starts) if start + self._side > top)
-        self._canvas = Canvas(self.rows, self.columns, first)
+        start_at, axis = top // self._rows_each, self.axes[0]
+        # The first layer of tiles that reaches below `top`: rows above it may be predicted again.
+        first = next(layer for layer, start in enumerate(axis.starts) if start + axis.side > start_at)
+        self._canvas = Canvas(self.axes, first)
         intensities = self._intensities()
-        for row, (start, pixels) in enumerate(self._rows(first), first):
-            for column, left in enumerate(self.columns.starts):
-                inputs = [self._cut(pixels, start, row, left, member) for member in self._members]
-                yield View(inputs, intensities, 1 + row * len(self.columns.starts) + column, (row, column))
+        number = first * (self.view_count // len(axis.starts))
+        for layer, (start, pixels) in enumerate(self._layers(first), first):
+            for place in product(*(range(len(axis.starts)) for axis in self.axes[1:])):
+                number += 1
+                inputs = [self._cut(pixels, start, (layer, *place), member) for member in self._members]
+                yield View(inputs, intensities, number, (layer, *place))
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
         assert self._canvas is not None
-        row, column = view.place
+        sides = tuple(axis.side for axis in self.axes)
         # Members with other geometries may give more than the tile's side at the end: it is cut off.
-        tiles = [part[:, : self._side, : self._side] for part in probs]
-        done = self._canvas.add(row, column, Band(0, (self._side, self._side), tiles).combined())
-        return Band(done[0], (done[1].shape[1], done[1].shape[2]), [done[1]]) if done else None
+        tiles = [part[(slice(None), *map(slice, sides))] for part in probs]
+        done = self._canvas.add(view.place, Band(0, sides, tiles).combined())
+        if done is None:
+            return None
+        first, complete = done
+        rows = complete.flatten(1, -2)
+        return Band(first * self._rows_each, (rows.shape[1], rows.shape[2]), [rows])
 
-    def _rows_needed(self, row: int) -> np.ndarray:
-        """Indices of the image rows that any member needs for a row of tiles, with reflection beyond the image."""
-        start = self.rows.starts[row]
-        extents = [
-            (start - member.geometry.margin, start - member.geometry.margin + member.input_side(self._side))
-            for member in self._members
-        ]
-        return mirrored(min(first for first, _ in extents), max(end for _, end in extents), self.rows.length)
+    def _needed(self, layer: int) -> np.ndarray:
+        """Indices of the rows, or slices, that any member needs for a layer of tiles, with reflection beyond the
+        image."""
+        extents = [self._extent(member, 0, layer) for member in self._members]
+        first, end = min(first for first, _ in extents), max(end for _, end in extents)
+        return mirrored(first, end, self.axes[0].length)
 
-    def _rows(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
-        """For each row of tiles from `first` on: index of the first image row in memory, and (C, h, W) pixels that
-        contain all rows that it needs."""
-        needed = [self._rows_needed(row) for row in range(len(self.rows.starts))]
-        # Reflection at the end may need earlier rows than the row of tiles before: rows are kept for all later ones.
+    def _extent(self, member: Member, axis: int, tile: int) -> tuple[int, int]:
+        """The first and the end of what a member sees along an axis for a tile, which may lie beyond the image."""
+        first = self.axes[axis].starts[tile] - member.along(axis).margin
+        return first, first + member.input_side(self.axes[axis].side, axis)
+
+    def _layers(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        """For each layer of tiles from `first` on: index of the first row or slice in memory, and (C, h, *rest) pixels
+        that contain all that it needs."""
+        needed = [self._needed(layer) for layer in range(len(self.axes[0].starts))]
+        # Reflection at the end may need earlier rows than the layer of tiles before: rows are kept for all later ones.
         keep_from = [int(rows.min()) for rows in needed]
-        for tile in reversed(range(len(needed) - 1)):
-            keep_from[tile] = min(keep_from[tile], keep_from[tile + 1])
+        for layer in reversed(range(len(needed) - 1)):
+            keep_from[layer] = min(keep_from[layer], keep_from[layer + 1])
         blocks = self._bands.rows(keep_from[first])
         start, pixels = next(blocks)
-        for tile in range(first, len(needed)):
-            unneeded = max(keep_from[tile] - start, 0)
+        for layer in range(first, len(needed)):
+            unneeded = max(keep_from[layer] - start, 0)
             start, parts = start + unneeded, [pixels[:, unneeded:]]
             end = start + parts[0].shape[1]
-            while end <= needed[tile].max():
+            while end <= needed[layer].max():
                 parts.append(next(blocks)[1])
                 end += parts[-1].shape[1]
             pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
             del parts  # or the blocks would stay in memory beside their concatenation
             yield start, pixels
 
-    def _cut(self, pixels: np.ndarray, start: int, row: int, left: int, member: Member) -> Tensor:
-        """A member's input for a tile, (C, S, S), with reflection beyond the image."""
-        side, margin = member.input_side(self._side), member.geometry.margin
-        top = self.rows.starts[row] - margin
-        ys = mirrored(top, top + side, self.rows.length) - start
-        xs = mirrored(left - margin, left - margin + side, self.columns.length)
-        tile, note = converted(np.ascontiguousarray(pixels[:, ys[:, None], xs]), member.preprocessing)
+    def _cut(self, pixels: np.ndarray, start: int, place: tuple[int, ...], member: Member) -> Tensor:
+        """A member's input for a tile, (C, *sides), with reflection beyond the image. start: index of the first row or
+        slice of the pixels."""
+        seen = [mirrored(*self._extent(member, axis, tile), self.axes[axis].length) for axis, tile in enumerate(place)]
+        grid = np.ix_(seen[0] - start, *seen[1:])
+        tile, note = converted(np.stack([channel[grid] for channel in pixels]), member.preprocessing)
         if note:  # equal channels in one tile don't mean that the image is gray
             self.notes.add(CONVERTED_TO_GRAY if note == EQUAL_CHANNELS else note)
         return torch.from_numpy(tile)
 
     def _intensities(self) -> list[Tensor | None]:
-        """Intensity statistics of the whole image for each member, from every nth row and column of a large image. A
-        tile's own statistics would differ between tiles of one image."""
+        """Intensity statistics of the whole image for each member, from every nth slice, row and column of a large one.
+        A tile's own statistics would differ between tiles of one image."""
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
-        step = measured_step(self._bands.channels, *self.size)
-        sample = np.concatenate([block[:, -top % step :: step, ::step] for top, block in self._bands.rows()], axis=1)
+        step = measured_step(self._bands.channels, *self.shape)
+        every = (slice(None, None, step),) * (len(self.shape) - 1)
+        # Copied, since a view would keep its whole block in memory.
+        parts = [
+            block[(slice(None), slice(-top % step, None, step), *every)].copy() for top, block in self._bands.rows()
+        ]
+        sample = np.concatenate(parts, axis=1)
         return [measured_intensities(sample, member.preprocessing) for member in self._members]
 
 
@@ -214,6 +235,7 @@ class Stack:
         first = read(0)
         self._height, self._width = first.size
         self.size = (pages * self._height, self._width)
+        self.shape: tuple[int, ...] = (pages, *first.size)
         self.notes: set[str] = set()
         self.view_count = pages * first.view_count
         self.views_are = "page" if first.view_count == 1 else first.views_are
@@ -250,11 +272,24 @@ class Stack:
         return picture
 
 
-def tile_side(members: Sequence[Member]) -> tuple[int, int]:
-    """Output side of a tile for all members, and the grid on which tiles start, in pixels."""
-    stride = math.lcm(*(member.geometry.stride for member in members))
-    size = max(member.preprocessing.size for member in members)
-    return -(-size // stride) * stride, stride
+def tile_sides(members: Sequence[Member]) -> tuple[int, ...]:
+    """Output sides of a tile for all members, one for each spatial axis."""
+    return tuple(_tile_side(members, axis)[0] for axis in range(len(members[0].preprocessing.sides)))
+
+
+def _tile_side(members: Sequence[Member], axis: int) -> tuple[int, int]:
+    """Output side of a tile for all members along an axis, and the grid on which tiles start, in pixels."""
+    stride = math.lcm(*(member.along(axis).stride for member in members))
+    side = max(member.preprocessing.sides[axis] for member in members)
+    return -(-side // stride) * stride, stride
+
+
+def _laid(members: Sequence[Member], axis: int, length: int, overlap: float) -> Axis:
+    """The tiles along an axis."""
+    reaches = [member.along(axis).reach for member in members]
+    reach = None if None in reaches else max(value for value in reaches if value is not None)
+    side, stride = _tile_side(members, axis)
+    return lay_tiles(length, side, overlap, stride, reach)
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from unet_cli.config.base import flag_of
-from unet_cli.config.model import CPU_WIDTH_SHARE, MODEL_SETTINGS, ModelConfig
+from unet_cli.config.model import CPU_WIDTH_SHARE, DATA_SETTINGS, MODEL_SETTINGS, ModelConfig
 from unet_cli.errors import UserError
 from unet_cli.models.attention import AttentionUNet
 from unet_cli.models.attention_oktay import OktayAttentionUNet
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.fitted import Fitted
-from unet_cli.models.geometry import Geometry
+from unet_cli.models.geometry import Geometry, flat_for
 from unet_cli.models.network import Network
 from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, stages_for
 from unet_cli.models.resunet import ResUNet
@@ -38,6 +38,7 @@ __all__ = [
     "Network",
     "build_model",
     "defaults_of",
+    "flat_for",
     "parameter_count",
     "resolved",
     "usual_width",
@@ -110,7 +111,8 @@ def defaults_of(name: str) -> dict[str, Any]:
     """The settings that a network takes, with their defaults."""
     # A network's settings are its keyword arguments, so that a new network declares them only once.
     parameters = inspect.signature(row_of(name).network).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.name in MODEL_SETTINGS}
+    known = {*MODEL_SETTINGS, *DATA_SETTINGS}
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name in known}
 
 
 def usual_width(name: str, device: str) -> int | None:
@@ -129,8 +131,11 @@ def resolved(config: ModelConfig, size: int) -> ModelConfig:
     for name, flag in MODEL_SETTINGS.items():
         if getattr(config, name) is not None and name not in defaults:
             flag = f"no-{flag}" if getattr(config, name) is False else flag
-            takes = ", ".join(flag_of(MODEL_SETTINGS[known]) for known in defaults) or "no such flag"
+            flags = [flag_of(MODEL_SETTINGS[known]) for known in defaults if known in MODEL_SETTINGS]
+            takes = ", ".join(flags) or "no such flag"
             raise UserError(f"{flag_of(flag)} doesn't apply to {config.name}, which takes {takes}: leave it out")
+    if config.flat is not None and "flat" not in defaults:
+        raise UserError(f"flat levels don't apply to {config.name}: they are for networks for volumes, such as unet3d")
     depth_for = row_of(config.name).depth
     defaults |= {"depth": depth_for(size)} if depth_for else {}
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
@@ -141,7 +146,9 @@ def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> Ne
 
     gradient_checkpointing: recompute activations in the backward pass instead of storing them; results are the same.
     """
-    settings = {name: getattr(config, name) for name in defaults_of(config.name) if getattr(config, name) is not None}
+    defaults = defaults_of(config.name)
+    settings = {name: getattr(config, name) for name in defaults if getattr(config, name) is not None}
+    replace(config, **defaults | settings)  # checks the settings with each other
     model = row_of(config.name).network(config.in_channels, config.out_channels, **settings)
     model.gradient_checkpointing = gradient_checkpointing
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -29,6 +29,37 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": partial(nn.InstanceNorm2d, affine=True),
     "none": nn.Identity,
 }
+
+
+CONVS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of dimensions, as below
+UP_CONVS: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+def padded_conv(
+    in_channels: int, out_channels: int, kernel: Sequence[int], stride: int | Sequence[int] = 1, bias: bool = True
+) -> nn.Module:
+    """A convolution with padding: (N, in, *spatial) -> (N, out, *ceil(spatial / stride)).
+
+    kernel: odd sides, as many as there are dimensions.
+    """
+    padding = tuple(side // 2 for side in kernel)
+    return CONVS[len(kernel)](in_channels, out_channels, tuple(kernel), stride=stride, padding=padding, bias=bias)
+
+
+def up_conv(in_channels: int, out_channels: int, stride: Sequence[int], bias: bool = True) -> nn.Module:
+    """An up-convolution whose kernel is its stride: (N, in, *spatial) -> (N, out, *spatial * stride)."""
+    return UP_CONVS[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride), bias=bias)
+
+
+def kernel_at(level: int, flat: Sequence[int]) -> tuple[int, ...]:
+    """Sides of a convolution's kernel at a level, the finest being 0: 1 along axes that are flat there, else 3. flat:
+    see ModelConfig."""
+    return tuple(1 if level < levels else 3 for levels in flat)
+
+
+def stride_after(level: int, flat: Sequence[int]) -> tuple[int, ...]:
+    """Factors between the resolutions of a level and the next coarser one: 1 along axes that are flat there, else 2."""
+    return tuple(1 if level < levels else 2 for levels in flat)
 
 
 class DoubleConv(nn.Sequential):

@@ -24,13 +24,15 @@ class Fitted(nn.Module):
         self.context = context
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        geometry, wanted = self.network.geometry, [length - 2 * self.context for length in image.shape[2:]]
+        wanted = [length - 2 * self.context for length in image.shape[2:]]
+        full = []  # sides of the finest logits
         # The margin is taken from the context as far as it reaches, and then by reflection; more is added at the end.
-        for dim, length in enumerate(wanted, start=2):
-            start = self.context - geometry.margin
-            image = _mirrored(image, dim, start, start + geometry.side(length + 2 * geometry.margin))
+        for axis, length in enumerate(wanted):
+            geometry = self.network.geometry.along(axis)
+            start, side = self.context - geometry.margin, geometry.side(length + 2 * geometry.margin)
+            image = _mirrored(image, 2 + axis, start, start + side)
+            full.append(side - 2 * geometry.margin)
         logits = self.network(image)
-        full = [side - 2 * geometry.margin for side in image.shape[2:]]
         return [_cut(one, full, wanted) for one in logits] if isinstance(logits, list) else _cut(logits, full, wanted)
 
 

@@ -17,12 +17,13 @@ from unet_cli.config.training import LRS, MAX_PASSES, TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.augment import augmentation_of
-from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_side_of
+from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
 from unet_cli.data.source import MASKS_BESIDE, Pair, spread
 from unet_cli.errors import UserError
-from unet_cli.models import MODELS, Network
+from unet_cli.models import MODELS, Geometry, Network
+from unet_cli.runs.patch import sides_for, smaller
 from unet_cli.runs.plan import measuring_seconds
 from unet_cli.runs.resume import Call
 from unet_cli.system.distributed import processes_here
@@ -47,7 +48,9 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     Raises UserError where a resumed run was prepared for other images.
     """
     config = call.config
-    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode)
+    sides = sides_for(card, split.train, model, config.size, call.compute.kind)
+    patch = sides if card.is_volumetric else ()
+    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode, patch)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"
@@ -91,7 +94,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     config = call.config
     # In tile mode the surroundings of a crop are read from the image; stretched images are padded by reflection.
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    cut = _cutting(config, card.sizes(split.train), template, context, plan.repeats)
+    cut = _cutting(config, card.sizes(split.train), template, context, model.geometry, plan.repeats)
     train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
@@ -116,7 +119,8 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
         budget,
         config.schedule or ("cooldown" if plan.is_open else "cosine"),
         learner.lr,
-        size=template.preprocessing.size,
+        size=template.preprocessing.sides[-1],
+        dimensions=len(template.preprocessing.sides),
         samples=len(train_data),
         val_samples=len(val_data),
         step_samples=batch_size * call.world.count,
@@ -126,22 +130,29 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
 
 
 def _cutting(
-    config: TrainConfig, sizes: list[tuple[int, int]], template: Checkpoint, context: int, repeats: int
+    config: TrainConfig,
+    sizes: list[tuple[int, ...]],
+    template: Checkpoint,
+    context: int,
+    geometry: Geometry,
+    repeats: int,
 ) -> Callable[[int], Crops]:
     """A function from a crop side to the training crops of that side, including the surroundings that a warp moves in.
 
-    sizes: (H, W) of each pair. context: pixels around a crop that the network needs. repeats: see Crops.
+    sizes: (H, W) of each pair, (D, H, W) of volumes. context: pixels around a crop that the network needs. repeats: see
+    Crops.
     """
-    size = template.preprocessing.size
+    full, size = template.preprocessing.sides, template.preprocessing.size
     strength = augmentation_of(config.augment, template.preprocessing.orientation)
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:
-        input_side = side + 2 * context
+        sides = smaller(full, side, geometry)
+        seen = tuple(length + 2 * context for length in sides)
         # A whole stretched image has no surroundings to read; a crop has, and a warp would show its border otherwise.
         has_surroundings = side != stretched and strength is not None and strength.interpolates
-        patch = patch_side_of(input_side) if has_surroundings else input_side
-        return Crops(sizes, side, config.foreground_crops, config.seed, patch, stretched, repeats)
+        patch = patch_of(seen) if has_surroundings else seen
+        return Crops(sizes, sides, config.foreground_crops, config.seed, patch, stretched, repeats)
 
     return cut
 
@@ -160,14 +171,14 @@ def _datasets(
 
     context: pixels around a tile that the network needs.
     """
-    size, needs_objects = template.preprocessing.size, any(name == "paper" for _, name in parse_loss(config.loss))
+    sides, needs_objects = template.preprocessing.sides, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
-    val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), size, context)
+    val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), sides, context)
     # Each process caches its own samples, so they share the memory of the machine.
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
         SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
-        for pairs, cutting, with_numbers in ((split.train, cut(size), needs_objects), (val, val_cutting, False))
+        for pairs, cutting, with_numbers in ((split.train, cut(sides[-1]), needs_objects), (val, val_cutting, False))
     )
     return train_data, val_data
 
@@ -178,9 +189,9 @@ def class_shares(card: Card, train: list[Pair]) -> list[float]:
     return (counts / max(1, counts.sum())).tolist()
 
 
-def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, int]]) -> float:
+def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, ...]]) -> float:
     """Estimated seconds to read the whole part from disk twice, for the network and for the report, extrapolated from
-    the first sample, and to evaluate it. sizes: (H, W) of its images."""
+    the first sample, and to evaluate it. sizes: of its images."""
     if not len(dataset):
         return 0.0
     start = time.monotonic()
@@ -201,8 +212,7 @@ def _batch_size(call: Call, template: Checkpoint, model: Network, *data: Segment
     # Timing isn't reproducible, so a deterministic run takes the default.
     if config.deterministic or compute.device.type == "mps":
         return usual
-    size = template.preprocessing.size
-    shape = (template.model.in_channels, size, size)
+    shape = (template.model.in_channels, *template.preprocessing.sides)
     if compute.device.type == "cpu":
         reserved = sum(part.bytes_to_keep() for part in data)
         fitting = world.lowest(cpu_batch_size(template.model, shape, usual, config.gradient_checkpointing, reserved))
@@ -221,10 +231,10 @@ def _budget(
     train_data: SegmentationDataset,
     val_data: SegmentationDataset,
     batch_size: int,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, ...]],
     plan: Plan,
 ) -> Budget:
-    """The budget of the run. sizes: (H, W) of the validation images."""
+    """The budget of the run. sizes: of the validation images."""
     # A resumed run started as long ago as it has been running, so that --max-time counts all its parts.
     config, start = call.config, call.started - call.state.get("seconds", 0.0)
     return Budget(

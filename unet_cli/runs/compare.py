@@ -247,7 +247,8 @@ def _reference_width(config: TrainConfig, compute: Compute, seconds: float | Non
     if seconds is None or config.epochs or compute.device.type != "cpu":
         return usual_width(REFERENCE, compute.kind)
     model = resolved(ModelConfig(name=REFERENCE), config.size)
-    return affordable(model, True, compute, config, seconds)[0].base_channels
+    sides = (config.size, config.size)
+    return affordable(model, True, compute, sides, config.batch_size, seconds)[0].base_channels
 
 
 def _references(config: CompareConfig, times: Sequence[float | None]) -> dict[float | None, Reference]:

@@ -39,11 +39,13 @@ def describe_plan(run: Run, template: Checkpoint, reasons: list[str], folder: Pa
 
 def _describe_samples(run: Run) -> str:
     """How images become training samples, from the first phase to the last."""
-    preprocessing, sides = run.loader.data.preprocessing, run.course.plan.sides or (run.loader.side,)
-    crops = "cropped to " + ", then ".join(f"{side}x{side}" for side in sides)
+    preprocessing, loader = run.loader.data.preprocessing, run.loader
+    sides = run.course.plan.sides or (loader.sides[-1],)
+    phases = [loader.cut(side).sides if loader.cut else loader.sides for side in sides]
+    crops = "cropped to " + ", then ".join("x".join(map(str, reversed(phase))) for phase in phases)
     crops += f" ({run.learner.config.foreground_crops:.0%} on foreground)"
     if preprocessing.mode == "tile":
-        return f"Images are {crops}"
+        return f"{'Volumes' if preprocessing.is_volumetric else 'Images'} are {crops}"
     stretched = f"Images are stretched to {preprocessing.describe_size()}"
     return stretched if sides == (preprocessing.size,) else f"{stretched} and {crops}"
 

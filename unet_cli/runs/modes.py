@@ -23,7 +23,7 @@ from unet_cli.inference.predictor import Predictor
 from unet_cli.models import build_model
 from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.runs.build import build_run, class_shares, template_of
-from unet_cli.runs.plan import MIN_WIDTH, TRAINING_SHARE, affordable, narrowest, smallest_side, work
+from unet_cli.runs.plan import MIN_WIDTH, TRAINING_SHARE, affordable, narrowest, smallest_crop, work
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import Console, counted
 from unet_cli.system.device import free_memory
@@ -48,7 +48,7 @@ def chosen_mode(call: Call, card: Card, split: Split, model: ModelConfig, is_fre
     config, planned_with = call.config, call.saved or call.like
     if planned_with:
         return planned_with.preprocessing.mode, ""
-    if config.mode == "tile":
+    if config.mode == "tile" or card.is_volumetric:
         return "tile", ""
     whole_only = config.model if only_whole(config.model) else ""
     cost = stretch_cost(card, config.size, config, call.console)
@@ -60,7 +60,7 @@ def chosen_mode(call: Call, card: Card, split: Split, model: ModelConfig, is_fre
     scored = _to_score(card, split)
     if len(scored) < MIN_SCORED:
         return mode, why
-    network = replace(model, base_channels=MIN_WIDTH) if is_free and narrowest(model.name) else model
+    network = replace(model, base_channels=MIN_WIDTH[2]) if is_free and narrowest(model.name) else model
     if not are_short(call, model, network, is_free, len(split.train)):
         return mode, why
     call.console.say(
@@ -74,7 +74,8 @@ def are_short(call: Call, model: ModelConfig, network: ModelConfig, is_free: boo
     """Whether two short runs of `network` take a small share of the run, as far as its length is known. On a GPU they
     take some seconds. images: number of training images."""
     config = call.config
-    batch_size, side = config.batch_size or CPU_TRAIN_BATCH, smallest_side(network, config.size)
+    batch_size, sides = config.batch_size or CPU_TRAIN_BATCH, (config.size, config.size)
+    side, *_ = smallest_crop(network, sides)
     both = 2 * STEPS * batch_size * (side / config.size) ** 2  # in images of full size, the unit of the run's length
     epochs = config.epochs or (math.inf if config.max_time else MAX_PASSES)
     if both > MAX_SHARE * epochs * images or not config.max_time:
@@ -82,8 +83,8 @@ def are_short(call: Call, model: ModelConfig, network: ModelConfig, is_free: boo
     remaining = config.max_time - (time.monotonic() - call.started)
     if call.compute.device.type != "cpu":
         return remaining >= MIN_GPU_SECONDS
-    _, cost = affordable(model, is_free, call.compute, config, remaining)
-    return both * cost.seconds * work(network, config.size) <= MAX_SHARE * TRAINING_SHARE * remaining
+    _, cost = affordable(model, is_free, call.compute, sides, config.batch_size, remaining)
+    return both * cost.seconds * work(network, sides) <= MAX_SHARE * TRAINING_SHARE * remaining
 
 
 def compared_modes(
@@ -113,8 +114,8 @@ def _to_score(card: Card, split: Split) -> list[Pair]:
     candidates = [pair for pair, is_foreground in zip(split.val, has_foreground, strict=True) if is_foreground]
     chosen = spread(candidates, MAX_SCORED)
     pixels, scored = 0, list[Pair]()
-    for pair, (height, width) in zip(chosen, card.sizes(chosen), strict=True):
-        pixels += height * width
+    for pair, size in zip(chosen, card.sizes(chosen), strict=True):
+        pixels += math.prod(size)
         if pixels <= MAX_SCORED_PIXELS:
             scored.append(pair)
     return scored
@@ -127,7 +128,7 @@ def _learned(call: Call, card: Card, split: Split, network: ModelConfig, mode: M
         call.config, batch_size=batch_size, epochs=1, max_time=None, patience=None, schedule="cosine", compile=False
     )
     call = replace(call, config=config, world=World(), console=Console(quiet=True))
-    side = smallest_side(network, config.size)
+    side, *_ = smallest_crop(network, (config.size, config.size))
     plan = Plan(sides=(side,), until=(1.0,), validate_every=STEPS, channels_last=call.compute.channels_last)
     template = template_of(call, card, split, mode, network)
     torch.manual_seed(config.seed)  # the same initial weights as in the run itself

@@ -19,9 +19,11 @@ from unet_cli.config.training import TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.split import Split
+from unet_cli.data.source import Pair
 from unet_cli.models import usual_width, weightless
 from unet_cli.models.cost import multiply_adds
 from unet_cli.models.trainable import is_trainable
+from unet_cli.runs.patch import sides_for, smaller
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import duration
 from unet_cli.system.device import Compute, keep_freed_memory, same_threads
@@ -36,7 +38,7 @@ from unet_cli.training.plan import FORWARD, Plan
 # the end.
 GROWTH = ((1 / 4, 0.5), (1 / 2, 0.85), (1.0, 1.0))
 MIN_WHOLE_STEPS = 20  # minimum steps on whole images at the end of a run; with fewer that phase is left out
-MIN_CROP = 64  # pixels: smaller crops hold too little context
+MIN_CROP = {2: 64, 3: 24}  # pixels or voxels, by the number of axes: smaller crops hold too little context
 # Minimum steps on batches of crops of half the size: a network that would take fewer is too wide for its time. For the
 # same work (see `work`), validation Dice at original size (one run each; isbi2012 mean IoU) with width 8, 16, 32; in
 # brackets the number of steps of the wider ones:
@@ -47,7 +49,7 @@ MIN_CROP = 64  # pixels: smaller crops hold too little context
 # Batches of 2 instead of 4, and so twice as many steps, were worse on dsb2018 (0.905 against 0.930), since batch norm
 # has too few images; batches of 8 were equal (0.931), and 2.5 times the learning rate was worse or equal everywhere.
 MIN_STEPS = 2400
-MIN_WIDTH = 8
+MIN_WIDTH = {2: 8, 3: 4}  # by the number of axes: a network for volumes doubles it within the first level
 NARROW = 8  # a multiply-add costs 1 + NARROW / width: narrow layers are memory-bound
 TRIAL_SHARE = 1 / 4  # crop side of a trial, as a share of the size
 TRIAL_SECONDS, TRIAL_ROUNDS = 2.0, 3  # limited in time too, since a slow machine has the least to spare
@@ -83,14 +85,17 @@ def planned(
         return _stored(call.like, config), _with_width(model, is_free, call.like.model.base_channels)
     model = _with_width(model, is_free, usual_width(model.name, compute.kind))
     # Without --max-time or --patience a run ends on convergence, which only a validation score can tell.
-    images, val_images = _images(call, card, split, mode), len(split.val)
+    sides = sides_for(card, split.train, model, config.size, compute.kind)
+    images = len(split.train) if mode == "resize" else _images(card, split.train, sides)
+    val_images = len(split.val)
     is_open = val_images > 0 and not (config.max_time or config.patience) and config.schedule in (None, "cooldown")
-    plan = Plan() if config.epochs else course(images, val_images, is_open=is_open)
+    of_val = _images(card, split.val, sides) / val_images if card.is_volumetric and val_images else 1.0
+    plan = Plan() if config.epochs else course(images, val_images, is_open=is_open, of_val=of_val)
     plan = replace(plan, channels_last=compute.channels_last)
     if compute.device.type == "cpu" and config.max_time and not config.epochs:
-        plan, model = _timed_plan(call, model, is_free, images, val_images)
+        plan, model = _timed_plan(call, model, is_free, sides, images, val_images, of_val)
     elif compute.device.type == "cpu":
-        plan = replace(plan, **growth(model, config.size))
+        plan = replace(plan, **growth(model, sides))
     if config.max_time and split.val:
         count = min(plan.val_images or val_images, _affordable_val_images(call, card, split))
         plan = replace(plan, val_images=count if count < val_images else None)
@@ -106,9 +111,9 @@ def _affordable_val_images(call: Call, card: Card, split: Split) -> int:
     return max(1, int(MEASURING * remaining / max(of_all, 1e-9) * len(split.val)))
 
 
-def measuring_seconds(sizes: Iterable[tuple[int, int]], classes: int, workers: int | None) -> float:
-    """Estimated seconds to evaluate predictions at original size. sizes: their (H, W)."""
-    pixels = sum(height * width for height, width in sizes)
+def measuring_seconds(sizes: Iterable[tuple[int, ...]], classes: int, workers: int | None) -> float:
+    """Estimated seconds to evaluate predictions at original size. sizes: their (H, W), or (D, H, W)."""
+    pixels = sum(map(math.prod, sizes))
     return PIXEL_SECONDS * pixels * classes / (workers or default_workers())
 
 
@@ -130,27 +135,30 @@ def _with_flags(plan: Plan, config: TrainConfig) -> Plan:
     return replace(plan, is_open=is_open, validate_every=1 if counts_epochs else plan.validate_every)
 
 
-def _images(call: Call, card: Card, split: Split, mode: Mode) -> float:
-    """Size of the training part, in images of full network size."""
-    size = call.config.size
-    if mode == "resize":
-        return len(split.train)
-    return sum(height * width for height, width in card.sizes(split.train)) / size**2
+def _images(card: Card, pairs: Sequence[Pair], sides: tuple[int, ...]) -> float:
+    """Size of these pairs at their own resolution, in images of the network's size."""
+    return sum(map(math.prod, card.sizes(pairs))) / math.prod(sides)
 
 
 def _timed_plan(
-    call: Call, model: ModelConfig, is_free: bool, images: float, val_images: int
+    call: Call,
+    model: ModelConfig,
+    is_free: bool,
+    sides: tuple[int, ...],
+    images: float,
+    val_images: int,
+    of_val: float,
 ) -> tuple[Plan, ModelConfig]:
     """As `planned`, for a run with a time limit."""
     config, count = call.config, call.world.count
     assert config.max_time is not None
     seconds = config.max_time - (time.monotonic() - call.started)
-    model, cost = affordable(model, is_free, call.compute, config, seconds)
+    model, cost = affordable(model, is_free, call.compute, sides, config.batch_size, seconds)
     has_width = model.base_channels is not None
-    run = max(1.0, count * TRAINING_SHARE * seconds / (cost.seconds * work(model, config.size)))
+    run = max(1.0, count * TRAINING_SHARE * seconds / (cost.seconds * work(model, sides)))
     plan = replace(
-        course(images, val_images, run),
-        **growth(model, config.size, run / count / (config.batch_size or CPU_TRAIN_BATCH)),
+        course(images, val_images, run, of_val=of_val),
+        **growth(model, sides, run / count / (config.batch_size or CPU_TRAIN_BATCH)),
         threads=cost.threads,
         channels_last=cost.compute.channels_last,
         reason=f"the width for {duration(config.max_time)} on this machine" if is_free and has_width else "",
@@ -159,14 +167,20 @@ def _timed_plan(
 
 
 def affordable(
-    model: ModelConfig, is_free: bool, compute: Compute, config: TrainConfig, seconds: float
+    model: ModelConfig,
+    is_free: bool,
+    compute: Compute,
+    sides: tuple[int, ...],
+    batch_size: int | None,
+    seconds: float,
 ) -> tuple[ModelConfig, Cost]:
-    """The network, with the width that so many seconds of training allow if it `is_free`, and the cost of training."""
-    size, batch_size = config.size, config.batch_size or CPU_TRAIN_BATCH
+    """The network, with the width that so many seconds of training allow if it `is_free`, and the cost of training.
+    sides: of the network's input. batch_size: None for the usual one."""
+    batch_size = batch_size or CPU_TRAIN_BATCH
     if not is_free:
-        return model, measured(model, compute, size, batch_size)
-    cost = measured(replace(model, base_channels=narrowest(model.name)), compute, size, batch_size)
-    width = affordable_width(model, cost, size, batch_size, TRAINING_SHARE * seconds)
+        return model, measured(model, compute, sides, batch_size)
+    cost = measured(replace(model, base_channels=narrowest(model.name)), compute, sides, batch_size)
+    width = affordable_width(model, cost, sides, batch_size, TRAINING_SHARE * seconds)
     return replace(model, base_channels=width), cost
 
 
@@ -179,31 +193,31 @@ class Cost:
     threads: int | None = None
 
 
-def work(model: ModelConfig, side: int) -> float:
-    """Work of a training step on one image of that side, about proportional to its time: the number of multiply-adds,
+def work(model: ModelConfig, sides: tuple[int, ...]) -> float:
+    """Work of a training step on one image of these sides, about proportional to its time: the number of multiply-adds,
     with a surcharge for narrow layers."""
-    forward = multiply_adds(weightless(model), model.in_channels, (side, side))
+    forward = multiply_adds(weightless(model), model.in_channels, sides)
     return forward / FORWARD * (1 + NARROW / (model.base_channels or usual_width(model.name, "GPU") or 64))
 
 
 @cache
-def measured(model: ModelConfig, compute: Compute, size: int, batch_size: int) -> Cost:
+def measured(model: ModelConfig, compute: Compute, sides: tuple[int, ...], batch_size: int) -> Cost:
     """Measure the cost of training a fresh network on noise for about two seconds, in both memory layouts, and with
     fewer threads too where other programs are computing. Cached for the process."""
     keep_freed_memory(compute)
     # Small crops, since a step on whole images could take longer than all of the trial's time.
-    side, threads = smallest_side(model, size), torch.get_num_threads()
+    small, threads = smallest_crop(model, sides), torch.get_num_threads()
     other_layout = replace(compute, channels_last=not compute.channels_last)
     options = [(layout, count) for layout in (compute, other_layout) for count in (threads, *_fewer_threads(threads))]
 
     def seconds(option: tuple[Compute, int]) -> float:
         layout, count = option
         torch.set_num_threads(count)
-        return step_seconds(model, layout, side, batch_size)
+        return step_seconds(model, layout, small, batch_size)
 
     with same_threads():
         (compute, chosen), step = quickest(options, seconds)
-    return Cost(compute, step / batch_size / work(model, side), None if chosen == threads else chosen)
+    return Cost(compute, step / batch_size / work(model, small), None if chosen == threads else chosen)
 
 
 def quickest(options: Sequence[Option], seconds: Callable[[Option], float]) -> tuple[Option, float]:
@@ -235,71 +249,84 @@ def _fewer_threads(threads: int) -> list[int]:
     return [free] if load > OTHERS and free < threads else []
 
 
-def affordable_width(model: ModelConfig, cost: Cost, size: int, batch_size: int, seconds: float) -> int | None:
+def affordable_width(
+    model: ModelConfig, cost: Cost, sides: tuple[int, ...], batch_size: int, seconds: float
+) -> int | None:
     """The largest width, of the network's default and its halves, with which a run of that many seconds takes MIN_STEPS
     steps on crops of half the size; None where the network has no width."""
-    width = usual_width(model.name, "GPU")
-    while width is not None and width > MIN_WIDTH:
-        # A crop of half the side has a quarter of the pixels.
-        step = batch_size * cost.seconds * work(replace(model, base_channels=width), size) / 4
+    width, least = usual_width(model.name, "GPU"), MIN_WIDTH[len(sides)]
+    while width is not None and width > least:
+        # A crop of half the side has a quarter of the pixels, or an eighth of the voxels.
+        step = batch_size * cost.seconds * work(replace(model, base_channels=width), sides) / 2 ** len(sides)
         if step * MIN_STEPS <= seconds:
             break
-        width = max(MIN_WIDTH, width // 2)
+        width = max(least, width // 2)
     return width
 
 
 def narrowest(name: str) -> int | None:
     """Width of the network in a trial; None where it has no width."""
     width = usual_width(name, "GPU")
-    return width if width is None else max(min(MIN_WIDTH, width), width // 4)
+    return width if width is None else max(min(MIN_WIDTH[2], width), width // 4)
 
 
-def smallest_side(model: ModelConfig, size: int) -> int:
-    """Crop side of a trial, in pixels."""
-    sides = (int(TRIAL_SHARE * size), size // 2, size)
-    return next(side for side in sides if _is_trainable_on(model, side) or side == size)
+def smallest_crop(model: ModelConfig, sides: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of the crops of a trial, in pixels or voxels."""
+    size, geometry = sides[-1], weightless(model).geometry
+    crops = [smaller(sides, side, geometry) for side in (int(TRIAL_SHARE * size), size // 2, size)]
+    return next(crop for crop in crops if _is_trainable_on(model, crop) or crop == sides)
 
 
-def growth(model: ModelConfig, size: int, steps: float = math.inf) -> dict[str, Any]:
+def growth(model: ModelConfig, sides: tuple[int, ...], steps: float = math.inf) -> dict[str, Any]:
     """The `sides` and `until` of a plan. steps: number of steps at full size for which there is time; with few of them
     the phase of whole images is left out."""
     # A phase whose crops don't fit the network is left out, and the next one takes its share of the run.
+    size, geometry = sides[-1], weightless(model).geometry
     phases = [(round(share * size), end) for share, end in GROWTH]
-    phases = [(side, end) for side, end in phases if side == size or _is_trainable_on(model, side)]
+    phases = [
+        (side, end) for side, end in phases if side == size or _is_trainable_on(model, smaller(sides, side, geometry))
+    ]
     if len(phases) > 1 and (1 - phases[-2][1]) * steps < MIN_WHOLE_STEPS:
         phases = [*phases[:-2], (phases[-2][0], 1.0)]
     return {"sides": tuple(side for side, _ in phases), "until": tuple(end for _, end in phases)}
 
 
-def _is_trainable_on(model: ModelConfig, side: int) -> bool:
-    """Whether training on crops of that side is efficient: the network needs no padding, and the margin that valid
+def _is_trainable_on(model: ModelConfig, sides: tuple[int, ...]) -> bool:
+    """Whether training on crops of these sides is efficient: the network needs no padding, and the margin that valid
     convolutions need is at most a quarter of the side."""
     network = weightless(model)
-    geometry = network.geometry
-    input_side = side + 2 * geometry.margin
-    is_efficient = geometry.side(input_side) == input_side and 4 * geometry.margin <= side
-    return side >= MIN_CROP and is_efficient and not network.only_whole and is_trainable(geometry, side)
+    inputs = [(network.geometry.along(axis), side) for axis, side in enumerate(sides)]
+    is_efficient = all(
+        along.side(side + 2 * along.margin) == side + 2 * along.margin and 4 * along.margin <= side
+        for along, side in inputs
+    )
+    is_large = sides[-1] >= MIN_CROP[len(sides)]
+    return is_large and is_efficient and not network.only_whole and is_trainable(network.geometry, sides)
 
 
-def course(images: float, val_images: int, run: float | None = None, is_open: bool = False) -> Plan:
+def course(
+    images: float, val_images: int, run: float | None = None, is_open: bool = False, of_val: float = 1.0
+) -> Plan:
     """A plan with epochs, validations and statistics for a run that ends by a time limit or on convergence.
 
     images: size of the training part, in images of full network size. run: length of the run in training steps of one
     such image; None without a time limit, and a run that `is_open` then ends on convergence. The cost of a validation
-    is a forward pass for each validation image and for each training image of the statistics.
+    is a forward pass for each validation image and for each training image of the statistics. of_val: size of a
+    validation image, in images of full network size.
     """
     if run is None:
         # Several passes in an epoch where validation would otherwise take more than its share.
         statistics = min(STATISTICS, math.ceil(images))
-        repeats = math.ceil(FORWARD * (val_images + statistics) / (VALIDATING * images))
+        repeats = math.ceil(FORWARD * (val_images * of_val + statistics) / (VALIDATING * images))
         return Plan(repeats=repeats, statistics=statistics, is_open=is_open)
-    validated = min(val_images, max(MIN_VALIDATED, int(FINISHING * run / FORWARD)))
+    least = math.ceil(MIN_VALIDATED / max(of_val, 1))
+    validated = min(val_images, max(least, int(FINISHING * run / FORWARD / of_val)))
     statistics = min(STATISTICS, math.ceil(images), max(MIN_STATISTICS, int(FINISHING * run / FORWARD / 2)))
     passes = run / images / EPOCHS  # passes over the training images in an epoch
     # One of the two is 1: an epoch is several passes of a small data set, or a part of a pass of a large one.
     repeats, parts = max(1, round(passes)), max(1, round(1 / passes))
     epochs = run / images * parts / repeats
-    validations = VALIDATING * run / (FORWARD * (validated + statistics))
+    validations = VALIDATING * run / (FORWARD * (validated * of_val + statistics))
     return Plan(
         repeats=repeats,
         parts=parts,

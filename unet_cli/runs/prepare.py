@@ -21,13 +21,14 @@ from unet_cli.data.folder.layout import Layout, holds_volumes
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.foreign.torchvision import encoder_state
-from unet_cli.models import MODELS, Network, build_model, resolved, weightless
+from unet_cli.models import MODELS, Network, build_model, flat_for, resolved, weightless
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_run, class_shares, template_of
 from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
 from unet_cli.runs.modes import chosen_mode
+from unet_cli.runs.patch import sides_for
 from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import AlreadyFinished, Call
 from unet_cli.runs.saving import Saver
@@ -199,7 +200,7 @@ def _decided(
     orientation, why_orientation = _orientation(call, card)
     call = replace(call, config=replace(call.config, orientation=orientation))
     mode, why_mode = chosen_mode(call, card, split, model, is_free)
-    check_trainable(model, call.config.size, mode)
+    check_trainable(model, sides_for(card, split.train, model, call.config.size, call.compute.kind), mode)
     reasons = [reason for reason in (why_mode, why_orientation) if reason]
     return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
 
@@ -230,6 +231,11 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = resolved(model, config.size)
+    spacing = card.spacing(card.pairs("train"))
+    if initial and initial.model.name == model.name:
+        model = replace(model, flat=initial.model.flat)
+    elif model.flat is not None and model.depth and spacing:
+        model = replace(model, flat=flat_for(spacing, model.depth))
     if initial and (stored := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
         source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"
         here, there = plain(model), plain(stored)

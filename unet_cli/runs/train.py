@@ -261,7 +261,7 @@ def _show_augmented(run: Run, count: int, folder: Path) -> None:
         order = list(epoch_order(len(data), loader.seed, epoch))[: count - len(pictures)]
         for batch in data.batches(order, loader.batch_size, epoch=epoch):
             image, mask = loader.network_input(batch, epoch)
-            pictures += zip(center_crop(image, mask.shape[-1]), mask, strict=True)
+            pictures += zip(center_crop(image, mask.shape[1:]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels)))
     run.learner.console.say(f"{counted(count, 'augmented sample')} written: {folder / 'augmented.png'}")

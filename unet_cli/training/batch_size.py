@@ -168,15 +168,15 @@ def fastest_batch_size(throughput: Callable[[int], float | None], most: int) -> 
 def trial(
     model: Network,
     compute: Compute,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
 ) -> Callable[[int], float | None]:
     """A function from batch size to training throughput (images a second) on this device, for fastest_batch_size().
 
-    It trains a copy of the network for a few steps on noise, images of `shape` (C, H, W), then runs a forward pass as
-    in validation. It returns None where either runs out of memory, or leaves less than 10 % of an NVIDIA GPU's memory
-    free. The network and torch's random state on the CPU and that GPU are unchanged; the copy's memory is freed.
+    It trains a copy of the network for a few steps on noise, images of `shape` (C, *spatial), then runs a forward pass
+    as in validation. It returns None where either runs out of memory, or leaves less than 10 % of an NVIDIA GPU's
+    memory free. The network and torch's random state on the CPU and that GPU are unchanged; the copy's memory is freed.
     """
 
     def throughput(batch_size: int) -> float | None:
@@ -220,13 +220,13 @@ def _speed(
     return TIMED_STEPS * shape[0] / seconds
 
 
-def step_seconds(model: ModelConfig, compute: Compute, side: int, batch_size: int) -> float:
-    """Duration of one training step of a fresh network on noise, images of that side; torch's random state is
+def step_seconds(model: ModelConfig, compute: Compute, sides: tuple[int, ...], batch_size: int) -> float:
+    """Duration of one training step of a fresh network on noise, images of these sides; torch's random state is
     unchanged."""
     with torch.random.fork_rng([]):
         network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
-        image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=compute.memory_format)
-        target = torch.randint(model.num_classes, (batch_size, side, side))
+        image = torch.rand(batch_size, model.in_channels, *sides).contiguous(memory_format=compute.memory_format)
+        target = torch.randint(model.num_classes, (batch_size, *sides))
     optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
     start = _time(compute.device)
     _train_steps(1, network, optimizer, image, target, compute)

@@ -19,10 +19,10 @@ STEPS_BEFORE_ESTIMATE = 3
 class Course:
     """The schedule of a run and its progress.
 
-    schedule: name in SCHEDULES. lr: learning rate before the schedule. size: side of the network's input in
-    prediction, in pixels. samples: number of training samples at this epoch's crop side; val_samples: number of
-    validation samples. step_samples: batch size over all processes. patience: epochs without a better score after which
-    the run ends. step: the optimizer step up to which `progress` is counted.
+    schedule: name in SCHEDULES. lr: learning rate before the schedule. size: side of the network's input in prediction,
+    in pixels (of a volume's slices); dimensions: number of its sides. samples: number of training samples at this
+    epoch's crop side; val_samples: number of validation samples. step_samples: batch size over all processes. patience:
+    epochs without a better score after which the run ends. step: the optimizer step up to which `progress` is counted.
     """
 
     plan: Plan
@@ -34,6 +34,7 @@ class Course:
     val_samples: int
     step_samples: int
     patience: int | None = None
+    dimensions: int = 2
     progress: Progress = field(default_factory=Progress)
     step: int = 0
 
@@ -89,7 +90,7 @@ class Course:
         """Begin an epoch with `samples` training samples of this crop side, None where the plan has none."""
         self.progress.side, self.samples = side, samples
         # A step's time grows with the pixels, so the estimate holds across a change of the crop side.
-        self.budget.step_seconds *= (self.side / self._side_before) ** 2
+        self.budget.step_seconds *= (self.side / self._side_before) ** self.dimensions
         self._side_before = self.side
         self.budget.steps_per_epoch = -(-self._epoch_samples // self.step_samples)  # with a smaller last one
 
@@ -112,7 +113,8 @@ class Course:
         is_warming_up = self._timed_steps <= 2  # the first step allocates memory and chooses algorithms
         budget.step_seconds = seconds if is_warming_up else 0.7 * budget.step_seconds + 0.3 * seconds
         if not self._has_timed_validation:
-            full_step = budget.step_seconds * (self.size / self.side) ** 2  # a step of samples of full size
+            # A step of samples of full size.
+            full_step = budget.step_seconds * (self.size / self.side) ** self.dimensions
             forward_passes = self.val_samples + self.plan.statistics
             budget.validation_seconds = FORWARD * full_step * forward_passes / self.step_samples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.data.objects import parted
 from unet_cli.data.preprocess import normalize
 from unet_cli.data.samples.augment import Augmentation, augment
-from unet_cli.data.samples.cutting import Cutting
+from unet_cli.data.samples.cutting import Crops
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset, epoch_order
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.source import spread
@@ -26,7 +27,8 @@ from unet_cli.training.statistics import STATISTICS_DRAWS
 class TrainLoader:
     """Loader of the training part, in an order that is a function of seed and epoch.
 
-    cut: crop side in pixels -> how samples of that side are cropped; None where the side never changes. augmentation:
+    cut: crop side in pixels (of a volume's slices) -> how samples of that side are cropped; None where the side never
+    changes. augmentation:
     at full strength, None for none. batch_size: samples of a step in each process. context: pixels of surroundings that
     the network needs at either end of a sample. device: device of the network inputs.
     """
@@ -37,20 +39,20 @@ class TrainLoader:
     batch_size: int
     seed: int
     device: torch.device
-    cut: Callable[[int], Cutting] | None = None
+    cut: Callable[[int], Crops] | None = None
     context: int = 0
     workers: int | None = None
     world: World = field(default_factory=World)
     is_called_slow: bool = False
 
     @property
-    def side(self) -> int:
-        """Crop side in pixels, without the context."""
-        return self.data.side
+    def sides(self) -> tuple[int, ...]:
+        """Sides of a crop in pixels or voxels, without the context."""
+        return self.data.sides
 
     def change_side(self, side: int) -> None:
         """Change the crop side. Not while batches are being read."""
-        if self.cut is not None and side != self.side:
+        if self.cut is not None and side != self.sides[-1]:
             self.data.cut_by(self.cut(side))
 
     def steps(self, epoch: int, seen: int = 0) -> list[list[int]]:
@@ -67,17 +69,16 @@ class TrainLoader:
         return self.data.batches(order, self.batch_size, self.workers, epoch, self.device.type == "cuda")
 
     def network_input(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The network's input: the normalised, augmented image (N, C, S + 2 context, S + 2 context), and the mask (N,
-        S, S)."""
+        """The network's input: the normalised, augmented image (N, C, *sides + 2 context), and the mask (N, *sides)."""
         image, mask = to_device(batch, self.data.preprocessing, self.device)
-        side = self.side + 2 * self.context
+        sides = self._seen
         if self.augmentation is None:
-            image = center_crop(image, side)
+            image = center_crop(image, sides)
         else:
             # Randomness is a function of the sample, not of a generator's state: a resumed run draws the same.
             keys = [(self.seed, epoch, index) for index in batch.indices]
-            image, mask = augment(image, mask, self.augmentation.at(self.plan.passes(epoch)), keys, side)
-        mask = center_crop(mask, self.side)
+            image, mask = augment(image, mask, self.augmentation.at(self.plan.passes(epoch)), keys, sides)
+        mask = center_crop(mask, self.sides)
         # The background line between touching objects is drawn after the warp, which may lose a line of one pixel.
         return image, parted(mask) if self.data.numbered else mask
 
@@ -85,7 +86,7 @@ class TrainLoader:
         """Batches from which batch norm's statistics are recomputed: normalised samples at the current crop side,
         without augmentation, spread evenly over all images. All batches have one size, and all processes as many."""
         count = self.world.count
-        crops_per_image = max(1, round((self.data.preprocessing.size / self.side) ** 2))
+        crops_per_image = max(1, round(math.prod(self.data.preprocessing.sides) / math.prod(self.sides)))
         drawn = spread(range(len(self.data)), self.plan.statistics * crops_per_image)
         np.random.default_rng((self.seed, STATISTICS_DRAWS)).shuffle(drawn)
         size = max(1, min(micro_batch, len(drawn) // count))
@@ -94,10 +95,15 @@ class TrainLoader:
         indices = [drawn[(number * count + self.world.rank) % len(drawn)] for number in range(rounds * size)]
         for batch in self.data.batches(indices, size, self.workers):
             image, _ = to_device(batch, self.data.preprocessing, self.device)
-            yield center_crop(image, self.side + 2 * self.context)
+            yield center_crop(image, self._seen)
+
+    @property
+    def _seen(self) -> list[int]:
+        """Sides of what the network sees: a crop with its context."""
+        return [side + 2 * self.context for side in self.sides]
 
 
 def to_device(batch: Batch, preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised image (N, C, P, P) and mask (N, P, P) on `device`."""
+    """Normalised image (N, C, *patch) and mask (N, *patch) on `device`."""
     image = batch.image.to(device, non_blocking=True)
     return normalize(image, preprocessing, batch.intensities), batch.mask.to(device, non_blocking=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unet_cli.data.objects import CLASSES
+from unet_cli.data.pictures import shown_slice
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.metrics.overlap import count_pixels, summarize
@@ -61,7 +62,7 @@ def validate(
         if batch is None:
             continue
         image, mask = to_device(batch, data.preprocessing, learner.compute.device)
-        mask = center_crop(mask, data.preprocessing.size)
+        mask = center_crop(mask, data.preprocessing.sides)
         logits = learner.logits(image)
         # The loss is per image, so that the mean doesn't depend on how images are batched.
         losses = [learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
@@ -81,7 +82,8 @@ def validate(
 
 @dataclass(frozen=True)
 class PredictedSample:
-    """A sample and its prediction. image: (C, S, S), values of the file; mask, pred: (S, S) class indices."""
+    """A sample and its prediction, or a slice of a volume's. image: (C, S, S), values of the file; mask, pred: (S, S)
+    class indices."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -100,15 +102,11 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
         (batch,) = data.batches([index], 1, workers=1)
         image, mask = to_device(batch, data.preprocessing, learner.compute.device)
         with learner.average.swapped_in(learner.model):
-            logits = learner.logits(center_crop(image, data.side + 2 * learner.context))
-        predicted.append(
-            PredictedSample(
-                center_crop(batch.image[0], data.side).numpy(),
-                # The modulus removes object numbers, which a mask may hold above the class indices.
-                center_crop(mask[0], data.side).cpu().numpy().astype(np.int32) % CLASSES,
-                to_classes(logits)[0].cpu().numpy(),
-            )
-        )
+            logits = learner.logits(center_crop(image, [side + 2 * learner.context for side in data.sides]))
+        # The modulus removes object numbers, which a mask may hold above the class indices.
+        classes = center_crop(mask[0], data.sides).cpu().numpy().astype(np.int32) % CLASSES
+        shown = center_crop(batch.image[0], data.sides).numpy(), classes, to_classes(logits)[0].cpu().numpy()
+        predicted.append(PredictedSample(*shown_slice(*shown)))
     return predicted
 
 

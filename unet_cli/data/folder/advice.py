@@ -11,6 +11,7 @@ from unet_cli.data.folder.passed_over import annotation_lines, describe
 from unet_cli.data.folder.path_rules import option_for
 from unet_cli.data.folder.roles import File, meaning
 from unet_cli.data.folder.walk import known_extensions, walk
+from unet_cli.data.formats import extension_of
 
 MAX_CHOICES = 8  # rules shown if several fit
 
@@ -41,7 +42,7 @@ def types_choice(root: Path, twins: Sequence[tuple[Path, Path]]) -> str:
     """The question for files that differ only in their type, neither of which is typical of photographs: which are the
     masks?"""
     (first, second), count = twins[0], len(twins)
-    ends = [path.suffix for path in (first, second)]
+    ends = [path.name[-len(extension_of(path)) :] for path in (first, second)]
     return "\n".join(
         [f"{root} holds {ends[0]} and {ends[1]} files of the same names ({count}): which are the images?"]
         + [f"  --pair '{{id}}{image}={{id}}{mask}'" for image, mask in (ends, ends[::-1])]

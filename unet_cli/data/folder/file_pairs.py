@@ -14,6 +14,7 @@ from unet_cli.data.folder.path_rules import with_extensions
 from unet_cli.data.folder.roles import File, located
 from unet_cli.data.folder.several import Paired, alone, result, with_channels, with_objects, with_parts, without_mask
 from unet_cli.data.folder.walk import natural, stem
+from unet_cli.data.formats import without_extension
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -60,11 +61,11 @@ def _several(
 
 def _by_whole_names(images: list[File], masks: list[File]) -> Paired | None:
     """Pair by image names with extension, as in a.jpg_mask.png for a.jpg, if that leaves no file unpaired."""
-    types = {file.path.suffix for file in images}
-    if not any(extension in file.path.stem for file in masks for extension in types):
+    types = {_extension(file.path) for file in images}
+    if not any(extension in without_extension(file.path.name) for file in masks for extension in types):
         return None
-    whole = {file.name + file.path.suffix: file.path for file in images}
-    mask_files = {_folder(file.name) + file.path.stem: file.path for file in masks}
+    whole = {file.name + _extension(file.path): file.path for file in images}
+    mask_files = {_folder(file.name) + without_extension(file.path.name): file.path for file in masks}
     if len(whole) < len(images) or len(mask_files) < len(masks):
         return None
     with suppress(UserError):
@@ -129,6 +130,11 @@ def _by_name(files: list[File]) -> dict[str, Path]:
     if alike:
         raise UserError("\n".join(alike))
     return {name: path for name, [path] in named.items()}
+
+
+def _extension(path: Path) -> str:
+    """As it is written."""
+    return path.name[len(without_extension(path.name)) :]
 
 
 def _folder(name: str) -> str:

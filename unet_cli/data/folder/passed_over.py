@@ -33,7 +33,7 @@ ANNOTATIONS = {
     ".roi": ((rb"\AIout", "ImageJ"),),
 }
 READ = frozenset({"COCO", "CVAT", "labelme", "YOLO"})  # by data/annotations
-VOLUMES = "volumes; save their slices as TIFF"
+VOLUMES = "volumes; save them as NIfTI, .nii.gz"
 ARCHIVES = "unpack it"
 CAMERA_RAW = "camera raw; export as TIFF or PNG"
 DRAWINGS = "drawings; export as PNG"
@@ -41,7 +41,7 @@ MICROSCOPE = "a microscope's own format; export as TIFF, with Fiji for instance"
 CONTAINERS = "arrays in a container; save each image and mask as TIFF or .npy"
 MOVIES = "movies; save their frames as PNG"
 KINDS = {
-    **dict.fromkeys((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".hdr", ".img"), VOLUMES),
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".hdr", ".img"), VOLUMES),
     **dict.fromkeys((".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"), ARCHIVES),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), CAMERA_RAW),
     **dict.fromkeys((".psd", ".xcf", ".ai", ".svg", ".pdf", ".eps", ".kra"), DRAWINGS),

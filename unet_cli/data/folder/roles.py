@@ -28,14 +28,16 @@ from unet_cli.data.folder.words import (
     known_words,
     tokens,
 )
-from unet_cli.data.formats import PACKAGES, SLIDE_EXTENSIONS
+from unet_cli.data.formats import PACKAGES, SLIDE_EXTENSIONS, VOLUME_EXTENSIONS, extension_of
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.errors import UserError
 
 ORDINAL = re.compile(r"\d(st|nd|rd|th)(?![a-z])")  # 1st_manual is a folder of masks like any other
 
 # Formats of cameras and scanners, seldom used for masks; and MASK_TYPES, seldom used for images.
-IMAGE_TYPES = SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}
+IMAGE_TYPES = (SLIDE_EXTENSIONS | PACKAGES.keys() | {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"}).difference(
+    VOLUME_EXTENSIONS
+)
 MASK_TYPES = frozenset({".mat"})
 
 
@@ -157,7 +159,7 @@ def _separated(files: list[File]) -> list[File]:
 
 def _masks_by_type(files: list[File]) -> set[Path]:
     """7.png beside 7.jpg, or 7_cell.png: camera formats are the images, lossless formats their masks."""
-    types = {file.path: file.path.suffix.lower() for file in files}
+    types = {file.path: extension_of(file.path) for file in files}
     are_images = [types[file.path] in IMAGE_TYPES for file in files]
     if not any(are_images):
         are_images = [types[file.path] not in MASK_TYPES for file in files]
@@ -173,7 +175,7 @@ def twins_of(files: list[File]) -> list[tuple[Path, Path]]:
     for file in files:
         named[file.name].append(file.path)
     twins = [(first, second) for first, second in (paths for paths in named.values() if len(paths) == 2)]
-    types = {tuple(path.suffix.lower() for path in pair) for pair in twins}
+    types = {tuple(extension_of(path) for path in pair) for pair in twins}
     return twins if len(types) == 1 and 3 * len(twins) >= len(files) else []
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from unet_cli.data.folder.words import DRIVE_FOLDERS, LEFT_BEHIND
-from unet_cli.data.formats import EXTENSIONS
+from unet_cli.data.formats import EXTENSIONS, extension_of, without_extension
 from unet_cli.errors import UserError, explain
 
 INNER_EXTENSIONS = frozenset({"ome", "jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2"})
@@ -71,9 +71,9 @@ def natural(name: str) -> tuple[list[str | int], str]:
 def stem(name: str) -> str:
     """The name without a known extension, and without that of the file that it was made from: a.ome.tif and a.jpg.png
     are both a."""
-    stem, dot, extension = name.rpartition(".")
-    if dot + extension.lower() not in EXTENSIONS:
+    if extension_of(name) not in EXTENSIONS:
         return name
+    stem = without_extension(name)
     inner, dot, extension = stem.rpartition(".") if "." in stem else ("", "", "")
     return inner if inner and extension.lower() in INNER_EXTENSIONS else stem
 

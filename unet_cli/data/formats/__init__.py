@@ -33,6 +33,8 @@ from unet_cli.data.formats.extras import (
     is_heif,
     lacking_packages,
 )
+from unet_cli.data.formats.names import VOLUME_EXTENSIONS, extension_of, without_extension
+from unet_cli.data.formats.nifti import count_nifti, decode_nifti, is_nifti
 from unet_cli.data.formats.pillow import PILLOW, PNG_SIGNATURE, TGA_EXTENSIONS, decode_pillow, decode_png
 from unet_cli.data.formats.tiff import count_tiff, decode_tiff
 from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
@@ -44,22 +46,25 @@ __all__ = [
     "SLIDE_EXTENSIONS",
     "STACK_EXTENSIONS",
     "TIFF_EXTENSIONS",
+    "VOLUME_EXTENSIONS",
     "Decoded",
     "Outline",
     "count_pages",
     "decode",
     "decode_bands",
+    "extension_of",
     "is_volume_file",
     "lacking_packages",
     "outline",
+    "reads_single_pages",
+    "without_extension",
 ]
 
 # TIFF under the extensions of scanner and microscope vendors.
 SLIDE_EXTENSIONS = frozenset({".svs", ".ndpi", ".scn", ".qptiff", ".bif", ".lsm", ".stk"})
 TIFF_EXTENSIONS = (".tif", ".tiff")
-VOLUME_EXTENSIONS = (".nii", ".nii.gz")
 # Formats with several pages.
-STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
+STACK_EXTENSIONS = SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, VOLUME_EXTENSIONS, {".btf", ".tf8", ".npy", ".npz", ".mat"})
 EXTENSIONS = STACK_EXTENSIONS.union(
     TGA_EXTENSIONS, JXL_EXTENSIONS, PACKAGES, (f".{name}" for name in " ".join(PILLOW.values()).split())
 )
@@ -75,7 +80,12 @@ def decode(path: Path, page: int | None = None) -> Decoded:
 
 def is_volume_file(path: Path) -> bool:
     """By name: whether files of this format hold a volume, rather than one or several images."""
-    return path.name.lower().endswith(VOLUME_EXTENSIONS)
+    return extension_of(path) in VOLUME_EXTENSIONS
+
+
+def reads_single_pages(path: Path) -> bool:
+    """By name: whether `decode` reads one page of such a file without the others."""
+    return extension_of(path) in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, VOLUME_EXTENSIONS, {".btf", ".tf8", ".npy"})
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
@@ -97,7 +107,7 @@ def decode_bands(path: Path, page: int | None = None, top: int = 0) -> Iterator[
 
 def count_pages(path: Path) -> int:
     """The number of pages that `decode` can read from a file, from its header alone. Raises UserError."""
-    return read(path, _count) if path.suffix.lower() in STACK_EXTENSIONS else 1
+    return read(path, _count) if extension_of(path) in STACK_EXTENSIONS else 1
 
 
 def _decode(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
@@ -111,6 +121,8 @@ def _decode(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
         return decode_mat(file, page)
     if head.startswith(JXL_SIGNATURES):
         return decode_jxl(file, page)
+    if is_nifti(head):
+        return decode_nifti(file, head, page)
     if is_heif(head):
         return decode_heif(file, page)
     if is_dicom(head):
@@ -131,4 +143,6 @@ def _count(file: BinaryIO, head: bytes) -> int:
         return count_npz(file)
     if head.startswith(MAT_SIGNATURE):
         return count_mat(file)
+    if is_nifti(head):
+        return count_nifti(head)
     return 1

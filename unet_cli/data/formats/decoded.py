@@ -36,7 +36,8 @@ class Decoded:
     channel is alpha. palette: r, g, b, r, g, b ... of 0 to 255; the first channel is then its indices. turned_at: the
     maximum that values were subtracted from, since the file stores white as 0; mask values must be restored, since they
     are classes. nodata: the file's nodata value. orientation: of TIFF or EXIF, 1 to 8, by which the pixels were
-    rotated.
+    rotated. is_measured: whether the values of an image are measurements, whatever integer type holds them, so that
+    they are float32 for the program.
     """
 
     pixels: np.ndarray
@@ -45,6 +46,7 @@ class Decoded:
     turned_at: int | None = None
     orientation: int = 1
     nodata: float | None = None
+    is_measured: bool = False
 
 
 class Outline(NamedTuple):
@@ -97,6 +99,12 @@ def check_page(page: int | None, pages: int) -> None:
 
 def file_size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
+
+
+def identity_of(file: BinaryIO) -> tuple[int, ...]:
+    """Device, inode, size and modification time: another file, or another version of it, has others."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

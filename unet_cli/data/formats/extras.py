@@ -1,4 +1,4 @@
-"""Formats that Pillow and tifffile don't read: JPEG XL, and HEIF and DICOM, which need extra packages."""
+"""Formats that need extra packages: HEIF and DICOM, and NIfTI (see nifti.py); and JPEG XL."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from unet_cli.data.formats.decoded import (
     file_size,
     from_array,
 )
+from unet_cli.data.formats.names import VOLUME_EXTENSIONS, extension_of
 from unet_cli.system.console import counted
 
 JXL_SIGNATURES = (b"\xff\n", b"\0\0\0\x0cJXL ")
@@ -42,18 +43,23 @@ class Package(NamedTuple):
 
 HEIF = Package("pillow_heif", "pillow-heif", "heif")
 DICOM = Package("pydicom", "pydicom", "medical")
-PACKAGES = {**dict.fromkeys((".heic", ".heif", ".hif"), HEIF), **dict.fromkeys((".dcm", ".dicom"), DICOM)}
+NIFTI = Package("nibabel", "nibabel", "medical")
+PACKAGES = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
+    **dict.fromkeys((".dcm", ".dicom"), DICOM),
+    **dict.fromkeys(VOLUME_EXTENSIONS, NIFTI),
+}
 
 
 def lacking_packages(paths: Iterable[Path]) -> list[str]:
     """A line for each extension whose files need a missing package, with the number of files."""
     lacking: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        if path.name.lower().endswith(tuple(PACKAGES)) and not is_installed(PACKAGES[path.suffix.lower()]):
-            lacking[path.suffix.lower()].append(path)
+        if path.name.lower().endswith(tuple(PACKAGES)) and not is_installed(PACKAGES[extension_of(path)]):
+            lacking[extension_of(path)].append(path)
     return [
-        f"{counted(len(found), f'{found[0].suffix} file')} can't be read ({_install(found[0])})"
-        for found in lacking.values()
+        f"{counted(len(found), f'{_shown(found[0])} file')} can't be read ({_install(PACKAGES[extension])})"
+        for extension, found in lacking.items()
     ]
 
 
@@ -61,12 +67,16 @@ def is_installed(package: Package) -> bool:
     return find_spec(package.module) is not None
 
 
-def _install(path: Path) -> str:
-    package = PACKAGES[path.suffix.lower()]
+def _shown(path: Path) -> str:
+    """The extension as it is written."""
+    return path.name[-len(extension_of(path)) :]
+
+
+def _install(package: Package) -> str:
     return f"pip install {package.name}, extra `{package.extra}`"
 
 
-def _needed(package: Package) -> Any:
+def needed(package: Package) -> Any:
     """The imported package. Raises Refused if it is missing."""
     if not is_installed(package):
         raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
@@ -96,7 +106,7 @@ def decode_jxl(file: BinaryIO, page: int | None) -> Decoded:
 def decode_heif(file: BinaryIO, page: int | None) -> Decoded:
     """The primary image, upright; 16 bits if it has more than 8."""
     check_page(page, 1)
-    heif = _needed(HEIF).open_heif(file, convert_hdr_to_8bit=False)
+    heif = needed(HEIF).open_heif(file, convert_hdr_to_8bit=False)
     width, height = heif.size
     check_claim(width * height, width * height, file_size(file))
     with alone_if_huge(width * height):
@@ -107,7 +117,7 @@ def decode_dicom(file: BinaryIO, page: int | None) -> Decoded:
     """A single image, rescaled to the units of its modality if the file has a scale; MONOCHROME1 (0 is white) is
     inverted."""
     check_page(page, 1)
-    pydicom = _needed(DICOM)
+    pydicom = needed(DICOM)
     pixels = import_module("pydicom.pixels")
     file.seek(0)
     dataset = pydicom.dcmread(file, force=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
 import re
 import struct
 import threading
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
-from unet_cli.data.formats.decoded import CUT_OFF, Refused, check_page, check_ratio, file_size
+from unet_cli.data.formats.decoded import CUT_OFF, Refused, check_page, check_ratio, file_size, identity_of
 
 # Warnings about odd metadata; errors that matter for the pixels are raised.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -76,7 +75,7 @@ class OpenTiff:
     """An open TIFF. identity: device, inode, size and modification time when it was opened."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.identity = _identity(file)
+        self.identity = identity_of(file)
         self._file = open(file.name, "rb")  # noqa: SIM115  (closed by close)
         try:
             # _multifile=False: pages in other files of an OME set belong to those files
@@ -120,7 +119,7 @@ def close_stacks() -> None:
 def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
     """An open TIFF with checked directories. Multi-page files are read page by page from several threads, so they are
     kept open in a pool: their directories are then not parsed for each page."""
-    identity = _identity(file)
+    identity = identity_of(file)
     with _LOCK:
         stack = next((one for one in _KEPT if one.identity == identity), None)
         if stack is not None:
@@ -140,11 +139,6 @@ def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
             dropped = [_KEPT.pop(0) for _ in range(len(_KEPT) - MAX_KEPT)]
     for one in dropped:
         one.close()
-
-
-def _identity(file: BinaryIO) -> tuple[int, ...]:
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def page_table(tif: TiffFile) -> PageTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unet_cli.config.data import Orientation
-from unet_cli.data.samples.warp import Warp, rotation, warped
+from unet_cli.data.samples.warp import Warp, center_crop, is_cube, rotation, warped
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,54 @@ BLUR_RADIUS = 3  # pixels
 
 
 def augment(
-    image: Tensor, mask: Tensor, strength: Augmentation, keys: list[tuple[int, int, int]], size: int | None = None
+    image: Tensor,
+    mask: Tensor,
+    strength: Augmentation,
+    keys: list[tuple[int, int, int]],
+    sides: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Augment each sample independently: image (N, C, P, P) float32, normalized, and mask (N, P, P) integer -> (N, C,
-    S, S) and (N, S, S).
+    """Augment each sample independently: image (N, C, *patch) float32, normalized, and mask (N, *patch) integer -> (N,
+    C, *sides) and (N, *sides).
 
-    keys: (seed, epoch, sample index) of each sample, which determines its transforms. size: S, by default P; with a
-    larger patch the undistorted result is its centre, and the surroundings fill rotated corners. All geometric
-    transforms are one warp, so the image is interpolated at most once.
+    keys: (seed, epoch, sample index) of each sample, which determines its transforms. sides: (S, S), or (D, S, S) of
+    volumes, by default those of the patch; with a larger patch the undistorted result is its centre, and the
+    surroundings fill rotated corners. All geometric transforms are one warp, so the image is interpolated at most once.
+    A volume is warped within its slices, or within the planes across any axis if it is a cube.
     """
     draws = [np.random.default_rng(key) for key in keys]
-    size = size or image.shape[-1]
-    warps = [_draw_warp(strength, draw, size) for draw in draws]
-    image, mask = warped(image, mask, warps, size)
+    sides = tuple(sides or image.shape[2:])
+    if len(sides) == 3:
+        pairs = [
+            _warped_volume(volume, classes, strength, draw, sides)
+            for volume, classes, draw in zip(image, mask, draws, strict=True)
+        ]
+        image, mask = (torch.stack(part) for part in zip(*pairs, strict=True))
+    else:
+        warps = [_draw_warp(strength, draw, sides[-1]) for draw in draws]
+        image, mask = warped(image, mask, warps, sides[-1])
     for sample, draw in zip(image, draws, strict=True):
         _change_intensity(sample, strength, draw)
     return image, mask
+
+
+def _warped_volume(
+    image: Tensor, mask: Tensor, strength: Augmentation, draw: np.random.Generator, sides: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Image (C, *patch) and mask (*patch) of a volume -> (C, D, S, S) and (D, S, S): one warp of all the planes across
+    an axis, and a flip along it."""
+    # Upright volumes are turned neither around the axis from left to right nor upside down.
+    axes = (2 if strength.upright else 3) if is_cube(sides) else 1
+    axis = int(draw.integers(axes))
+    image, mask = image.movedim(1 + axis, 1), mask.movedim(axis, 0)
+    planes = (sides[axis], *mask.shape[1:])
+    image, mask = center_crop(image, planes), center_crop(mask, planes)
+    warp = _draw_warp(strength, draw, sides[-1])
+    # The planes are channels of one image, so that all are warped alike.
+    flat, flat_mask = warped(image.flatten(0, 1)[None], mask[None], [warp], sides[-1])
+    image, mask = flat[0].unflatten(0, (len(image), sides[axis])), flat_mask[0]
+    if strength.flips and not strength.upright and draw.integers(2):
+        image, mask = image.flip(1), mask.flip(0)
+    return image.movedim(1, 1 + axis).contiguous(), mask.movedim(0, axis).contiguous()
 
 
 def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
@@ -128,7 +161,7 @@ def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarra
 
 
 def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Generator) -> None:
-    """Augment the intensity of one sample (C, S, S) in place."""
+    """Augment the intensity of one sample (C, *sides) in place."""
 
     def hit(largest: float, neutral: float) -> bool:
         return largest != neutral and draw.random() < strength.chance
@@ -141,7 +174,7 @@ def _change_intensity(image: Tensor, strength: Augmentation, draw: np.random.Gen
         offset = image.mean() * (1 - contrast) + brightness
         image.mul_(contrast).add_(offset)
     if hit(strength.blur, 0):
-        _blur(image, strength.blur * draw.uniform(0.2, 1))
+        _blur(image.view(-1, *image.shape[-2:]), strength.blur * draw.uniform(0.2, 1))
     if hit(strength.noise, 0):
         generator = torch.Generator(image.device).manual_seed(int(draw.integers(2**62)))
         noise = torch.randn(image.shape, generator=generator, device=image.device)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from unet_cli.config.model import IGNORED
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.preprocess import resize_image, resize_mask
-from unet_cli.data.samples.warp import center_crop
+from unet_cli.data.samples.warp import center_crop, is_cube
 from unet_cli.data.tiles import lay_tiles, mirrored
 
 PATCH = 1.5  # side of a patch relative to the network input: warps need its surroundings
@@ -24,8 +24,8 @@ CROP_DRAWS = 1  # last part of the seed, to be independent of augmentation's num
 
 @dataclass(frozen=True, eq=False)
 class ForegroundIndex:
-    """Index of a mask's foreground pixels. classes: the foreground classes present. up_to: (H, classes) cumulative
-    pixel counts of each over the rows, each row included."""
+    """Index of a mask's foreground pixels. classes: the foreground classes present. up_to: (rows, classes) cumulative
+    pixel counts of each over the rows, each row included; a volume has the rows of all its slices."""
 
     classes: np.ndarray
     up_to: np.ndarray
@@ -33,8 +33,8 @@ class ForegroundIndex:
 
 @dataclass(frozen=True, eq=False)
 class CachedSample:
-    """A decoded pair: image (C, H, W) as in the file, mask (H, W) as in the data set, statistics (4,) of the whole
-    image if tiles need them, and a foreground index if crops are centred on foreground."""
+    """A decoded pair: image (C, *spatial) as in the file, mask (*spatial) as in the data set, statistics (4,) of the
+    whole image if tiles need them, and a foreground index if crops are centred on foreground."""
 
     image: Tensor
     mask: Tensor
@@ -49,10 +49,11 @@ class CachedSample:
 class Cutting(Protocol):
     """How images become samples.
 
-    sizes: (H, W) of each pair, if samples are cut at the images' own resolution; None if images are resized.
+    sizes: (H, W) of each pair, (D, H, W) of volumes, if samples are cut at the images' own resolution; None if images
+    are resized.
     """
 
-    sizes: list[tuple[int, int]] | None
+    sizes: list[tuple[int, ...]] | None
 
     def count(self, pair: int) -> int:
         """The number of samples of pair number `pair` in an epoch."""
@@ -61,14 +62,14 @@ class Cutting(Protocol):
         """The data to cache for a pair. size: side of the network input, for resized images."""
 
     def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """One sample: image (C, P, P) and mask (P, P). number: its number within the pair; index: within the data
+        """One sample: image (C, *sides) and mask (*sides). number: its number within the pair; index: within the data
         set."""
 
 
 class Whole:
     """Each image is one sample, resized to the network's size."""
 
-    sizes: list[tuple[int, int]] | None = None
+    sizes: list[tuple[int, ...]] | None = None
 
     def count(self, pair: int) -> int:
         return 1
@@ -83,9 +84,9 @@ class Whole:
 class Crops:
     """Random crops, as many as cover each pixel about once an epoch; determined by seed, epoch and sample.
 
-    They are cut at the images' own resolution, or, with `stretched`, from images resized to that side. A crop has
-    `patch_side` pixels a side, of which the network sees the central `side` after the patch is warped. This centre lies
-    within the image; if the image is smaller, it is centred in it. Beyond the image border, pixels are reflected.
+    They are cut at the images' own resolution, or, with `stretched`, from images resized to that side. A crop has the
+    sides `patch`, of which the network sees the centre, `sides`, after the patch is warped. This centre lies within the
+    image; if the image is smaller, it is centred in it. Beyond the image border, pixels are reflected.
 
     foreground: fraction of the samples whose centre contains a chosen foreground pixel: a class is drawn uniformly from
     those in the mask, so that rare ones come as often; then one of its pixels, which may lie anywhere in the centre.
@@ -96,22 +97,23 @@ class Crops:
 
     def __init__(
         self,
-        sizes: Sequence[tuple[int, int]],
-        side: int,
+        sizes: Sequence[tuple[int, ...]],
+        sides: tuple[int, ...],
         foreground: float,
         seed: int,
-        patch_side: int | None = None,
+        patch: tuple[int, ...] | None = None,
         stretched: int | None = None,
         repeats: int = 1,
     ) -> None:
-        """sizes: (H, W) of each pair. patch_side: see `patch_side_of`; by default `side`, without warps."""
-        self.sizes: list[tuple[int, int]] | None = None if stretched else list(sizes)
-        self.side, self.foreground, self.seed = side, foreground, seed
-        self.patch_side = side if patch_side is None else patch_side
-        assert self.patch_side >= side
-        assert (self.patch_side - side) % 2 == 0
+        """sizes: (H, W) of each pair, (D, H, W) of volumes. patch: see `patch_of`; by default `sides`, without
+        warps."""
+        self.sizes: list[tuple[int, ...]] | None = None if stretched else list(sizes)
+        self.sides, self.foreground, self.seed = sides, foreground, seed
+        self.patch = patch or sides
+        self._rims = [(outer - inner) // 2 for outer, inner in zip(self.patch, sides, strict=True)]
+        assert all(outer == inner + 2 * rim for outer, inner, rim in zip(self.patch, sides, self._rims, strict=True))
         seen = [(stretched, stretched)] * len(sizes) if stretched else sizes
-        self._counts = [repeats * max(1, round(height * width / side**2)) for height, width in seen]
+        self._counts = [repeats * max(1, round(math.prod(size) / math.prod(sides))) for size in seen]
 
     def count(self, pair: int) -> int:
         return self._counts[pair]
@@ -126,20 +128,20 @@ class Crops:
         pixel = None
         if draw.random() < self.foreground and cached.places is not None:
             pixel = _draw_foreground(_classes(cached.mask), cached.places, draw)
-        rim = (self.patch_side - self.side) // 2
-        top, left = (
-            self._start(length, None if pixel is None else pixel[axis], draw) - rim
+        starts = [
+            self._start(axis, length, None if pixel is None else pixel[axis], draw) - self._rims[axis]
             for axis, length in enumerate(cached.mask.shape)
-        )
-        return _window(cached.image, top, left, self.patch_side), _window(cached.mask, top, left, self.patch_side)
+        ]
+        return _window(cached.image, starts, self.patch), _window(cached.mask, starts, self.patch)
 
-    def _start(self, length: int, place: int | None, draw: np.random.Generator) -> int:
+    def _start(self, axis: int, length: int, place: int | None, draw: np.random.Generator) -> int:
         """Start of the centre along an axis, such that it contains position `place`, if given."""
-        if length <= self.side:
-            return -((self.side - length) // 2)
+        side = self.sides[axis]
+        if length <= side:
+            return -((side - length) // 2)
         if place is None:
-            return int(draw.integers(length - self.side + 1))
-        return int(np.clip(place - draw.integers(self.side), 0, length - self.side))
+            return int(draw.integers(length - side + 1))
+        return int(np.clip(place - draw.integers(side), 0, length - side))
 
 
 class Grid:
@@ -150,11 +152,11 @@ class Grid:
     of its surroundings, also IGNORED.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], side: int, rim: int = 0) -> None:
-        """sizes: (H, W) of each pair."""
-        self.sizes: list[tuple[int, int]] | None = list(sizes)
-        self.side, self.rim = side, rim
-        self._counts = [len(_starts(height, side)) * len(_starts(width, side)) for height, width in sizes]
+    def __init__(self, sizes: Sequence[tuple[int, ...]], sides: tuple[int, ...], rim: int = 0) -> None:
+        """sizes: (H, W) of each pair, (D, H, W) of volumes."""
+        self.sizes: list[tuple[int, ...]] | None = list(sizes)
+        self.sides, self.rim = sides, rim
+        self._counts = [math.prod(self._tiles(size)) for size in sizes]
 
     def count(self, pair: int) -> int:
         return self._counts[pair]
@@ -163,20 +165,25 @@ class Grid:
         return CachedSample(image, mask, intensities)
 
     def cut(self, cached: CachedSample, number: int, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        height, width = cached.mask.shape
-        row, column = divmod(number, len(_starts(width, self.side)))
-        (top, rows), (left, columns) = self._own(height, row), self._own(width, column)
-        seen = self.side + 2 * self.rim
-        mask = torch.full((seen, seen), IGNORED, dtype=cached.mask.dtype)
-        center_crop(mask, self.side)[rows, columns] = _window(cached.mask, top, left, self.side)[rows, columns]
-        return _window(cached.image, top - self.rim, left - self.rim, seen), mask
+        size = tuple(cached.mask.shape)
+        place = map(int, np.unravel_index(number, self._tiles(size)))
+        starts, own = zip(*map(self._own, size, self.sides, place), strict=True)
+        seen = [side + 2 * self.rim for side in self.sides]
+        mask = torch.full(seen, IGNORED, dtype=cached.mask.dtype)
+        center_crop(mask, self.sides)[own] = _window(cached.mask, starts, self.sides)[own]
+        return _window(cached.image, [start - self.rim for start in starts], seen), mask
 
-    def _own(self, length: int, tile: int) -> tuple[int, slice]:
+    def _tiles(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
+        return tuple(len(_starts(length, side)) for length, side in zip(size, self.sides, strict=True))
+
+    @staticmethod
+    def _own(length: int, side: int, tile: int) -> tuple[int, slice]:
         """Start of a tile along an axis, and the part of it within the image and in no earlier tile."""
-        starts = _starts(length, self.side)
+        starts = _starts(length, side)
         start = starts[tile]
-        first = max(0, starts[tile - 1] + self.side) if tile else 0
-        return start, slice(first - start, min(start + self.side, length) - start)
+        first = max(0, starts[tile - 1] + side) if tile else 0
+        return start, slice(first - start, min(start + side, length) - start)
 
 
 @lru_cache(maxsize=4096)
@@ -184,9 +191,11 @@ def _starts(length: int, side: int) -> tuple[int, ...]:
     return lay_tiles(length, side, overlap=0.0).starts
 
 
-def patch_side_of(side: int) -> int:
-    """Side of the patches that are warped for a network input of `side` pixels."""
-    return side + 2 * math.ceil((PATCH - 1) * side / 2)
+def patch_of(sides: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of the patches that are warped for a network input of these sides: along the axes that a warp mixes, see
+    `augment`."""
+    turned = sides if is_cube(sides) else sides[-2:]
+    return (*sides[: -len(turned)], *(side + 2 * math.ceil((PATCH - 1) * side / 2) for side in turned))
 
 
 def _classes(mask: Tensor) -> np.ndarray:
@@ -195,31 +204,32 @@ def _classes(mask: Tensor) -> np.ndarray:
 
 
 def find_places(mask: np.ndarray) -> ForegroundIndex | None:
-    """Index of the foreground of an (H, W) uint8 mask: neither background nor IGNORED; None without foreground."""
-    counts = np.stack([np.bincount(row, minlength=IGNORED + 1)[1:IGNORED] for row in mask])
+    """Index of the foreground of a (*spatial) uint8 mask: neither background nor IGNORED; None without foreground."""
+    rows = mask.reshape(-1, mask.shape[-1])
+    counts = np.stack([np.bincount(row, minlength=IGNORED + 1)[1:IGNORED] for row in rows])
     present = np.flatnonzero(counts.any(0))
     return ForegroundIndex(present + 1, counts[:, present].cumsum(0)) if len(present) else None
 
 
-def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, int]:
-    """Row and column of a foreground pixel; its class and then the pixel are drawn uniformly."""
+def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, ...]:
+    """Place of a foreground pixel along each axis; its class and then the pixel are drawn uniformly."""
     which = int(draw.integers(len(places.classes)))
     up_to = places.up_to[:, which]
     rank = int(draw.integers(up_to[-1]))
     # The n-th pixel of the class: the row by binary search in the cumulative counts, then the column within the row. So
     # only an (H, classes) table is cached, not all coordinates.
     row = int(np.searchsorted(up_to, rank, side="right"))
-    columns = np.flatnonzero(mask[row] == places.classes[which])
-    return row, int(columns[rank - (up_to[row - 1] if row else 0)])
+    columns = np.flatnonzero(mask.reshape(-1, mask.shape[-1])[row] == places.classes[which])
+    around = np.unravel_index(row, mask.shape[:-1])
+    return *map(int, around), int(columns[rank - (up_to[row - 1] if row else 0)])
 
 
-def _window(pixels: Tensor, top: int, left: int, side: int) -> Tensor:
-    """(..., H, W) -> (..., side, side) from (top, left) on, reflected beyond the border; a copy, unless it is the whole
+def _window(pixels: Tensor, starts: Sequence[int], sides: Sequence[int]) -> Tensor:
+    """(..., *spatial) -> (..., *sides) from `starts` on, reflected beyond the border; a copy, unless it is the whole
     array."""
-    height, width = pixels.shape[-2:]
     values = pixels.numpy()
-    if min(top, left) >= 0 and top + side <= height and left + side <= width:
-        part = values[..., top : top + side, left : left + side]
-    else:
-        part = values[..., mirrored(top, top + side, height)[:, None], mirrored(left, left + side, width)]
-    return torch.from_numpy(np.ascontiguousarray(part))
+    spans = list(zip(starts, sides, pixels.shape[-len(sides) :], strict=True))
+    places: tuple[Any, ...] = tuple(slice(start, start + side) for start, side, _ in spans)
+    if not all(start >= 0 and start + side <= length for start, side, length in spans):
+        places = np.ix_(*(mirrored(start, start + side, length) for start, side, length in spans))
+    return torch.from_numpy(np.ascontiguousarray(values[(..., *places)]))

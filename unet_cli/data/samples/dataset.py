@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import IGNORED
 from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.labels import LabelMap, mask_as
-from unet_cli.data.maskfile import read_mask
+from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
@@ -35,8 +36,9 @@ CACHE_SHARE = 0.25  # fraction of the machine's memory for decoded images
 class Batch:
     """The samples `indices` of a data set.
 
-    image: (N, C, P, P) as in the files. mask: (N, P, P) uint8 class indices, or int32 with object numbers. intensities:
-    (N, 4) statistics of the images that crops were cut from (see preprocess.own_intensities), None if not needed.
+    image: (N, C, *sides) as in the files. mask: (N, *sides) uint8 class indices, or int32 with object numbers.
+    intensities: (N, 4) statistics of the images that crops were cut from (see preprocess.own_intensities), None if not
+    needed.
     """
 
     indices: list[int]
@@ -64,7 +66,7 @@ class _Cache:
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Samples as (image (C, P, P) as in the file, mask (P, P) uint8 class indices, or int32 with object numbers).
+    """Samples as (image (C, *sides) as in the file, mask (*sides) uint8 class indices, or int32 with object numbers).
 
     Decoded images are cached, up to CACHE_SHARE of the machine's memory (or `cache_bytes`): resized images, or whole
     ones for crops or tiles. An image that doesn't fit is decoded again for each of its samples. Samples may be read
@@ -102,9 +104,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return other
 
     @property
-    def side(self) -> int:
-        """Side of the network input, in pixels."""
-        return getattr(self.cutting, "side", self.preprocessing.size)
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the network input, in pixels or voxels."""
+        return getattr(self.cutting, "sides", self.preprocessing.sides)
 
     def cut_by(self, cutting: Cutting) -> None:
         """Change the cutting; the cache is kept. Must not be called while batches are read."""
@@ -115,11 +117,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def bytes_to_keep(self) -> int:
         """Bytes that decoded images will still occupy in the cache: all of them, or the rest of the limit."""
-        side, preprocessing = self.preprocessing.size, self.preprocessing
-        sizes = self.cutting.sizes or [(side, side)] * len(self.pairs)
+        preprocessing = self.preprocessing
+        sizes = self.cutting.sizes or [preprocessing.sides] * len(self.pairs)
         pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + (4 if self.numbered else 1)
         cached = sum(one.nbytes for one in self._cache.cached.values())
-        return max(0, min(self._cache.bytes_left, pixel * sum(height * width for height, width in sizes) - cached))
+        return max(0, min(self._cache.bytes_left, pixel * sum(map(math.prod, sizes)) - cached))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and mask of `sample` in epoch 0."""
@@ -131,7 +133,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.pairs[self.image_numbers[index]]
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
-        """Image (C, P, P), mask (P, P), and the statistics (4,) of the whole image if needed.
+        """Image (C, *sides), mask (*sides), and the statistics (4,) of the whole image if needed.
 
         Raises UserError if the files have changed or vanished since they were examined.
         """
@@ -184,12 +186,12 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             raise pair.image.named(error) from error
         try:
             found = read_mask(pair.mask)
-            mask = self.labels.encode(found)[0]
+            mask = one_mask(self.labels.encode(found), pair.mask)
             self._check_size(number, mask)
             if missing is not None:
                 mask[missing] = IGNORED
             if self.numbered:
-                mask = numbered(mask, mask_as(self.labels.reading, found)[0], IGNORED)
+                mask = numbered(mask, one_mask(mask_as(self.labels.reading, found), pair.mask), IGNORED)
         except UserError as error:
             raise pair.mask.named(error) from error
         cached = self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
@@ -199,10 +201,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         return replace(cached, intensities=own_intensities(cached.image[None].float(), preprocessing)[0])
 
     def _check_size(self, number: int, pixels: np.ndarray) -> None:
-        height, width = pixels.shape[-2:]
-        was_height, was_width = self.cutting.sizes[number] if self.cutting.sizes else (height, width)
-        if (height, width) != (was_height, was_width):
-            raise UserError(f"is {width}x{height}, but was {was_width}x{was_height} before training: restart it")
+        if self.cutting.sizes is None:
+            return
+        was = self.cutting.sizes[number]
+        now = pixels.shape[-len(was) :]
+        if now != was:
+            sizes = ["x".join(str(side) for side in reversed(sides)) for sides in (now, was)]
+            raise UserError(f"is {sizes[0]}, but was {sizes[1]} before training: restart it")
 
 
 def _stack(indices: list[int], samples: list[Sample], pin: bool) -> Batch:

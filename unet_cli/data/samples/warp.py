@@ -46,14 +46,21 @@ def rotation(radians: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def center_crop(pixels: Tensor, size: int) -> Tensor:
-    """The central size x size pixels of (..., P, P); a view."""
-    first = (pixels.shape[-1] - size) // 2
-    return pixels[..., first : first + size, first : first + size]
+def center_crop(pixels: Tensor, sides: Sequence[int]) -> Tensor:
+    """The centre (..., *sides) of (..., *spatial); a view."""
+    for axis, side in enumerate(sides, start=-len(sides)):
+        pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
+    return pixels
+
+
+def is_cube(sides: Sequence[int]) -> bool:
+    """Whether all sides are equal; always so of images."""
+    return len(set(sides)) == 1
 
 
 def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
-    """Image (N, C, P, P) float and mask (N, P, P) integer -> (N, C, S, S) and (N, S, S), newly allocated.
+    """Image (N, C, P, P) float and mask (N, ..., P, P) integer -> (N, C, S, S) and (N, ..., S, S), newly
+    allocated.
 
     Warps of flips and quarter turns alone move pixels without interpolation. Others interpolate the image bilinearly
     and the mask by nearest neighbour at the same positions. Positions outside the patch are reflected.
@@ -61,7 +68,8 @@ def warped(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tup
     chosen = [number for number, warp in enumerate(warps) if warp.interpolates]
     if len(chosen) == len(warps):
         return _sampled(image, mask, warps, size)
-    pairs = [_turned(center_crop(image[n], size), center_crop(mask[n], size), warp) for n, warp in enumerate(warps)]
+    sides = (size, size)
+    pairs = [_turned(center_crop(image[n], sides), center_crop(mask[n], sides), warp) for n, warp in enumerate(warps)]
     if chosen:
         images, masks = (torch.stack([tensor[n] for n in chosen]) for tensor in (image, mask))
         sampled = _sampled(images, masks, [warps[n] for n in chosen], size)
@@ -78,8 +86,9 @@ def _turned(image: Tensor, mask: Tensor, warp: Warp) -> tuple[Tensor, Tensor]:
 def _sampled(image: Tensor, mask: Tensor, warps: Sequence[Warp], size: int) -> tuple[Tensor, Tensor]:
     grid = _grid(warps, image.shape[-1], size, image.device)
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    picked = F.grid_sample(mask[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)
-    return image, picked[:, 0].to(mask.dtype)
+    planes = mask.reshape(len(mask), -1, *mask.shape[-2:]).float()
+    picked = F.grid_sample(planes, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return image, picked.view(*mask.shape[:-2], size, size).to(mask.dtype)
 
 
 def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) -> Tensor:

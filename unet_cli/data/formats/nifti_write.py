@@ -1,0 +1,57 @@
+"""Write masks as NIfTI, with the header of their image."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from unet_cli.data.formats.decoded import Refused, read
+from unet_cli.data.formats.nifti import as_read, header_at, is_nifti, orientation_of, shape_of
+from unet_cli.data.formats.tiff_write import SOFTWARE
+
+LEVEL = 6  # of compression
+
+
+def write_nifti(
+    file: BinaryIO, slices: Iterable[np.ndarray], like: Path, dtype: DTypeLike, is_packed: bool = True
+) -> None:
+    """Write the slices of a mask as NIfTI that lies in space as the volume `like`: in its storage orientation, with its
+    shape, sform, qform, spacing and units.
+
+    slices: (H, W) integers in the orientation of reading, from the first to the last. dtype: of the file, an integer
+    type. is_packed: whether to compress, as for .nii.gz. Reproducible byte for byte. Raises UserError if `like` can't
+    be read or is no NIfTI, and OSError.
+    """
+    header = read(like, lambda _, head: _header(head)).copy()
+    shape, orient = shape_of(header), orientation_of(header)
+    header.set_data_dtype(np.dtype(dtype))
+    header.set_slope_inter(1, 0)
+    for name in ("cal_min", "cal_max", "vox_offset", "intent_code"):
+        header[name] = 0
+    header["descrip"] = SOFTWARE.encode()
+    stored = np.empty(shape, header.get_data_dtype(), order="F")
+    pages = as_read(stored, orient)
+    count = 0
+    for count, pixels in enumerate(slices, start=1):
+        pages[count - 1] = pixels
+    assert count == len(pages), f"{count} slices for {len(pages)}"
+    with gzip.GzipFile("", "wb", LEVEL, file, mtime=0) if is_packed else nullcontext(file) as to:
+        _write(to, header, stored)
+
+
+def _header(head: bytes) -> Any:
+    if not is_nifti(head):
+        raise Refused("is no NIfTI file, so no mask can be laid over it: write another format")
+    return header_at(head)
+
+
+def _write(to: IO[bytes] | gzip.GzipFile, header: Any, stored: np.ndarray) -> None:
+    header.write_to(to)
+    for plane in stored.transpose():  # in the order of the file
+        to.write(np.ascontiguousarray(plane).data)
