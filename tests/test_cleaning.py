@@ -247,6 +247,59 @@ def test_more_objects_than_16_bits_number(cleaning: Cleaning):
     assert number_objects(most, cleaning).max() == 65_535
 
 
+# --- volumes
+
+CUBE = np.pad(np.ones((5, 5, 5), np.uint8), 1)
+
+
+def hollow(where: tuple[slice | int, ...]) -> np.ndarray:
+    cube = CUBE.copy()
+    cube[where] = 0
+    return cube
+
+
+FILLING = Cleaning(fill_holes=True)
+
+
+def test_a_hole_of_a_volume_is_closed_on_all_sides():
+    cave = hollow((slice(2, 5), slice(2, 5), slice(2, 5)))
+    assert (clean(cave, FILLING) == CUBE).all()
+    tunnel = hollow((slice(None), 3, 3))  # a hole in each slice, open at both ends
+    assert (clean(tunnel, FILLING) == tunnel).all()
+    assert all((clean(one, FILLING) == CUBE[3]).all() for one in tunnel[1:-1])
+    leaking = hollow((slice(2, 5), 3, 3))
+    leaking[1, 2, 3] = 0  # meets the cave at an edge alone, so that the cave stays closed
+    filled = leaking.copy()
+    filled[2:5, 3, 3] = 1
+    assert (clean(leaking, FILLING) == filled).all()
+
+
+def test_objects_of_a_volume_extend_over_slices_and_meet_at_corners():
+    volume = np.zeros((4, 3, 6), np.uint8)
+    volume[0, 0, 0] = volume[1, 1, 1] = volume[2, 2, 2] = 1  # a diagonal of three
+    volume[:2, 0, 4] = 1
+    volume[3, 0, 5] = 2
+    numbers = number_objects(volume, Cleaning())
+    assert numbers.dtype == np.uint16
+    assert [np.count_nonzero(numbers == number) for number in range(1, 4)] == [3, 2, 1]
+    assert np.count_nonzero(clean(volume, Cleaning(remove_smaller=3))) == 3
+    largest = clean(volume, Cleaning(keep_largest=True))
+    assert (largest == np.where(numbers == 2, 0, volume)).all()
+
+
+def test_touching_balls_are_separated():
+    where = np.mgrid[:30, :30, :50]
+    balls = [np.sqrt(sum((where[axis] - place[axis]) ** 2 for axis in range(3))) < 11 for place in ((15, 15, 15),
+             (15, 15, 34))]  # fmt: skip
+    both = (balls[0] | balls[1]).astype(np.uint8)
+    assert number_objects(both, Cleaning()).max() == 1
+    numbers = number_objects(both, SPLIT)
+    assert numbers.max() == 2
+    assert ((numbers > 0) == (both > 0)).all()
+    assert {int(numbers[15, 15, 10]), int(numbers[15, 15, 40])} == {1, 2}
+    assert number_objects(balls[0].astype(np.uint8), SPLIT).max() == 1
+
+
 def test_scipy_waits_until_it_is_needed():
     code = "import sys, unet_cli.inference.cleaning; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -43,10 +43,8 @@ def separated(numbers: np.ndarray) -> np.ndarray:
     """
     found, ranks = _ranked(numbers)
     touches = np.zeros(numbers.shape, dtype=bool)
-    for step in product((-1, 0, 1), repeat=numbers.ndim):
-        if step <= (0,) * numbers.ndim:  # each pair of neighbours once
-            continue
-        before, after = _neighbours(step)
+    for step in steps_to_neighbours(numbers.ndim):
+        before, after = neighbours(step)
         first, second = ranks[before], ranks[after]
         meet = (first != second) & found[before] & found[after]
         touches[before] |= meet & (first > second)
@@ -85,7 +83,14 @@ def _ranked(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers != 0, ranks[places].reshape(numbers.shape)
 
 
-def _neighbours(step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def steps_to_neighbours(dims: int) -> list[tuple[int, ...]]:
+    """Steps from a pixel to its neighbours of which each pair is once: those at sides first, then at edges and
+    corners."""
+    steps = [step for step in product((-1, 0, 1), repeat=dims) if step > (0,) * dims]
+    return sorted(steps, key=lambda step: (sum(map(abs, step)), [-along for along in step]))
+
+
+def neighbours(step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices of all pixels that have a neighbour at offset `step` (-1, 0 or 1 along each axis), and slices of these
     neighbours."""
     from_first, from_second, to_last = slice(None, None), slice(1, None), slice(None, -1)

@@ -42,7 +42,7 @@ class Tile:
     alarm: bool = False
 
 
-def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours) -> Image.Image:
+def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours, has_legend: bool = True) -> Image.Image:
     """(C, H, W) uint8, uint16 or float32 pixels and (H, W) uint8 class indices -> RGB with the outlines of all objects
     drawn inside them, closed at the image border, and ignored pixels hatched. With several classes, a legend is added
     below the H rows of the image.
@@ -53,7 +53,7 @@ def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours) -> Image
     colour = shown if shown.dtype == np.uint8 else stretched(_finite(shown), CUT)
     picture = _drawn(colour, indices, max(1, round(min(indices.shape) / OUTLINE_SHARE)), colours)
     legend = colours.line_legend()
-    return with_legend(picture, legend) if len(legend) > 1 else picture
+    return with_legend(picture, legend) if has_legend and len(legend) > 1 else picture
 
 
 def contact_sheet(tiles: Iterable[Tile], colours: Colours, columns: int = 6, side: int = 240) -> Image.Image:

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unet_cli.data.formats import TIFF_EXTENSIONS, is_volume_file
+from unet_cli.data.formats import TIFF_EXTENSIONS, extension_of, is_volume_file
 from unet_cli.data.formats.nifti import description_of
+from unet_cli.data.formats.nifti_write import write_nifti
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
 from unet_cli.errors import UserError
 from unet_cli.system.files import whole_file
@@ -51,6 +52,17 @@ def write_pages(
     with whole_file(path) as file:
         everything = chain([chain([first], rows)], upcoming)
         write_stack(file, everything, (height, *first.shape[1:]), first.dtype, palette, tags)
+
+
+def write_volume(path: Path, pages: Iterable[Iterable[np.ndarray]], like: Path) -> None:
+    """Write a NIfTI that lies in space as the volume `like`, from the blocks of rows of each slice; compressed if the
+    path says so. Raises UserError."""
+    slices = (joined(blocks) for blocks in pages)
+    first = next(slices)
+    if first.ndim > 2:
+        raise UserError(f"{path} can't hold the colours of these classes: write --format tif")
+    with whole_file(path) as file:
+        write_nifti(file, chain([first], slices), like, first.dtype, extension_of(path) == ".nii.gz")
 
 
 def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iterator[np.ndarray]:

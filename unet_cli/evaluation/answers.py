@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -158,11 +157,9 @@ def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
     missing = _missing(pair.image) if is_float else None
     sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels, missing))
-    *rows, width = sample.target.classes.shape
-    if sample.picture.size != (math.prod(rows), width):  # a file was replaced after the check of the data
-        size = "has other voxels" if pair.image.is_volume else f"is {size_text(sample.picture.size)}"
-        mask_size = size_text(sample.target.classes.shape)
-        raise UserError(f"{pair.mask} is {mask_size} but its image {pair.image} {size}: was one replaced?")
+    if sample.picture.shape != sample.target.classes.shape:  # a file was replaced after the check of the data
+        sizes = [size_text(shape) for shape in (sample.target.classes.shape, sample.picture.shape)]
+        raise UserError(f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: was one replaced?")
     return sample
 
 

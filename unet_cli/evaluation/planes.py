@@ -9,6 +9,7 @@ import numpy as np
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
 from unet_cli.data.pictures import CUT, IGNORED_GRAY, averaged, stretched, to_rgb
+from unet_cli.data.planes import MAX_STRETCH
 from unet_cli.evaluation.panels import LEFT_OUT, PANEL, RIGHT, Panels, error_kinds, highest, jpeg, nearest, png
 
 GAP = 6  # pixels between planes
@@ -23,9 +24,9 @@ def draw_planes(
     """(C, D, H, W) pixels as in the file; (D, H, W) uint8 class indices of the ground truth, with IGNORED, and of the
     prediction; size of a voxel along (D, H, W) -> files for the report, as `draw_panels` makes them of an image.
 
-    Each shows three planes through `worst_place`: the slice, below it the plane of the slices' rows at that place, then
-    that of their columns, both with the first slice on top. All have one scale, in which the longest side of the volume
-    takes PANEL pixels at most and proportions are those of the body.
+    Each shows three planes through `worst_place`, one below the other: its slice, then what runs through all slices
+    along the width and along the height, with the last slice at the top. All have one scale, in which the longest side
+    of the volume takes PANEL pixels at most.
     """
     kinds = error_kinds(target, pred, int(colours.background))
     place = worst_place(kinds)
@@ -68,16 +69,17 @@ def _amid(shown: np.ndarray) -> Place:
 
 def _sizes(sides: Sequence[int], spacing: Sequence[float]) -> list[tuple[int, int]]:
     """Height and width in pixels of the three planes."""
-    depth, height, width = (side * step / min(spacing) for side, step in zip(sides, spacing, strict=True))
+    steps = [min(step / min(spacing), MAX_STRETCH) for step in spacing]
+    depth, height, width = (side * step for side, step in zip(sides, steps, strict=True))
     scale = min(1, PANEL / max(depth, height, width))
     planes = ((height, width), (depth, width), (depth, height))
     return [(max(1, round(rows * scale)), max(1, round(columns * scale))) for rows, columns in planes]
 
 
 def _planes(volume: np.ndarray, place: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The planes (..., rows, columns) of (..., D, H, W) through a voxel: its slice, its rows, its columns."""
+    """The planes (..., rows, columns) of (..., D, H, W) through a voxel."""
     depth, row, column = place
-    return volume[..., depth, :, :], volume[..., row, :], volume[..., column]
+    return volume[..., depth, :, :], volume[..., ::-1, row, :], volume[..., ::-1, :, column]
 
 
 def _strip(

@@ -1,7 +1,8 @@
 """Postprocessing of a predicted mask: objects are filled, removed, split and numbered.
 
-Objects are defined in data/objects.py. As objects are 8-connected, the background is 4-connected: an outline whose
-pixels touch only at their corners is closed.
+Objects are defined in data/objects.py. As their pixels are connected at corners too, those of the background are only
+at sides (4-connected, in volumes 6-connected): an outline whose pixels touch only at their corners is closed. Masks
+have any number of dimensions, and in all of them pixels count as equally long.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.objects import components, components_by_class
+from unet_cli.data.objects import components, components_by_class, neighbours, steps_to_neighbours
 from unet_cli.errors import UserError
 
 MAX_OBJECTS = 2**16 - 1
@@ -22,7 +23,8 @@ SMALLEST_PAIR = 24  # pixels; smaller objects can't have a neck by these measure
 
 
 def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """(H, W) uint8 class indices, 0 being background -> a new array after fill_holes, remove_smaller and keep_largest.
+    """Uint8 class indices ([D,] H, W), 0 being background -> a new array after fill_holes, remove_smaller and
+    keep_largest.
 
     A hole is background that doesn't reach the image's border and is surrounded by a single class: it gets that class.
     Removed objects become background. Of several largest objects of a class, the first in reading order is kept. Needs
@@ -37,7 +39,8 @@ def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
 
 
 def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """(H, W) uint8 class indices -> (H, W) int32: background 0, the objects 1, 2, ... without gaps, class by class.
+    """Uint8 class indices ([D,] H, W) -> int32 of the same shape: background 0, the objects 1, 2, ... without gaps,
+    class by class.
 
     An object has one class. With cleaning.split_touching, parts that are joined by necks become objects of their own,
     see `_parts`; their union is still exactly the foreground. Needs up to 9 bytes a pixel of temporary memory, and to
@@ -50,7 +53,7 @@ def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
 
 
 def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
-    """The instance map: (H, W) uint16, objects numbered in reading order of their first pixels; see objects_of.
+    """The instance map: ([D,] H, W) uint16, objects numbered in reading order of their first pixels; see objects_of.
 
     Raises UserError for more than 65,535 objects.
     """
@@ -70,15 +73,16 @@ def _fill_holes(pred: np.ndarray) -> None:
     # For each background region the lowest and highest class next to it: where they are equal, one class surrounds it.
     regions, count = label(pred == 0)
     lowest, highest = np.full(count + 1, 255, dtype=np.uint8), np.zeros(count + 1, dtype=np.uint8)
-    for rows, columns in ((1, 0), (0, 1)):
-        for one, other in (_neighbours(regions, pred, rows, columns), _neighbours(pred, regions, rows, columns)[::-1]):
+    for step in steps_to_neighbours(pred.ndim)[: pred.ndim]:  # those at sides
+        before, after = neighbours(step)
+        for one, other in ((regions[before], pred[after]), (regions[after], pred[before])):
             edge = (one > 0) & (other > 0)
             np.minimum.at(lowest, one[edge], other[edge])
             np.maximum.at(highest, one[edge], other[edge])
     filling = np.where(lowest == highest, lowest, 0).astype(np.uint8)
-    # Region 0 is the foreground; regions at the border are open to the outside.
-    for outside in (0, regions[0], regions[-1], regions[:, 0], regions[:, -1]):
-        filling[outside] = 0
+    filling[0] = 0  # the foreground
+    for axis in range(pred.ndim):
+        filling[regions.take((0, -1), axis)] = 0  # regions at the border are open to the outside
     pred += _look_up(filling, regions)
 
 
@@ -110,7 +114,8 @@ def _split_touching(numbers: np.ndarray, count: int) -> None:
 
 
 def _parts(inside: np.ndarray) -> np.ndarray:
-    """(h, w) bool, an object with background around -> part number of each of its pixels, from 0, in reading order.
+    """([d,] h, w) bool, an object with background around -> part number of each of its pixels, from 0, in reading
+    order.
 
     The watershed of the distance map (Beucher and Lantuéjoul 1979): each pixel belongs to the maximum at the end of its
     steepest ascent (Meyer 1994). Basins are then merged over their highest saddles unless the lower maximum exceeds
@@ -135,7 +140,8 @@ def _parts(inside: np.ndarray) -> np.ndarray:
 
 
 def _basins(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) ranks of n pixels by height, -1 elsewhere -> ranks of the maxima, ascending; (n,) basin of each rank."""
+    """([d,] h, w) ranks of n pixels by height, -1 elsewhere -> ranks of the maxima, ascending; (n,) basin of each
+    rank."""
     from scipy.ndimage import maximum_filter
 
     inside = ranks >= 0
@@ -150,8 +156,8 @@ def _basins(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _saddles(ranks: np.ndarray, basins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the highest saddle between each pair of adjacent basins, descending, and (saddles, 2) these basins."""
     saddles, pairs = [], []
-    for rows, columns in ((1, 0), (0, 1), (1, 1), (1, -1)):
-        one, other = _neighbours(ranks, ranks, rows, columns)
+    for step in steps_to_neighbours(ranks.ndim):
+        one, other = (ranks[part] for part in neighbours(step))
         both = (one >= 0) & (other >= 0)
         one, other = one[both], other[both]
         meet = basins[one] != basins[other]
@@ -183,7 +189,7 @@ def _merged(heights: np.ndarray, summits: np.ndarray, saddles: np.ndarray, pairs
 
 
 def _in_reading_order(numbers: np.ndarray, count: int) -> np.ndarray:
-    """(H, W) numbers 1 ... count in any order -> (H, W) uint16 in the order of their first pixels."""
+    """([D,] H, W) numbers 1 ... count in any order -> uint16 in the order of their first pixels."""
     flat = numbers.ravel()
     starts = np.append(True, flat[1:] != flat[:-1])
     unique, first = np.unique(flat[starts], return_index=True)
@@ -193,15 +199,8 @@ def _in_reading_order(numbers: np.ndarray, count: int) -> np.ndarray:
     return _look_up(table, numbers)
 
 
-def _neighbours(one: np.ndarray, other: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of two (H, W) arrays in which the second is shifted by `rows` down and `columns` right of the first."""
-    height, width = one.shape
-    left, right = max(-columns, 0), width - max(columns, 0)
-    return one[: height - rows, left:right], other[rows:, left + columns : right + columns]
-
-
 def _look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """table[labels], row by row since numpy's index takes 8 bytes a pixel."""
+    """table[labels], row by row, or slice by slice, since numpy's index takes 8 bytes a pixel."""
     values = np.empty(labels.shape, dtype=table.dtype)
     for line, row in zip(values, labels, strict=True):
         line[:] = table[row]

@@ -16,7 +16,7 @@ from unet_cli.data.folder.layout import masks_among
 from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.several import merge_channels
 from unet_cli.data.folder.walk import walk
-from unet_cli.data.formats import EXTENSIONS, count_pages, lacking_packages
+from unet_cli.data.formats import EXTENSIONS, count_pages, extension_of, lacking_packages, without_extension
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.source import Source
 from unet_cli.data.writing import is_ours
@@ -69,7 +69,7 @@ def find_files(
     if not images:
         raise unread[0] if unread else UserError("\n".join([_nothing(input), *notes]))
     notes += lacking_packages(images)
-    if output.suffix.lower() in EXTENSIONS and not output.is_dir():
+    if extension_of(output) in EXTENSIONS and not output.is_dir():
         raise UserError(f"--output {output} looks like a file: give the output folder for the masks")
     return images, base, output
 
@@ -94,15 +94,17 @@ def sources_in(
     files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
 ) -> Iterator[tuple[Source, Path, int]]:
     """Each image in the files, its output name (a path without extension), and its number of pages: a stack is one
-    image where its masks go to one TIFF by their suffix, else each page is one."""
-    merged = merge_channels(files) if preprocessing.files > 1 else [(file.with_suffix(""), (file,)) for file in files]
+    image where its masks go to one TIFF by their suffix, else each page is one; a volume has its slices as pages."""
+    merged = (
+        merge_channels(files) if preprocessing.files > 1 else [(without_extension(file), (file,)) for file in files]
+    )
     for name, paths in merged:
         try:
-            pages = count_pages(paths[0]) if preprocessing.pages == "images" else 1
+            pages = count_pages(paths[0]) if preprocessing.pages != "channels" else 1
         except UserError:  # reported when the file is read, so that the other files are still predicted
             pages = 1
-        source = Source(paths)
-        if pages == 1 or suffix(source) == "tif":
+        source = Source(paths, is_volume=preprocessing.is_volumetric)
+        if source.is_volume or pages == 1 or suffix(source) == "tif":
             yield source, name, pages
         else:
             for page in range(pages):

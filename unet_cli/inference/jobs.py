@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
-from unet_cli.data.formats import SLIDE_EXTENSIONS, TIFF_EXTENSIONS
+from unet_cli.data.formats import (
+    SLIDE_EXTENSIONS,
+    TIFF_EXTENSIONS,
+    extension_of,
+    is_volume_file,
+    without_extension,
+)
 from unet_cli.data.source import Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
@@ -23,7 +29,9 @@ from unet_cli.system.distributed import this_process
 from unet_cli.system.files import sweep
 
 OVERLAY = "overlay.png"  # a PNG for every type of mask
-EXTRA_NAME = re.compile(r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif)")
+EXTRA_NAME = re.compile(
+    r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
+)
 MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems limit to 255 bytes
 
 
@@ -32,7 +40,7 @@ class Job:
     """One image, the mask file to write for it, and the extra files beside the mask: NAME_<extra>.
 
     pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
-    whole stack.
+    whole stack. Of a volume, the number of its slices.
     """
 
     image: Source
@@ -44,21 +52,29 @@ class Job:
     def outputs(self) -> list[Path]:
         """All files to write."""
         files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
-        overlays = [self.overlay(page) for page in range(self.pages)] if "overlay" in self.extras else []
-        return [self.mask, *overlays, *files]
+        return [self.mask, *(self.overlays if "overlay" in self.extras else ()), *files]
+
+    @property
+    def name(self) -> str:
+        """Of the mask, without extension."""
+        return without_extension(self.mask.name)
 
     def beside(self, extra: str) -> Path:
         """The file of an extra, of the mask's type."""
-        return self.mask.with_name(f"{self.mask.stem}_{extra}{self.mask.suffix}")
+        return self.mask.with_name(f"{self.name}_{extra}{extension_of(self.mask)}")
 
-    def overlay(self, page: int) -> Path:
-        """The file of an overlay, always a PNG, one for each page of a stack."""
-        stem = self.mask.stem if self.pages == 1 else paged(self.mask.stem, page, self.pages)
-        return self.mask.with_name(f"{stem}_{OVERLAY}")
+    @property
+    def overlays(self) -> list[Path]:
+        """The files of the overlays, always PNG: one for each page of a stack."""
+        names = [self.name]
+        if self.pages > 1 and not self.image.is_volume:
+            names = [paged(self.name, page, self.pages) for page in range(self.pages)]
+        return [self.mask.with_name(f"{name}_{OVERLAY}") for name in names]
 
     def page(self, page: int) -> Source:
-        """The source of a page of a stack, counted from 0; of any other image the image itself."""
-        return self.image if self.pages == 1 else replace(self.image, page=page)
+        """The source of a page of a stack, or of a slice of a volume, counted from 0; of any other image the image
+        itself."""
+        return self.image if self.pages == 1 else replace(self.image, page=page, is_volume=False)
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,8 @@ class Outcome:
         return {
             "input": str(self.job.image),
             "output": str(self.job.mask),
-            "size": [self.width, self.height],
-            **({"pages": self.job.pages} if self.job.pages > 1 else {}),
+            "size": [self.width, self.height, *([self.job.pages] if self.job.image.is_volume else [])],
+            **({"pages": self.job.pages} if self.job.pages > 1 and not self.job.image.is_volume else {}),
             "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
             "highest_probability": round(self.top_probability, 6),
             "note": self.note,
@@ -142,9 +158,14 @@ def find_jobs(
     jobs: list[Job] = []
     writers: dict[Path, Source] = {}
 
+    if preprocessing.is_volumetric and config.format == "png":
+        raise UserError("--format png is for images, and these weights predict volumes: leave it out, or use tif")
+
     def suffix(image: Source) -> str:
+        if is_volume_file(image.path) and image.is_volume and not config.format:
+            return extension_of(image.path)[1:]
         in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
-        return config.format or ("tif" if in_tiff else "png")
+        return config.format or ("tif" if in_tiff or image.is_volume else "png")
 
     for image, name, pages in sources_in(images, preprocessing, suffix):
         name = name.relative_to(base) if base else Path(name.name)
@@ -160,7 +181,7 @@ def find_jobs(
             if path in writers:
                 raise UserError(
                     f"{writers[path]} and {image} would both write {path}: predict them one after the other, "
-                    f"with an --input such as '*{image.path.suffix}', into different --output folders"
+                    f"with an --input such as '*{extension_of(image.path)}', into different --output folders"
                 )
             writers[path] = image
         jobs.append(job)
@@ -180,11 +201,11 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
     stopped; their extras, requested now or not; and incomplete files. everything: the jobs of all shards, whose masks
     are not mistaken for extras. Raises UserError."""
     outputs = {path for job in jobs for path in job.outputs}
-    stems = {(job.mask.with_suffix(""), suffix) for job in jobs for suffix in (job.mask.suffix, OVERLAY)}
+    stems = {(without_extension(job.mask), suffix) for job in jobs for suffix in (extension_of(job.mask), OVERLAY)}
     stems |= {
-        (job.mask.with_name(paged(job.mask.stem, page, job.pages)), OVERLAY)
+        (overlay.with_name(overlay.name.removesuffix(f"_{OVERLAY}")), OVERLAY)
         for job in jobs
-        for page in (range(job.pages) if job.pages > 1 else ())
+        for overlay in job.overlays
     }
     # An image may be called a_overlay: its mask a_overlay.png looks like an extra of a.png, and is kept.
     masks = {job.mask for job in everything}

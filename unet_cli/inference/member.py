@@ -49,7 +49,7 @@ class Member:
 
     def along(self, axis: int) -> Geometry:
         """The geometry along a spatial axis."""
-        return self.geometry
+        return self.geometry.along(axis)
 
     def input_side(self, output: int, axis: int) -> int:
         """Input side along an axis for an output of at least that side: with the margin at the start, and the rest at

@@ -11,11 +11,14 @@ import numpy as np
 
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.data.colours import colours_of
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.tiff_write import carried_tags
-from unet_cli.data.imagefile import read_image
+from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
-from unet_cli.data.writing import joined, write_pages, write_png, write_rows
+from unet_cli.data.planes import crossing_planes
+from unet_cli.data.spacing import spacing_of
+from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
@@ -26,7 +29,7 @@ ROWS_AT_ONCE = 256  # rows that are decoded in one call: numpy's index takes 8 b
 
 @dataclass(frozen=True)
 class Outputs:
-    """Writer of the output files of an image of `size` (H, W), or of a stack whose pages have that size."""
+    """Writer of the output files of an image of `size` (H, W), or of a stack or volume whose pages have that size."""
 
     job: Job
     size: tuple[int, int]
@@ -45,21 +48,20 @@ class Outputs:
         indices, the next planes the maps; the pages of a stack lie one below the other. Raises UserError.
 
         A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
-        memory.
+        memory. Objects of a volume extend over its slices, so they need the whole mask.
         """
         job, config = self.job, self.config
         make_folder(job.mask.parent)
         masks = partial(self._masks, store)
-        if job.pages == 1 and (config.changes_masks or config.numbers_objects or config.overlay):
+        if (job.pages == 1 or job.image.is_volume) and (
+            config.changes_masks or config.numbers_objects or config.overlay
+        ):
             in_memory = [[joined(blocks)] for blocks in masks()]
             masks = partial(iter, in_memory)  # cleaned once for all files
         if config.overlay:
-            for page, blocks in enumerate(masks()):
-                pixels = read_image(job.page(page), self.keep_alpha)
-                write_png(job.overlay(page), outlined(pixels, joined(blocks), colours_of(self.labels)))
+            self._write_overlays(masks())
         if config.numbers_objects:
-            numbers = ([number_objects(joined(blocks), config)] for blocks in masks())
-            self._write_file(job.beside("instances"), numbers)
+            self._write_file(job.beside("instances"), self._numbered(masks()))
         # The mask is written last, so an image that has a mask has all its extras.
         for plane, extra in enumerate(self.maps, 1):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
@@ -69,15 +71,38 @@ class Outputs:
         self._write_file(job.mask, decoded, self.labels.written_palette)
         return tuple((counts / counts.sum()).tolist())
 
+    def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
+        """Of each page; of a volume one, with three planes."""
+        job, colours = self.job, colours_of(self.labels)
+        if job.image.is_volume:
+            bands = open_bands(job.image, self.keep_alpha)
+            write_png(job.overlays[0], crossing_planes(bands, _volume(masks), colours, spacing_of(job.image)))
+            return
+        for page, blocks in enumerate(masks):
+            pixels = read_image(job.page(page), self.keep_alpha)
+            write_png(job.overlays[page], outlined(pixels, joined(blocks), colours))
+
+    def _numbered(self, masks: Iterator[Iterable[np.ndarray]]) -> Iterator[Iterable[np.ndarray]]:
+        """The instance map of each page, or the slices of a volume's."""
+        if self.job.image.is_volume:
+            return ([page] for page in number_objects(_volume(masks), self.config))
+        return ([number_objects(joined(blocks), self.config)] for blocks in masks)
+
     def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
         """Class indices of each page in blocks, after the requested postprocessing."""
+        if self.job.image.is_volume and self.config.changes_masks:
+            yield from ([page] for page in clean(_volume(self._pages(store.rows(0))), self.config))
+            return
         for blocks in self._pages(store.rows(0)):
             yield [clean(joined(blocks), self.config)] if self.config.changes_masks else blocks
 
     def _pages(self, blocks: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
-        """Blocks of rows, none of which extends over two pages -> the blocks of each page, to be consumed in order."""
+        """Blocks of rows, of which those that extend over several pages hold whole ones -> the blocks of each page, to
+        be consumed in order."""
+        height = self.size[0]
+        parts = (block[top : top + height] for block in blocks for top in range(0, len(block), height))
         for _ in range(self.job.pages):
-            yield self._page(blocks)
+            yield self._page(parts)
 
     def _page(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         remaining = self.size[0]
@@ -95,9 +120,17 @@ class Outputs:
                 yield self.labels.decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
+        if is_volume_file(path):
+            write_volume(path, pages, self.job.image.path)
+            return
         if path.suffix != ".tif":
             (blocks,) = pages
             write_rows(path, blocks, self.size[0], palette)
             return
         sources = [self.job.page(page) for page in range(self.job.pages)]
         write_pages(path, pages, self.size[0], palette, [carried_tags(source.path, source.page) for source in sources])
+
+
+def _volume(pages: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
+    """The blocks of each slice -> (D, H, W)."""
+    return np.stack([joined(blocks) for blocks in pages])

@@ -60,6 +60,8 @@ def _picture(predictor: Predictor, config: PredictConfig, job: Job) -> Picture:
     def read(page: int) -> Picture:
         return predictor.read(job.page(page))
 
+    if job.image.is_volume:
+        return predictor.read(job.image)
     return Stack(read, job.pages, config.workers, _in_flight(predictor)) if job.pages > 1 else read(0)
 
 

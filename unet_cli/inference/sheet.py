@@ -25,8 +25,9 @@ from unet_cli.version import __version__
 class Sheet(Task):
     """An image with the finished rows of its mask; the last of them writes its files.
 
-    can_pause: whether the mask goes to a TIFF and may be huge, since the image is predicted in tiles or is a stack; its
-    rows are then stored in a hidden file beside it, from which the same call resumes.
+    can_pause: whether the mask may be huge, since the image is a volume or the mask goes to a TIFF, and the image is
+    predicted in tiles or is a stack; its rows are then stored in a hidden file beside it, from which the same call
+    resumes.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Sheet(Task):
         can't be written."""
         super().__init__(picture, job.image)
         self.job = job
-        self.can_pause = isinstance(picture, (Tiled, Stack)) and job.mask.suffix == ".tif"
+        self.can_pause = isinstance(picture, (Tiled, Stack)) and job.mask.suffix != ".png"
         self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
         self._page_size = picture.size[0] // job.pages, picture.size[1]
         self._outputs = Outputs(job, self._page_size, config, predictor.labels, predictor.preprocessing.keep_alpha)

@@ -9,7 +9,6 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from unet_cli.config.model import IGNORED
@@ -166,27 +165,13 @@ def _side_by_side(samples: Sequence[PredictedSample], colours: Colours) -> Image
         colours = replace(colours, ignored=True)
     palette = colours.area_palette()
     sheet = Image.new("RGB", (3 * (PANEL + GAP) - GAP, len(samples) * (PANEL + GAP) - GAP), "white")
-    for y, sample in enumerate(map(_flat, samples)):
+    for y, sample in enumerate(samples):
         shown = to_rgb(stretched(visible(sample.image), cut=1))
         for x, pixels in enumerate((shown, palette[sample.mask], palette[sample.pred])):
             height, width = (max(1, round(PANEL * side / max(sample.mask.shape))) for side in sample.mask.shape)
             panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
             sheet.paste(panel, (x * (PANEL + GAP), y * (PANEL + GAP)))
     return with_legend(sheet, colours.area_legend())
-
-
-def _flat(sample: PredictedSample) -> PredictedSample:
-    """Of a volume the slice with most foreground in its mask, else in the prediction, else the middle one; an image as
-    it is."""
-    if sample.mask.ndim == 2:
-        return sample
-    depth = len(sample.mask) // 2
-    for mask in (sample.mask, sample.pred):
-        foreground = np.count_nonzero((mask > 0) & (mask != IGNORED), axis=(1, 2))
-        if foreground.any():
-            depth = int(foreground.argmax())
-            break
-    return replace(sample, image=sample.image[:, depth], mask=sample.mask[depth], pred=sample.pred[depth])
 
 
 def _number(value: float | None) -> float:

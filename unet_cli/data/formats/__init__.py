@@ -85,7 +85,7 @@ def is_volume_file(path: Path) -> bool:
 
 def reads_single_pages(path: Path) -> bool:
     """By name: whether `decode` reads one page of such a file without the others."""
-    return extension_of(path) in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS, VOLUME_EXTENSIONS, {".btf", ".tf8", ".npy"})
+    return extension_of(path) in STACK_EXTENSIONS - {".npz", ".mat"}
 
 
 def outline(path: Path, page: int | None = None) -> Outline | None:
