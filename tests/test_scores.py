@@ -36,7 +36,7 @@ def evaluated(labels: LabelMap, *images, scoring: Scoring | None = None) -> Eval
     for number, (truth, pred, *probs) in enumerate(images):
         pair = Pair(f"image{number}", Source((Path(f"{number}.png"),)), Source((Path(f"{number}_mask.png"),)))
         answers.append(Answer(pair, mask(truth), mask(pred), torch.from_numpy(probs[0]) if probs else None))
-    return evaluate(answers, labels, [answer.pair.name for answer in answers], scoring or Scoring(), workers=1)
+    return evaluate(answers, labels, [answer.pair for answer in answers], scoring or Scoring(), workers=1)
 
 
 def scores(found: Evaluation) -> list[Score]:
@@ -273,7 +273,7 @@ def test_distances_are_in_the_unit_of_the_spacing():
     truth, pred = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
     truth[5, 5], pred[5, 9] = 1, 1
     assert values(evaluated(BINARY, (truth, pred)))["hd95", "all"] == 4
-    scoring = Scoring(spacing=(3.0, 0.5, "um"))
+    scoring = Scoring(spacing=((3.0, 0.5), "um"))
     assert values(evaluated(BINARY, (truth, pred), scoring=scoring))["hd95", "all"] == 2
 
 

@@ -218,8 +218,8 @@ def pair_by_pair(pred, target, spacing, tolerance, band, ignored=None):
 
 def test_a_cube_and_the_same_one_a_slice_further_by_hand():
     """Cubes of 4 voxels a side, in slices 3 mm apart. Of the 56 voxels of each border, the 16 of the slice that the
-    other lacks are 3 mm from it; the 12 at the sides of each of the other slices meet it; and the inner 4 of the last of
-    these are 1 mm from the sides."""
+    other lacks are 3 mm from it; the 12 at the sides of each of the other slices meet it; and the inner 4 of the last
+    of these are 1 mm from the sides."""
     first, second = drawn((9, 8, 8), (2, 5, 2, 5, 2, 5)), drawn((9, 8, 8), (3, 6, 2, 5, 2, 5))
     found = compare_surfaces(first, second, (3.0, 1.0, 1.0), 1, 1)
     assert found.assd == pytest.approx((16 * 3 + 36 * 0 + 4 * 1) / 56)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unet_cli.data.labels import LabelMap
     from unet_cli.evaluation.case import Case
     from unet_cli.evaluation.evaluate import Evaluation
+    from unet_cli.evaluation.ruler import Ruler
     from unet_cli.evaluation.scores import Sampled, Score
     from unet_cli.evaluation.subjects import Subject
     from unet_cli.report.contents import Sizes
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     found = _measured(case.subject, case, config, console)
     table = sampled(found)
     rows, sizes, lowest = scores(table, found), sizes_of(found.images), worst(found, WORST)
-    console.result(_headline(case, config), "", *_table(rows, case.labels, config))
+    console.result(_headline(found), "", *_table(rows, case.labels, found.ruler))
     console.result("", *_remarks(found, sizes, case.labels))
     compared: dict[str, Any] = {}
     if case.other is not None:
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
             "images": len(case.pairs),
             "notes": case.notes,
             "classes": list(case.labels.names),
-            "unit": config.unit,
+            "unit": found.ruler.unit,
             "scores": [_plain(row) for row in rows],
             "objects": {"found": sizes.found.size, "missed": sizes.missed.size, "false": sizes.false.size},
             "worst": [{"image": name, "dice": value} for name, value in lowest],
@@ -78,21 +79,22 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
             **compared,
         }
     )
-    console.result("", f"Scores of each image: {config.csv or 'add --csv FILE.csv'}")
+    console.result("", f"Scores of each {found.noun[:-1]}: {config.csv or 'add --csv FILE.csv'}")
     console.result(f"Pictures of the worst: {config.report or 'add --report FILE.html'}")
     return DONE
 
 
-def _headline(case: Case, config: EvaluateConfig) -> str:
+def _headline(found: Evaluation) -> str:
     """The number of images, their pixel size, and what the intervals are."""
     from unet_cli.evaluation.scores import FEW_IMAGES
 
-    count = counted(len(case.pairs), "image")
-    size = "" if config.spacing is None else f", pixels of {config.pixel[0]:g} x {config.pixel[1]:g} {config.unit}"
-    if len(case.pairs) == 1:
-        return f"{count}{size}: a single image has no confidence intervals"
-    rough = "" if len(case.pairs) >= FEW_IMAGES else "; unreliable for so few images"
-    return f"{count}{size}; each score with its 95 % confidence interval (bootstrap over images){rough}"
+    kind, ruler = found.noun[:-1], found.ruler
+    count = counted(len(found.images), kind)
+    size = f", {ruler.described}" if ruler.described else ""
+    if len(found.images) == 1:
+        return f"{count}{size}: a single {kind} has no confidence intervals"
+    rough = "" if len(found.images) >= FEW_IMAGES else f"; unreliable for so few {kind}s"
+    return f"{count}{size}; each score with its 95 % confidence interval (bootstrap over {kind}s){rough}"
 
 
 def _write_files(found: Evaluation, rows: list[Score], case: Case, config: EvaluateConfig) -> None:
@@ -114,13 +116,14 @@ def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
     """Remarks below the table of scores."""
     total = sizes.found.size + sizes.missed.size
     what = "as the masks number them" if labels.kind == "instances" else "connected components of the masks"
-    lines = [f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})"]
+    lines = [found.ruler.note] if found.ruler.note else []
+    lines.append(f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})")
     true, false, missed = (found.foreground[..., place] for place in range(3))
     alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
     if alone:
         lines.append(
             f"In {counted(alone, 'case')} of {true.size:,}, a class is in only one of mask and prediction: there, "
-            "distances are the image's diagonal"
+            f"distances are the {found.noun[:-1]}'s diagonal"
         )
     return lines
 
@@ -133,9 +136,9 @@ def _measured(subject: Subject, case: Case, config: EvaluateConfig, console: Con
     from unet_cli.evaluation.evaluate import evaluate
 
     answers = subject.answers(case.pairs, case.labels, console)
-    names, panels = [pair.name for pair in case.pairs], config.report is not None and subject is case.subject
+    panels = config.report is not None and subject is case.subject
     keep_alpha = case.card.keep_alpha
-    return evaluate(answers, case.labels, names, config, config.workers, panels, keep_alpha)
+    return evaluate(answers, case.labels, case.pairs, config, config.workers, panels, keep_alpha)
 
 
 def _compare(
@@ -147,14 +150,14 @@ def _compare(
     their_table = sampled(other)
     gaps = differences(table, their_table, found)
     verdicts = [is_significant(gap) for gap in gaps]
-    console.result("", *_comparison(ours, scores(their_table, other), gaps, verdicts, config))
+    console.result("", *_comparison(ours, scores(their_table, other), gaps, verdicts, config, found.ruler))
     return {
         "compared_with": str(config.compare),
         "differences": [_plain(gap) | {"significant": one} for gap, one in zip(gaps, verdicts, strict=True)],
     }
 
 
-def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[str]:
+def _table(rows: list[Score], labels: LabelMap, ruler: Ruler) -> list[str]:
     """A line for each metric, by group: over all classes with the interval, then each class."""
     names = labels.scored_names if labels.num_classes > 2 else ()
     shown = names[:MAX_CLASSES]
@@ -168,7 +171,7 @@ def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[
         values = [_number(by_class[name].value, metric) if name in by_class else "" for name in shown]
         cells = "".join(f"  {value:>10}" for value in values)
         overall = by_class["all"]
-        line = f"  {_label(metric, config):<30}{_number(overall.value, metric):>8}  {_interval(overall):<18}{cells}"
+        line = f"  {_label(metric, ruler):<30}{_number(overall.value, metric):>8}  {_interval(overall):<18}{cells}"
         lines.append(line.rstrip())
     if len(names) > len(shown):
         lines += ["", f"The other {len(names) - len(shown)} classes: see --json and --csv"]
@@ -176,7 +179,12 @@ def _table(rows: list[Score], labels: LabelMap, config: EvaluateConfig) -> list[
 
 
 def _comparison(
-    ours: list[Score], theirs: list[Score], gaps: list[Score], verdicts: list[bool], config: EvaluateConfig
+    ours: list[Score],
+    theirs: list[Score],
+    gaps: list[Score],
+    verdicts: list[bool],
+    config: EvaluateConfig,
+    ruler: Ruler,
 ) -> list[str]:
     """A line for each metric, over all classes, with the difference and whether it is statistically significant."""
     lines = [
@@ -192,7 +200,7 @@ def _comparison(
             metric = gap.metric
             values = [_number(rows[metric]["all"].value, metric) for rows in (first, second)]
             cells = f"{values[0]:>8} {values[1]:>8} {_number(gap.value, metric):>11}"
-            lines.append(f"  {_label(metric, config):<30}{cells}  {_interval(gap):<20} {_verdict(gap, significant)}")
+            lines.append(f"  {_label(metric, ruler):<30}{cells}  {_interval(gap):<20} {_verdict(gap, significant)}")
     return [*lines, "", "One score in twenty is significant by chance: choose the metric that counts beforehand."]
 
 
@@ -215,11 +223,11 @@ def _by_metric(rows: list[Score]) -> dict[str, dict[str, Score]]:
     return found
 
 
-def _label(metric: str, config: EvaluateConfig) -> str:
+def _label(metric: str, ruler: Ruler) -> str:
     words = metric_name(metric)
     if metric == "surface_dice":
-        return f"{words.label} at {config.within:g} {config.unit}"
-    return f"{words.label}, {config.unit}" if words.is_length else words.label
+        return f"{words.label} at {ruler.tolerance:g} {ruler.unit}"
+    return f"{words.label}, {ruler.unit}" if words.is_length else words.label
 
 
 def _number(value: float, metric: str) -> str:

@@ -14,20 +14,23 @@ from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.errors import UserError
 
-Spacing = tuple[float, float, str]  # of rows, of columns, and the unit
+Spacing = tuple[tuple[float, ...], str]  # of all axes, or of rows and columns, or of slices, rows and columns; the unit
 
 
 def parse_spacing(text: str) -> Spacing:
-    """'0.5' -> (0.5, 0.5, ''); '4.6,2.3nm' -> (4.6, 2.3, 'nm'): rows first. Raises UserError."""
-    found = re.fullmatch(r"\s*([\d.eE+-]+?)\s*(?:,\s*([\d.eE+-]+?)\s*)?([^\d\s.,+-]*)\s*", str(text))
+    """'0.5' -> ((0.5,), ''), which is of all axes; '4.6,2.3nm' -> ((4.6, 2.3), 'nm'): rows first; '3,1,1mm' -> ((3, 1,
+    1), 'mm'): slices first. Raises UserError."""
+    found = re.fullmatch(r"\s*([\d.eE+-]+?(?:\s*,\s*[\d.eE+-]+?){0,2})\s*([^\d\s.,+-]*)\s*", str(text))
     try:
-        rows = float(found[1]) if found else math.nan
-        columns = float(found[2]) if found and found[2] else rows
+        steps = tuple(float(step) for step in found[1].split(",")) if found else ()
     except ValueError:
-        rows = columns = math.nan
-    if not (0 < rows < math.inf and 0 < columns < math.inf) or found is None:
-        raise UserError(f"'{text}' is no spacing: write the size of a pixel, such as 0.5um, or rows,columns: 4.6,2.3nm")
-    return rows, columns, found[3]
+        steps = ()
+    if not steps or found is None or not all(0 < step < math.inf for step in steps):
+        raise UserError(
+            f"'{text}' is no spacing: write the size of a pixel, such as 0.5um, or rows,columns: 4.6,2.3nm, or for "
+            "volumes slices,rows,columns: 3,0.8,0.8mm"
+        )
+    return steps, found[2]
 
 
 def parse_distance(text: str | float) -> float:
@@ -47,12 +50,14 @@ class Scoring(Checked):
         "counted (skip), or the worst.", panel="Scores",
     )  # fmt: skip
     spacing: Spacing | None = setting(
-        None, help="Pixel size, such as 0.5um, or rows,columns, such as 4.6,2.3nm: distances are then in this unit.  "
-        "[default: distances in pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
+        None, help="Pixel size, such as 0.5um, or rows,columns, such as 4.6,2.3nm, or of volumes slices,rows,columns, "
+        "such as 3,0.8,0.8mm: distances are then in this unit.  [default: what the volumes' files tell, else distances "
+        "in pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
     )  # fmt: skip
     tolerance: float | None = setting(
         None, help="Tolerance of the surface Dice: how far borders may lie apart, in the unit of --spacing.  "
-        "[default: 2 pixels]", panel="Scores", minimum=0.0, parse=parse_distance, metavar="DISTANCE",
+        "[default: 2 pixels; in volumes twice the shortest side of a voxel]", panel="Scores", minimum=0.0,
+        parse=parse_distance, metavar="DISTANCE",
     )  # fmt: skip
     band: float | None = setting(
         None, help="Width of the inner border that the boundary IoU compares, in the unit of --spacing.  [default: 2 % "
@@ -62,29 +67,6 @@ class Scoring(Checked):
         False, help="Also compute the Rand and information scores of the ISBI 2012 challenge, for cells with membranes "
         "between them: foreground is cell, background membrane.", panel="Scores",
     )  # fmt: skip
-
-    @property
-    def within(self) -> float:
-        """How far borders may lie apart, in the unit of distances."""
-        return 2 * max(self.pixel) if self.tolerance is None else self.tolerance
-
-    def band_of(self, size: tuple[int, int]) -> float:
-        """Width of the inner border of an image of (H, W) pixels, in the unit of distances."""
-        return 0.02 * self.diagonal(size) if self.band is None else self.band
-
-    @property
-    def unit(self) -> str:
-        """Of distances, in words."""
-        return "px" if self.spacing is None else self.spacing[2] or "units"
-
-    def diagonal(self, size: tuple[int, int]) -> float:
-        """Of an image of (H, W) pixels, in the unit of distances."""
-        return math.hypot(size[0] * self.pixel[0], size[1] * self.pixel[1])
-
-    @property
-    def pixel(self) -> tuple[float, float]:
-        """Its height and width, in the unit of distances."""
-        return (1.0, 1.0) if self.spacing is None else self.spacing[:2]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,10 +200,14 @@ def _scaled(tile: Tile, side: int) -> Tile:
 
 def small(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """(C, H, W) pixels as in the file -> (1 or 3, height, width) uint8, averaged and contrast-stretched."""
+    return stretched(averaged(pixels, height, width), CUT)
+
+
+def averaged(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(C, H, W) pixels as in the file -> (1 or 3, height, width) float32, finite."""
     # As float32, since Pillow's box filter does not support 16-bit planes.
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in visible(pixels)]
-    averaged = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes])
-    return stretched(_finite(averaged), CUT)
+    return _finite(np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BOX)) for plane in planes]))
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:

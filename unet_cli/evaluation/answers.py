@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -13,7 +13,7 @@ from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.imagefile import missing_pixels
 from unet_cli.data.labels import LabelMap, mask_as
-from unet_cli.data.maskfile import read_mask
+from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task, whole_images
@@ -21,16 +21,18 @@ from unet_cli.inference.cleaning import clean, objects_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Picture
 from unet_cli.system.console import Console
-from unet_cli.system.prefetch import prefetch
+from unet_cli.system.prefetch import default_workers, prefetch
 from unet_cli.system.stage_times import StageTimes
+
+VOLUMES_AT_ONCE = 2  # that are read ahead or measured, as measuring takes up to 50 bytes a voxel
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A semantic and an instance mask of one image.
+    """A semantic and an instance mask of one image, (H, W), or volume, (D, H, W).
 
-    classes: (H, W) uint8 class indices, 255 for ignored. numbers: (H, W) object numbers, 0 for none; pixels of one
-    number but different classes are different objects.
+    classes: uint8 class indices, 255 for ignored. numbers: object numbers, 0 for none; pixels of one number but
+    different classes are different objects.
     """
 
     classes: np.ndarray
@@ -39,8 +41,8 @@ class Mask:
 
 @dataclass(frozen=True)
 class Answer:
-    """One image's ground truth and prediction. probs: (K, H, W) float32, uncalibrated; None for masks of another tool.
-    temperature: calibrates them."""
+    """One image's ground truth and prediction. probs: (K, *spatial) float32, uncalibrated; None for masks of another
+    tool. temperature: calibrates them."""
 
     pair: Pair
     target: Mask
@@ -50,7 +52,7 @@ class Answer:
 
     @cached_property
     def ignored(self) -> np.ndarray | None:
-        """(H, W) bool, the ignored pixels; None where there are none."""
+        """bool, the ignored pixels; None where there are none."""
         ignored = self.target.classes == IGNORED
         return ignored if ignored.any() else None
 
@@ -76,9 +78,11 @@ def of_network(
 
     Raises UserError at a file that can't be read.
     """
-    samples = prefetch(partial(_read, predictor, labels), pairs, workers)
+    threads = at_once(pairs, workers)
+    samples = prefetch(partial(_read, predictor, labels), pairs, threads, _depth(pairs, threads))
     predicted = whole_images(predictor, samples, StageTimes("scoring"))
-    for sample, probs in console.progress(predicted, len(pairs), "scoring at original size", "images"):
+    for sample, rows in console.progress(predicted, len(pairs), "scoring at original size", kind_of(pairs)):
+        probs = rows.reshape(len(rows), *sample.target.classes.shape)  # slices come one below the other
         pred = clean(predictor.classes(probs), cleaning)
         yield Answer(sample.pair, sample.target, Mask(pred, objects_of(pred, cleaning)), probs, predictor.temperature)
 
@@ -94,21 +98,42 @@ def of_masks(
 ) -> Iterator[Answer]:
     """Predictions from mask files of another tool. lacking: pairs whose image has missing pixels; no other images are
     read. Raises UserError at a file that can't be read or differs in size from the ground truth."""
-    answers = prefetch(partial(_read_both, labels, their_labels, cleaning, lacking), masks.items(), workers)
-    yield from console.progress(answers, len(masks), "reading masks", "images")
+    threads, read = at_once(masks, workers), partial(_read_both, labels, their_labels, cleaning, lacking)
+    answers = prefetch(read, masks.items(), threads, _depth(masks, threads))
+    yield from console.progress(answers, len(masks), "reading masks", kind_of(masks))
+
+
+def kind_of(pairs: Iterable[Pair]) -> str:
+    """What the images are called."""
+    return "volumes" if any(pair.image.is_volume for pair in pairs) else "images"
+
+
+def at_once(pairs: Iterable[Pair], workers: int | None) -> int:
+    """The number of threads that read or measure: by default fewer for volumes, since each holds one in memory."""
+    return workers or min(default_workers(), VOLUMES_AT_ONCE if kind_of(pairs) == "volumes" else default_workers())
+
+
+def _depth(pairs: Iterable[Pair], threads: int) -> int:
+    """The number of images that are read ahead."""
+    return threads if kind_of(pairs) == "volumes" else 2 * threads
+
+
+def size_text(sides: Sequence[int]) -> str:
+    """(H, W) -> 'WxH'; (D, H, W) -> 'WxHxD'."""
+    return "x".join(str(side) for side in reversed(sides))
 
 
 def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> Mask:
-    """A mask and its objects: numbered in the file, one in each of several files, or 8-connected components. missing:
-    (H, W) bool, missing pixels of the image, which are ignored. Raises UserError."""
+    """A mask and its objects: numbered in the file, one in each of several files, or connected components, over corners
+    too. missing: bool, missing pixels of the image, which are ignored. Raises UserError."""
     try:
         found = read_mask(source)
-        classes = labels.encode(found)[0]
+        classes = one_mask(labels.encode(found), source)
         if missing is not None and missing.shape == classes.shape:
             classes[missing] = IGNORED
         if labels.kind == "instances":
-            numbers = np.where(classes == IGNORED, 0, mask_as(labels.reading, found)[0])
-        elif len(source.paths) > 1 and not source.classes:
+            numbers = np.where(classes == IGNORED, 0, one_mask(mask_as(labels.reading, found), source))
+        elif len(source.paths) > 1 and not source.classes and not source.is_volume:
             numbers = _numbered_by_file(source, labels)
         else:
             numbers = objects_of(np.where(classes == IGNORED, np.uint8(0), classes), Cleaning())
@@ -132,8 +157,8 @@ def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
     missing = _missing(pair.image) if is_float else None
     sample = _Sample(predictor.read(pair.image), pair, read_truth(pair.mask, labels, missing))
-    if sample.picture.size != sample.target.classes.shape:  # a file was replaced after the check of the data
-        sizes = [f"{width}x{height}" for height, width in (sample.target.classes.shape, sample.picture.size)]
+    if sample.picture.shape != sample.target.classes.shape:  # a file was replaced after the check of the data
+        sizes = [size_text(shape) for shape in (sample.target.classes.shape, sample.picture.shape)]
         raise UserError(f"{pair.mask} is {sizes[0]} but its image {pair.image} is {sizes[1]}: was one replaced?")
     return sample
 
@@ -154,7 +179,7 @@ def _read_both(
     # Another tool's ignored pixels are no class: as predictions they count as background.
     pred = replace(pred, classes=np.where(pred.classes == IGNORED, np.uint8(0), pred.classes))
     if pred.classes.shape != target.classes.shape:
-        sizes = [f"{shape[1]}x{shape[0]}" for shape in (pred.classes.shape, target.classes.shape)]
+        sizes = [size_text(mask.classes.shape) for mask in (pred, target)]
         raise UserError(f"{source} is {sizes[0]} but its truth {pair.mask} is {sizes[1]}: give masks of the same size")
     if cleaning.changes_masks or cleaning.split_touching:
         classes = clean(pred.classes, cleaning)

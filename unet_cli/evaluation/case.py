@@ -43,12 +43,14 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
         first = next(iter(named.values()))
         known, spec, layout = first.labels, spec_of(first), _paired_as(first, config)
         config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
-    card, labels, notes = examine_for_evaluation(layout, config, known, console, spec)
+    compared = _compared(config)
+    as_volumes = next((reads for reads in map(_reads_volumes, (named, compared)) if reads is not None), None)
+    card, labels, notes = examine_for_evaluation(layout, config, known, console, spec, as_volumes)
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
-    if config.compare is not None:
+    if compared is not None:
         try:
-            other = _subject(_named(config.compare), card, labels, config)
+            other = _subject(compared, card, labels, config)
         except UserError as error:
             raise UserError(f"--compare: {error}") from error
         # Paired tests need the same images on both sides, and none that either network was trained on.
@@ -96,6 +98,23 @@ def _named(path: Path) -> dict[Path, Checkpoint] | Path:
     """The checkpoints that --compare names, or the folder of masks. Raises UserError."""
     is_run = any((path / name).exists() for name in (RUN_SETTINGS, "best.pth")) or any(path.glob("*/best.pth"))
     return path if path.is_dir() and not is_run else _loaded([path])
+
+
+def _compared(config: EvaluateConfig) -> dict[Path, Checkpoint] | Path | None:
+    """What --compare names. Raises UserError."""
+    if config.compare is None:
+        return None
+    try:
+        return _named(config.compare)
+    except UserError as error:
+        raise UserError(f"--compare: {error}") from error
+
+
+def _reads_volumes(named: Mapping[Path, Checkpoint] | Path | None) -> bool | None:
+    """Whether networks see a file as a volume; None of masks."""
+    if named is None or isinstance(named, Path):
+        return None
+    return next(iter(named.values())).preprocessing.is_volumetric
 
 
 def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:

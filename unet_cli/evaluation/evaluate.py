@@ -13,14 +13,15 @@ from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
-from unet_cli.evaluation.answers import Answer, of_network
+from unet_cli.evaluation.answers import Answer, at_once, of_network
 from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
+from unet_cli.evaluation.ruler import Ruler, ruler_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_temperature
 from unet_cli.metrics.overlap import counted_pixels, counts_of, ratio, set_dice, summarize
 from unet_cli.metrics.ranking import coarse
 from unet_cli.system.console import Console
-from unet_cli.system.prefetch import default_workers, prefetch
+from unet_cli.system.prefetch import prefetch
 
 SAMPLED_PIXELS = 2**19  # for calibration, of all images together
 MIN_SAMPLED = 256  # for calibration, of each image
@@ -31,13 +32,19 @@ class Evaluation:
     """The measurements of all images.
 
     images: their `levels` are coarse histograms, see ranking.coarse. levels: the fine ones of all images together, (C,
-    2, 65536), None without probabilities. scoring: the settings of the measurement.
+    2, 65536), None without probabilities. scoring: the settings of the measurement; ruler: of its distances.
     """
 
     labels: LabelMap
     scoring: Scoring
+    ruler: Ruler
     images: list[Measured]
     levels: np.ndarray | None
+
+    @property
+    def noun(self) -> str:
+        """What the images are called: 'images' or 'volumes'."""
+        return "images" if len(self.images[0].size) == 2 else "volumes"
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -91,7 +98,7 @@ class Evaluation:
 def evaluate(
     answers: Iterable[Answer],
     labels: LabelMap,
-    names: Sequence[str],
+    pairs: Sequence[Pair],
     scoring: Scoring,
     workers: int | None = None,
     panels: bool = False,
@@ -100,12 +107,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure the predictions in threads, as they arrive.
 
-    names: the pairs' names, in the order of the evaluation's images. panels: draw panels, reading images with
-    keep_alpha. doubts: compute label doubts. Raises UserError where a prediction is not available.
+    pairs: in the order of the evaluation's images. panels: draw panels, reading images with keep_alpha. doubts:
+    compute label doubts. Raises UserError where a prediction is not available, and where --spacing doesn't fit.
     """
-    pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(names))
-    wanted = Wanted(scoring, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
-    workers = workers or default_workers()
+    ruler = ruler_of(scoring, pairs)
+    pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(pairs))
+    wanted = Wanted(ruler, scoring.isbi, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
+    workers = at_once(pairs, workers)
     measured: list[Measured] = []
     levels: np.ndarray | None = None
     for one in prefetch(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
@@ -114,8 +122,8 @@ def evaluate(
             # The fine histogram of each image would take 1 MB a class; only their sum stays fine.
             one = replace(one, levels=coarse(one.levels))
         measured.append(one)
-    place = {name: number for number, name in enumerate(names)}
-    return Evaluation(labels, scoring, sorted(measured, key=lambda one: place[one.name]), levels)
+    place = {pair.name: number for number, pair in enumerate(pairs)}
+    return Evaluation(labels, scoring, ruler, sorted(measured, key=lambda one: place[one.name]), levels)
 
 
 def evaluate_network(
@@ -124,4 +132,4 @@ def evaluate_network(
     """Evaluate one network as `unet evaluate` does with its default options."""
     answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
     keep_alpha = predictor.preprocessing.keep_alpha
-    return evaluate(answers, predictor.labels, [pair.name for pair in pairs], Scoring(), workers, panels, keep_alpha)
+    return evaluate(answers, predictor.labels, pairs, Scoring(), workers, panels, keep_alpha)

@@ -22,15 +22,17 @@ BACKGROUND, LEFT_OUT, RIGHT, FALSE, MISSED, WRONG = range(len(ERROR_COLOURS))
 
 @dataclass(frozen=True)
 class Panels:
-    """The panels of one image, each a complete file, at most PANEL pixels a side.
+    """The panels of one image or volume, each a complete file; of an image at most PANEL pixels a side.
 
-    image: JPEG. mask, pred, errors: PNG with a palette.
+    image: JPEG. mask, pred, errors: PNG with a palette. place: of a volume, the voxel through which its planes are
+    shown, counted from 0; see draw_planes.
     """
 
     image: bytes
     mask: bytes
     pred: bytes
     errors: bytes
+    place: tuple[int, int, int] | None = None
 
 
 def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colours: Colours) -> Panels:
@@ -46,16 +48,16 @@ def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colour
     palette = colours.area_palette()[: num_classes + 1]  # the last colour is for ignored pixels
     kinds = error_kinds(target, pred, int(colours.background))
     return Panels(
-        image=_jpeg(pixels, height, width),
-        mask=_png(_nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
-        pred=_png(_nearest(pred, height, width), palette),
-        errors=_png(_highest(kinds, height, width), np.array([colours.errors[kind] for kind in ERROR_COLOURS])),
+        image=jpeg(to_rgb(small(pixels, height, width))),
+        mask=png(nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
+        pred=png(nearest(pred, height, width), palette),
+        errors=png(highest(kinds, height, width), np.array([colours.errors[kind] for kind in ERROR_COLOURS])),
     )
 
 
 def error_kinds(target: np.ndarray, pred: np.ndarray, first: int = 1) -> np.ndarray:
-    """(H, W) uint8 class indices of ground truth and prediction -> (H, W) uint8: BACKGROUND, LEFT_OUT, RIGHT, FALSE,
-    ...
+    """uint8 class indices of ground truth and prediction -> uint8 of the same shape: BACKGROUND, LEFT_OUT, RIGHT,
+    FALSE, ...
 
     first: the first foreground class, 0 where there is no background.
     """
@@ -70,26 +72,26 @@ def _size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Downsample to (height, width) by nearest neighbour, at pixel centres."""
+def nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize to (height, width) by nearest neighbour, at pixel centres."""
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), indices.shape, strict=True)
     )
     return indices[rows[:, None], columns]
 
 
-def _highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
+def highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
     """The maximum over each cell of a height x width grid; the cells cover the whole image."""
     rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), kinds.shape, strict=True))
     return np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
 
 
-def _jpeg(pixels: np.ndarray, height: int, width: int) -> bytes:
-    image = Image.fromarray(to_rgb(small(pixels, height, width)))
-    return _saved(image, format="JPEG", quality=JPEG_QUALITY)
+def jpeg(rgb: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 -> JPEG."""
+    return _saved(Image.fromarray(rgb), format="JPEG", quality=JPEG_QUALITY)
 
 
-def _png(indices: np.ndarray, palette: np.ndarray) -> bytes:
+def png(indices: np.ndarray, palette: np.ndarray) -> bytes:
     """(H, W) indices -> PNG with a palette of (n, 3) colours, at the lowest bit depth that holds them."""
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(palette.astype(np.uint8).tobytes())

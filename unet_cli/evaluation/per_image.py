@@ -1,4 +1,4 @@
-"""The scores of each image and class as a CSV table."""
+"""The scores of each image or volume and class as a CSV table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def write_csv(path: Path, found: Evaluation) -> None:
     with whole_file(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
         writer = csv.writer(text)
-        writer.writerow(["image", "class", "height", "width", "tp", "fp", "fn", "objects", "found", "false", *table])
+        sides = ["depth", "height", "width"][-len(found.images[0].size) :]
+        writer.writerow(["image", "class", *sides, "tp", "fp", "fn", "objects", "found", "false", *table])
         for row, image in enumerate(found.images):
             for column, name in enumerate(found.labels.scored_names):
                 counts = found.counts[row, found.labels.scored[column]].tolist()

@@ -123,7 +123,7 @@ def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
     table["accuracy"] = accuracy(counts, pixels)
     surfaces = np.stack([one.surfaces for one in found.images])
-    diagonals = np.array([found.scoring.diagonal(one.size) for one in found.images])[:, None]
+    diagonals = np.array([found.ruler.diagonal(one.name, one.size) for one in found.images])[:, None]
     for place, name in enumerate(SURFACES):
         values, otherwise = surfaces[..., place], diagonals * (1 - empty) if name in DISTANCES else empty
         table[name] = np.where(np.isnan(values), otherwise, values)

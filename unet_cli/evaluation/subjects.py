@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +17,10 @@ from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.walk import stem, walk
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import LabelMap, ValueStats, value_stats
-from unet_cli.data.maskfile import read_mask
+from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
-from unet_cli.evaluation.answers import Answer, of_masks, of_network
+from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
 from unet_cli.inference.predictor import Predictor
 from unet_cli.system.console import Console, counted
@@ -112,13 +112,19 @@ def networks(
     """Assign each pair to those networks that were not trained on its image, whatever its file name. weights: the
     checkpoints by file. labels: the label map of the ground truth.
 
-    Raises UserError if no pair is left, and for networks of other classes.
+    Raises UserError if no pair is left, and for networks of other classes or dimensions.
     """
     pairs, notes = judged_by(card), []
     checkpoints = list(weights.values())
     for path, checkpoint in weights.items():
         if checkpoint.labels.num_classes != labels.num_classes:
             raise UserError(f"{path} predicts {checkpoint.labels.describe()}, but the truth has {labels.describe()}")
+        if checkpoint.preprocessing.is_volumetric != card.is_volumetric:
+            sees, are = ("volumes", "images") if checkpoint.preprocessing.is_volumetric else ("images", "volumes")
+            raise UserError(
+                f"{path} was trained on {sees}, but these data are read as {are}, as the first of the weights sees "
+                "them: predict masks with each, and compare their folders with --pred and --compare"
+            )
         if LEARNED not in checkpoint.training:
             notes.append(
                 f"{path} doesn't say which images it was trained on: if these are among them, scores are too high"
@@ -158,7 +164,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     facts_of = dict(card.everything)
     pairs = {pair.name: pair for pair in judged_by(card)}
     matching, files = _matched(folder, list(pairs))
-    of = {pairs[name]: Source((files[mask],)) for name, mask in matching.pairs}
+    of = {pairs[name]: Source((files[mask],), is_volume=pairs[name].image.is_volume) for name, mask in matching.pairs}
     read = dict(zip(of, prefetch(_stats, of.values(), config.workers), strict=True))
     problems = [f"image without a mask: {pairs[name].image}" for name in matching.images_left]
     for pair, found in list(read.items()):
@@ -166,10 +172,8 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         if isinstance(found, UserError):
             problems.append(str(found))
             del read[pair]
-        elif found[1] != (facts.height, facts.width):
-            problems.append(
-                f"{of[pair]} is {found[1][1]}x{found[1][0]} but its truth {pair.mask} is {facts.width}x{facts.height}"
-            )
+        elif found[1] != facts.sides:
+            problems.append(f"{of[pair]} is {size_text(found[1])} but its truth {pair.mask} is {facts.size}")
             del read[pair]
     if problems and (not config.skip_bad or not read):
         hint = "Put these right" + ("" if config.skip_bad else ", or leave them out with --skip-bad")
@@ -215,10 +219,13 @@ def _is_mask(name: str, names: Container[str]) -> bool:
     return mask == name or mask not in names
 
 
-def _stats(source: Source) -> tuple[ValueStats, tuple[int, int]] | UserError:
-    """The pixel values of a mask, and its height and width; or the error that occurred."""
+def _stats(source: Source) -> tuple[ValueStats, tuple[int, ...]] | UserError:
+    """The pixel values of a mask, and its sides; or the error that occurred."""
     try:
         found = read_mask(source)
-        return value_stats(found), (found.values.shape[1], found.values.shape[2])
+        sides = one_mask(found.values, source).shape
+        if source.is_volume:  # counted as one page, the slices one below the other
+            found = replace(found, values=found.values.reshape(1, -1, sides[-1]))
+        return value_stats(found), sides
     except UserError as error:
         return source.named(error)

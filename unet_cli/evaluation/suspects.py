@@ -43,7 +43,7 @@ class Doubt:
 
 
 def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
-    """Compare (K, H, W) float32 calibrated probabilities of a training image with its (H, W) uint8 class indices.
+    """Compare (K, *spatial) float32 calibrated probabilities of a training image with its uint8 class indices.
 
     A pixel is doubtful if the mask's class has a probability below 1 - CONFIDENCE and the mask has no other class
     within ZONE, measured along the axes, since annotators draw borders differently. IGNORED pixels are never doubtful
@@ -83,7 +83,7 @@ def suspicious(doubts: Sequence[Doubt]) -> list[int]:
 
 
 def _far_from_borders(target: np.ndarray) -> np.ndarray:
-    """(H, W) bool: whether the square around a pixel has a single value."""
+    """bool: whether the square around a pixel, of volumes the cube, has a single value."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     width = 2 * max(MIN_ZONE, round(ZONE * min(target.shape))) + 1

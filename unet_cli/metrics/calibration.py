@@ -82,7 +82,7 @@ def uncalibrated(probability: float, temperature: float) -> float:
 
 
 def sample_pixels(probs: Tensor, target: np.ndarray, most: int) -> PixelSample:
-    """(K, H, W) probabilities and (H, W) uint8 class indices -> at most `most` of the pixels that are not IGNORED.
+    """(K, *spatial) probabilities and uint8 class indices -> at most `most` of the pixels that are not IGNORED.
 
     Returns all pixels if there are no more than that; otherwise one from each of `most` equal row-major intervals, at
     offsets that follow the golden ratio. Deterministic.

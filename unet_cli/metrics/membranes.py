@@ -32,7 +32,15 @@ def membrane_scores(cells: np.ndarray, target: np.ndarray, ignored: np.ndarray |
     the proposal's objects grow over them. Each pixel of a watershed line is an object of its own. As in the script,
     V_info is 0 where either entropy is. Both are NaN if the ground truth has no cell, again as in the script. The
     challenge's result is `best_over_thresholds`.
+
+    Volumes (D, H, W) have the mean over their slices, as the images of the challenge are the slices of a stack; slices
+    without a cell are left out.
     """
+    if cells.ndim > 2:
+        hidden = [None] * len(cells) if ignored is None else ignored
+        by_slice = [membrane_scores(*one) for one in zip(cells, target, hidden, strict=True)]
+        known = [scores for scores in by_slice if not np.isnan(scores).any()]
+        return np.mean(known or by_slice, axis=0)
     inside = target if ignored is None else target & ~ignored
     truth, _ = _labelled(_by_columns(inside))
     counted = truth > 0

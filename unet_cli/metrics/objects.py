@@ -30,7 +30,7 @@ class Matches:
 
 
 def match_objects(pred: np.ndarray, target: np.ndarray, ignored: np.ndarray | None = None) -> Matches:
-    """Match two (H, W) masks of object numbers, integers of up to 32 bits; ignored: (H, W) bool.
+    """Match two masks of object numbers, integers of up to 32 bits; ignored: bool of the same shape.
 
     A match is a pair with IoU = intersection / union > threshold. No threshold is below 0.5, so an object has one match
     at most. An IoU that equals the threshold is no match; the comparison is exact, in integers. Ignored pixels belong

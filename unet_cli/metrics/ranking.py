@@ -19,12 +19,12 @@ COARSE = 512  # bins of `coarse`
 
 
 def sixteen_bit(probs: Tensor) -> np.ndarray:
-    """(H, W) probabilities -> uint16, where 65535 is a probability of 1."""
+    """Probabilities -> uint16 of the same shape, where 65535 is a probability of 1."""
     return (probs.numpy() * 65535 + 0.5).astype(np.uint16)
 
 
 def count_levels(probs: Tensor, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """(H, W) float32 probabilities and two (H, W) bool -> (2, LEVELS) int64: negatives and positives at each level.
+    """float32 probabilities and two bool of one shape -> (2, LEVELS) int64: negatives and positives at each level.
 
     A level is round(65535 p), see `sixteen_bit`. counted: False for ignored pixels.
     """

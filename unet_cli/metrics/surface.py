@@ -162,9 +162,9 @@ def _row_distances(points: np.ndarray, reach: int) -> np.ndarray:
 def _inner_band(mask: np.ndarray, hidden: np.ndarray | None, spacing: tuple[float, ...], band: float) -> np.ndarray:
     """A framed mask -> its pixels that are at most `band` units from the nearest pixel outside, bool.
 
-    A pixel of an image is in the band if, for some row `step` rows away, a pixel outside is within sqrt(band^2 - step^2) columns,
-    all in units. This needs only small integers for the whole image and less time than a distance transform; but one
-    pass for each row of the band, so the transform is used for wide ones, and for volumes.
+    A pixel of an image is in the band if, for some row `step` rows away, a pixel outside is within sqrt(band^2 -
+    step^2) columns, all in units. This needs only small integers for the whole image and less time than a distance
+    transform; but one pass for each row of the band, so the transform is used for wide ones, and for volumes.
     """
     height, width = mask.shape[-2:]
     outside = ~mask if hidden is None else ~(mask | hidden)

@@ -41,7 +41,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Areas of objects in pixels: true objects that were found and missed, and predicted objects that are false."""
+    """Areas of objects in pixels, or volumes in voxels: true objects that were found and missed, and predicted objects
+    that are false."""
 
     found: np.ndarray
     missed: np.ndarray
@@ -73,9 +74,9 @@ class Page:
 
     facts: label and text of each. colours: the class colours, with names. temperatures: one for each network; before,
     after: reliability before and after temperature scaling; after is None without scaling. images: number of evaluated
-    images, of which the gallery shows some; kind: a noun for them. strip: a few of them at the top, each with its rank.
-    confusion: (classes, classes) pixels, [target, pred]. notes: remarks for the reader. suspects: None if not searched
-    for.
+    images, of which the gallery shows some; kind: a noun for them; noun: 'images' or 'volumes'. strip: a few of them at
+    the top, each with its rank. confusion: (classes, classes) pixels, [target, pred]. notes: remarks for the reader.
+    suspects: None if not searched for.
     """
 
     title: str
@@ -88,6 +89,7 @@ class Page:
     units: str = "px"
     images: int = 0
     kind: str = "images"
+    noun: str = "images"
     strip: list[tuple[str, Entry]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     sizes: Sizes = NO_SIZES
@@ -100,6 +102,11 @@ class Page:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.colours.names
+
+    @property
+    def pixels(self) -> str:
+        """What images consist of."""
+        return "pixels" if self.noun == "images" else "voxels"
 
     @property
     def first(self) -> int:

@@ -62,8 +62,9 @@ def draw_dice(curves: Sequence[Curve]) -> str:
     return _drawn("dice", draw)
 
 
-def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
-    """SVG: histogram of found, missed and false objects by area. colours: colours of correct pixels and of errors."""
+def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour], extent: str = "area in pixels") -> str:
+    """SVG: histogram of found, missed and false objects by area, or whatever extent. colours: colours of correct pixels
+    and of errors."""
     from matplotlib.ticker import MaxNLocator
 
     edges = size_edges(int(max(part.max(initial=1) for part in (sizes.found, sizes.missed, sizes.false))))
@@ -76,7 +77,7 @@ def draw_sizes(sizes: Sizes, colours: Mapping[str, Colour]) -> str:
         axes.bar(places + 0.72, false, 0.4, color=_hex(colours["false"]), label="false")
         every = 1 + len(edges) // 10  # so that labels don't overlap
         axes.set_xticks(np.arange(len(edges))[::every], [_short(edge) for edge in edges[::every]])
-        axes.set(xlabel="area in pixels", ylabel="objects")
+        axes.set(xlabel=extent, ylabel="objects")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: _short(round(value)))
         axes.grid(visible=False, axis="x")

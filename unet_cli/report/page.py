@@ -154,8 +154,9 @@ def size_drawings(page: Page) -> list[Drawing]:
     sizes = page.sizes
     if not (sizes.found.size or sizes.missed.size or sizes.false.size):
         return []
-    caption = f"{sizes.found.size:,} objects found, {sizes.missed.size:,} missed, {sizes.false.size:,} false, by area"
-    return [Drawing(figures.draw_sizes(sizes, page.colours.errors), caption)]
+    extent = "area" if page.noun == "images" else "volume"
+    found = f"{sizes.found.size:,} objects found, {sizes.missed.size:,} missed, {sizes.false.size:,} false, by {extent}"
+    return [Drawing(figures.draw_sizes(sizes, page.colours.errors, f"{extent} in {page.pixels}"), found)]
 
 
 def reliability_drawings(page: Page) -> list[Drawing]:

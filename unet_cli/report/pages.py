@@ -36,7 +36,7 @@ MAX_IN_STRIP = len(ORDINALS)  # worst images, and as many median ones
 NOT_VALIDATED = "There is no validation part, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
 OUT_OF_FOLD = "Every image was predicted by the network that was not trained on it."
-FEW = "There are few images: the confidence intervals are unreliable."
+FEW = "There are few {}: the confidence intervals are unreliable."
 
 
 def page_of_run(
@@ -60,8 +60,10 @@ def page_of_run(
         suspects=suspects,
         notes=[*notes, NOT_VALIDATED],
     )
-    of = ("validation images", VALIDATED) if len(runs) == 1 else ("images", OUT_OF_FOLD)
-    return _with_findings(page, found, scores(sampled(found), found), *of, *notes) if found else page
+    if found is None:
+        return page
+    of = (f"validation {found.noun}", VALIDATED) if len(runs) == 1 else (found.noun, OUT_OF_FOLD)
+    return _with_findings(page, found, scores(sampled(found), found), *of, *notes)
 
 
 def page_of_evaluation(
@@ -75,24 +77,26 @@ def page_of_evaluation(
     """The report of an evaluation. rows: its scores."""
     temperatures = tuple({one.temperature for one in found.images})
     page = Page(title, facts, command, colours_of(found.labels), temperatures=temperatures)
-    return _with_findings(page, found, rows, "images", *notes)
+    return _with_findings(page, found, rows, found.noun, *notes)
 
 
 def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, *notes: str) -> Page:
     before, after = reliabilities(found) or (None, None)
+    few = FEW.format(found.noun) if len(found.images) < FEW_IMAGES else ""
     return replace(
         page,
         scores=rows,
-        units=found.scoring.unit,
+        units=found.ruler.unit,
         images=len(found.images),
         kind=kind,
+        noun=found.noun,
         strip=_strip(found),
         entries=_gallery(found),
         sizes=sizes_of(found.images),
         before=before,
         after=after if any(temperature != 1 for temperature in page.temperatures) else None,
         confusion=np.sum([one.confusion for one in found.images], axis=0),
-        notes=[*notes, *([FEW] if len(found.images) < FEW_IMAGES else ())],
+        notes=[*notes, *filter(None, [found.ruler.note, few])],
     )
 
 

@@ -81,7 +81,9 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack it
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
-    card, labels, notes = examine_for_evaluation(layout, config, checkpoints[0].labels, console, spec)
+    card, labels, notes = examine_for_evaluation(
+        layout, config, checkpoints[0].labels, console, spec, checkpoints[0].preprocessing.is_volumetric
+    )
     pairs = card.pairs("train") + card.pairs("val")
     runs = [path.parent for path in paths]
     splits = [read_split(folder, pairs, leave_out=False, may_be_more=True) for folder in runs]
@@ -103,6 +105,6 @@ def _evaluated(
         return None
     inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
     networks = Networks(groups, inference, Cleaning(), [])
-    names, keep_alpha = [pair.name for pair in networks.pairs], trained.checkpoints[0].preprocessing.keep_alpha
-    answers = networks.answers(networks.pairs, trained.labels, console)
-    return evaluate(answers, trained.labels, names, Scoring(), hardware.workers, True, keep_alpha, doubts)
+    pairs, keep_alpha = networks.pairs, trained.checkpoints[0].preprocessing.keep_alpha
+    answers = networks.answers(pairs, trained.labels, console)
+    return evaluate(answers, trained.labels, pairs, Scoring(), hardware.workers, True, keep_alpha, doubts)

@@ -31,6 +31,7 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.data.synthetic import draw_pair
 from unet_cli.evaluation.answers import of_masks
 from unet_cli.evaluation.evaluate import evaluate
+from unet_cli.evaluation.ruler import Ruler
 from unet_cli.evaluation.scores import sampled
 from unet_cli.inference.jobs import find_jobs
 from unet_cli.inference.member import make_member
@@ -135,7 +136,7 @@ def evaluations(folder: Path, count: int) -> tuple[Timed, Timed]:
 
     def ours() -> None:
         answers = of_masks(pairs, labels, labels, Cleaning(), None, Console(quiet=True))
-        sampled(evaluate(answers, labels, [pair.name for pair in pairs], Scoring()))
+        sampled(evaluate(answers, labels, list(pairs), Scoring()))
 
     def plain() -> None:
         for pair, source in pairs.items():
@@ -151,11 +152,11 @@ def _plain_surfaces(pred: np.ndarray, target: np.ndarray) -> tuple[float, float,
     to_target = distance_transform_edt(~borders[1])[borders[0]]
     to_pred = distance_transform_edt(~borders[0])[borders[1]]
     both = np.concatenate([to_target, to_pred])
-    width = Scoring().band_of((pred.shape[0], pred.shape[1]))
+    width = Ruler().band_of("", pred.shape)
     bands = [mask & (distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] <= width) for mask in (pred, target)]
     overlap = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
     hd95 = max(np.percentile(to_target, 95), np.percentile(to_pred, 95))
-    return float(hd95), float(both.mean()), float((both <= Scoring().within).mean()), float(overlap)
+    return float(hd95), float(both.mean()), float((both <= Ruler().tolerance).mean()), float(overlap)
 
 
 def _mask_files(folder: Path, count: int) -> dict[Pair, Source]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,10 @@ from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config.prediction import Inference
 from unet_cli.config.training import METRICS
 from unet_cli.data.folder.layout import Layout
+from unet_cli.data.folder.walk import stem
+from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
+from unet_cli.evaluation.answers import kind_of
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
 from unet_cli.evaluation.scores import overall
 from unet_cli.inference.predictor import Predictor
@@ -57,7 +61,7 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
     # The best epoch's weights are no longer in the network, which has been trained since.
     checkpoint = load_checkpoint(best)
     if val_pairs:
-        console.say(f"Scoring the best weights on {counted(len(val_pairs), 'validation image')} at original size")
+        console.say(f"Scoring the best weights on {_counted(val_pairs, len(val_pairs))} at original size")
     evaluation = _scored(checkpoint, run) if val_pairs else None
     if evaluation is not None:
         checkpoint = replace(
@@ -98,9 +102,14 @@ def _notes(run: Run, saver: Saver) -> list[str]:
     if scored == available:
         return []
     return [
-        f"Scored on {scored:,} of the {counted(available, 'validation image')}, since time was short: unet evaluate "
+        f"Scored on {scored:,} of the {_counted(run.val_data.pairs, available)}, since time was short: unet evaluate "
         "scores all of them."
     ]
+
+
+def _counted(pairs: Sequence[Pair], count: int) -> str:
+    """So many validation images, or volumes if these are."""
+    return counted(count, f"validation {kind_of(pairs)[:-1]}")
 
 
 def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
@@ -139,4 +148,6 @@ def _images(run: Run, folder: Path) -> list[str]:
     first = pairs[0].image.path
     if len(pairs[0].image.paths) == 1:
         return ["--input", str(first)]
-    return ["--input", f"{str(first.with_suffix(''))[:-1]}?{first.suffix}", "--output", str(folder / "masks")]
+    name = stem(first.name)
+    pattern = first.with_name(f"{name[:-1]}?{first.name.removeprefix(name)}")
+    return ["--input", str(pattern), "--output", str(folder / "masks")]

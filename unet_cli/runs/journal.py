@@ -168,7 +168,8 @@ def _side_by_side(samples: Sequence[PredictedSample], colours: Colours) -> Image
     for y, sample in enumerate(samples):
         shown = to_rgb(stretched(visible(sample.image), cut=1))
         for x, pixels in enumerate((shown, palette[sample.mask], palette[sample.pred])):
-            panel = Image.fromarray(pixels).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
+            height, width = (max(1, round(PANEL * side / max(sample.mask.shape))) for side in sample.mask.shape)
+            panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
             sheet.paste(panel, (x * (PANEL + GAP), y * (PANEL + GAP)))
     return with_legend(sheet, colours.area_legend())
 
