@@ -10,6 +10,7 @@ from PIL import Image
 from unet_cli.config.data import DataConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.imagefile import read_image
 from unet_cli.errors import UserError
@@ -41,7 +42,7 @@ def test_statistics_are_those_of_the_training_part_alone(data):
     card = card_of(data)
     train = card.pairs("train")[:4]
     values = np.concatenate([read_image(pair.image).reshape(3, -1) for pair in train], axis=1)
-    preprocessing = card.preprocessing(train, size=64)
+    preprocessing = preprocessing_of(card, train, size=64)
     assert np.allclose(preprocessing.mean, values.mean(1))
     assert np.allclose(preprocessing.std, values.std(1))
 
@@ -57,7 +58,7 @@ def test_gray_stored_as_rgb_is_one_channel_and_a_mixture_is_three(data):
     card = card_of(data)
     assert card.in_channels == 3
     assert "5 gray images among 6: gray is repeated to three channels" in "\n".join(card.describe())
-    gray = card.preprocessing(card.pairs("train")[1:], size=64)
+    gray = preprocessing_of(card, card.pairs("train")[1:], size=64)
     assert len(gray.mean) == 3
     assert len(set(gray.mean)) == 1
 
@@ -66,7 +67,7 @@ def test_sixteen_bit_images(data):
     each(data / "images", lambda image, _: image[..., 1].astype(np.uint16) * 16 + 33_000)
     card = card_of(data)
     assert (card.dtype, card.in_channels) == ("uint16", 1)
-    preprocessing = card.preprocessing(card.pairs("train"), size=64)
+    preprocessing = preprocessing_of(card, card.pairs("train"), size=64)
     assert 33_000 < preprocessing.mean[0] < 37_100
 
 
@@ -76,7 +77,7 @@ def test_floating_point_images(data):
         path.unlink()
     card = card_of(data)
     assert card.dtype == "float32"
-    assert card.preprocessing(card.pairs("train"), size=64).std[0] < 0.01
+    assert preprocessing_of(card, card.pairs("train"), size=64).std[0] < 0.01
 
 
 def test_alpha_is_dropped_unless_kept(data):
@@ -86,24 +87,24 @@ def test_alpha_is_dropped_unless_kept(data):
     assert "alpha" in "\n".join(card.describe())
     card = card_of(data, keep_alpha=True)
     assert card.in_channels == 4
-    assert card.preprocessing(card.pairs("train"), size=64).keep_alpha
+    assert preprocessing_of(card, card.pairs("train"), size=64).keep_alpha
 
 
 def test_images_that_differ_more_than_their_pixels_are_normalised_one_by_one(data):
     card = card_of(data)
-    assert card.preprocessing(card.pairs("train"), size=64).intensity == "dataset"
+    assert preprocessing_of(card, card.pairs("train"), size=64).intensity == "dataset"
     each(data / "images", lambda image, index: (image // 8 + 200 * (index % 2)).astype(np.uint8))
     card = card_of(data)
-    assert card.preprocessing(card.pairs("train"), size=64).intensity == "image"
-    assert card.preprocessing(card.pairs("train"), size=64, normalize="dataset").intensity == "dataset"
-    ranged = card.preprocessing(card.pairs("train"), size=64, normalize="range")
+    assert preprocessing_of(card, card.pairs("train"), size=64).intensity == "image"
+    assert preprocessing_of(card, card.pairs("train"), size=64, normalize="dataset").intensity == "dataset"
+    ranged = preprocessing_of(card, card.pairs("train"), size=64, normalize="range")
     assert (ranged.mean, ranged.std) == ((0.0,) * 3, (255.0,) * 3)
 
 
 def test_constant_images_do_not_divide_by_zero(data):
     each(data / "images", lambda image, _: np.full_like(image[..., 0], 7))
     card = card_of(data)
-    assert card.preprocessing(card.pairs("train"), size=64).std == (1.0,)
+    assert preprocessing_of(card, card.pairs("train"), size=64).std == (1.0,)
 
 
 def test_every_problem_is_listed_at_once_and_can_be_left_out(tmp_path):
@@ -220,8 +221,8 @@ def test_sizes_are_height_and_width(data):
 def test_the_mode_is_part_of_the_preprocessing(data):
     card = card_of(data)
     pairs = card.pairs("train")
-    assert card.preprocessing(pairs, size=64).mode == "resize"
-    assert card.preprocessing(pairs, size=64, mode="tile").mode == "tile"
+    assert preprocessing_of(card, pairs, size=64).mode == "resize"
+    assert preprocessing_of(card, pairs, size=64, mode="tile").mode == "tile"
 
 
 def test_the_fingerprint_is_that_of_names_and_contents_wherever_they_lie(data, tmp_path):

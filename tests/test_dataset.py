@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.ndimage import label
 from test_card import card_of
 
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.maskfile import read_mask
 from unet_cli.data.objects import CLASSES, parted
@@ -40,7 +41,7 @@ def data(drawn, tmp_path):
 def dataset_of(data, cache_bytes=None, cutting: Cutting | None = None, **settings) -> SegmentationDataset:
     card = card_of(data)
     pairs = card.pairs("train")
-    preprocessing = replace(card.preprocessing(pairs, size=32), **settings)
+    preprocessing = replace(preprocessing_of(card, pairs, size=32), **settings)
     return SegmentationDataset(pairs, preprocessing, card.labels, cutting, cache_bytes)
 
 
@@ -68,7 +69,7 @@ def test_samples_stay_in_memory_as_long_as_they_fit(data):
 def test_it_says_how_much_memory_it_will_keep(data):
     card = card_of(data)
     pairs = card.pairs("train")
-    whole = SegmentationDataset(pairs, card.preprocessing(pairs, 32), card.labels)
+    whole = SegmentationDataset(pairs, preprocessing_of(card, pairs, 32), card.labels)
     assert whole.bytes_to_keep() == 6 * 32 * 32 * 4
     whole.sample(0)
     assert whole.bytes_to_keep() == 5 * 32 * 32 * 4
@@ -260,7 +261,9 @@ def test_all_of_a_batch_is_pinned_where_that_is_asked_for(data, monkeypatch):
 
 def test_a_data_set_may_be_empty(data):
     card = card_of(data)
-    nothing = SegmentationDataset([], card.preprocessing(card.pairs("train"), size=32), card.labels, Grid([], (8, 8)))
+    nothing = SegmentationDataset(
+        [], preprocessing_of(card, card.pairs("train"), size=32), card.labels, Grid([], (8, 8))
+    )
     assert len(nothing) == 0
     assert list(nothing.batches([], 4)) == []
 
@@ -298,7 +301,7 @@ def test_numbers_of_objects_stay_beside_the_classes(squares, mode):
     sizes = squares.sizes(pairs)
     cutting = {"stretched": None, "crops": Crops(sizes, (64, 64), 0.5, 0), "tiles": Grid(sizes, (64, 64))}[mode]
     side = 32 if mode == "stretched" else 64
-    preprocessing = squares.preprocessing(pairs, side)
+    preprocessing = preprocessing_of(squares, pairs, side)
     plain, both = (
         SegmentationDataset(pairs, preprocessing, squares.labels, cutting, with_numbers=wanted)[0][1]
         for wanted in (False, True)
@@ -311,7 +314,7 @@ def test_numbers_of_objects_stay_beside_the_classes(squares, mode):
 
 def test_objects_are_still_parted_after_the_papers_deformation(squares):
     pairs = squares.pairs("train")
-    data = SegmentationDataset(pairs, squares.preprocessing(pairs, 64), squares.labels, with_numbers=True)
+    data = SegmentationDataset(pairs, preprocessing_of(squares, pairs, 64), squares.labels, with_numbers=True)
     image, mask = (torch.stack(parts) for parts in zip(*(data[index] for index in range(3)), strict=True))
     for epoch in range(4):
         keys = [(0, epoch, index) for index in range(3)]

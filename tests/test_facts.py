@@ -12,6 +12,7 @@ from test_card import card_of
 from unet_cli.data.check import recall
 from unet_cli.data.check.facts import Facts
 from unet_cli.data.check.memory import remember, remembered
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.check.reading import read_facts
 from unet_cli.data.check.recall import Memory
 from unet_cli.data.folder.layout import find_layout
@@ -100,7 +101,7 @@ def test_pages_are_pairs_of_their_own_and_layers_one_image(tmp_path):
     np.save(tmp_path / "data/masks/a.npy", masks[0])
     card = card_of(tmp_path / "data")
     assert card.in_channels == 6
-    assert card.preprocessing(card.pairs("train"), size=32).pages == "channels"
+    assert preprocessing_of(card, card.pairs("train"), size=32).pages == "channels"
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"key": 3}', "3"])

@@ -19,6 +19,7 @@ from PIL import Image
 
 from unet_cli.config.data import DataConfig
 from unet_cli.data.check.examine import examine
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.system.console import Console
@@ -173,7 +174,7 @@ def test_every_kind_of_data_set_is_understood_without_a_flag(tmp_path, name):
         assert sorted(card.labels.values) == sorted(row.values)
     pairs = card.pairs("train")
     assert len(pairs) == COUNT
-    dataset = SegmentationDataset(pairs, card.preprocessing(pairs, size=SIDE), card.labels)
+    dataset = SegmentationDataset(pairs, preprocessing_of(card, pairs, size=SIDE), card.labels)
     swapped = row.kind == "colours" and card.labels.values != row.values
     for (image, mask), (pixels, cell) in zip(dataset, cells(), strict=True):
         assert same_class(mask.numpy() == (0 if swapped else 1), cell) >= row.agreement

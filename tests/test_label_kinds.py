@@ -19,6 +19,7 @@ from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.folder.layout import find_layout
 from unet_cli.data.maskfile import read_mask
 from unet_cli.data.samples.dataset import SegmentationDataset
@@ -513,7 +514,7 @@ def with_nan_borders(root: Path) -> Path:
 def test_nan_in_images_is_filled_for_the_network_and_ignored(tmp_path):
     card = card_of(with_nan_borders(tmp_path))
     pairs = card.pairs("train")
-    dataset = SegmentationDataset(pairs, card.preprocessing(pairs, size=WIDTH), card.labels)
+    dataset = SegmentationDataset(pairs, preprocessing_of(card, pairs, size=WIDTH), card.labels)
     image, mask = dataset[0]
     assert image.isfinite().all()
     assert (mask[:, :5] == IGNORED).all()

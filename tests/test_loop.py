@@ -11,6 +11,7 @@ from test_card import card_of
 
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.training import TrainConfig
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.samples.augment import augmentation_of
 from unet_cli.data.samples.cutting import Crops, Grid
 from unet_cli.data.samples.dataset import SegmentationDataset
@@ -43,7 +44,7 @@ def run_for(data, epochs: int = 2, seconds: float | None = None, precision: str 
     pairs = card.pairs("train")
     held = max(1, len(pairs) // 3)
     train, val = pairs[held:], pairs[:held]
-    preprocessing = card.preprocessing(train, config.size, mode=config.mode)
+    preprocessing = preprocessing_of(card, train, config.size, mode=config.mode)
     cuttings = [None, None]
     if config.mode == "tile":
         cuttings = [

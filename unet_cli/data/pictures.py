@@ -120,10 +120,15 @@ def shown_slice(image: np.ndarray, mask: np.ndarray, *others: np.ndarray) -> tup
     (D, H, W) -> (C, H, W) and (H, W). Images are unchanged."""
     if mask.ndim == 2:
         return image, mask, *others
-    counts = np.count_nonzero((mask > 0) & (mask != IGNORED), axis=(1, 2))
-    most = np.flatnonzero(counts == counts.max())
-    place = most[len(most) // 2]
+    place = place_to_show(mask)
     return image[:, place], mask[place], *(other[place] for other in others)
+
+
+def place_to_show(mask: np.ndarray) -> int:
+    """The slice of (D, H, W) class indices with the most foreground, of several the middle one."""
+    counts = np.count_nonzero(_is_foreground(mask), axis=(1, 2))
+    most = np.flatnonzero(counts == counts.max())
+    return int(most[len(most) // 2])
 
 
 def write_contact_sheet(

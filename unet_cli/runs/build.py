@@ -15,6 +15,7 @@ from unet_cli.config.losses import parse_loss
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.training import LRS, MAX_PASSES, TrainConfig
 from unet_cli.data.check.card import Card
+from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.augment import Augmentation, augmentation_of
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
@@ -52,7 +53,7 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     patch = sides if card.is_volumetric else ()
     # What a resumed run was normalised by is kept, so that nothing has to be measured.
     normalize = "dataset" if call.saved else config.normalize
-    preprocessing = card.preprocessing(split.train, config.size, normalize, model.in_channels, mode, patch)
+    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"

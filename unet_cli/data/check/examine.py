@@ -25,6 +25,7 @@ from unet_cli.data.labels import (
     find_labels,
     objects_or_classes,
     parse_classes,
+    spec_of,
     with_background,
 )
 from unet_cli.data.source import Source, spread
@@ -56,7 +57,7 @@ def examine(
         layout = of_volumes(layout)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
-    layout, spec = _with_colours(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
+    layout, spec = _with_names(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
         _refuse_swapped(known["train"], layout)
     try:
@@ -118,16 +119,20 @@ def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
     return layout, spec
 
 
-def _with_colours(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
-    """The names and colours of a labelmap.txt, where the masks hold no others."""
-    if len(layout.colours) < 2 or spec.names:
+def _with_names(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
+    """The names of a labelmap.txt with their colours, or of a dataset.json with their values, where the masks hold no
+    others."""
+    if spec.names or not (len(layout.colours) > 1 or layout.numbers):
         return layout, spec
-    names, values = zip(*layout.colours, strict=True)
-    told = replace(spec, names=names, values=values, colour=True)
+    if layout.numbers:
+        file, what, told = "dataset.json", "values", spec_of(dict(layout.numbers), "dataset.json", spec.ignore)
+    else:
+        names, values = zip(*layout.colours, strict=True)
+        file, what, told = "labelmap.txt", "colours", replace(spec, names=names, values=values, colour=True)
     with suppress(UserError):
         if not find_labels(masks, told).count_classes(masks)[1]:
             return layout, told
-    note = "labelmap.txt is not used: the masks hold other colours"
+    note = f"{file} is not used: the masks hold other {what}"
     return replace(layout, notes=(*layout.notes, note)), spec
 
 

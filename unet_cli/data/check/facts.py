@@ -114,3 +114,8 @@ def scale_between(image: tuple[int, int], mask: tuple[int, int]) -> float | None
         if all(a // times <= b <= -(-a // times) for a, b in zip(large, small, strict=True)):
             return 1 / times if is_fraction else times
     return None
+
+
+def value_range(facts: list[Facts]) -> tuple[float, float]:
+    """The lowest and the highest value of all images."""
+    return min(one.low for one in facts), max(one.high for one in facts)

@@ -50,8 +50,8 @@ def _difference(first: Geometry, other: Geometry) -> str:
     turned = np.linalg.norm(other.affine[:3, :3] - steps, axis=0) > 2 * TOLERANCE * sizes[0]
     if turned.any():
         return "is turned against"
-    shift = np.linalg.solve(steps, other.affine[:3, 3] - first.affine[:3, 3])
-    if np.abs(shift).max() > MAX_SHIFT:
+    shift = np.abs(np.linalg.solve(steps, other.affine[:3, 3] - first.affine[:3, 3]))
+    if shift.max() > MAX_SHIFT:
         moved = "x".join(f"{step:.3g}" for step in shift[::-1])
         return f"is shifted by {moved} voxels against"
     return ""

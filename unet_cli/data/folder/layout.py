@@ -18,6 +18,7 @@ from unet_cli.config.data import DataConfig
 from unet_cli.data.annotations.find import Found, find_annotations
 from unet_cli.data.annotations.labelmap import Colours, colours_beside
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
+from unet_cli.data.folder.dataset_json import Numbers, numbers_beside
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
 from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
 from unet_cli.data.folder.pairing import SeveralRules
@@ -43,7 +44,7 @@ class Layout:
     without a mask. files_per_image: more than 1 if each channel has a file of its own. classes: names of the classes
     with mask files of their own, or of drawn masks, without background. beside: see path_rules.rules_beside. tool:
     annotation format that the masks are drawn from. colours: names and colours of a labelmap.txt, background first.
-    ignores: whether some annotations mark ignored pixels.
+    numbers: names and values of a dataset.json. ignores: whether some annotations mark ignored pixels.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Layout:
     beside: tuple[str, ...] = ()
     tool: str = ""
     colours: Colours = ()
+    numbers: Numbers = ()
     ignores: bool = False
 
 
@@ -107,13 +109,15 @@ def find_layout(
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
     of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
     colours, used = colours_beside(of_masks, others) if drawn is None else ((), drawn.used)
-    passed_over = describe(path for path in others if path not in used)
+    numbers, used_too, more = numbers_beside(of_masks, others) if drawn is None else ((), frozenset(), [])
+    notes += more
+    passed_over = describe(path for path in others if path not in used | used_too)
     if drawn is None:
         passed_over = [
             f"{line}, since there are masks" if line.endswith("annotations") else line for line in passed_over
         ]
     notes += passed_over + lacking_packages(inside)
-    layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
+    layout = replace(_joined(root, found, notes, takes_missing), colours=colours, numbers=numbers)
     return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
 
 

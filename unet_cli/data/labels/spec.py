@@ -45,7 +45,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
         return ClassSpec(ignore=ignore)
     if not text.lower().endswith(".toml"):
         if "=" in text:
-            return _spec_of(_written_out(text), f"--classes '{text}'", ignore)
+            return spec_of(_written_out(text), f"--classes '{text}'", ignore)
         names = tuple(name.strip() for name in text.split(","))
         if len(names) < 2 or "" in names or len(set(names)) < len(names):
             raise UserError(
@@ -62,7 +62,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
     table = content.pop("classes", {})
     if not isinstance(table, dict):
         raise UserError(f"{text}: write a line `name = value` for each class, background first")
-    return _spec_of(content | table, text, ignore)
+    return spec_of(content | table, text, ignore)
 
 
 def _written_out(text: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _written_out(text: str) -> dict[str, Any]:
     return {name: int(value) if value.removeprefix("-").isdecimal() else value for name, value in pairs}
 
 
-def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
+def spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
     """The specification from values by name. text: their origin, for messages. Raises UserError."""
     background = next((name for name in content if name != "ignore"), None)
     values = {name: _parse_value(text, name, value, name == background) for name, value in content.items()}
