@@ -233,6 +233,8 @@ def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool) -> np.ndar
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
+    if pixels.dtype.kind in "biu":
+        return numbers
     if np.isinf(numbers).any():
         raise UserError(f"{path} holds infinite values: replace them, or leave the file out")
     if np.isnan(numbers).all():
