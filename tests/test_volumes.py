@@ -44,6 +44,12 @@ def test_images_of_the_decathlon_have_the_names_of_their_masks(tmp_path):
     assert any("test folder has no pairs" in note and "2 image files" in note for note in layout.notes)
 
 
+@pytest.mark.parametrize("rule", ["imagesTr/{id}_0000=labelsTr/{id}", "imagesTr/{id}_*.nii.gz=labelsTr/{id}.nii.gz"])
+def test_a_rule_by_hand_may_give_the_extension_or_not(tmp_path, rule):
+    layout = find_layout(write_set(tmp_path / "set"), pair=rule)
+    assert [pair.mask.path.name for pair in layout.splits["train"]] == [f"case_{index:03}.nii.gz" for index in range(6)]
+
+
 @pytest.mark.parametrize("labels", [LABELS, OLDER])
 def test_dataset_json_names_the_classes_unless_they_are_given(tmp_path, labels):
     root = write_set(tmp_path / "set", labels=labels)

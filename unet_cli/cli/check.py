@@ -120,6 +120,7 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
         value = getattr(config, name)
         flags += [] if value is None else [flag_of(name), str(value)]
+    flags += ["--volume-folders"] * config.volume_folders
     flags += ["--missing-masks", "background"] * (config.missing_masks == "background")
     flags += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
     flags += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))

@@ -291,6 +291,8 @@ def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool, is_part: b
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
+    if pixels.dtype.kind in "biu":
+        return numbers
     if np.isinf(numbers).any():
         raise UserError(f"{path} holds infinite values: replace them, or leave the file out")
     if not is_part and is_all_nan(numbers):

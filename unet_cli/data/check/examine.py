@@ -53,6 +53,8 @@ def examine(
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
     layout, spec = _with_classes(layout, spec)
+    if as_volumes is False and config.volume_folders:
+        raise UserError("--volume-folders makes volumes, which take a network for volumes: --model unet3d")
     if holds_volumes(layout) if as_volumes is None else as_volumes:
         layout = of_volumes(layout)
     known, problems = _read(layout, config, console)

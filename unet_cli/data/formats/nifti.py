@@ -34,6 +34,7 @@ from unet_cli.data.formats.extras import NIFTI, needed
 GZIP_SIGNATURE = b"\x1f\x8b"
 MAX_HEADER = 540  # bytes; NIfTI-1 has 348
 PAIR = "is the header of a pair .hdr and .img: save the volume as one file, .nii.gz"
+NOWHERE = "its affine is no position in space"
 IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the unit in a header; without one, mm
 MAX_UNPACKED = 2  # compressed files whose content is kept for their next page
 ORIENTATION = ("L", "P", "S")  # of the axes after reading, the last one first
@@ -77,7 +78,7 @@ def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
     pixels = height * width * (depth if page is None else 1)
     kind = header.get_data_dtype()
     check_claim(pixels, math.prod(shape) * kind.itemsize, file_size(file))
-    start = int(header["vox_offset"])
+    start = max(int(header["vox_offset"]), header.single_vox_offset)
     stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
     values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
     with alone_if_huge(pixels):
@@ -145,6 +146,8 @@ def orientation_of(header: Any) -> np.ndarray:
     ValueError."""
     orientations = import_module("nibabel.orientations")
     stored = orientations.io_orientation(_affine(header))
+    if np.isnan(stored).any():
+        raise ValueError(NOWHERE)
     return np.asarray(orientations.ornt_transform(stored, orientations.axcodes2ornt(ORIENTATION)))
 
 
@@ -182,7 +185,7 @@ def _geometry(head: bytes) -> Geometry:
 def _affine(header: Any) -> np.ndarray:
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError("its affine is no position in space")
+        raise ValueError(NOWHERE)
     return affine
 
 
