@@ -25,6 +25,6 @@ def fold_batch_norm(model: Model) -> Model:
         if isinstance(block, nn.Sequential):
             # A list of the modules, since the block changes meanwhile; Identity keeps the indices of those after it.
             for index, (conv, norm) in enumerate(pairwise(list(block))):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
                     block[index], block[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return model
