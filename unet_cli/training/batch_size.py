@@ -103,8 +103,8 @@ def plain_loss(output: Tensor | list[Tensor], target: Tensor) -> Tensor:
     """
     total = torch.zeros((), device=target.device)
     for logits in output if isinstance(output, list) else [output]:
-        factor = -(-target.shape[-1] // logits.shape[-1])
-        coarse = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
+        factors = [-(-side // fewer) for side, fewer in zip(target.shape[1:], logits.shape[2:], strict=True)]
+        coarse = target[(slice(None), *[slice(None, None, factor) for factor in factors])]
         if logits.shape[1] == 1:
             total = total + F.binary_cross_entropy_with_logits(logits.float(), coarse[:, None].float())
         else:
