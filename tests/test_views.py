@@ -40,10 +40,9 @@ class Through(Network):
         self.geometry = geometry
 
     def forward(self, image: Tensor) -> Tensor:
-        geometry = self.geometry
-        assert all(geometry.side(side) == side for side in image.shape[-2:]), image.shape
-        lost = slice(geometry.margin, -geometry.margin or None)
-        return image[:, :1, lost, lost]
+        along = [self.geometry.along(axis) for axis in range(image.ndim - 2)]
+        assert all(axis.side(side) == side for axis, side in zip(along, image.shape[2:], strict=True)), image.shape
+        return image[(slice(None), slice(1), *(slice(axis.margin, -axis.margin or None) for axis in along))]
 
 
 PLAIN = Geometry(stride=4, reach=5)
