@@ -116,7 +116,9 @@ class Preprocessing(Checked):
     fill a thousandth of their range train as well as 8-bit ones. keep_alpha: whether an alpha channel is one of the
     in_channels. files: how many files hold the channels of an image. pages: whether each page of a file is an image, or
     all its pages are the channels of one, or the slices of a volume. orientation: 'upright' where images have a way up,
-    so that the network knows none that are upside down or turned.
+    so that the network knows none that are upside down or turned. mirrors: whether it knows mirror images, which it
+    doesn't where classes are named left and right. clip: lowest and highest value that are told apart, with 'dataset';
+    empty: all.
     """
 
     size: int = within(1, 2**16)
@@ -132,6 +134,8 @@ class Preprocessing(Checked):
     scale: float | None = within(1e-3, 1e3, None)
     patch: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
+    mirrors: bool = True
+    clip: tuple[float, ...] = ()
     orientation: Orientation = "any"
 
     def __post_init__(self) -> None:
@@ -144,6 +148,8 @@ class Preprocessing(Checked):
             raise UserError(f"patch is {self.patch}: it has to be three sides in voxels, or none")
         if len(self.spacing) not in (0, 3) or not all(math.isfinite(step) and step > 0 for step in self.spacing):
             raise UserError(f"spacing is {self.spacing}: it has to be three numbers above 0, or none")
+        if len(self.clip) not in (0, 2) or not all(map(math.isfinite, self.clip)) or sorted(self.clip) != [*self.clip]:
+            raise UserError(f"clip is {self.clip}: it has to be a lowest and a highest value, or none")
 
     @property
     def is_volumetric(self) -> bool:
@@ -162,7 +168,7 @@ class Preprocessing(Checked):
         return "x".join(str(side) for side in reversed(self.sides))
 
     def describe_orientation(self) -> str:
-        return "upright" if self.orientation == "upright" else "any way up"
+        return ("upright" if self.orientation == "upright" else "any way up") + ", not mirrored" * (not self.mirrors)
 
     def describe_intensity(self) -> str:
         if self.intensity == "image":
@@ -170,7 +176,8 @@ class Preprocessing(Checked):
         if self.intensity == "percentile":
             return "each normalised by its own mean and deviation between its 1st and 99th percentile"
         numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(self.mean, self.std, strict=True))
-        return f"normalised by {numbers}"
+        clipped = " after clipping to {:.4g} to {:.4g}".format(*self.clip) if self.clip else ""
+        return f"normalised by {numbers}{clipped}"
 
 
 def least_std(dtype: str, mean: float) -> float:

@@ -19,6 +19,7 @@ from unet_cli.data.formats import (
     decode,
     decode_bands,
     extension_of,
+    is_volume_file,
     outline,
     reads_single_pages,
 )
@@ -80,9 +81,9 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     """The pages of an image, (P, C, H, W) uint8, uint16 or float32, contiguous and writable; and notes for the user.
 
     NaN is kept and marks missing pixels: see `filled` and `missing_pixels`. C is 1 for gray and 3 for colour, with
-    palettes resolved; one more with alpha; several files are the channels of one image, or the slices of a volume, P of
-    them. Other number types become float32. Raises UserError if a file can't be read, contains infinite values, or
-    doesn't match the others.
+    palettes resolved; one more with alpha; several files are the channels of one image or volume, or the slices of a
+    volume, P of them, see `Source`. Other number types become float32. Raises UserError if a file can't be read,
+    contains infinite values, or doesn't match the others.
     """
     parts = []
     notes: dict[str, None] = {}
@@ -93,11 +94,15 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
             raise UserError(
                 f"{path} is {describe_pixels(parts[-1])} but {source.path} is {describe_pixels(parts[0])}: "
-                f"{'slices of one volume' if source.is_volume else 'channels of one image'} must have the same size "
-                "and type"
+                f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if source.is_volume else 1)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(parts[0], source) else 1)
     return _our_own(joined), tuple(notes)
+
+
+def are_slices(first: np.ndarray, source: Source) -> bool:
+    """Whether the files of a volume, the first of which has these pages, are its slices."""
+    return source.is_volume and len(first) == 1 and not is_volume_file(source.path)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:

@@ -102,6 +102,8 @@ def normalize(image: Tensor, preprocessing: Preprocessing, intensities: Tensor |
     if not given. See Card.preprocessing for a comparison of the rules.
     """
     image = image.float()
+    if preprocessing.clip:
+        image = image.clamp(*preprocessing.clip)
     ones = (1,) * (image.ndim - 2)
     if preprocessing.intensity == "dataset":
         shape = (1, -1, *ones)

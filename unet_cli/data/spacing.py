@@ -14,4 +14,4 @@ def spacing_of(source: Source) -> tuple[float, float, float] | None:
     if not is_volume_file(source.path):
         return tiff_spacing(source.path)
     geometry = geometry_of(source.path)
-    return geometry and geometry.spacing
+    return geometry.spacing if geometry else None

@@ -38,14 +38,15 @@ class Member:
     def symmetries(self) -> list[tuple[int, tuple[int, ...]]]:
         """Those of test-time augmentation, with which the network was trained: numbers of quarter turns of (H, W), and
         the axes along which the image is mirrored before. Quarter turns need inputs of equal sides."""
-        sides = self.preprocessing.sides
-        if self.preprocessing.orientation == "upright":
-            return [(0, ()), (0, (-1,))]
-        if len(sides) == 2:
-            return list(product(range(4), ((), (-1,))))
-        if sides[-1] == sides[-2] and self.along(1) == self.along(2):
-            return list(product(range(4), ((), (-1,), (-3,), (-3, -1))))
-        return [(0, axes) for count in range(4) for axes in combinations((-3, -2, -1), count)]
+        preprocessing = self.preprocessing
+        axes = range(-len(preprocessing.sides), 0) if preprocessing.mirrors else range(0)
+        if preprocessing.orientation == "upright":
+            return [(0, ()), *((0, (-1,)) for axis in axes if axis == -1)]
+        has_turns = preprocessing.sides[-1] == preprocessing.sides[-2] and self.along(-1) == self.along(-2)
+        # With turns, mirroring along the rows adds nothing.
+        mirrored = [axis for axis in axes if axis != -2 or not has_turns]
+        flips = [flip for count in range(len(mirrored) + 1) for flip in combinations(mirrored, count)]
+        return list(product(range(4) if has_turns else range(1), flips))
 
     def along(self, axis: int) -> Geometry:
         """The geometry along a spatial axis."""

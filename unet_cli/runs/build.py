@@ -16,7 +16,7 @@ from unet_cli.config.model import ModelConfig
 from unet_cli.config.training import LRS, MAX_PASSES, TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.stretching import Mode
-from unet_cli.data.samples.augment import augmentation_of
+from unet_cli.data.samples.augment import Augmentation, augmentation_of
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
@@ -50,7 +50,9 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     config = call.config
     sides = sides_for(card, split.train, model, config.size, call.compute.kind)
     patch = sides if card.is_volumetric else ()
-    preprocessing = card.preprocessing(split.train, config.size, config.normalize, model.in_channels, mode, patch)
+    # What a resumed run was normalised by is kept, so that nothing has to be measured.
+    normalize = "dataset" if call.saved else config.normalize
+    preprocessing = card.preprocessing(split.train, config.size, normalize, model.in_channels, mode, patch)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"
@@ -105,7 +107,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     loader = TrainLoader(
         train_data,
         plan,
-        augmentation_of(config.augment, template.preprocessing.orientation),
+        _augmentation(config, template),
         batch_size,
         config.seed,
         call.compute.device,
@@ -129,6 +131,11 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     return Run(learner, loader, val_data, course)
 
 
+def _augmentation(config: TrainConfig, template: Checkpoint) -> Augmentation | None:
+    preprocessing = template.preprocessing
+    return augmentation_of(config.augment, preprocessing.orientation, preprocessing.mirrors)
+
+
 def _cutting(
     config: TrainConfig,
     sizes: list[tuple[int, ...]],
@@ -143,7 +150,7 @@ def _cutting(
     Crops.
     """
     full, size = template.preprocessing.sides, template.preprocessing.size
-    strength = augmentation_of(config.augment, template.preprocessing.orientation)
+    strength = _augmentation(config, template)
     stretched = size if template.preprocessing.mode == "resize" else None
 
     def cut(side: int) -> Crops:

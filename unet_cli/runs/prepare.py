@@ -213,6 +213,11 @@ def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
     earlier = call.saved or call.like
     if earlier:
         return earlier.preprocessing.orientation, ""
+    if holds_volumes(card.layout):
+        return "upright", (
+            "The volumes' files say which way they lie: of all flips and turns, augmentation only exchanges left and "
+            "right; --orientation any has them all"
+        )
     measured = way_up(card.known["train"])
     return measured.orientation, measured.describe()
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from unet_cli.config.data import Dtype, Preprocessing, least_std
 from unet_cli.data.check.facts import Facts, Known, flat
+from unet_cli.data.check.foreground import foreground_values, is_tomography
 from unet_cli.data.check.problems import Problem, listed
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.imagefile import REMEDIES
-from unet_cli.data.labels import LabelMap, remarks
+from unet_cli.data.labels import LabelMap, has_sides, remarks
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -162,8 +163,12 @@ class Card:
             percentile  0.937         0.936     0.878        0.874
             range       0.936         0.873     0.674        0.000
 
-        So the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is robust
-        against a few hot pixels, gained nothing beyond the variation between runs.
+        Volumes are normalised by 'percentile', so that those of MRI, which have no units, are alike; those of CT, which
+        are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they are clipped, as
+        in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
+
+        For images the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is
+        robust against a few hot pixels, gained nothing beyond the variation between runs.
         """
         facts_of = dict(self.everything)
         facts = [facts_of[pair] for pair in train]
@@ -173,7 +178,12 @@ class Card:
         squares = np.sum([_as_channels(one.squares, in_channels) for one in facts], axis=0) / pixels
         variance = squares - mean**2
         intensity: Any = normalize
-        if normalize == "auto":
+        clip: tuple[float, ...] = ()
+        if normalize == "auto" and self.is_volumetric:
+            intensity = "percentile"
+            if is_tomography(facts):
+                intensity, clip, mean, variance = "dataset", *foreground_values(train, self.labels)
+        elif normalize == "auto":
             between, within = _spread(facts)
             intensity = "image" if between > within else "dataset"
         elif normalize == "range":
@@ -195,6 +205,8 @@ class Card:
             mode=mode,
             patch=patch,
             spacing=self.spacing(train) or () if patch else (),
+            mirrors=not has_sides(self.labels.names),
+            clip=clip,
         )
 
     @property

@@ -12,8 +12,10 @@ import numpy as np
 from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card, refusal
-from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
+from unet_cli.data.check.facts import Facts, Known, flat
 from unet_cli.data.check.problems import Problem, odd_things
+from unet_cli.data.check.reading import size_mismatch
+from unet_cli.data.check.recall import read_all
 from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, one_class_options, redrawn, swapped
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (

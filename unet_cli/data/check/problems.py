@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_cli.data.check.facts import THUMBNAIL, Known, flat
+from unet_cli.data.check.facts import Known, flat
+from unet_cli.data.check.thumbnails import THUMBNAIL
 from unet_cli.data.imagefile import filled, read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import read_mask

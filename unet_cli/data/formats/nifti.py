@@ -46,12 +46,14 @@ class Geometry:
     """How a NIfTI volume lies in space.
 
     shape: (D, H, W) in the orientation of reading. affine: (4, 4), from indices (d, h, w, 1) to mm towards right,
-    anterior and superior. stored: the directions of the axes in the file, such as RAS.
+    anterior and superior. stored: the directions of the axes in the file, such as RAS. is_float: whether the values in
+    the file are floating-point numbers.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     stored: str
+    is_float: bool
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -174,7 +176,7 @@ def _geometry(head: bytes) -> Geometry:
     turned[:3] *= IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     depth, height, width = (shape[place] for place in places)
     codes = import_module("nibabel.orientations").aff2axcodes(affine)
-    return Geometry((depth, height, width), turned, "".join(codes))
+    return Geometry((depth, height, width), turned, "".join(codes), header.get_data_dtype().kind == "f")
 
 
 def _affine(header: Any) -> np.ndarray:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unet_cli.errors import UserError, explain
 from unet_cli.system.schema import toml_of
+
+# Words of class names that a mirror image exchanges.
+OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh"}
 
 # The question for masks that look like photographs.
 SWAPPED = "Are images and masks swapped? --images DIR --masks DIR say which is which"
@@ -113,3 +118,10 @@ def named(spec: ClassSpec, usual: list[str], kind: str) -> tuple[str, ...]:
             "name as many, background first, or say in a .toml file which value is which class"
         )
     return spec.names
+
+
+def has_sides(names: Sequence[str]) -> bool:
+    """Whether two of the classes differ in left and right alone, so that a mirror image exchanges them."""
+    told = {tuple(re.split(r"[\W_]+", name.casefold())) for name in names}
+    swapped = {words: tuple(OTHER_SIDE.get(word, word) for word in words) for words in told}
+    return any(other != words and other in told for words, other in swapped.items())

@@ -20,17 +20,18 @@ class Augmentation:
     """Strengths of the transforms, and the probability of those that are applied at random.
 
     flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns only left
-    and right are exchanged. scale: maximum zoom factor, in or out. rotation: degrees beyond the quarter turn. shear:
-    degrees. elastic: standard deviation of the displacements of a coarse grid, as a fraction of the image's side;
-    elastic_pixels: likewise, in pixels and for a 3x3 grid. brightness: in standard deviations of the data set's
-    intensity. contrast, gamma: maximum factor, up or down. noise: maximum standard deviation, relative to that of the
-    data set. blur: maximum Gaussian sigma, pixels. chance: probability of each transform. ramp: number of passes over
-    which the probabilities grow to `chance`: an untrained network learns faster from unchanged images, and repetition
-    only matters later.
+    and right are exchanged. mirrors: whether there are flips, and not only turns. scale: maximum zoom factor, in or
+    out. rotation: degrees beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of
+    a coarse grid, as a fraction of the image's side; elastic_pixels: likewise, in pixels and for a 3x3 grid.
+    brightness: in standard deviations of the data set's intensity. contrast, gamma: maximum factor, up or down. noise:
+    maximum standard deviation, relative to that of the data set. blur: maximum Gaussian sigma, pixels. chance:
+    probability of each transform. ramp: number of passes over which the probabilities grow to `chance`: an untrained
+    network learns faster from unchanged images, and repetition only matters later.
     """
 
     flips: bool = True
     upright: bool = False
+    mirrors: bool = True
     scale: float = 1.0
     rotation: float = 0.0
     shear: float = 0.0
@@ -73,10 +74,10 @@ AUGMENTATIONS: dict[str, Augmentation | None] = {
 }
 
 
-def augmentation_of(name: str, orientation: Orientation) -> Augmentation | None:
-    """The augmentation of that name, for images of that orientation."""
+def augmentation_of(name: str, orientation: Orientation, mirrors: bool = True) -> Augmentation | None:
+    """The augmentation of that name, for images of that orientation; mirrors: see Preprocessing."""
     strength = AUGMENTATIONS[name]
-    return strength and replace(strength, upright=orientation == "upright")
+    return strength and replace(strength, upright=orientation == "upright", mirrors=mirrors)
 
 
 ELASTIC_GRID, PAPER_GRID = 8, 3  # control points a side; the latter as in Ronneberger et al. 2015, section 3.1
@@ -129,14 +130,15 @@ def _warped_volume(
     # The planes are channels of one image, so that all are warped alike.
     flat, flat_mask = warped(image.flatten(0, 1)[None], mask[None], [warp], sides[-1])
     image, mask = flat[0].unflatten(0, (len(image), sides[axis])), flat_mask[0]
-    if strength.flips and not strength.upright and draw.integers(2):
+    if strength.flips and strength.mirrors and not strength.upright and draw.integers(2):
         image, mask = image.flip(1), mask.flip(0)
     return image.movedim(1, 1 + axis).contiguous(), mask.movedim(0, axis).contiguous()
 
 
 def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
     turns, mirror = (int(draw.integers(4)), bool(draw.integers(2))) if strength.flips else (0, False)
-    turns *= not strength.upright  # drawn nevertheless, so that the other random numbers don't depend on it
+    # Drawn nevertheless, so that the other random numbers don't depend on it.
+    turns, mirror = turns * (not strength.upright), mirror and strength.mirrors
     linear = _draw_linear(strength, draw)
     elastic = None
     points, share = (
