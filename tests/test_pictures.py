@@ -24,6 +24,8 @@ from unet_cli.data.pictures import (
 )
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError
+from unet_cli.runs.journal import PANEL, Journal
+from unet_cli.training.validation import PredictedSample
 
 GRAY = np.full((1, 7, 7), 90, np.uint8)
 SIDE = 60
@@ -301,3 +303,12 @@ def test_augmented_samples_are_outlined_on_a_sheet():
     assert sheet.width > 2 * side
     assert not where(augmented(3), OUTLINE).any()
     assert where(augmented(3), CLASS_COLOURS[1]).sum() == 2 * (80**2 - 76**2)
+
+
+def test_pictures_of_a_run_keep_the_proportions_of_slices(tmp_path):
+    mask = np.zeros((8, 16), np.int64)
+    mask[2:6, 4:12] = 1
+    Journal(tmp_path, ONE).draw_pictures(3, [PredictedSample(100.0 * mask[None], mask, mask)])
+    picture = np.asarray(Image.open(tmp_path / "pictures" / "epoch_0003.png").convert("RGB"))
+    assert (picture[PANEL // 2 : PANEL, :PANEL] == 255).all()  # a slice twice as wide as high
+    assert not (picture[: PANEL // 2, :PANEL] == 255).all()
