@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from skimage.metrics import hausdorff_distance
 
+from unet_cli.metrics import surface
 from unet_cli.metrics.surface import border_distances, compare_surfaces
 
 UNIT = (1.0, 1.0)
@@ -254,6 +255,17 @@ def test_volumes_with_few_and_with_many_border_voxels_agree_with_the_plain_way(s
     for pred, target in (bodies, speckles, (bodies[0], speckles[1])):
         found = compare_surfaces(pred, target, spacing, 2, 4)
         assert astuple(found) == pytest.approx(plainly(pred, target, spacing, 2, 4), abs=1e-9)
+
+
+@pytest.mark.parametrize("band", [0, 1.7, 6, 1e6, math.inf])
+def test_the_bands_of_a_volume_are_the_same_slab_by_slab(monkeypatch, band):
+    shape, spacing = (30, 20, 15), (0.8, 1.0, 1.1)
+    pred, target = drawn(shape, (0, 27, 2, 17, 1, 12)), noise(shape, 0.97, 2)
+    for hidden in (None, drawn(shape, (10, 22, 0, 19, 0, 14))):
+        whole = compare_surfaces(pred, target, spacing, 1, band, hidden)
+        with monkeypatch.context() as patched:
+            patched.setattr(surface, "MAX_SLAB", 1)
+            assert compare_surfaces(pred, target, spacing, 1, band, hidden) == whole
 
 
 def test_an_empty_mask_of_a_volume_is_its_diagonal_away():

@@ -11,6 +11,7 @@ from volumes import AFFINE, SHAPE, drawn_volume, write_set, write_volume
 from unet_cli.cli.check import check
 from unet_cli.config.data import CheckConfig
 from unet_cli.data.check.examine import examine
+from unet_cli.data.check.thumbnails import mask_thumbnail, thumbnail
 from unet_cli.data.folder.layout import find_layout, layout_of
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.maskfile import read_mask
@@ -178,16 +179,24 @@ def test_a_series_is_refused_with_what_to_do(tmp_path):
 
 
 def test_thumbnails_are_of_the_middle_slice(tmp_path):
-    root = write_set(tmp_path / "set")
-    for index in range(6):
+    for index, (_, facts) in enumerate(card_of(write_set(tmp_path / "set")).everything):
         image, mask = drawn_volume(index)
-        image[:4] = image.max()
-        mask[:6] = mask[7:] = 0
-        write_volume(root / "imagesTr" / f"case_{index:03}_0000.nii.gz", image)
-        write_volume(root / "labelsTr" / f"case_{index:03}.nii.gz", mask)
-    for _, facts in card_of(root).everything:
-        assert np.frombuffer(facts.mask_thumbnail, np.uint8).any()
-        assert np.frombuffer(facts.thumbnail, np.uint8).reshape(8, 8)[0].max() < 200
+        assert facts.mask_thumbnail == mask_thumbnail(mask[6])
+        assert facts.thumbnail == thumbnail(image[6].astype(np.float32), facts.low, facts.high)
+
+
+def test_a_network_for_images_is_given_the_slices(tmp_path):
+    root = write_set(tmp_path / "set", channels=2)
+    config = CheckConfig(data=root)
+    card = examine(layout_of(config), config, Console(quiet=True), as_volumes=False)
+    pairs = card.pairs("train")
+    assert len(pairs) == 6 * 12
+    image, mask = drawn_volume(1)
+    assert (read_image(pairs[15].image) == np.stack([image[3], image[3] + 100])).all()
+    assert (read_mask(pairs[15].mask).values == mask[3]).all()
+    bad = write_volume(root / "labelsTr" / "case_003.nii.gz", drawn_volume(3)[1], moved(3))
+    card = examine(layout_of(config), config, Console(quiet=True), as_volumes=False)
+    assert [problem.text.split(" ", 1)[0] for problem in card.refusals] == [str(bad)]
 
 
 def test_tiff_stacks_are_volumes_where_a_network_for_volumes_is_asked_for(tmp_path):

@@ -41,6 +41,7 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
         )
     if mask_pages == 1:
         return [sized(pair, _facts(pair, keep_alpha, layered=pages > 1))]
+    compare_space(pair)
     paged = [page_of(pair, page) for page in range(pages)]
     return [sized(one, _facts(one, keep_alpha, layered=False)) for one in paged]
 

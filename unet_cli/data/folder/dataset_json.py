@@ -28,7 +28,7 @@ def numbers_beside(masks: Sequence[Path], others: Sequence[Path]) -> tuple[Numbe
         labels = {value: int(name) for name, value in labels.items()}
     if any(isinstance(value, list) for value in labels.values()):
         return (), used, [f"{FILE} is not used: its labels are regions of several values; --classes names the values"]
-    values = [value for value in labels.values() if isinstance(value, int) and 0 <= value <= 65535]
+    values = [value for value in labels.values() if type(value) is int and 0 <= value <= 65535]
     if len(set(values)) < len(labels) or len(values) < 2:
         return (), used, [f"{FILE} is not used: its labels are no names with a whole number each"]
     return tuple(sorted(labels.items(), key=lambda item: item[1])), used, []

@@ -79,9 +79,9 @@ def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
     kind = header.get_data_dtype()
     check_claim(pixels, math.prod(shape) * kind.itemsize, file_size(file))
     start = max(int(header["vox_offset"]), header.single_vox_offset)
-    stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
-    values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
     with alone_if_huge(pixels):
+        stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
+        values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
         chosen = values if page is None else values[page : page + 1]
         return Decoded(_scaled(chosen, *header.get_slope_inter())[:, None], is_measured=True)
 
