@@ -105,7 +105,7 @@ def test_a_value_of_no_class_is_refused(tmp_path):
     mask[6, 8, 9] = 3
     bad = write_volume(root / "labelsTr" / "case_004.nii.gz", mask)
     [problem] = card_of(root, classes="background=0,liver=1,tumour=2").refusals
-    assert f"3 (1 pixel, as in {bad})" in problem.text
+    assert f"3 (1 voxel, as in {bad})" in problem.text
 
 
 def test_a_set_is_described_in_volumes_and_voxels(tmp_path, capsys):

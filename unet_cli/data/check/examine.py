@@ -282,8 +282,9 @@ def _strange_values(
         counts[value] += count
         example.setdefault(value, everything[row][0].mask)
     if counts:
+        unit = "voxel" if everything[0][1].depth else "pixel"
         shown = [
-            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
+            f"{labels.spell(value)} ({counted(count, unit)}, as in {example[value]})"
             for value, count in counts.most_common(10)
         ]
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
