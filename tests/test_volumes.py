@@ -88,6 +88,26 @@ def test_the_label_ignore_of_dataset_json_counts_nowhere(tmp_path):
     assert (labels.names, labels.ignore) == (("background", "liver"), 2)
 
 
+def test_a_rare_and_thin_value_is_a_class(tmp_path):
+    root = write_set(tmp_path / "set")
+    mask = drawn_volume(0)[1]
+    mask[5, 3, 4:6] = 117
+    mask[6, 8, 9] = 90
+    write_volume(root / "labelsTr" / "case_000.nii.gz", mask)
+    labels = card_of(root).labels
+    assert labels.values == (0, 1, 2, 90, 117)
+    assert not labels.strays
+
+
+def test_a_value_of_no_class_is_refused(tmp_path):
+    root = write_set(tmp_path / "set")
+    mask = drawn_volume(4)[1]
+    mask[6, 8, 9] = 3
+    bad = write_volume(root / "labelsTr" / "case_004.nii.gz", mask)
+    [problem] = card_of(root, classes="background=0,liver=1,tumour=2").refusals
+    assert f"3 (1 voxel, as in {bad})" in problem.text
+
+
 def test_a_set_is_described_in_volumes_and_voxels(tmp_path, capsys):
     root = write_set(tmp_path / "set", labels=LABELS)
     check(CheckConfig(data=root, pictures=tmp_path / "look"), Console(quiet=False))

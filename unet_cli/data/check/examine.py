@@ -17,6 +17,7 @@ from unet_cli.data.check.problems import Problem, odd_things
 from unet_cli.data.check.reading import size_mismatch
 from unet_cli.data.check.recall import read_all
 from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, one_class_options, redrawn, swapped
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
@@ -53,6 +54,8 @@ def examine(
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
     layout, spec = _with_classes(layout, spec)
+    masks = [pair.mask for pairs in layout.splits.values() for pair in pairs if not pair.mask.is_blank]
+    spec = replace(spec, is_exact=all(is_volume_file(mask.path) for mask in masks))
     if as_volumes is False and config.volume_folders:
         raise UserError("--volume-folders makes volumes, which take a network for volumes: --model unet3d")
     if holds_volumes(layout) if as_volumes is None else as_volumes:
@@ -279,8 +282,9 @@ def _strange_values(
         counts[value] += count
         example.setdefault(value, everything[row][0].mask)
     if counts:
+        unit = "voxel" if everything[0][1].depth else "pixel"
         shown = [
-            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
+            f"{labels.spell(value)} ({counted(count, unit)}, as in {example[value]})"
             for value, count in counts.most_common(10)
         ]
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
