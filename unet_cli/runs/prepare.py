@@ -14,6 +14,7 @@ from unet_cli.config.data import Orientation
 from unet_cli.config.model import MODEL_SETTINGS, ModelConfig
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.check.card import Card
+from unet_cli.data.check.described import how_read
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up
 from unet_cli.data.check.stretching import Mode
@@ -92,6 +93,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
+        *how_read(card, config.model),
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *unvalidated_classes(card, split),
         *data_warnings(card),

@@ -11,6 +11,7 @@ from unet_cli.config.data import Preprocessing, least_std
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.facts import Facts, value_range
 from unet_cli.data.check.foreground import foreground_values, is_tomography
+from unet_cli.data.folder.layout import holds_volumes
 from unet_cli.data.labels import has_sides
 from unet_cli.data.source import Pair
 
@@ -45,9 +46,9 @@ def preprocessing_of(
         percentile  0.937         0.936     0.878        0.874
         range       0.936         0.873     0.674        0.000
 
-    Volumes are normalised by 'percentile', so that those of MRI, which have no units, are alike; those of CT, which
-    are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they are clipped, as
-    in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
+    Volumes, and their slices, are normalised by 'percentile', so that those of MRI, which have no units, are alike;
+    those of CT, which are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they
+    are clipped, as in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
 
     For images the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is
     robust against a few hot pixels, gained nothing beyond the variation between runs.
@@ -61,10 +62,12 @@ def preprocessing_of(
     variance = squares - mean**2
     intensity: Any = normalize
     clip: tuple[float, ...] = ()
-    if normalize == "auto" and card.is_volumetric:
+    if normalize == "auto" and (card.is_volumetric or holds_volumes(card.layout)):
         intensity = "percentile"
-        if is_tomography(facts):
-            intensity, clip, mean, variance = "dataset", *foreground_values(train, card.labels)
+        has_foreground = card.contents_of(train)[:, 1:].any(axis=1).tolist()
+        if is_tomography(list(zip(train, facts, strict=True))) and any(has_foreground):
+            of_foreground = [pair for pair, has_some in zip(train, has_foreground, strict=True) if has_some]
+            intensity, clip, mean, variance = "dataset", *foreground_values(of_foreground, card.labels)
     elif normalize == "auto":
         between, within = _spread(facts)
         intensity = "image" if between > within else "dataset"

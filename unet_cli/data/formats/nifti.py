@@ -8,6 +8,7 @@ import gzip
 import io
 import logging
 import math
+import shutil
 import tempfile
 import threading
 import zlib
@@ -36,7 +37,8 @@ MAX_HEADER = 540  # bytes; NIfTI-1 has 348
 PAIR = "is the header of a pair .hdr and .img: save the volume as one file, .nii.gz"
 NOWHERE = "its affine is no position in space"
 IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the unit in a header; without one, mm
-MAX_UNPACKED = 2  # compressed files whose content is kept for their next page
+MAX_UNPACKED = 128  # compressed files whose content is kept for their next page
+MAX_KEPT, KEPT_SHARE = 2**34, 0.25  # bytes that they may take together, also as a share of the free space
 ORIENTATION = ("L", "P", "S")  # of the axes after reading, the last one first
 
 _SILENT = logging.Logger("unet.nifti", logging.CRITICAL + 1)  # of nibabel's remarks on headers that it can mend
@@ -249,14 +251,23 @@ def _stored(file: BinaryIO, head: bytes, start: int, end: int, whole: bool) -> A
             except BaseException:
                 kept.close()
                 raise
+            _make_room(end)
         if kept is not None:
             _UNPACKED[identity] = kept
-            while len(_UNPACKED) > MAX_UNPACKED:
-                _UNPACKED.pop(next(iter(_UNPACKED))).close()
             return np.memmap(kept, np.uint8, "r", shape=(end,))
     content = io.BytesIO()
     _unpack(file, content, end)
     return content.getbuffer()
+
+
+def _make_room(size: int) -> None:
+    """Close the unpacked files that were used longest ago, as far as one more of this size needs their place."""
+    used = size + sum(file.seek(0, io.SEEK_END) for file in _UNPACKED.values())
+    limit = min(MAX_KEPT, KEPT_SHARE * (shutil.disk_usage(tempfile.gettempdir()).free + used))
+    while _UNPACKED and (len(_UNPACKED) >= MAX_UNPACKED or used > limit):
+        dropped = _UNPACKED.pop(next(iter(_UNPACKED)))
+        used -= dropped.seek(0, io.SEEK_END)
+        dropped.close()
 
 
 def _unpack(file: BinaryIO, to: IO[bytes], end: int) -> None:
