@@ -1,14 +1,19 @@
 """Networks for images on the slices of volumes: training, prediction and evaluation of NIfTI files and stacks, splits
 that keep neighbouring slices apart, and neighbouring slices as channels."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from volumes import drawn_volume, write_set, write_volume
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.cli.evaluate import evaluate
 from unet_cli.config.evaluation import EvaluateConfig
+from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.config.training import TrainConfig
 from unet_cli.data.check.described import how_read
@@ -16,9 +21,13 @@ from unet_cli.data.check.examine import examine
 from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.formats.nifti import geometry_of
-from unet_cli.data.imagefile import read_image
+from unet_cli.data.imagefile import open_bands, read_image
+from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Source
+from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor
+from unet_cli.report.runs import report_run
+from unet_cli.runs.division import divide
 from unet_cli.system.console import Console
 from unet_cli.system.device import choose_compute
 
@@ -110,3 +119,102 @@ def test_what_a_file_is_taken_for_is_said(tmp_path, as_volumes, says):
     config = TrainConfig(data=write_set(tmp_path / "set", count=2))
     (line,) = how_read(examine(layout_of(config), config, QUIET, as_volumes=as_volumes))
     assert says in line
+
+
+# --- splits ---
+
+
+def write_stacks(root, count=1, pages=20):
+    """TIFF stacks of balls, each as long as asked for, with noise that no two pages share."""
+    for index in range(count):
+        image, mask = (np.concatenate([part] * 2)[:pages] for part in drawn_volume(index))
+        image = image + np.random.default_rng(index).integers(0, 50, image.shape)
+        for kind, values in (("images", (image + 500).clip(0).astype(np.uint16)), ("masks", mask)):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(root / kind / f"block{index}.tif", values, photometric="minisblack")
+    return root
+
+
+def test_the_last_sections_of_a_block_are_held_out_and_alone_are_judged(tmp_path, capsys):
+    root = write_stacks(tmp_path / "set")
+    report = trained(tmp_path, root)
+    split = json.loads((Path(report.run) / "split.json").read_text())
+    assert (split["val"], split["gap"]) == (["block0#18", "block0#19", "block0#20"], ["block0#17"])
+    assert len(split["train"]) == 16
+    assert evaluate(EvaluateConfig(weights=(Path(report.best),), data=root, device="cpu"), Console()) == 0
+    shown = capsys.readouterr()
+    assert "3 images" in shown.out
+    assert "17 images that the weights were trained on are left out" in shown.err
+
+
+def test_a_single_volume_is_divided_and_its_held_out_slices_alone_are_judged(tmp_path, capsys):
+    image, mask = drawn_volume(1)
+    write_volume(tmp_path / "set" / "images" / "head.nii.gz", np.concatenate([image, image[::-1] + 5]))
+    write_volume(tmp_path / "set" / "masks" / "head.nii.gz", np.concatenate([mask, mask[::-1]]))
+    report = trained(tmp_path, tmp_path / "set", model="unet3d", epochs=2)
+    split = json.loads((Path(report.run) / "split.json").read_text())
+    (held,) = split["val"]
+    first, last = (int(number) for number in held.removeprefix("head#").split("-"))
+    assert last - first + 1 == 4  # 15 % of 24
+    assert split["train"] == [f"head#1-{first - 2}", f"head#{last + 2}-24"][: 1 + (24 - last > 3)]
+    assert split["how"].startswith(f"slices {first} to {last} of head.nii.gz, 1 slice beside them left out")
+    assert report.scores
+    # It is known by its contents, whatever its name.
+    (tmp_path / "set").rename(tmp_path / "moved")
+    for kind in ("images", "masks"):
+        (tmp_path / "moved" / kind / "head.nii.gz").rename(tmp_path / "moved" / kind / "other.nii.gz")
+    config = EvaluateConfig(weights=(Path(report.best),), data=tmp_path / "moved", device="cpu", csv=tmp_path / "a.csv")
+    assert evaluate(config, Console()) == 0
+    shown = capsys.readouterr()
+    assert "1 volume" in shown.out
+    assert "that the weights were trained on" in shown.err
+    assert f"other#{first}-{last}" in (tmp_path / "a.csv").read_text()
+
+
+def test_a_run_on_divided_volumes_is_resumed_and_reported_with_its_split(tmp_path):
+    image, mask = drawn_volume(1)
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        write_volume(root / "images" / f"{name}.nii.gz", image + np.int16(ord(name)))
+        write_volume(root / "masks" / f"{name}.nii.gz", mask)
+    first = trained(tmp_path, root, model="unet3d")
+    split = json.loads((Path(first.run) / "split.json").read_text())
+    assert len(split["val"]) == 2
+    for kind, values in (("images", image), ("masks", mask)):  # of three volumes, one would be held out as a whole
+        write_volume(root / kind / "c.nii.gz", values)
+    again = trained(tmp_path, root, model="unet3d", epochs=2, resume=Path(first.run))
+    assert (again.run, again.epochs) == (first.run, 2)
+    found, _ = report_run(Path(first.run), tmp_path / "report.html", Hardware(device="cpu"), QUIET)
+    assert [one.name for one in found.images] == split["val"]
+    other = trained(tmp_path, root, model="unet3d", split=Path(first.run), skip_bad=True)
+    assert json.loads((Path(other.run) / "split.json").read_text())["val"] == split["val"]
+
+
+def test_without_validation_a_volume_is_whole(tmp_path):
+    root = tmp_path / "set"
+    for kind, values in zip(("images", "masks"), drawn_volume(1), strict=True):
+        write_volume(root / kind / "a.nii.gz", values)
+    config = TrainConfig(data=root, model="unet3d", val_fraction=0)
+    assert divide(config, layout_of(config), None).layout == layout_of(config)
+    (root / "masks" / "a.nii.gz").write_bytes(b"no volume")
+    config = TrainConfig(data=root, model="unet3d")
+    assert divide(config, layout_of(config), None).layout == layout_of(config)  # the check of the data says why
+    with pytest.raises(UserError, match=r"a\.nii\.gz"):
+        trained(tmp_path, root, model="unet3d")
+
+
+def test_slices_of_a_volume_are_read_alike_in_all_ways(tmp_path):
+    root = write_set(tmp_path / "set", channels=2)
+    paths = tuple(sorted((root / "imagesTr").glob("case_001*")))
+    whole, part = Source(paths, is_volume=True), Source(paths, is_volume=True, slices=(3, 7))
+    assert str(part).endswith("slices 4 to 7")
+    pixels = read_image(whole)
+    assert (read_image(part) == pixels[:, 3:7]).all()
+    for source, expected in ((whole, pixels), (part, pixels[:, 3:7])):
+        bands = open_bands(source)
+        assert (bands.channels, bands.spatial) == (2, expected.shape[1:])
+        assert (np.concatenate([slab for _, slab in bands.rows()], axis=1) == expected).all()
+    mask = Source((root / "labelsTr" / "case_001.nii.gz",), is_volume=True, slices=(3, 7))
+    assert (read_mask(mask).values == drawn_volume(1)[1][3:7]).all()
+    with pytest.raises(UserError, match="has 12 slices, so none of number 14: was it replaced"):
+        read_image(replace(part, slices=(3, 14)))

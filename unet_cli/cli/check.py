@@ -124,7 +124,8 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     flags += ["--volume-folders"] * config.volume_folders
     flags += ["--missing-masks", "background"] * (config.missing_masks == "background")
     flags += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
-    flags += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
+    is_single = len(card.pairs("train")) == 1 and not card.pairs("val") and not card.is_volumetric
+    flags += ["--val-fraction", "0"] * is_single
     line = f"  {shlex.join(['unet', 'train', *flags])}"
     if card.refusals:
         return ["Put the problems right, or train without the files that are named:", line]

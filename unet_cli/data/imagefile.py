@@ -97,7 +97,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(parts[0], source) else 1)
-    return _our_own(joined), tuple(notes)
+    return _our_own(source.chosen(joined)), tuple(notes)
 
 
 def are_slices(first: np.ndarray, source: Source) -> bool:
@@ -176,18 +176,25 @@ def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
 
 def _open_slices(source: Source, keep_alpha: bool) -> Bands:
     """A volume whose slices are read one by one, ahead in threads."""
-    places = [(path, page) for path in source.paths for page in range(count_pages(path))]
-    decoded = decode(*places[0])
+    pages = count_pages(source.path)
+    if pages > 1 or is_volume_file(source.path):  # several files are channels
+        places = [(source.paths, page) for page in range(pages)]
+    else:
+        places = [((path,), 0) for path in source.paths]
+    places = places[slice(*source.slices or (None,))]
+    decoded = decode(places[0][0][0], places[0][1])
     first = _image_pixels(decoded, source.path, keep_alpha, is_part=True)
 
-    def read(place: tuple[Path, int]) -> np.ndarray:
-        pixels = _image_pixels(decode(*place), place[0], keep_alpha, is_part=True)
-        if pixels.dtype != first.dtype or pixels.shape != first.shape:
-            raise UserError(
-                f"{place[0]} has slices of {describe_pixels(first)} and of {describe_pixels(pixels)}: slices of one "
-                "volume must have the same size and type"
-            )
-        return _our_own(pixels.swapaxes(0, 1))
+    def read(place: tuple[tuple[Path, ...], int]) -> np.ndarray:
+        parts = []
+        for path in place[0]:
+            parts.append(_image_pixels(decode(path, place[1]), path, keep_alpha, is_part=True))
+            if parts[-1].dtype != first.dtype or parts[-1].shape != first.shape:
+                raise UserError(
+                    f"{path} has slices of {describe_pixels(first)} and of {describe_pixels(parts[-1])}: slices of one "
+                    "volume must have the same size and type"
+                )
+        return _our_own(np.concatenate(parts, axis=1).swapaxes(0, 1))
 
     def slices(top: int) -> Iterator[tuple[int, np.ndarray]]:
         depth = max(1, min(2 * default_workers(), SLICES_AHEAD // first.nbytes))
@@ -195,7 +202,8 @@ def _open_slices(source: Source, keep_alpha: bool) -> Bands:
 
     spatial = (len(places), *first.shape[2:])
     notes = tuple(_conversions(decoded, keep_alpha))
-    return Bands(first.shape[1], spatial, first.dtype, notes, lambda top: _with_numbers(slices(top), source))
+    channels = len(places[0][0]) * first.shape[1]
+    return Bands(channels, spatial, first.dtype, notes, lambda top: _with_numbers(slices(top), source))
 
 
 def _with_numbers(bands: Iterator[tuple[int, np.ndarray]], source: Source) -> Iterator[tuple[int, np.ndarray]]:

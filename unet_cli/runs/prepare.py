@@ -19,6 +19,7 @@ from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout, holds_volumes
+from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.foreign.torchvision import encoder_state
@@ -28,6 +29,7 @@ from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_run, class_shares, template_of
 from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
+from unet_cli.runs.division import Division, divide
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.patch import sides_for
 from unet_cli.runs.plan import planned
@@ -52,14 +54,16 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     init = call.restart_from or config.init
     initial = call.saved or (load_checkpoint(init) if init else None)
     config = replace(config, model=_model_name(config, call.layout, initial))
-    call = replace(call, config=config)
+    sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
+    division = divide(config, call.layout, call.folder) if sees_volumes else Division(call.layout)
+    call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _report_slow_reading(call)
-    split = _split(call, card)
+    split = _split(call, card, division)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         flag = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{flag} needs a validation score, and there is no validation part: leave it out")
@@ -89,7 +93,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
             assert call.folder is not None
             rescore_best(run, load_checkpoint(call.folder / "best.pth").weights)
     record = _record(call, run, template, split)
-    unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val)
+    unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val + split.gap)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
@@ -163,7 +167,7 @@ def _model_name(config: TrainConfig, layout: Layout, initial: Checkpoint | None)
     return "unet3d" if holds_volumes(layout) else "unet"
 
 
-def _split(call: Call, card: Card) -> Split:
+def _split(call: Call, card: Card, division: Division) -> Split:
     """The split from the resumed run, from --split, from the folders, or drawn. Raises UserError where flags and data
     don't fit together."""
     config, pairs = call.config, card.pairs("train") + card.pairs("val")
@@ -171,6 +175,9 @@ def _split(call: Call, card: Card) -> Split:
         return read_split(call.folder, pairs, leave_out=False, may_be_more=True)
     if config.split is not None:
         return read_split(config.split, pairs, config.skip_bad)
+    if division.held:
+        train, val = ([pair for pair in pairs if (pair.name in division.held) == is_val] for is_val in (False, True))
+        return Split(train, val, division.how)
     return drawn_split(config, card)
 
 
@@ -185,9 +192,14 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
             )
         return Split(train, val, "a folder of its own")
     groups, contents = group_names(train, config.group_by), card.contents_of(train)
+    in_blocks = config.group_by is None and are_few_stacks(train)
     if config.folds is not None:
         assert isinstance(config.fold, int)  # 'all' is split up into a run for each fold
+        if in_blocks:
+            return hold_out_fold(train, config.folds, config.fold)
         return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
+    if in_blocks and config.val_fraction > 0:
+        return hold_out_pages(train, contents, config.val_fraction)
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 

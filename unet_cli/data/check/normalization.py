@@ -64,9 +64,8 @@ def preprocessing_of(
     clip: tuple[float, ...] = ()
     if normalize == "auto" and (card.is_volumetric or holds_volumes(card.layout)):
         intensity = "percentile"
-        has_foreground = card.contents_of(train)[:, 1:].any(axis=1).tolist()
-        if is_tomography(list(zip(train, facts, strict=True))) and any(has_foreground):
-            of_foreground = [pair for pair, has_some in zip(train, has_foreground, strict=True) if has_some]
+        of_foreground = [pair for pair, row in zip(train, card.contents_of(train), strict=True) if row[1:].any()]
+        if is_tomography(list(zip(train, facts, strict=True))) and of_foreground:
             intensity, clip, mean, variance = "dataset", *foreground_values(of_foreground, card.labels)
     elif normalize == "auto":
         between, within = _spread(facts)
