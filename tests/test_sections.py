@@ -12,6 +12,8 @@ from volumes import drawn_volume, write_set, write_volume
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.cli.evaluate import evaluate
+from unet_cli.cli.predict import predict
+from unet_cli.config.data import Preprocessing
 from unet_cli.config.evaluation import EvaluateConfig
 from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import PredictConfig
@@ -23,11 +25,13 @@ from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.formats.nifti import geometry_of
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.maskfile import read_mask
+from unet_cli.data.preprocess import converted, middle_slice
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor
 from unet_cli.report.runs import report_run
 from unet_cli.runs.division import divide
+from unet_cli.runs.train import train
 from unet_cli.system.console import Console
 from unet_cli.system.device import choose_compute
 
@@ -37,8 +41,6 @@ QUIET = Console(quiet=True)
 
 def trained(tmp_path, data, **settings):
     """The folder of a short run."""
-    from unet_cli.runs.train import train
-
     usual = {
         "model": "unet",
         "size": 32,
@@ -53,8 +55,6 @@ def trained(tmp_path, data, **settings):
 
 
 def test_slices_of_nifti_are_trained_on_predicted_into_nifti_and_evaluated(tmp_path, capsys):
-    from unet_cli.cli.predict import predict
-
     root = write_set(tmp_path / "set", count=4)
     report = trained(tmp_path, root)
     preprocessing = load_checkpoint(Path(report.best)).preprocessing
@@ -218,3 +218,84 @@ def test_slices_of_a_volume_are_read_alike_in_all_ways(tmp_path):
     assert (read_mask(mask).values == drawn_volume(1)[1][3:7]).all()
     with pytest.raises(UserError, match="has 12 slices, so none of number 14: was it replaced"):
         read_image(replace(part, slices=(3, 14)))
+
+
+# --- neighbouring slices as channels ---
+
+
+def test_a_page_is_read_with_its_neighbours_mirrored_at_the_ends(tmp_path):
+    pages = np.arange(5 * 36, dtype=np.uint8).reshape(5, 6, 6)
+    np.save(tmp_path / "a.npy", pages)
+    np.save(tmp_path / "b.npy", pages + 70)
+    for page, around, expected in ((2, 1, [1, 2, 3]), (0, 1, [1, 0, 1]), (4, 2, [2, 3, 4, 3, 2])):
+        source = Source((tmp_path / "a.npy",), page=page, around=around)
+        assert (read_image(source) == pages[expected]).all()
+        ((_, band),) = open_bands(source).rows()
+        assert (band == pages[expected]).all()
+        both = np.stack([pages[expected], pages[expected] + 70], axis=1).reshape(-1, 6, 6)
+        assert (read_image(replace(source, paths=(tmp_path / "a.npy", tmp_path / "b.npy"))) == both).all()
+    np.save(tmp_path / "single.npy", pages[0])
+    assert (read_image(Source((tmp_path / "single.npy",), around=2)) == pages[[0] * 5]).all()
+
+
+def test_each_slice_is_converted_to_the_channels_of_training():
+    rule = Preprocessing(size=4, in_channels=9, dtype="uint8", mean=(0.0,) * 9, std=(1.0,) * 9, slices=3)
+    image = np.arange(3, dtype=np.uint8)[:, None, None] + np.zeros((3, 4, 4), np.uint8)
+    colours, note = converted(image, rule)
+    assert colours[:, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert "gray was repeated" in note
+    gray, _ = converted(colours, replace(rule, in_channels=3, mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert (gray == image).all()
+    assert (middle_slice(colours, 3) == colours[3:6]).all()
+    with pytest.raises(UserError, match="has 1 channel, but the network was trained on those of 3 slices"):
+        converted(image[:1], rule)
+
+
+@pytest.mark.parametrize(("slices", "channels"), [(2, 2), (3, 4), (17, 17), (0, 1)])
+def test_impossible_numbers_of_slices_are_refused(slices, channels):
+    with pytest.raises(UserError, match="slices"):
+        Preprocessing(
+            size=4, in_channels=channels, dtype="uint8", mean=(0.0,) * channels, std=(1.0,) * channels, slices=slices
+        )
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("tif", "resize"), ("tif", "tile"), ("nifti", "resize")])
+def test_neighbours_are_seen_in_training_and_prediction_alike(tmp_path, kind, mode):
+    root = write_set(tmp_path / "set", count=5, channels=2) if kind == "nifti" else write_stacks(tmp_path / "set")
+    inputs = root / ("imagesTs" if kind == "nifti" else "images")
+    report = trained(tmp_path, root, slices=3, mode=mode, model="auto")
+    checkpoint = load_checkpoint(Path(report.best))
+    preprocessing = checkpoint.preprocessing
+    of_slice = 2 if kind == "nifti" else 1
+    assert (checkpoint.model.name, preprocessing.slices, preprocessing.in_channels) == ("unet", 3, 3 * of_slice)
+    assert len(preprocessing.mean) == 3 * of_slice
+    assert preprocessing.mean[:of_slice] == preprocessing.mean[of_slice : 2 * of_slice]
+    assert {"dice", "set_dice"} <= report.scores.keys()
+    flags = {"weights": (Path(report.best),), "input": str(inputs), "device": "cpu"}
+    assert predict(PredictConfig(**flags, output=tmp_path / "out", format="tif"), QUIET) == 0
+    predictor = Predictor([checkpoint], choose_compute("cpu", "auto"))
+    name, paths = ("block0", [inputs / "block0.tif"])
+    if kind == "nifti":
+        name, paths = "case_006", sorted(inputs.glob("case_006*"))
+    volume = np.stack([read_image(Source((path,), is_volume=True))[0] for path in paths], axis=1)
+    written = tifffile.imread(tmp_path / "out" / f"{name}.tif")
+    for page, near in ((0, (1, 0, 1)), (7, (6, 7, 8)), (len(volume) - 1, (-2, -1, -2))):
+        array = np.moveaxis(np.concatenate([volume[place] for place in near]), 0, -1)
+        assert (predictor(array) == written[page]).all()
+
+
+def test_slices_are_kept_by_later_runs_and_refused_where_there_are_none(tmp_path):
+    root = write_stacks(tmp_path / "set")
+    first = trained(tmp_path, root, slices=5, model="unet")
+    split = json.loads((Path(first.run) / "split.json").read_text())
+    assert split["gap"] == ["block0#16", "block0#17"]  # what the last pages of training see is not held out
+    second = trained(tmp_path, root, init=Path(first.best))
+    assert load_checkpoint(Path(second.best)).preprocessing.slices == 5
+    with pytest.raises(UserError, match="--slices is 4: give an odd number"):
+        TrainConfig(data=root, slices=4)
+    with pytest.raises(UserError, match="--slices is for networks for images, and unet3d sees volumes"):
+        trained(tmp_path, root, slices=3, model="unet3d")
+    for path in root.rglob("*.tif"):
+        tifffile.imwrite(path, tifffile.imread(path)[5])
+    with pytest.raises(UserError, match="--slices 3: no file of .* has several pages"):
+        trained(tmp_path, root, slices=3)

@@ -45,7 +45,8 @@ class Source:
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
     entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file are the
     slices of one volume; of several files with one page each, the files in their order are its slices. slices: the
-    first and the end, from 0, of those that are taken; None for all.
+    first and the end, from 0, of those that are taken; None for all. around: number of pages on either side that are
+    read with a page, as channels of one image.
     """
 
     paths: tuple[Path, ...]
@@ -56,6 +57,7 @@ class Source:
     entry: Entry | None = None
     is_volume: bool = False
     slices: tuple[int, int] | None = None
+    around: int = 0
 
     @property
     def path(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
 from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack, volume_pixels
-from unet_cli.data.preprocess import normalize
+from unet_cli.data.preprocess import normalize, seen
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member, make_member
@@ -135,7 +134,7 @@ class Predictor:
     def read(self, source: Source) -> Picture:
         """Open an image in the predictor's mode, or a volume. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
-        source = replace(source, is_volume=self.preprocessing.is_volumetric)
+        source = seen(source, self.preprocessing)
         try:
             if self.mode == "tile":
                 return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
@@ -242,7 +241,7 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"
             )
-        for name in ("dtype", "keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
+        for name in ("dtype", "keep_alpha", "files", "pages", "slices", *(() if settings.mode else ("mode",))):
             one, two = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
             if one != two:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"

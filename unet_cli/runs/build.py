@@ -54,7 +54,8 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     patch = sides if card.is_volumetric else ()
     # What a resumed run was normalised by is kept, so that nothing has to be measured.
     normalize = "dataset" if call.saved else config.normalize
-    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch)
+    slices = config.slices or 1
+    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch, slices)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"
@@ -81,7 +82,7 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
     """The preprocessing of a resumed run, whose statistics may differ from today's images. Raises UserError where the
     network's input or the classes would change."""
     then = saved.preprocessing
-    for name in ("dtype", "keep_alpha", "files", "pages"):
+    for name in ("dtype", "keep_alpha", "files", "pages", "slices"):
         if getattr(then, name) != getattr(now, name):
             raise UserError(
                 f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "

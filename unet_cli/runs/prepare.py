@@ -53,7 +53,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     call.check_lasting()
     init = call.restart_from or config.init
     initial = call.saved or (load_checkpoint(init) if init else None)
-    config = replace(config, model=_model_name(config, call.layout, initial))
+    config = replace(config, model=_model_name(config, call.layout, initial), slices=_slices(config, initial))
     sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
     division = divide(config, call.layout, call.folder) if sees_volumes else Division(call.layout)
     call = replace(call, config=config, layout=division.layout, divided=division.marks)
@@ -63,6 +63,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
     _report_slow_reading(call)
+    _check_slices(config, card)
     split = _split(call, card, division)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         flag = "--schedule plateau" if config.patience is None else "--patience"
@@ -164,7 +165,28 @@ def _model_name(config: TrainConfig, layout: Layout, initial: Checkpoint | None)
         return config.model
     if initial:
         return initial.model.name
+    if config.slices:
+        return "unet"
     return "unet3d" if holds_volumes(layout) else "unet"
+
+
+def _slices(config: TrainConfig, initial: Checkpoint | None) -> int | None:
+    """How many slices are seen at once: by --slices, else as the initial weights do."""
+    stored = initial.preprocessing.slices if initial else 1
+    return config.slices or (stored if stored > 1 else None)
+
+
+def _check_slices(config: TrainConfig, card: Card) -> None:
+    """Raises UserError where there are no neighbouring slices to see, or the network sees them anyway."""
+    if (config.slices or 1) == 1:
+        return
+    if card.is_volumetric:
+        raise UserError(f"--slices is for networks for images, and {config.model} sees volumes: leave it out")
+    if not any(pair.image.page is not None for pair in card.pairs("train")):
+        raise UserError(
+            f"--slices {config.slices}: no file of {card.layout.root} has several pages that are images, so there are "
+            "no neighbouring slices: leave it out"
+        )
 
 
 def _split(call: Call, card: Card, division: Division) -> Split:
@@ -192,14 +214,15 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
             )
         return Split(train, val, "a folder of its own")
     groups, contents = group_names(train, config.group_by), card.contents_of(train)
-    in_blocks = config.group_by is None and are_few_stacks(train)
+    gap = max(1, (config.slices or 1) // 2)  # so that training sees no page that is held out
+    in_blocks = config.group_by is None and are_few_stacks(train, gap)
     if config.folds is not None:
         assert isinstance(config.fold, int)  # 'all' is split up into a run for each fold
         if in_blocks:
-            return hold_out_fold(train, config.folds, config.fold)
+            return hold_out_fold(train, config.folds, config.fold, gap)
         return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
     if in_blocks and config.val_fraction > 0:
-        return hold_out_pages(train, contents, config.val_fraction)
+        return hold_out_pages(train, contents, config.val_fraction, gap)
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
@@ -247,7 +270,8 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     if initial and initial.model.name == config.model:
         settings = {name: getattr(initial.model, name) if value is None else value for name, value in settings.items()}
     # A network for colour images accepts gray ones too.
-    in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
+    in_channels = card.in_channels * (config.slices or 1)
+    in_channels = max(in_channels, initial.model.in_channels) if initial else in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = resolved(model, config.size)
     spacing = card.spacing(card.pairs("train"))

@@ -26,11 +26,12 @@ def preprocessing_of(
     in_channels: int | None = None,
     mode: Literal["resize", "tile"] = "resize",
     patch: tuple[int, ...] = (),
+    slices: int = 1,
 ) -> Preprocessing:
     """The preprocessing for this data set, with the statistics of the training part.
 
     normalize: see TrainConfig. in_channels: input channels of the network, if more than the images have. mode,
-    patch: see Preprocessing.
+    patch, slices: see Preprocessing.
 
     'auto' is 'image' if the variance of brightness between images exceeds that within them (dark and bright
     backgrounds mixed, varying exposure), else 'dataset', which preserves absolute intensity. Both are independent
@@ -55,10 +56,11 @@ def preprocessing_of(
     """
     facts_of = dict(card.everything)
     facts = [facts_of[pair] for pair in train]
-    in_channels = in_channels or card.in_channels
+    in_channels = in_channels or card.in_channels * slices
+    own = in_channels // slices
     pixels = sum(one.pixels for one in facts)
-    mean: np.ndarray = np.sum([_as_channels(one.sums, in_channels) for one in facts], axis=0) / pixels
-    squares = np.sum([_as_channels(one.squares, in_channels) for one in facts], axis=0) / pixels
+    mean: np.ndarray = np.sum([_as_channels(one.sums, own) for one in facts], axis=0) / pixels
+    squares = np.sum([_as_channels(one.squares, own) for one in facts], axis=0) / pixels
     variance = squares - mean**2
     intensity: Any = normalize
     clip: tuple[float, ...] = ()
@@ -72,7 +74,8 @@ def preprocessing_of(
         intensity = "image" if between > within else "dataset"
     elif normalize == "range":
         low, high = (0.0, RANGES[card.dtype]) if card.dtype in RANGES else value_range(facts)
-        intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
+        intensity, mean, variance = "dataset", np.full(own, low), np.full(own, (high - low) ** 2)
+    mean, variance = np.resize(mean, in_channels), np.resize(variance, in_channels)  # each slice has the same
     return Preprocessing(
         size=size,
         in_channels=in_channels,
@@ -91,6 +94,7 @@ def preprocessing_of(
         spacing=card.spacing(train) or () if patch else (),
         mirrors=not has_sides(card.labels.names),
         clip=clip,
+        slices=slices,
     )
 
 
