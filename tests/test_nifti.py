@@ -252,6 +252,7 @@ def test_two_extensions_are_one():
 def test_without_nibabel_it_is_said_what_to_install(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.nii.gz")
     monkeypatch.setattr(extras, "is_installed", lambda package: False)
+    nifti._parsed.cache_clear()  # as in another process
     with pytest.raises(UserError, match=r"pip install nibabel \(the extra `medical`\)"):
         decode(path)
     assert lacking_packages([path, path]) == ["2 .nii.gz files can't be read (pip install nibabel, extra `medical`)"]

@@ -81,8 +81,8 @@ class TrainConfig(DataConfig, Batches):
     )  # fmt: skip
     slices: int | None = setting(
         None, help="Number of neighbouring slices that a network for images sees as channels, to segment the one in "
-        "the middle, such as 3: for the pages of TIFF stacks and .npy files, and for NIfTI.  [default: each slice on "
-        "its own]", panel="Data", lasting="folds", minimum=1, maximum=MAX_SLICES, metavar="ODD",
+        "the middle; for the pages of TIFF stacks and .npy files, and for NIfTI: --data stacks/ --slices 3.  [default: "
+        "each slice on its own]", panel="Data", lasting="folds", minimum=1, maximum=MAX_SLICES, metavar="ODD",
     )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is held out for validation, if there is no val folder.", panel="Split",

@@ -17,7 +17,7 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.subjects import Subject, masks, networks
 from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
-from unet_cli.system.console import Console, few
+from unet_cli.system.console import Console, counted, few
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,14 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     compared = _compared(config)
     as_volumes = next((reads for reads in map(_reads_volumes, (named, compared)) if reads is not None), None)
     card, labels, notes = examine_for_evaluation(layout, config, known, console, spec, as_volumes)
-    parts = divided(layout, _trained_in_part(card, [named, compared]))
-    if parts != layout:
+    ranges = _trained_in_part(card, [named, compared])
+    if ranges:
+        parts = divided(layout, ranges)
         card, labels, notes = examine_for_evaluation(parts, config, known, console, spec, as_volumes)
+        notes = [
+            *notes,
+            f"{counted(len(ranges), 'volume')} divided as in training, into slices that were held out or not",
+        ]
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
     if compared is not None:
@@ -99,10 +104,12 @@ def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
 
 
 def _trained_in_part(
-    card: Card, named: Iterable[Mapping[Path, Checkpoint] | Path | None]
+    card: Card, named: Sequence[Mapping[Path, Checkpoint] | Path | None]
 ) -> dict[tuple[Path, ...], list[Range]]:
     """Of volumes that networks were trained on in part, known by their contents, the ranges of slices that were told
-    apart then; by the files of the image."""
+    apart then; by the files of the image. None beside masks of other tools, which are of whole volumes."""
+    if any(isinstance(some, Path) for some in named):
+        return {}
     records = [one for some in named if some is not None and not isinstance(some, Path) for one in some.values()]
     ranges = ranges_in(mark for one in records for mark in one.training.get(DIVIDED, ()))
     pairs = [pair for pair, _ in card.everything] if ranges else []

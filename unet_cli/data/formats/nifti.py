@@ -13,6 +13,7 @@ import tempfile
 import threading
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -72,9 +73,7 @@ def is_nifti(head: bytes) -> bool:
 
 def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
     """(slices, 1, H, W), or one of them, in the stored type, or float32 where the header scales the values."""
-    header = header_at(head)
-    shape = shape_of(header)
-    orient = orientation_of(header)
+    header, shape, orient = _parsed(_unpacked_head(head))
     depth, height, width = (shape[axis] for axis in _places(orient))
     check_page(page, depth)
     pixels = height * width * (depth if page is None else 1)
@@ -90,8 +89,8 @@ def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
 
 def count_nifti(head: bytes) -> int:
     """Number of slices, from the header alone."""
-    header = header_at(head)
-    return shape_of(header)[_places(orientation_of(header))[0]]
+    _, shape, orient = _parsed(_unpacked_head(head))
+    return shape[_places(orient)[0]]
 
 
 def geometry_of(path: Path) -> Geometry | None:
@@ -125,6 +124,14 @@ def header_at(head: bytes) -> Any:
         what = "colours" if values.names else "complex numbers" if values.kind == "c" else f"values of type {values}"
         raise Refused(f"holds {what}: save each channel as numbers, in a file of its own")
     return header
+
+
+@lru_cache(MAX_UNPACKED)  # nibabel takes longer for a header than reading a page
+def _parsed(head: bytes) -> tuple[Any, tuple[int, int, int], np.ndarray]:
+    """The header of unpacked first bytes, the stored shape, and `orientation_of`; not to be changed. Raises as these
+    do."""
+    header = header_at(head)
+    return header, shape_of(header), orientation_of(header)
 
 
 def shape_of(header: Any) -> tuple[int, int, int]:
