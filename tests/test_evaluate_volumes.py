@@ -175,11 +175,12 @@ def test_planes_have_the_proportions_of_the_body_and_lie_below_each_other(dtype)
     panels = draw_planes(pixels, truth, pred, colours_of(LABELS), (5, 0.5, 0.5))
     shown = [Image.open(BytesIO(file)) for file in (panels.image, panels.mask, panels.pred, panels.errors)]
     assert {picture.size for picture in shown} == {(80, 40 + GAP + 60 + GAP + 60)}
-    mask = np.asarray(shown[1])
+    mask, found = np.asarray(shown[1]), np.asarray(shown[2])
     _, row, column = panels.place
     assert (mask[:40, :80] == truth[panels.place[0]]).all()
     assert (mask[40 + GAP : 100 + GAP] == np.repeat(truth[::-1, row], 10, axis=0)).all()  # the last slice on top
-    assert (mask[100 + 2 * GAP :, :40] == np.repeat(truth[::-1, :, column], 10, axis=0)).all()
+    assert pred[:, :, column].any()  # of what is false, where the truth has nothing
+    assert (found[100 + 2 * GAP :, :40] == np.repeat(pred[::-1, :, column], 10, axis=0)).all()
     assert (mask[100 + 2 * GAP :, 40:] == 2).all()  # the colour of ignored pixels beside a narrower plane
 
 
