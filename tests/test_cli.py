@@ -192,7 +192,8 @@ def test_models_are_printed_with_what_they_cost(unet: Run):
     assert rows["unet"]["multiply_adds"] == pytest.approx(192.67e9, rel=1e-3)
     assert rows["unet-paper"]["least_side"] == 188
     assert rows["unet-paper"]["settings"] == {"--width": 64, "--depth": 4, "--dropout": 0.5}
-    assert rows["unet3d"]["multiply_adds"] is None
+    assert rows["unet3d"]["spatial"] == [64, 64, 64]
+    assert rows["unet3d"]["multiply_adds"] == pytest.approx(244.67e9, rel=1e-3)
 
 
 def test_advice_on_short_memory_is_what_the_command_can_do():

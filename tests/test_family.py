@@ -1,5 +1,5 @@
-"""What holds for every network of the table, at a small width where it has one: images of any size and number of
-channels, gradients everywhere, learning, saving, compiling and exporting."""
+"""What holds for every network for images: images of any size and number of channels, gradients everywhere, learning,
+saving, compiling and exporting; at a small width where it has one."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from unet_cli.models.classes import to_classes
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.training.losses.loss import loss_for
 
-FLAT = [name for name in MODELS if name != "unet3d"]
+FLAT = [name for name in MODELS if not name.endswith("3d")]
 COARSE = "unet-dilated-published"  # whose answer for the smallest image is 4 x 4 pixels, stretched
 # To compute with, and so only by hand; resnet34-unet is resnet18-unet with more of the same blocks.
 HEAVY = ("transunet", "nnunet-resenc", "resnet50-unet", "convnext-tiny-unet", "resnet34-unet")

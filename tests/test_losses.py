@@ -573,6 +573,10 @@ def test_a_coarse_head_sees_the_middle_of_each_cell():
     assert downsample_target(rows[:, :5, :5], (2, 2))[0, :, 0].tolist() == [2, 4]  # by 4, though 3 would fit too
     volume = torch.arange(5).view(1, 5, 1, 1).expand(1, 5, 4, 4)
     assert downsample_target(volume, (3, 2, 2))[0, :, 0, 0].tolist() == [1, 3, 4]
+    assert downsample_target(volume, (5, 2, 2))[0, :, 0, 0].tolist() == [0, 1, 2, 3, 4]  # an axis that is kept
+    assert downsample_target(volume.movedim(1, 3), (2, 2, 5))[0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="not coarser"):
+        downsample_target(volume, (6, 2, 2))
 
 
 def test_deep_supervision_by_hand():

@@ -11,6 +11,7 @@ from unet_cli.config.model import DEFAULT_SIZE, MODEL_SETTINGS, ModelConfig
 from unet_cli.config.training import LRS
 from unet_cli.system.console import Console
 
+VOLUME_SIDE = 64  # of the volume whose multiply-adds are given, in voxels
 COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source")
 
 
@@ -18,7 +19,8 @@ COLUMNS = ("network", "parameters", "multiply-adds", "least side", "lr", "source
 def models_cli(output: Output) -> int:
     """List all networks: parameters, multiply-adds, smallest input, source.
 
-    For three channels and one foreground class, at the usual settings; multiply-adds are of an image of 512x512.
+    For three channels and one foreground class, at the usual settings; multiply-adds are of an image of 512x512, or of
+    a volume of 64x64x64.
     """
     from unet_cli.models import MODELS
 
@@ -27,8 +29,8 @@ def models_cli(output: Output) -> int:
     for name in MODELS:
         row = _row(name)
         console.document(row)
-        cost = "" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:.1f} G"
-        size, rate = f"{row['parameters'] / 1e6:.2f} M", f"{row['learning_rate']:.0e}"
+        size, cost = f"{row['parameters'] / 1e6:.2f} M", f"{row['multiply_adds'] / 1e9:.1f} G"
+        rate = f"{row['learning_rate']:.0e}"
         rows.append((name, size, cost, str(row["least_side"]), rate, row["source"]))
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     console.result(
@@ -52,11 +54,12 @@ def _row(name: str) -> dict[str, Any]:
 
     defaults, config = defaults_of(name), resolved(ModelConfig(name=name), DEFAULT_SIZE)
     network = weightless(config)
-    spatial, flat = (DEFAULT_SIZE, DEFAULT_SIZE), network.spatial_dims == 2
+    spatial = (DEFAULT_SIZE,) * 2 if network.spatial_dims == 2 else (VOLUME_SIDE,) * 3
     return {
         "name": name,
         "parameters": parameter_count(network),
-        "multiply_adds": multiply_adds(network, config.in_channels, spatial) if flat else None,
+        "multiply_adds": multiply_adds(network, config.in_channels, spatial),
+        "spatial": list(spatial),
         "least_side": network.geometry.side(1),
         "learning_rate": LRS["adam"] * MODELS[name].lr_factor,
         "settings": {

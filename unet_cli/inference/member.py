@@ -59,18 +59,18 @@ class Member:
 
 
 class WithAttentionMaps(Network):
-    """A network that returns the coefficients of its attention gates too: (N, C, H, W) -> (N, K + gates, H, W), logits
-    followed by the coefficients of each gate, finest first, resized to the logits' size."""
+    """A network that returns the coefficients of its attention gates too: (N, C, *spatial) -> (N, K + gates, *spatial),
+    logits followed by the coefficients of each gate, finest first, resized to the logits' size."""
 
     def __init__(self, network: GatedUNet) -> None:
         super().__init__()
         self.network = network
-        self.geometry = network.geometry
+        self.geometry, self.spatial_dims = network.geometry, network.spatial_dims
 
     def forward(self, image: Tensor) -> Tensor:
         logits, maps = self.network.with_attention(image)
-        size = logits.shape[2:]
-        resized = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+        size, mode = logits.shape[2:], "bilinear" if self.spatial_dims == 2 else "trilinear"
+        resized = [F.interpolate(one, size, mode=mode, align_corners=False) for one in maps]
         return torch.cat([logits, *resized], dim=1)
 
 
@@ -92,16 +92,15 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
     gates = 0
     if settings.attention_maps:
         network = _with_attention_maps(checkpoint.model.name, network)
-        side = network.geometry.side(1)
+        sides = [network.geometry.along(axis).side(1) for axis in range(network.spatial_dims)]
         with torch.inference_mode():  # networks don't declare their gates, so a forward pass counts them
-            output = network(torch.zeros(1, checkpoint.model.in_channels, side, side))
+            output = network(torch.zeros(1, checkpoint.model.in_channels, *sides))
         gates = output.shape[1] - checkpoint.model.out_channels
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
-    model = model.to(compute.device, DTYPES[compute.precision])
-    if not preprocessing.is_volumetric:  # the format is one of images
-        model = model.to(memory_format=compute.memory_format)
+    memory_format = compute.memory_format(network.spatial_dims)
+    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=memory_format)
     if settings.compile:
         model.compile(dynamic=preprocessing.scale is not None)
     return Member(checkpoint, preprocessing, network.geometry, model, gates)

@@ -183,8 +183,7 @@ class Predictor:
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
-        is_volume = image.ndim == 5
-        memory_format = torch.contiguous_format if is_volume else self.compute.memory_format
+        memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
         logits, maps = output[:, : self.planes], output[:, self.planes :]
         probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)

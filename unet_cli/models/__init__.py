@@ -15,14 +15,14 @@ from torch import nn
 from unet_cli.config.base import flag_of
 from unet_cli.config.model import CPU_WIDTH_SHARE, DATA_SETTINGS, MODEL_SETTINGS, ModelConfig
 from unet_cli.errors import UserError
-from unet_cli.models.attention import AttentionUNet
+from unet_cli.models.attention import AttentionUNet, attention3d
 from unet_cli.models.attention_oktay import OktayAttentionUNet
 from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.fitted import Fitted
 from unet_cli.models.geometry import Geometry, flat_for
 from unet_cli.models.network import Network
-from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, stages_for
-from unet_cli.models.resunet import ResUNet
+from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, nnunet3d, stages_for
+from unet_cli.models.resunet import ResUNet, resunet3d
 from unet_cli.models.transunet import TransUNet, transunet_light
 from unet_cli.models.unet import UNet
 from unet_cli.models.unet3d import UNet3d
@@ -88,6 +88,9 @@ MODELS: dict[str, Row] = {
     "transunet": Row(TransUNet, "Chen et al. 2021, R50-ViT-B/16", lr_factor=0.1),
     "transunet-light": Row(transunet_light, "ours, after Chen et al. 2021, to train from scratch"),
     "unet3d": Row(UNet3d, "Çiçek et al. 2016, for volumes"),
+    "resunet3d": Row(resunet3d, "resunet for volumes"),
+    "attention3d": Row(attention3d, "attention for volumes"),
+    "nnunet3d": Row(nnunet3d, "Isensee et al. 2021, for volumes", lr_factor=2.0),
     "resnet18-unet": Row(partial(EncoderUNet, "resnet18"), "encoder of He et al. 2016", lr_factor=0.5),
     "resnet34-unet": Row(partial(EncoderUNet, "resnet34"), "encoder of He et al. 2016", lr_factor=0.5),
     "resnet50-unet": Row(partial(EncoderUNet, "resnet50"), "encoder of He et al. 2016", lr_factor=0.5),

@@ -73,6 +73,7 @@ class OktayAttentionUNet(GatedUNet):
     ) -> None:
         super().__init__()
         self.geometry = pooled_geometry(depth, norm, 6)
+        self.strides = [(2, 2)] * depth
         widths = [base_channels * 2**level for level in range(depth + 1)]
 
         self.encoder = nn.ModuleList(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unet_cli.models.geometry import Geometry, pooled_reach
 
@@ -29,10 +30,14 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": partial(nn.InstanceNorm2d, affine=True),
     "none": nn.Identity,
 }
-
-
-CONVS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of dimensions, as below
+# By the number of spatial dimensions.
+CONVS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 UP_CONVS: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOLS: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
+NORMS_FOR: dict[int, dict[str, Callable[[int], nn.Module]]] = {
+    2: NORMS,
+    3: NORMS | {"batch": nn.BatchNorm3d, "instance": partial(nn.InstanceNorm3d, affine=True)},
+}
 
 
 def padded_conv(
@@ -49,6 +54,26 @@ def padded_conv(
 def up_conv(in_channels: int, out_channels: int, stride: Sequence[int], bias: bool = True) -> nn.Module:
     """An up-convolution whose kernel is its stride: (N, in, *spatial) -> (N, out, *spatial * stride)."""
     return UP_CONVS[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride), bias=bias)
+
+
+def max_pool(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """(N, C, *spatial) -> (N, C, *spatial / stride), rounded down."""
+    return MAX_POOLS[len(stride)](x, tuple(stride))
+
+
+def repeated(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Upsampling to the nearest neighbour: (N, C, *spatial) -> (N, C, *spatial * stride)."""
+    return F.interpolate(x, scale_factor=[float(factor) for factor in stride], mode="nearest")
+
+
+def every(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Every stride-th value along each axis: (N, C, *spatial) -> (N, C, *ceil(spatial / stride)).
+
+    Before a 1x1 convolution it gives the result of a strided one, whose backward pass crashes on processors without
+    AVX-512 in torch 2.14 (oneDNN, channels last, 4 to 12 channels).
+    """
+    steps: list[Any] = [slice(None, None, step) for step in stride]
+    return x[(..., *steps)]
 
 
 def kernel_at(level: int, flat: Sequence[int]) -> tuple[int, ...]:
@@ -118,34 +143,24 @@ def sees_whole_image(norm: Norm) -> bool:
     return norm in ("group", "instance")
 
 
-def pooled_geometry(depth: int, norm: Norm, pixels: int = 4) -> Geometry:
-    """Geometry of a U-Net with padded convolutions and 2x2 poolings, whose upsampling needs even sides. pixels: see
-    pooled_reach.
+def pooled_geometry(depth: int, norm: Norm, pixels: int = 4, flat: Sequence[int] = (0, 0)) -> Geometry:
+    """Geometry of a U-Net with padded convolutions and poolings by 2, whose upsampling needs even sides. pixels: see
+    pooled_reach. flat: see ModelConfig.
 
-    Instance norm needs a second pixel at the bottom, since it maps a single one to zero.
+    Instance norm needs a second pixel at the bottom, since it maps a single one to zero: along the axes that are pooled
+    from the first level on.
     """
-    bottom = 2**depth
-    return Geometry(
-        multiple=bottom,
-        least=2 * bottom if norm == "instance" else bottom,
-        stride=bottom,
-        reach=None if sees_whole_image(norm) else pooled_reach(depth, pixels),
+    return Geometry.of_axes(
+        [
+            Geometry(
+                multiple=2 ** (depth - levels),
+                least=2 ** (depth - levels) * (2 if norm == "instance" and not levels else 1),
+                stride=2 ** (depth - levels),
+                reach=None if sees_whole_image(norm) else pooled_reach(depth - levels, pixels),
+            )
+            for levels in flat
+        ]
     )
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution without bias, applied after subsampling: (N, in, H, W) -> (N, out, ceil(H / stride), ...).
-
-    The result is that of a strided convolution, whose backward pass crashes on processors without AVX-512 in torch 2.14
-    (oneDNN, channels last, 4 to 12 channels).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=False)
-        self.step = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[..., :: self.step, :: self.step])
 
 
 def keep_variance(model: nn.Module) -> None:
@@ -157,7 +172,7 @@ def keep_variance(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=module.in_channels**-0.5)
-        elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+        elif isinstance(module, nn.Conv2d | nn.Conv3d) and max(module.kernel_size) == 3:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             assert module.bias is not None
             nn.init.zeros_(module.bias)

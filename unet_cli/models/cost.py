@@ -8,7 +8,7 @@ from unet_cli.models import Fitted, Network
 
 
 def multiply_adds(network: Network, in_channels: int, spatial: tuple[int, ...]) -> int:
-    """Number of multiply-adds in prediction for one image of these sides, padded as the network requires.
+    """Number of multiply-adds in prediction for one image or volume of these sides, padded as the network requires.
 
     Counted are convolutions, matrix products and attention. network: weightless, so that nothing is computed.
     """

@@ -1,4 +1,4 @@
-"""The 2D networks of nnU-Net: the plain one, and the one with a residual encoder."""
+"""The networks of nnU-Net: the plain one, also for volumes, and the one with a residual encoder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.models.geometry import Geometry
+from unet_cli.models.blocks import CONVS, NORMS_FOR, kernel_at, padded_conv, pooled_geometry, stride_after, up_conv
 from unet_cli.models.network import Network
 
 MIN_EDGE = 4  # minimum side at the bottom, in pixels
-MAX_CHANNELS = 512
+MAX_CHANNELS = {2: 512, 3: 320}  # by the number of dimensions
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # blocks of each stage; further stages have as many as the last
 SLOPE = 0.01  # of LeakyReLU
 
@@ -32,22 +32,33 @@ def stages_for(size: int) -> int:
 
 
 def _normed_conv(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, bias: bool = True
-) -> tuple[nn.Conv2d, nn.InstanceNorm2d]:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
-    return conv, nn.InstanceNorm2d(out_channels, eps=1e-5, affine=True)
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, ...] = (3, 3),
+    stride: int | tuple[int, ...] = 1,
+    bias: bool = True,
+) -> tuple[nn.Module, nn.Module]:
+    conv = padded_conv(in_channels, out_channels, kernel, stride, bias)
+    return conv, NORMS_FOR[len(kernel)]["instance"](out_channels)
 
 
 class Convs(nn.Sequential):
-    """3x3 convolutions with bias, instance norm and LeakyReLU: (N, in, H, W) -> (N, out, H/stride, W/stride).
+    """Convolutions with bias, instance norm and LeakyReLU: (N, in, *spatial) -> (N, out, *spatial / stride).
 
     stride: stride of the first convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, count: int, stride: int = 1) -> None:
-        super().__init__(*_normed_conv(in_channels, out_channels, stride=stride), nn.LeakyReLU(SLOPE, inplace=True))
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        count: int,
+        kernel: tuple[int, ...] = (3, 3),
+        stride: int | tuple[int, ...] = 1,
+    ) -> None:
+        super().__init__(*_normed_conv(in_channels, out_channels, kernel, stride), nn.LeakyReLU(SLOPE, inplace=True))
         for _ in range(count - 1):
-            self.extend([*_normed_conv(out_channels, out_channels), nn.LeakyReLU(SLOPE, inplace=True)])
+            self.extend([*_normed_conv(out_channels, out_channels, kernel), nn.LeakyReLU(SLOPE, inplace=True)])
 
 
 class Residual(nn.Module):
@@ -61,25 +72,30 @@ class Residual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         second, norm = _normed_conv(out_channels, out_channels)
-        nn.init.zeros_(norm.weight)  # so that the block is initially its shortcut
-        self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride), second, norm)
+        nn.init.zeros_(norm.weight)  # type: ignore[arg-type]  # so that the block is initially its shortcut
+        self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride=stride), second, norm)
         self.shortcut = nn.Sequential()
         if stride > 1:
             self.shortcut.append(nn.AvgPool2d(stride))
         if in_channels != out_channels:
-            self.shortcut.extend(_normed_conv(in_channels, out_channels, kernel=1, bias=False))
+            self.shortcut.extend(_normed_conv(in_channels, out_channels, kernel=(1, 1), bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.convs(x) + self.shortcut(x), SLOPE, inplace=True)
 
 
 class Up(nn.Module):
-    """Double the resolution to that of the skip, concatenate, convolve: (N, in, h, w), (N, skip, 2h, 2w) -> skip's."""
+    """Raise the resolution by the stride to that of the skip, concatenate, convolve.
 
-    def __init__(self, in_channels: int, skip_channels: int, convs: int) -> None:
+    (N, in, *spatial / stride) and skip (N, skip, *spatial) -> (N, skip, *spatial).
+    """
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, convs: int, kernel: tuple[int, ...], stride: tuple[int, ...]
+    ) -> None:
         super().__init__()
-        self.upsample = nn.ConvTranspose2d(in_channels, skip_channels, 2, stride=2)
-        self.convs = Convs(2 * skip_channels, skip_channels, convs)
+        self.upsample = up_conv(in_channels, skip_channels, stride)
+        self.convs = Convs(2 * skip_channels, skip_channels, convs, kernel)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.convs(torch.cat([self.upsample(x), skip], dim=1))
@@ -88,20 +104,29 @@ class Up(nn.Module):
 class DeeplySupervised(Network):
     """An encoder whose stages after the first halve the resolution, and a decoder with a head at each stage.
 
-    widths: channels of each encoder stage. convs: convolutions of each decoder stage.
+    widths: channels of each encoder stage. convs: convolutions of each decoder stage. axes: for each axis the number of
+    uppermost levels that leave it as it is, see ModelConfig.flat.
     """
 
     def __init__(
-        self, encoder: list[nn.Module], widths: list[int], out_channels: int, convs: int, deep_supervision: bool
+        self,
+        encoder: list[nn.Module],
+        widths: list[int],
+        out_channels: int,
+        convs: int,
+        deep_supervision: bool,
+        axes: tuple[int, ...] = (0, 0),
     ) -> None:
         super().__init__()
-        # Instance norm makes every output depend on the whole input: the geometry has no reach.
-        bottom = 2 ** (len(widths) - 1)
-        self.geometry = Geometry(multiple=bottom, least=2 * bottom, stride=bottom)
+        self.spatial_dims, depth = len(axes), len(widths) - 1
+        self.geometry = pooled_geometry(depth, "instance", flat=axes)
         self.encoder = nn.ModuleList(encoder)
-        self.decoder = nn.ModuleList(Up(below, skip, convs) for skip, below in reversed(list(pairwise(widths))))
+        self.decoder = nn.ModuleList(
+            Up(widths[level + 1], widths[level], convs, kernel_at(level, axes), stride_after(level, axes))
+            for level in reversed(range(depth))
+        )
         supervised = widths[:-1] if deep_supervision else widths[:1]
-        self.heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in supervised)
+        self.heads = nn.ModuleList(CONVS[len(axes)](width, out_channels, 1) for width in supervised)
         self.head_weights = _halving_weights(len(self.heads))
         _initialise(self)
 
@@ -122,20 +147,22 @@ class DeeplySupervised(Network):
 
 
 class NNUNet(DeeplySupervised):
-    """The plain 2D network of nnU-Net.
+    """The plain network of nnU-Net.
 
-    (N, in_channels, H, W) float -> (N, out_channels, H, W) logits, for H and W that are multiples of 2^depth and at
-    least twice that, since instance norm maps a single pixel at the bottom to zero. In training with deep supervision
-    the output is a list of `depth` logits, finest first, each at half the resolution of the one before; head_weights
-    are 1, 1/2, 1/4 and so on, but 0 for the coarsest, normalised to sum 1.
+    (N, in_channels, *spatial) float -> (N, out_channels, *spatial) logits, for sides that are multiples of 2^depth and
+    at least twice that, since instance norm maps a single pixel at the bottom to zero. In training with deep
+    supervision the output is a list of `depth` logits, finest first, each at half the resolution of the one before;
+    head_weights are 1, 1/2, 1/4 and so on, but 0 for the coarsest, normalised to sum 1.
 
-    base_channels: channels of the first stage; they double up to 512. depth: halvings of the resolution, see
-    stages_for.
+    base_channels: channels of the first stage; they double up to 512, or 320 in three dimensions. depth: halvings of
+    the resolution, see stages_for. axes: for each axis the number of uppermost levels that leave it as it is, see
+    ModelConfig.flat; three make it a network for volumes, as in `nnunet3d`.
 
     Source: Isensee, Jaeger, Kohl, Petersen, Maier-Hein, "nnU-Net: a self-configuring method for deep learning-based
     biomedical image segmentation", Nature Methods 18, 2021, methods, with strided convolutions, their biases, one head
     more than have a loss and the initialisation as in the authors' code, version 2 (PlainConvUNet of
-    dynamic_network_architectures). It differs in that both sides are halved equally often, whatever their ratio.
+    dynamic_network_architectures). It differs in that all sides are halved equally often, whatever their ratio, but
+    for the levels at which voxels are longer along an axis.
     Without deep supervision only the finest head exists, where the authors keep the others unused.
     """
 
@@ -147,11 +174,38 @@ class NNUNet(DeeplySupervised):
         base_channels: int = 32,
         depth: int = 7,
         deep_supervision: bool = True,
+        axes: tuple[int, ...] = (0, 0),
     ) -> None:
-        widths = _widths(base_channels, depth)
-        encoder: list[nn.Module] = [Convs(in_channels, widths[0], 2)]
-        encoder += [Convs(before, width, 2, stride=2) for before, width in pairwise(widths)]
-        super().__init__(encoder, widths, out_channels, convs=2, deep_supervision=deep_supervision)
+        widths = _widths(base_channels, depth, len(axes))
+        encoder: list[nn.Module] = [Convs(in_channels, widths[0], 2, kernel_at(0, axes))]
+        encoder += [
+            Convs(before, width, 2, kernel_at(level + 1, axes), stride_after(level, axes))
+            for level, (before, width) in enumerate(pairwise(widths))
+        ]
+        super().__init__(encoder, widths, out_channels, 2, deep_supervision, axes)
+
+
+def nnunet3d(
+    in_channels: int,
+    out_channels: int,
+    *,
+    base_channels: int = 32,
+    depth: int = 4,
+    deep_supervision: bool = True,
+    flat: tuple[int, ...] = (0, 0, 0),
+) -> NNUNet:
+    """NNUNet for volumes: (N, in_channels, D, H, W) float -> (N, out_channels, D, H, W) logits.
+
+    The default depth is that of nnU-Net for patches of 64 to 127 voxels.
+    """
+    return NNUNet(
+        in_channels,
+        out_channels,
+        base_channels=base_channels,
+        depth=depth,
+        deep_supervision=deep_supervision,
+        axes=flat,
+    )
 
 
 class NNUNetResEnc(DeeplySupervised):
@@ -183,9 +237,9 @@ class NNUNetResEnc(DeeplySupervised):
         super().__init__(encoder, widths, out_channels, convs=1, deep_supervision=deep_supervision)
 
 
-def _widths(base_channels: int, depth: int) -> list[int]:
+def _widths(base_channels: int, depth: int, dims: int = 2) -> list[int]:
     """Channels of each encoder stage."""
-    return [min(base_channels * 2**stage, max(MAX_CHANNELS, base_channels)) for stage in range(depth + 1)]
+    return [min(base_channels * 2**stage, max(MAX_CHANNELS[dims], base_channels)) for stage in range(depth + 1)]
 
 
 def _blocks(in_channels: int, out_channels: int, stage: int) -> list[nn.Module]:
@@ -207,7 +261,7 @@ def _initialise(model: nn.Module) -> None:
     Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, section 2.2.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, a=SLOPE)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -4,58 +4,69 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unet_cli.models.blocks import Pointwise
+from unet_cli.models.blocks import CONVS, NORMS_FOR, every, kernel_at, padded_conv, repeated, stride_after
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
 
 class ResidualUnit(nn.Module):
-    """Two pre-activated 3x3 convolutions beside a shortcut: (N, in, H, W) -> (N, out, H / stride, W / stride).
+    """Two pre-activated convolutions beside a shortcut: (N, in, *spatial) -> (N, out, *spatial / stride).
 
     The shortcut is the identity where that has the shape of the sum, else a 1x1 convolution with the unit's stride.
-    activated: whether batch norm and ReLU precede the first convolution.
+    kernel: sides of the convolutions. activated: whether batch norm and ReLU precede the first convolution.
 
     Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016, figure 4 (e).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, activated: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, ...] = (3, 3),
+        stride: tuple[int, ...] = (1, 1),
+        activated: bool = True,
+    ) -> None:
         super().__init__()
+        batch_norm = NORMS_FOR[len(kernel)]["batch"]
         self.residual = nn.Sequential(
-            *([nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True)] if activated else []),
-            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            *([batch_norm(in_channels), nn.ReLU(inplace=True)] if activated else []),
+            padded_conv(in_channels, out_channels, kernel, stride, bias=False),
+            batch_norm(out_channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            padded_conv(out_channels, out_channels, kernel, bias=False),
         )
-        same = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same else Pointwise(in_channels, out_channels, stride)
+        self.stride = stride
+        same = max(stride) == 1 and in_channels == out_channels
+        self.shortcut = (
+            nn.Identity() if same else padded_conv(in_channels, out_channels, (1,) * len(kernel), bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         # No ReLU follows the sum, as the next unit begins with one: the path through the shortcuts stays linear.
-        return self.residual(x) + self.shortcut(x)
+        return self.residual(x) + self.shortcut(every(x, self.stride))
 
 
 class Up(nn.Module):
-    """Double the resolution, concatenate the skip, apply a residual unit.
+    """Raise the resolution by the stride, concatenate the skip, apply a residual unit.
 
-    (N, in, H / 2, W / 2) and skip (N, skip, H, W) -> (N, skip, H, W).
+    (N, in, *spatial / stride) and skip (N, skip, *spatial) -> (N, skip, *spatial).
     """
 
-    def __init__(self, in_channels: int, skip_channels: int) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
         super().__init__()
-        self.unit = ResidualUnit(in_channels + skip_channels, skip_channels)
+        self.stride = stride
+        self.unit = ResidualUnit(in_channels + skip_channels, skip_channels, kernel, (1,) * len(kernel))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.unit(torch.cat([x, skip], dim=1))
+        return self.unit(torch.cat([repeated(x, self.stride), skip], dim=1))
 
 
 class ResUNet(Network):
-    """U-Net with residual units: (N, in_channels, H, W) float -> (N, out_channels, H, W) logits.
+    """U-Net with residual units: (N, in_channels, *spatial) float -> (N, out_channels, *spatial) logits.
 
-    H and W are multiples of 2^depth; others raise ValueError.
+    Sides are multiples of 2^depth; others raise ValueError. axes: for each axis the number of uppermost levels that
+    leave it as it is, see ModelConfig.flat; three make it a network for volumes, as in `resunet3d`.
 
     Source: Zhang, Liu, Wang, "Road Extraction by Deep Residual U-Net", IEEE Geoscience and Remote Sensing Letters 15,
     2018, section II and figure 2. All of its table 1 is followed: seven levels of two 3x3 convolutions each, their
@@ -69,15 +80,30 @@ class ResUNet(Network):
     whether convolutions have a bias (here only the output's has).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, base_channels: int = 64, depth: int = 3) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        base_channels: int = 64,
+        depth: int = 3,
+        axes: tuple[int, ...] = (0, 0),
+    ) -> None:
         super().__init__()
-        bottom = 2**depth
-        self.geometry = Geometry(multiple=bottom, least=bottom, stride=bottom, reach=_reach(depth))
+        self.spatial_dims = len(axes)
+        self.geometry = Geometry.of_axes([_geometry(depth - levels) for levels in axes])
+        kernels = [kernel_at(level, axes) for level in range(depth + 1)]
+        strides = [stride_after(level, axes) for level in range(depth)]
         widths = [base_channels * 2**level for level in range(depth + 1)]
-        self.stem = ResidualUnit(in_channels, base_channels, activated=False)
-        self.encoder = nn.ModuleList(ResidualUnit(width, 2 * width, stride=2) for width in widths[:-1])
-        self.decoder = nn.ModuleList(Up(2 * width, width) for width in reversed(widths[:-1]))
-        self.head = nn.Conv2d(base_channels, out_channels, 1)
+        self.stem = ResidualUnit(in_channels, base_channels, kernels[0], (1,) * len(axes), activated=False)
+        self.encoder = nn.ModuleList(
+            ResidualUnit(width, 2 * width, kernel, stride)
+            for width, kernel, stride in zip(widths, kernels[1:], strides, strict=False)
+        )
+        self.decoder = nn.ModuleList(
+            Up(2 * widths[level], widths[level], kernels[level], strides[level]) for level in reversed(range(depth))
+        )
+        self.head = CONVS[len(axes)](base_channels, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         self.geometry.check(image)
@@ -85,10 +111,27 @@ class ResUNet(Network):
         skips = []
         for level in self.encoder:
             skips.append(x)
-            x = self.run(level, x)  # level l: (N, 2^l * base_channels, H / 2^l, W / 2^l)
+            x = self.run(level, x)  # level l: (N, 2^l * base_channels, *spatial / 2^l)
         for level in self.decoder:
             x = self.run(level, x, skips.pop())
         return self.head(x)
+
+
+def resunet3d(
+    in_channels: int,
+    out_channels: int,
+    *,
+    base_channels: int = 32,
+    depth: int = 3,
+    flat: tuple[int, ...] = (0, 0, 0),
+) -> ResUNet:
+    """ResUNet for volumes, of half its width: (N, in_channels, D, H, W) float -> (N, out_channels, D, H, W) logits."""
+    return ResUNet(in_channels, out_channels, base_channels=base_channels, depth=depth, axes=flat)
+
+
+def _geometry(depth: int) -> Geometry:
+    """Along an axis that is halved so many times."""
+    return Geometry(multiple=2**depth, least=2**depth, stride=2**depth, reach=_reach(depth))
 
 
 def _reach(depth: int) -> int:

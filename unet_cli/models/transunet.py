@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet_cli.models.blocks import NORMS, Norm, group_norm
+from unet_cli.models.blocks import NORMS, Norm, every, group_norm
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.network import Network
 
@@ -83,9 +83,8 @@ class StdConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) * torch.rsqrt(variance + 1e-5)
-        down, across = self.stride
-        if self.kernel_size == (1, 1):  # see blocks.Pointwise
-            return F.conv2d(x[..., ::down, ::across], weight)
+        if self.kernel_size == (1, 1):  # see blocks.every
+            return F.conv2d(every(x, self.stride), weight)
         return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
 
 

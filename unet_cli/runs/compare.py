@@ -149,7 +149,7 @@ def _refusal(name: str, config: CompareConfig) -> str | None:
     """Why the network can't be trained with these settings, None where it can."""
     try:
         model = resolved(ModelConfig(name=name, **config.network_settings), config.size)
-        check_trainable(model, config.size, config.mode)
+        check_trainable(model, (config.size, config.size), config.mode)
     except UserError as error:
         return str(error)
     return None

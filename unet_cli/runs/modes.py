@@ -93,7 +93,7 @@ def compared_modes(
     chosen unless the other one is clearly better. Raises UserError where the network can't be trained on such
     samples."""
     for mode in MODES:
-        check_trainable(network, call.config.size, mode)
+        check_trainable(network, (call.config.size, call.config.size), mode)
     # Both with the same initial weights, steps and images, so that only the mode differs.
     dice = {mode: _learned(call, card, split, network, mode, scored) for mode in MODES}
     (other,) = (mode for mode in MODES if mode != by_masks)

@@ -278,7 +278,7 @@ def _is_trainable_on(model: ModelConfig, side: int) -> bool:
     geometry = network.geometry
     input_side = side + 2 * geometry.margin
     is_efficient = geometry.side(input_side) == input_side and 4 * geometry.margin <= side
-    return side >= MIN_CROP and is_efficient and not network.only_whole and is_trainable(geometry, side)
+    return side >= MIN_CROP and is_efficient and not network.only_whole and is_trainable(geometry, (side, side))
 
 
 def course(images: float, val_images: int, run: float | None = None, is_open: bool = False) -> Plan:

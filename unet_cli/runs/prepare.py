@@ -199,7 +199,7 @@ def _decided(
     orientation, why_orientation = _orientation(call, card)
     call = replace(call, config=replace(call.config, orientation=orientation))
     mode, why_mode = chosen_mode(call, card, split, model, is_free)
-    check_trainable(model, call.config.size, mode)
+    check_trainable(model, (call.config.size, call.config.size), mode)
     reasons = [reason for reason in (why_mode, why_orientation) if reason]
     return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
 

@@ -103,8 +103,8 @@ def plain_loss(output: Tensor | list[Tensor], target: Tensor) -> Tensor:
     """
     total = torch.zeros((), device=target.device)
     for logits in output if isinstance(output, list) else [output]:
-        factor = -(-target.shape[-1] // logits.shape[-1])
-        coarse = target[(slice(None), *[slice(None, None, factor)] * (target.ndim - 1))]
+        factors = [-(-side // fewer) for side, fewer in zip(target.shape[1:], logits.shape[2:], strict=True)]
+        coarse = target[(slice(None), *[slice(None, None, factor) for factor in factors])]
         if logits.shape[1] == 1:
             total = total + F.binary_cross_entropy_with_logits(logits.float(), coarse[:, None].float())
         else:
@@ -200,7 +200,8 @@ def _speed(
     try:
         network = Fitted(copy.deepcopy(model))  # the steps change its weights and batch norm statistics
         optimizer = optimizer_factory(network.parameters())
-        image = torch.rand(shape, device=compute.device).contiguous(memory_format=compute.memory_format)
+        memory_format = compute.memory_format(model.spatial_dims)
+        image = torch.rand(shape, device=compute.device).contiguous(memory_format=memory_format)
         target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
         network.train()
         _train_steps(WARMUP_STEPS, network, optimizer, image, target, compute)
@@ -224,8 +225,10 @@ def step_seconds(model: ModelConfig, compute: Compute, side: int, batch_size: in
     """Duration of one training step of a fresh network on noise, images of that side; torch's random state is
     unchanged."""
     with torch.random.fork_rng([]):
-        network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
-        image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=compute.memory_format)
+        network = Fitted(build_model(model)).train()
+        memory_format = compute.memory_format(network.network.spatial_dims)
+        network.to(memory_format=memory_format)
+        image = torch.rand(batch_size, model.in_channels, side, side).contiguous(memory_format=memory_format)
         target = torch.randint(model.num_classes, (batch_size, side, side))
     optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
     start = _time(compute.device)

@@ -129,20 +129,27 @@ def downsample_target(target: Tensor, spatial: Sequence[int]) -> Tensor:
     """A target (N, *spatial) at a resolution lower by an integer factor f: the centre pixel of each f x f cell.
 
     The centre is i f + f // 2, or the last pixel where the cell extends beyond the target. spatial: ceil(side / f) of
-    each side; where several factors fit, f is the smallest power of two, or else the smallest. Raises ValueError where
-    none fits.
+    each side; where several factors fit, f is the smallest power of two, or else the smallest. Where none fits all
+    axes of a volume, one of which a network may leave as it is, each has its own. Raises ValueError where none fits.
     """
     sides = target.shape[1:]
     if tuple(spatial) == tuple(sides):
         return target
-    fitting = [f for f in range(1, max(sides) + 1) if all(-(-a // f) == b for a, b in zip(sides, spatial, strict=True))]
-    if not fitting:
-        raise ValueError(f"logits of {tuple(spatial)} are not coarser than {tuple(sides)} by a whole factor")
-    factor = min(fitting, key=lambda f: (f & (f - 1) != 0, f))
+    common = _factor(sides, spatial)
     for dim, (side, wanted) in enumerate(zip(sides, spatial, strict=True), start=1):
+        factor = common or (_factor([side], [wanted]) if len(sides) == 3 else None)
+        if factor is None:
+            raise ValueError(f"logits of {tuple(spatial)} are not coarser than {tuple(sides)} by a whole factor")
         centers = torch.arange(wanted, device=target.device) * factor + factor // 2
         target = target.index_select(dim, centers.clamp(max=side - 1))
     return target
+
+
+def _factor(sides: Sequence[int], spatial: Sequence[int]) -> int | None:
+    """The factor by which all sides are longer: the smallest power of two that fits, else the smallest number; None
+    where none does."""
+    fitting = [f for f in range(1, max(sides) + 1) if all(-(-a // f) == b for a, b in zip(sides, spatial, strict=True))]
+    return min(fitting, key=lambda f: (f & (f - 1) != 0, f), default=None)
 
 
 def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None, first: int = 1) -> Loss:
