@@ -9,9 +9,11 @@ from conftest import pixels
 from PIL import Image
 from test_card import card_of
 
-from unet_cli.data.check import facts
-from unet_cli.data.check.facts import Facts, Memory, read_facts
+from unet_cli.data.check import recall
+from unet_cli.data.check.facts import Facts
 from unet_cli.data.check.memory import remember, remembered
+from unet_cli.data.check.reading import read_facts
+from unet_cli.data.check.recall import Memory
 from unet_cli.data.folder.layout import find_layout
 
 
@@ -24,7 +26,7 @@ def reads(monkeypatch):
         names.append(pair.name)
         return read_facts(pair, keep_alpha)
 
-    monkeypatch.setattr(facts, "read_facts", counting)
+    monkeypatch.setattr(recall, "read_facts", counting)
     return names
 
 

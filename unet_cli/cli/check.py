@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unet_cli.cli import app
 from unet_cli.cli.options import DONE, USER_ERROR, command
@@ -17,6 +17,8 @@ from unet_cli.system.console import Console, counted
 
 if TYPE_CHECKING:
     from unet_cli.data.check.card import Card
+    from unet_cli.data.pictures import Tile
+    from unet_cli.data.source import Pair
 
 
 @command(app, "check", CheckConfig, example="unet check --data data/ --pictures look/")
@@ -40,9 +42,7 @@ def check(config: CheckConfig, console: Console) -> int:
     """
     from unet_cli.data.check.card import MAX_ODD, ask_about_missing
     from unet_cli.data.check.examine import examine
-    from unet_cli.data.check.orientation import way_up
     from unet_cli.data.check.problems import listed
-    from unet_cli.data.check.stretching import mode_for, stretch_cost
     from unet_cli.data.folder.layout import layout_of
 
     layout = layout_of(config)
@@ -51,21 +51,9 @@ def check(config: CheckConfig, console: Console) -> int:
     if console.quiet and not console.json:
         card.refuse()
     odd = [problem for problem in card.problems if not problem.refuses]
-    cost = stretch_cost(card, DEFAULT_SIZE, config, console)
-    mode, why = mode_for("auto", cost)
-    doubt = " (close to the limit: a run that is long enough tries both)" if cost.is_close else ""
-    up = way_up(card.known["train"])
-    console.document(
-        card.plain()
-        | {"stretching": asdict(cost) | {"mode": mode}, "way_up": asdict(up) | {"orientation": up.orientation}}
-    )
-    console.result(
-        *card.describe(),
-        f"  mode     {why or cost.describe()}{doubt}",
-        f"  way up   {up.describe()}",
-        *cost.details(),
-        *card.details(),
-    )
+    figures, decisions = ({}, []) if card.is_volumetric else _of_images(card, config, console)
+    console.document(card.plain() | figures)
+    console.result(*card.describe(), *decisions, *card.details())
     if card.refusals:
         console.result(
             f"{counted(len(card.refusals), 'problem')} that prevent training:",
@@ -80,12 +68,24 @@ def check(config: CheckConfig, console: Console) -> int:
     return USER_ERROR if card.refusals else DONE
 
 
+def _of_images(card: Card, config: CheckConfig, console: Console) -> tuple[dict[str, Any], list[str]]:
+    """What training decides by the pixels of images, as JSON values and as lines."""
+    from unet_cli.data.check.orientation import way_up
+    from unet_cli.data.check.stretching import mode_for, stretch_cost
+
+    cost = stretch_cost(card, DEFAULT_SIZE, config, console)
+    mode, why = mode_for("auto", cost)
+    doubt = " (close to the limit: a run that is long enough tries both)" if cost.is_close else ""
+    up = way_up(card.known["train"])
+    figures = {"stretching": asdict(cost) | {"mode": mode}, "way_up": asdict(up) | {"orientation": up.orientation}}
+    lines = [f"  mode     {why or cost.describe()}{doubt}", f"  way up   {up.describe()}", *cost.details()]
+    return figures, lines
+
+
 def _draw(card: Card, config: CheckConfig) -> str:
     """Write the contact sheet and return its path: pairs with problems first, then an even sample of the others."""
     from unet_cli.data.colours import colours_of
-    from unet_cli.data.imagefile import read_image
-    from unet_cli.data.maskfile import read_mask
-    from unet_cli.data.pictures import MAX_TILES, Tile, write_contact_sheet
+    from unet_cli.data.pictures import MAX_TILES, write_contact_sheet
     from unet_cli.data.source import spread
 
     assert config.pictures is not None
@@ -96,16 +96,22 @@ def _draw(card: Card, config: CheckConfig) -> str:
     alarming = list(named)[:MAX_TILES]
     calm = [pair for pair in known if pair not in named]
     calm = spread(calm, MAX_TILES - len(alarming))
-    tiles = (
-        Tile(
-            pair.name,
-            read_image(pair.image, config.keep_alpha),
-            card.labels.encode(read_mask(pair.mask))[0],
-            alarm=pair in named,
-        )
-        for pair in (*alarming, *calm)
-    )
+    tiles = (_tile(card, pair, config.keep_alpha, alarm=pair in named) for pair in (*alarming, *calm))
     return str(write_contact_sheet(config.pictures, tiles, colours_of(card.labels)))
+
+
+def _tile(card: Card, pair: Pair, keep_alpha: bool, alarm: bool) -> Tile:
+    """A pair on the contact sheet; of a volume, one slice."""
+    from unet_cli.data.imagefile import read_image
+    from unet_cli.data.maskfile import one_mask, read_mask
+    from unet_cli.data.pictures import Tile, shown_slice
+
+    image = read_image(pair.image, keep_alpha)
+    indices = one_mask(card.labels.encode(read_mask(pair.mask)), pair.mask)
+    if not pair.image.is_volume:
+        return Tile(pair.name, image, indices, alarm)
+    place = shown_slice(image, indices)
+    return Tile(f"{pair.name}, slice {place + 1} of {len(indices)}", image[:, place], indices[place], alarm)
 
 
 def _next_step(card: Card, config: CheckConfig) -> list[str]:
@@ -114,6 +120,7 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     for name in ("data", "images", "masks", "pair", "classes", "ignore_index"):
         value = getattr(config, name)
         flags += [] if value is None else [flag_of(name), str(value)]
+    flags += ["--volume-folders"] * config.volume_folders
     flags += ["--missing-masks", "background"] * (config.missing_masks == "background")
     flags += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
     flags += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))

@@ -47,6 +47,9 @@ class DataConfig(Reading):
         None, help="Rule that pairs images with masks, such as 'images/{id}_image.png=masks/{id}_annotation.png'.  "
         "[default: inferred from the file names]", panel="Data", metavar="RULE",
     )  # fmt: skip
+    volume_folders: bool = setting(
+        False, help="Each folder of images holds the slices of one volume, such as a DICOM series.", panel="Data"
+    )
     missing_masks: Literal["stop", "background"] = setting(
         "stop", help="For images without a mask: stop and list them, or take them as all background.", panel="Data"
     )

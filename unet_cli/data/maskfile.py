@@ -13,7 +13,7 @@ from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL, An
 from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
 from unet_cli.data.formats.decoded import explained
-from unet_cli.data.imagefile import NO_DATA, describe_pixels, is_gray
+from unet_cli.data.imagefile import NO_DATA, are_slices, describe_pixels, is_gray
 from unet_cli.data.source import Entry, Source
 from unet_cli.errors import UserError
 
@@ -119,7 +119,7 @@ def _joined_mask(source: Source) -> MaskPixels:
             )
     if source.classes:
         return _classes_joined(parts, source)
-    if source.is_volume:
+    if are_slices(len(parts[0].values), source):
         return replace(parts[0], values=np.concatenate([part.values for part in parts]))
     colour = any(part.colour for part in parts)
     # gray objects among coloured ones are colours with equal channels

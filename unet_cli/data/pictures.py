@@ -42,6 +42,13 @@ class Tile:
     alarm: bool = False
 
 
+def shown_slice(image: np.ndarray, indices: np.ndarray) -> int:
+    """The slice of a volume (C, D, H, W) that shows most of its foreground, or the middle one without any. indices:
+    (D, H, W)."""
+    foreground = np.count_nonzero(_is_foreground(indices), axis=(1, 2))
+    return int(foreground.argmax()) if foreground.any() else image.shape[1] // 2
+
+
 def outlined(pixels: np.ndarray, indices: np.ndarray, colours: Colours, has_legend: bool = True) -> Image.Image:
     """(C, H, W) uint8, uint16 or float32 pixels and (H, W) uint8 class indices -> RGB with the outlines of all objects
     drawn inside them, closed at the image border, and ignored pixels hatched. With several classes, a legend is added

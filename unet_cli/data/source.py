@@ -40,8 +40,8 @@ class Source:
     paths: several files are the channels of an image, or the objects of a mask, one a file. page: index from 0; None
     for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
-    entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file, or the
-    files in their order, are the slices of one volume.
+    entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file are the
+    slices of one volume; of several files with one page each, the files in their order are its slices.
     """
 
     paths: tuple[Path, ...]

@@ -78,7 +78,8 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     spec = spec_of(checkpoints[0])
     if spec is not None:  # the checkpoint has the classes, and their file may be gone
         settings |= {"classes": None, "ignore_index": None}
-    settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack it
+    settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack these two
+    settings["volume_folders"] = bool(settings["volume_folders"])
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
     card, labels, notes = examine_for_evaluation(layout, config, checkpoints[0].labels, console, spec)

@@ -12,18 +12,17 @@ from typing import Any, Literal
 import numpy as np
 
 from unet_cli.config.data import Dtype, Preprocessing, least_std
-from unet_cli.data.check.facts import Facts, Known, flat
+from unet_cli.data.check.described import notes_on, summary, tables
+from unet_cli.data.check.facts import Facts, Known, flat, value_range
 from unet_cli.data.check.problems import Problem, listed
 from unet_cli.data.folder.layout import Layout
-from unet_cli.data.imagefile import REMEDIES
-from unet_cli.data.labels import LabelMap, remarks
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
 MAX_ODD = 10  # problems listed of each kind that doesn't prevent training
 MAX_IMAGES = 50  # of each problem in JSON
-MAX_CLASSES = 12  # in a line
 RANGES = {"uint8": 255.0, "uint16": 65535.0}
 
 
@@ -68,39 +67,11 @@ class Card:
 
     def describe(self) -> list[str]:
         """A summary in a few lines."""
-        everything = self.everything
-        pairs = ", ".join(f"{split} {len(part)}" for split, part in self.known.items())
-        sizes = Counter(facts.size for _, facts in everything)
-        shown = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(4))
-        if len(sizes) > 4:
-            sides = [side for _, facts in everything for side in facts.sides]
-            shown = f"{len(sizes)} sizes, sides of {min(sides)} to {max(sides)} pixels"
-        low, high = _range([facts for _, facts in everything])
-        return [
-            f"{self.layout.root}: {counted(len(everything), 'pair')} ({pairs}), {self.layout.rule}",
-            f"  images   {shown}; {self._colour()}, {self._depth()}, values {low:g} to {high:g}",
-            f"  masks    {self.labels.describe()}{self._between()}",
-            f"  pixels   {', '.join(f'{name} {share:.1%}' for name, share in self._shares()[:MAX_CLASSES])}"
-            + ", ..." * (self.labels.num_classes > MAX_CLASSES),
-            *(f"  note     {note}" for note in self._notes()),
-        ]
+        return summary(self)
 
     def details(self) -> list[str]:
         """What describe() omits: all sizes, and a table of the classes."""
-        sizes = Counter(facts.size for _, facts in self.everything)
-        images = (self.contents > 0).sum(0)
-        width = max(10, *(len(name) for name in self.labels.names))
-        empty = self.empty_masks()
-        return [
-            *(f"  size     {size}: {counted(count, 'image')}" for size, count in sizes.most_common(8)),
-            *([f"  size     and {len(sizes) - 8} more"] if len(sizes) > 8 else []),
-            f"  {'class':{width}}   pixels   in images",
-            *(
-                f"  {name:{width}} {share:8.2%}   {count:,} of {len(self.contents):,}"
-                for (name, share), count in zip(self._shares(), images, strict=True)
-            ),
-            f"  empty masks: {len(empty):,}" + (f", such as {empty[0].mask}" if empty else ""),
-        ]
+        return tables(self)
 
     def empty_masks(self) -> list[Pair]:
         return [pair for (pair, _), row in zip(self.everything, self.contents, strict=True) if not row[1:].any()]
@@ -108,13 +79,15 @@ class Card:
     def plain(self) -> dict[str, Any]:
         """The card as JSON values."""
         everything = self.everything
-        low, high = _range([facts for _, facts in everything])
+        low, high = value_range([facts for _, facts in everything])
         labels = self.labels
         return {
             "data": str(self.layout.root),
             "rule": self.layout.rule,
             "pairs": {split: len(part) for split, part in self.known.items()},
             "sizes": dict(Counter(facts.size for _, facts in everything).most_common()),
+            "volumes": self.is_volumetric,
+            "spacing": self.spacing([pair for pair, _ in everything]),
             "dtype": self.dtype,
             "in_channels": self.in_channels,
             "lowest": low,
@@ -124,11 +97,11 @@ class Card:
             "classes": [
                 {"name": name, "value": value, "pixels": int(pixels), "share": share, "images": int(images)}
                 for (name, share), value, pixels, images in zip(
-                    self._shares(), labels.values, self.contents.sum(0), (self.contents > 0).sum(0), strict=True
+                    self.shares(), labels.values, self.contents.sum(0), (self.contents > 0).sum(0), strict=True
                 )
             ],
             "empty_masks": [str(pair.mask) for pair in self.empty_masks()],
-            "notes": self._notes(),
+            "notes": notes_on(self),
             "problems": [_plain(problem) for problem in self.problems],
             "left_out": [_plain(problem) for problem in self.left_out],
             "can_train": not self.refusals and bool(self.known.get("train")),
@@ -177,7 +150,7 @@ class Card:
             between, within = _spread(facts)
             intensity = "image" if between > within else "dataset"
         elif normalize == "range":
-            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else _range(facts)
+            low, high = (0.0, RANGES[self.dtype]) if self.dtype in RANGES else value_range(facts)
             intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
         return Preprocessing(
             size=size,
@@ -232,70 +205,10 @@ class Card:
         contents = [json.dumps(_image_contents(facts_of[pair])) for pair in pairs]
         return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in contents]
 
-    def _overlap(self) -> list[str]:
-        """Of drawn masks what several classes claim."""
-        found = [(pair, facts) for pair, facts in self.everything if facts.overlap]
-        if not found:
-            return []
-        pair, _ = max(found, key=lambda one: one[1].overlap / one[1].pixels)
-        pixels = sum(facts.overlap for _, facts in found)
-        share = pixels / max(int(self.contents[:, 1:].sum()), 1)
-        return [
-            f"shapes of different classes overlap in {counted(len(found), 'image')}, in {share:.1%} of the pixels that "
-            f"are drawn, most in {pair.mask}: the later shape counts there"
-        ]
-
-    def _depth(self) -> str:
-        return {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}[self.dtype]
-
-    def _colour(self) -> str:
-        channels = self.in_channels - self.keep_alpha
-        alpha = " and alpha" * self.keep_alpha
-        return {1: "gray", 3: "RGB"}.get(channels, f"{channels} channels") + alpha
-
-    def _between(self) -> str:
-        """The share of pixels between the two values of soft masks."""
-        if self.labels.kind != "soft":
-            return ""
-        strays, _ = self.labels.count_strays([facts.values for _, facts in self.everything])
-        share = strays / sum(facts.pixels for _, facts in self.everything)
-        return f"; {share:.2%} of the pixels lie between {self.labels.values[0]} and " + (
-            f"{self.labels.values[1]}, from soft edges or JPEG"
-        )
-
-    def _shares(self) -> list[tuple[str, float]]:
+    def shares(self) -> list[tuple[str, float]]:
+        """Name and fraction of the pixels of each class."""
         counts = self.contents.sum(0)
         return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
-
-    def _notes(self) -> list[str]:
-        """Decisions and conversions that the user can change."""
-        facts = [facts for _, facts in self.everything]
-        notes = list(self.layout.notes)
-        notes += [
-            f"{note} in {counted(count, 'image')}" + (f" ({REMEDIES[note]})" if note in REMEDIES else "")
-            for note, count in Counter(n for f in facts for n in f.notes).items()
-        ]
-        gray = sum(one.channels < 3 for one in facts)
-        if self.in_channels < 3 and any(one.stored >= 3 and one.channels < one.stored for one in facts):
-            notes.append("gray images stored as RGB are trained on as one channel")
-        elif self.in_channels >= 3 and gray:
-            notes.append(f"{counted(gray, 'gray image')} among {len(facts):,}: gray is repeated to three channels")
-        if any(one.layered for one in facts):
-            notes.append("the pages of an image's file are its channels, since its mask has one page")
-        if len(self.layout.classes) > 1 and not any(one.overlap for one in facts):
-            notes.append(f"{', '.join(self.layout.classes)} overlap nowhere")
-        if self.layout.tool:
-            notes += self._overlap()
-        scaled = [one for one in facts if one.mask_size is not None]
-        if scaled:
-            mask_height, mask_width = scaled[0].mask_size or (0, 0)
-            notes.append(
-                f"masks differ in size from their images by a constant factor, such as {mask_width}x{mask_height} "
-                f"for {scaled[0].size}: resized to the image's size by nearest neighbour"
-            )
-        notes += remarks(self.labels, [one.values for one in facts])
-        notes += [f"left out: {problem.text}" for problem in self.left_out]
-        return notes
 
 
 def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:
@@ -336,10 +249,6 @@ def _contents(facts: Facts) -> list[Any]:
 def _image_contents(facts: Facts) -> list[Any]:
     sums = () if facts.dtype == "float32" else (*facts.sums, *facts.squares)
     return [facts.stored, *facts.sides, facts.dtype, facts.low, facts.high, sums, facts.checksum]
-
-
-def _range(facts: list[Facts]) -> tuple[float, float]:
-    return min(one.low for one in facts), max(one.high for one in facts)
 
 
 def _spread(facts: list[Facts]) -> tuple[float, float]:

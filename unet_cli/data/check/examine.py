@@ -12,9 +12,12 @@ import numpy as np
 from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card, refusal
-from unet_cli.data.check.facts import Facts, Known, flat, read_all, size_mismatch
+from unet_cli.data.check.facts import Facts, Known, flat
 from unet_cli.data.check.problems import Problem, odd_things
+from unet_cli.data.check.reading import size_mismatch
+from unet_cli.data.check.recall import read_all
 from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, one_class_options, redrawn, swapped
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
@@ -23,6 +26,7 @@ from unet_cli.data.labels import (
     find_labels,
     objects_or_classes,
     parse_classes,
+    spec_of,
     with_background,
 )
 from unet_cli.data.source import Source, spread
@@ -50,11 +54,15 @@ def examine(
     """
     spec = spec or parse_classes(config.classes, config.ignore_index)
     layout, spec = _with_classes(layout, spec)
+    masks = [pair.mask for pairs in layout.splits.values() for pair in pairs if not pair.mask.is_blank]
+    spec = replace(spec, is_exact=all(is_volume_file(mask.path) for mask in masks))
+    if as_volumes is False and config.volume_folders:
+        raise UserError("--volume-folders makes volumes, which take a network for volumes: --model unet3d")
     if holds_volumes(layout) if as_volumes is None else as_volumes:
         layout = of_volumes(layout)
     known, problems = _read(layout, config, console)
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
-    layout, spec = _with_colours(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
+    layout, spec = _with_names(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
         _refuse_swapped(known["train"], layout)
     try:
@@ -116,16 +124,20 @@ def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
     return layout, spec
 
 
-def _with_colours(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
-    """The names and colours of a labelmap.txt, where the masks hold no others."""
-    if len(layout.colours) < 2 or spec.names:
+def _with_names(layout: Layout, spec: ClassSpec, masks: list[ValueStats]) -> tuple[Layout, ClassSpec]:
+    """The names of a labelmap.txt with their colours, or of a dataset.json with their values, where the masks hold no
+    others."""
+    if spec.names or not (len(layout.colours) > 1 or layout.numbers):
         return layout, spec
-    names, values = zip(*layout.colours, strict=True)
-    told = replace(spec, names=names, values=values, colour=True)
+    if layout.numbers:
+        file, what, told = "dataset.json", "values", spec_of(dict(layout.numbers), "dataset.json", spec.ignore)
+    else:
+        names, values = zip(*layout.colours, strict=True)
+        file, what, told = "labelmap.txt", "colours", replace(spec, names=names, values=values, colour=True)
     with suppress(UserError):
         if not find_labels(masks, told).count_classes(masks)[1]:
             return layout, told
-    note = "labelmap.txt is not used: the masks hold other colours"
+    note = f"{file} is not used: the masks hold other {what}"
     return replace(layout, notes=(*layout.notes, note)), spec
 
 
@@ -270,8 +282,9 @@ def _strange_values(
         counts[value] += count
         example.setdefault(value, everything[row][0].mask)
     if counts:
+        unit = "voxel" if everything[0][1].depth else "pixel"
         shown = [
-            f"{labels.spell(value)} ({counted(count, 'pixel')}, as in {example[value]})"
+            f"{labels.spell(value)} ({counted(count, unit)}, as in {example[value]})"
             for value, count in counts.most_common(10)
         ]
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""

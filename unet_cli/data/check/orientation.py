@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_cli.config.data import Orientation
-from unet_cli.data.check.facts import THUMBNAIL, Known
+from unet_cli.data.check.facts import Known
+from unet_cli.data.check.thumbnails import THUMBNAIL
 from unet_cli.data.source import spread
 
 MAX_PAIRS = 200  # maximum sample of a data set

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_cli.data.check.facts import THUMBNAIL, Known, flat
+from unet_cli.data.check.facts import Known, flat
+from unet_cli.data.check.thumbnails import THUMBNAIL
 from unet_cli.data.imagefile import filled, read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import read_mask
@@ -17,7 +18,7 @@ from unet_cli.data.source import Pair
 NEARLY = 0.995  # minimum correlation of thumbnails, then of pixels, of nearly identical images
 MASKS_DIFFER = 0.01  # minimum fraction of differing pixels; five times as much for nearly identical images
 MAX_ALIKE = 100_000  # maximum pairs in a block; the frames of a movie may all be alike
-MAX_LOOKS = 100  # maximum pairs of images that are read again
+MAX_LOOKS, MAX_LOOKS_AT_VOLUMES = 100, 10  # maximum pairs of images, or of volumes, that are read again
 MIN_FOR_INVERTED = 8  # minimum pairs for a comparison of each mask with the others
 INVERTED_ODDS = 6.0  # minimum log likelihood ratio of the inverted mask against the mask
 
@@ -88,12 +89,13 @@ def _nearly_identical(
     masks = np.array([np.frombuffer(everything[row][1].mask_thumbnail, np.uint8) for row in rows]) / np.float32(255)
     parts = np.unique(splits, return_inverse=True)[1][rows]
     looks = 0
+    most = MAX_LOOKS_AT_VOLUMES if everything[0][1].depth else MAX_LOOKS
     for first, second in _alike(thumbnails):
         differ = np.abs(masks[first] - masks[second]).mean(1) >= 5 * MASKS_DIFFER
         leaks = parts[first] != parts[second]
         for at in np.flatnonzero(differ | leaks):
             looks += 1
-            if looks > MAX_LOOKS:
+            if looks > most:
                 return
             one, other = everything[rows[first[at]]][0], everything[rows[second[at]]][0]
             found = {splits[rows[first[at]]], splits[rows[second[at]]]}

@@ -18,6 +18,7 @@ from unet_cli.config.data import DataConfig
 from unet_cli.data.annotations.find import Found, find_annotations
 from unet_cli.data.annotations.labelmap import Colours, colours_beside
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
+from unet_cli.data.folder.dataset_json import Numbers, numbers_beside
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
 from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
 from unet_cli.data.folder.pairing import SeveralRules
@@ -25,6 +26,7 @@ from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_beside
 from unet_cli.data.folder.roles import File, assign_roles, common_root, located, meaning, twins_of, without_companions
 from unet_cli.data.folder.several import Paired
+from unet_cli.data.folder.volume_folders import paired_folders
 from unet_cli.data.folder.walk import natural, walk
 from unet_cli.data.formats import is_volume_file, lacking_packages
 from unet_cli.data.source import MASKS_BESIDE, Pair
@@ -43,7 +45,7 @@ class Layout:
     without a mask. files_per_image: more than 1 if each channel has a file of its own. classes: names of the classes
     with mask files of their own, or of drawn masks, without background. beside: see path_rules.rules_beside. tool:
     annotation format that the masks are drawn from. colours: names and colours of a labelmap.txt, background first.
-    ignores: whether some annotations mark ignored pixels.
+    numbers: names and values of a dataset.json. ignores: whether some annotations mark ignored pixels.
     """
 
     root: Path
@@ -57,13 +59,15 @@ class Layout:
     beside: tuple[str, ...] = ()
     tool: str = ""
     colours: Colours = ()
+    numbers: Numbers = ()
     ignores: bool = False
 
 
 def layout_of(config: DataConfig) -> Layout:
     """The layout according to the settings; see find_layout."""
     takes_missing = config.missing_masks == "background"
-    return find_layout(config.data and Path(config.data), config.images, config.masks, config.pair, takes_missing)
+    where = config.data and Path(config.data), config.images, config.masks, config.pair
+    return find_layout(*where, takes_missing, config.volume_folders)
 
 
 def find_layout(
@@ -72,12 +76,14 @@ def find_layout(
     masks: str | None = None,
     pair: str | None = None,
     takes_missing: bool = False,
+    volume_folders: bool = False,
 ) -> Layout:
     """Find images, masks and pairs in the folder `data`, as far as the user doesn't specify them.
 
     images, masks: a folder or a file, relative to `data` or to the current directory, or the name of folders anywhere
     below `data`; with both, `data` may be None. pair: see name_rules.parse_pair; its paths are below `data`.
-    takes_missing: whether an image without a mask is background. Raises UserError if that is impossible or ambiguous.
+    takes_missing: whether an image without a mask is background. volume_folders: whether each folder of images holds
+    the slices of a volume. Raises UserError if that is impossible or ambiguous.
     """
     root = data if data is not None else common_root(images, masks)
     if not root.exists():
@@ -89,15 +95,17 @@ def find_layout(
     if pair is not None:
         if images is not None or masks is not None:
             raise UserError("--pair says where images and masks are: leave out --images and --masks")
+        if volume_folders:
+            raise UserError("--pair pairs files, and --volume-folders folders: leave one of them out")
         inside = list(walk(root, passed_over=others))
         found, notes = paired_by_hand(root, pair, inside)
     else:
         inside, own = without_companions(list(walk(root, passed_over=others)) if data is not None else [])
         try:
-            found, notes = _by_names(root, inside, others, images, masks)
+            found, notes = _by_names(root, inside, others, images, masks, volume_folders)
         except UserError as error:
             # A user who specifies images or masks doesn't mean annotations, or subfolders that are data sets.
-            if images is not None or masks is not None:
+            if images is not None or masks is not None or volume_folders:
                 raise
             drawn = find_annotations(root, inside, others)
             if drawn is None:
@@ -107,19 +115,23 @@ def find_layout(
             notes.append(f"passed over: {len(own)} that Cellpose wrote for itself, such as {own[0].name}")
     of_masks = [path for one in found.values() for pair in one.pairs for path in pair.mask.paths]
     colours, used = colours_beside(of_masks, others) if drawn is None else ((), drawn.used)
-    passed_over = describe(path for path in others if path not in used)
+    numbers, used_too, more = numbers_beside(of_masks, others) if drawn is None else ((), frozenset(), [])
+    notes += more
+    passed_over = describe(path for path in others if path not in used | used_too)
     if drawn is None:
         passed_over = [
             f"{line}, since there are masks" if line.endswith("annotations") else line for line in passed_over
         ]
     notes += passed_over + lacking_packages(inside)
-    layout = replace(_joined(root, found, notes, takes_missing), colours=colours)
+    layout = replace(_joined(root, found, notes, takes_missing), colours=colours, numbers=numbers)
+    if volume_folders:
+        return of_volumes(layout)
     return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
 
 
 def holds_volumes(layout: Layout) -> bool:
-    """Whether images are of formats whose files are volumes."""
-    return any(is_volume_file(pair.image.path) for pair in layout.splits["train"])
+    """Whether images are volumes by the format of their files, or because each is a folder of slices."""
+    return any(pair.image.is_volume or is_volume_file(pair.image.path) for pair in layout.splits["train"])
 
 
 def of_volumes(layout: Layout) -> Layout:
@@ -146,12 +158,18 @@ def _redrawn(pair: Pair, classes: tuple[str, ...]) -> Pair:
 
 
 def _by_names(
-    root: Path, inside: list[Path], others: list[Path], images: str | None, masks: str | None
+    root: Path,
+    inside: list[Path],
+    others: list[Path],
+    images: str | None,
+    masks: str | None,
+    volume_folders: bool = False,
 ) -> tuple[dict[str, Paired], list[str]]:
     """The pairs of each split, and notes, from the names and the user's settings."""
     sides, notes = _sides(root, assign_roles(root, inside, images, masks, others), others)
     try:
-        found = {split: paired_files(*side) for split, side in sides.items()}
+        paired = paired_folders if volume_folders else paired_files
+        found = {split: paired(*side) for split, side in sides.items()}
     except SeveralRules as error:
         raise UserError(choose(root, error, *_side_of(sides, error), inside or list(walk(root)))) from error
     if masks is not None and images is not None and _look_swapped(images, masks):

@@ -127,6 +127,8 @@ def keys_of(template: str, names: Sequence[str], loose: bool) -> list[tuple[Key,
     pattern = ""
     for text, field, *_ in Formatter().parse(template):
         pattern += re.escape(unicodedata.normalize("NFC", text) if loose else text)
+        if field == "" and text.endswith("."):  # an extension, which may be .nii.gz
+            pattern = pattern[:-2] + r"(?<!\.[Nn][Ii][Ii])\."
         if field == "":
             # Non-greedy, since named placeholders should get as much of the name as possible.
             pattern += ".*?"

@@ -23,6 +23,7 @@ from unet_cli.data.formats.arrays import (
 )
 from unet_cli.data.formats.decoded import Decoded, Outline, check_page, opened, read
 from unet_cli.data.formats.extras import (
+    DICOM_EXTENSIONS,
     JXL_EXTENSIONS,
     JXL_SIGNATURES,
     PACKAGES,
@@ -41,6 +42,7 @@ from unet_cli.data.formats.tiff_bands import decode_tiff_bands, outline_tiff
 from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES
 
 __all__ = [
+    "DICOM_EXTENSIONS",
     "EXTENSIONS",
     "PACKAGES",
     "SLIDE_EXTENSIONS",

@@ -28,6 +28,7 @@ from unet_cli.system.console import counted
 
 JXL_SIGNATURES = (b"\xff\n", b"\0\0\0\x0cJXL ")
 JXL_EXTENSIONS = (".jxl",)
+DICOM_EXTENSIONS = (".dcm", ".dicom")
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 warnings.filterwarnings("ignore", module=r"pydicom\.")  # about odd metadata
@@ -46,7 +47,7 @@ DICOM = Package("pydicom", "pydicom", "medical")
 NIFTI = Package("nibabel", "nibabel", "medical")
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
-    **dict.fromkeys((".dcm", ".dicom"), DICOM),
+    **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
     **dict.fromkeys(VOLUME_EXTENSIONS, NIFTI),
 }
 

@@ -34,6 +34,7 @@ from unet_cli.data.formats.extras import NIFTI, needed
 GZIP_SIGNATURE = b"\x1f\x8b"
 MAX_HEADER = 540  # bytes; NIfTI-1 has 348
 PAIR = "is the header of a pair .hdr and .img: save the volume as one file, .nii.gz"
+NOWHERE = "its affine is no position in space"
 IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the unit in a header; without one, mm
 MAX_UNPACKED = 2  # compressed files whose content is kept for their next page
 ORIENTATION = ("L", "P", "S")  # of the axes after reading, the last one first
@@ -46,12 +47,14 @@ class Geometry:
     """How a NIfTI volume lies in space.
 
     shape: (D, H, W) in the orientation of reading. affine: (4, 4), from indices (d, h, w, 1) to mm towards right,
-    anterior and superior. stored: the directions of the axes in the file, such as RAS.
+    anterior and superior. stored: the directions of the axes in the file, such as RAS. is_float: whether the values in
+    the file are floating-point numbers.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     stored: str
+    is_float: bool
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -75,10 +78,10 @@ def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
     pixels = height * width * (depth if page is None else 1)
     kind = header.get_data_dtype()
     check_claim(pixels, math.prod(shape) * kind.itemsize, file_size(file))
-    start = int(header["vox_offset"])
-    stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
-    values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
+    start = max(int(header["vox_offset"]), header.single_vox_offset)
     with alone_if_huge(pixels):
+        stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
+        values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
         chosen = values if page is None else values[page : page + 1]
         return Decoded(_scaled(chosen, *header.get_slope_inter())[:, None], is_measured=True)
 
@@ -143,6 +146,8 @@ def orientation_of(header: Any) -> np.ndarray:
     ValueError."""
     orientations = import_module("nibabel.orientations")
     stored = orientations.io_orientation(_affine(header))
+    if np.isnan(stored).any():
+        raise ValueError(NOWHERE)
     return np.asarray(orientations.ornt_transform(stored, orientations.axcodes2ornt(ORIENTATION)))
 
 
@@ -174,13 +179,13 @@ def _geometry(head: bytes) -> Geometry:
     turned[:3] *= IN_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     depth, height, width = (shape[place] for place in places)
     codes = import_module("nibabel.orientations").aff2axcodes(affine)
-    return Geometry((depth, height, width), turned, "".join(codes))
+    return Geometry((depth, height, width), turned, "".join(codes), header.get_data_dtype().kind == "f")
 
 
 def _affine(header: Any) -> np.ndarray:
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError("its affine is no position in space")
+        raise ValueError(NOWHERE)
     return affine
 
 

@@ -10,7 +10,7 @@ from unet_cli.data.labels.find import find_labels
 from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap, with_background
 from unet_cli.data.labels.readings import mask_as
 from unet_cli.data.labels.remarks import remarks
-from unet_cli.data.labels.spec import ClassSpec, parse_classes
+from unet_cli.data.labels.spec import ClassSpec, parse_classes, spec_of
 from unet_cli.data.labels.stats import ValueStats, value_stats
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "objects_or_classes",
     "parse_classes",
     "remarks",
+    "spec_of",
     "value_stats",
     "with_background",
 ]

@@ -43,7 +43,7 @@ class Numbers:
     @property
     def values(self) -> list[int]:
         """All values, ascending, without the ignored one."""
-        return [value for value in self.held.totals if value not in (self.ignore, UNLABELLED)]
+        return _without(self.held, self.ignore)
 
     @property
     def binary_names(self) -> tuple[str, ...] | None:
@@ -107,7 +107,7 @@ def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, .
             ask_what_unlabelled_pixels_are(held)
     if spec.ignore is None and ignore is None and not spec.values:
         ignore = _nodata(held)
-    levels = find_levels(held, ignore)
+    levels = Levels(_without(held, ignore)) if spec.is_exact else find_levels(held, ignore)
     if levels.reach and ignore not in (None, UNLABELLED):  # JPEG has blurred the ignored value too
         levels = find_levels(held, None)
         near = {value for value in levels.values if ignore is not None and abs(value - ignore) <= levels.reach}
@@ -123,9 +123,14 @@ def _numbers(masks: Sequence[ValueStats], spec: ClassSpec, palette: tuple[int, .
     return Numbers(held, spec, ignore, levels, palette)
 
 
+def _without(held: Held, ignore: int | None) -> list[int]:
+    """The values, ascending, without the ignored one."""
+    return [value for value in held.totals if value not in (ignore, UNLABELLED)]
+
+
 def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -> Levels:
     """As many levels as the user names, if about that many cover areas, or there are exactly that many values."""
-    values = [value for value in held.totals if value not in (ignore, UNLABELLED)]
+    values = _without(held, ignore)
     if len(values) == count:
         return Levels(values)
     chosen = list(levels.values)
@@ -142,7 +147,7 @@ def _most_frequent(held: Held, levels: Levels, count: int, ignore: int | None) -
 def _soft(numbers: Numbers) -> LabelMap | None:
     """Binary masks that were smoothed, resized or saved as JPEG, or contain a few odd values."""
     names, values, levels = numbers.binary_names, numbers.values, numbers.levels.values
-    if names is None or numbers.palette is not None or values[-1] - values[0] < MIN_RANGE:
+    if names is None or numbers.palette is not None or values[-1] - values[0] < MIN_RANGE or numbers.spec.is_exact:
         return None
     ends = values[0], values[-1]
     if len(values) > 3 and _is_soft(numbers):

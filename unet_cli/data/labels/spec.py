@@ -19,7 +19,8 @@ class ClassSpec:
 
     names: background first. values: the mask value of each class, if given. ignore: the ignored mask value; -1 for none
     unless masks contain -1, None to detect it. unlabelled_is_background: whether unlabelled pixels (NaN, -1), like 0,
-    belong to the first class.
+    belong to the first class. is_exact: whether every value in the masks is intended, since their format, of volumes,
+    knows neither soft edges nor JPEG; then a rare and thin one is a class too.
     """
 
     names: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class ClassSpec:
     colour: bool = False
     ignore: int | None = None
     unlabelled_is_background: bool = False
+    is_exact: bool = False
 
 
 FOUND = ClassSpec()  # everything is detected
@@ -40,7 +42,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
         return ClassSpec(ignore=ignore)
     if not text.lower().endswith(".toml"):
         if "=" in text:
-            return _spec_of(_written_out(text), f"--classes '{text}'", ignore)
+            return spec_of(_written_out(text), f"--classes '{text}'", ignore)
         names = tuple(name.strip() for name in text.split(","))
         if len(names) < 2 or "" in names or len(set(names)) < len(names):
             raise UserError(
@@ -57,7 +59,7 @@ def parse_classes(text: str | None, ignore: int | None = None) -> ClassSpec:
     table = content.pop("classes", {})
     if not isinstance(table, dict):
         raise UserError(f"{text}: write a line `name = value` for each class, background first")
-    return _spec_of(content | table, text, ignore)
+    return spec_of(content | table, text, ignore)
 
 
 def _written_out(text: str) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _written_out(text: str) -> dict[str, Any]:
     return {name: int(value) if value.removeprefix("-").isdecimal() else value for name, value in pairs}
 
 
-def _spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
+def spec_of(content: dict[str, Any], text: str, ignore: int | None) -> ClassSpec:
     """The specification from values by name. text: their origin, for messages. Raises UserError."""
     background = next((name for name in content if name != "ignore"), None)
     values = {name: _parse_value(text, name, value, name == background) for name, value in content.items()}
