@@ -12,6 +12,7 @@ from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.data import Orientation
 from unet_cli.config.model import MODEL_SETTINGS, ModelConfig
+from unet_cli.config.spacing import in_mm, spell_spacing
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.examine import examine
@@ -26,7 +27,13 @@ from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_run, class_shares, template_of
-from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
+from unet_cli.runs.describe import (
+    data_warnings,
+    describe_plan,
+    describe_resampling,
+    describe_resumed,
+    unvalidated_classes,
+)
 from unet_cli.runs.modes import chosen_mode
 from unet_cli.runs.patch import sides_for
 from unet_cli.runs.plan import planned
@@ -57,6 +64,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
+        card = replace(card, resample=_resampling_of(call.saved))
     _report_slow_reading(call)
     split = _split(call, card)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
@@ -149,7 +157,32 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
             f"{card.layout.root}: no mask has a pixel of foreground, so there is nothing to learn: check the masks, or "
             "assign their values to classes with --classes FILE.toml"
         )
-    return card
+    return _with_spacing(card, config)
+
+
+def _with_spacing(card: Card, config: TrainConfig) -> Card:
+    """The card with what --spacing and --resample say. Raises UserError where these can't be followed."""
+    is_resampled = config.resample not in ("median", "native")
+    if not card.is_volumetric:
+        if config.spacing is not None or config.resample != "median":
+            flag = "--resample" if config.spacing is None else "--spacing"
+            raise UserError(f"{flag} is for volumes, and the network is trained on images: leave it out")
+        return card
+    if config.spacing is not None:
+        card = card.with_spacing(in_mm(config.spacing))
+    untold = [pair for pair, facts in card.everything if facts.spacing is None]
+    if untold and is_resampled:
+        raise UserError(
+            f"--resample: {counted(len(untold), 'file')} of {len(card.everything):,} don't tell the spacing of their "
+            f"voxels, such as {untold[0].image}: state it with --spacing SLICES,ROWS,COLUMNS, or leave --resample out"
+        )
+    return replace(card, resample=config.resample)
+
+
+def _resampling_of(saved: Checkpoint) -> str:
+    """--resample for the very spacing of a resumed run, whose network is used to it."""
+    spacing = saved.preprocessing.spacing
+    return spell_spacing((spacing, "")) if spacing else "native"
 
 
 def _model_name(config: TrainConfig, layout: Layout, initial: Checkpoint | None) -> str:
@@ -202,6 +235,7 @@ def _decided(
     mode, why_mode = chosen_mode(call, card, split, model, is_free)
     check_trainable(model, sides_for(card, split.train, model, call.config.size, call.compute.kind), mode)
     reasons = [reason for reason in (why_mode, why_orientation) if reason]
+    reasons += describe_resampling(card, split.train + split.val, call.config.resample)
     return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
 
 
@@ -236,7 +270,7 @@ def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelC
     in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = resolved(model, config.size)
-    spacing = card.spacing(card.pairs("train"))
+    spacing = card.network_spacing or card.spacing(card.pairs("train"))
     if initial and initial.model.name == model.name:
         model = replace(model, flat=initial.model.flat)
     elif model.flat is not None and model.depth and spacing:
