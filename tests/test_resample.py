@@ -15,6 +15,7 @@ from test_predict_volumes import CPU, RULE, VOLUME, checkpoint_of, handing_on, s
 from torch.nn import functional as F
 from volumes import write_volume
 
+import unet_cli
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.config.prediction import Inference
 from unet_cli.config.spacing import in_mm, parse_resample, parse_spacing, spell_spacing
@@ -141,29 +142,34 @@ def smooth(*sides: int) -> np.ndarray:
     return np.sin(sum(places)).astype(np.float32)
 
 
-def spaced(predictor: Predictor, spacing: tuple[float, ...]) -> Predictor:
-    """A predictor whose networks see voxels of this spacing."""
-    predictor.preprocessing = replace(predictor.preprocessing, spacing=spacing)
+def spaced(spacing: tuple[float, ...], **rule: object) -> Predictor:
+    """A predictor that hands on what it sees, at this spacing."""
+    predictor = handing_on((8, 16, 16))
+    predictor.preprocessing = replace(predictor.members[0].preprocessing, spacing=spacing, **rule)
+    predictor.members = [replace(predictor.members[0], preprocessing=predictor.preprocessing)]
     return predictor
 
 
 def test_probabilities_come_back_in_their_places_on_the_volumes_own_grid():
-    predictor = spaced(handing_on((8, 16, 16)), (1.0, 2.0, 1.0))
+    predictor = spaced((1.0, 2.0, 1.0))
     volume = smooth(20, 40, 30)
     picture = predictor._in_tiles(one_band(volume[None]), (3.0, 1.0, 1.0))
     assert isinstance(picture, Resampled)
+    assert picture.notes == {"resampled to the network's voxels of 1x2x1 mm"}
     assert picture._within == (60, 20, 30)
     assert picture.shape == (20, 40, 30)
     assert np.abs(seen(predictor, picture) - 1 / (1 + np.exp(-volume))).max() < 0.02
 
 
 def test_a_stopped_volume_goes_on_from_any_of_its_rows_to_the_same_values():
-    predictor = spaced(handing_on((8, 16, 16)), (2.0, 1.0, 1.0))
+    predictor = spaced((2.0, 1.0, 1.0))
     slabs = Bands(1, VOLUME.shape, VOLUME.dtype, (), lambda top: ((n, VOLUME[None, n : n + 1]) for n in range(top, 21)))
     whole = seen(predictor, predictor._in_tiles(slabs, FINE)).reshape(-1, 26)
     for top in (0, 1, 29, 30, 300, 629):
         picture, rows = predictor._in_tiles(slabs, FINE), {}
-        for view in picture.views(top):
+        views = list(picture.views(top))
+        assert len(views) < picture.view_count or top < 300
+        for view in views:
             band = picture.add(view, predictor.probabilities([view])[0])
             if band is not None:
                 rows |= dict(enumerate(band.finished()[0].numpy(), band.top))
@@ -171,12 +177,20 @@ def test_a_stopped_volume_goes_on_from_any_of_its_rows_to_the_same_values():
 
 
 def test_missing_values_are_filled_before_they_would_spread():
-    predictor = spaced(handing_on((8, 16, 16)), (2.0, 1.0, 1.0))
+    predictor = spaced((2.0, 1.0, 1.0))
     volume = np.where(np.indices(VOLUME.shape).sum(0) % 7, VOLUME, np.float32(np.nan))
     filled = np.nan_to_num(volume, nan=0.0)
     pictures = [predictor._in_tiles(one_band(values[None]), FINE) for values in (volume, filled)]
     assert (seen(predictor, pictures[0]) == seen(predictor, pictures[1])).all()
     assert any("NaN" in note for note in pictures[0].notes)
+
+
+def test_a_volume_is_normalised_by_the_statistics_of_its_file_as_in_training():
+    predictor = spaced((4.0, 1.0, 1.0), intensity="image")
+    picture = predictor._in_tiles(one_band(VOLUME[None]), FINE)
+    view = next(picture.views())
+    assert view.intensities[0][2:].tolist() == pytest.approx([VOLUME.mean(), VOLUME.std()], rel=1e-3)
+    assert view.inputs[0].std() < 0.7 * VOLUME.std()  # noise that four slices average out
 
 
 def test_volumes_of_the_networks_spacing_are_predicted_as_before(tmp_path):
@@ -199,7 +213,10 @@ def test_a_volume_that_doesnt_tell_is_predicted_as_it_is_and_a_stated_spacing_wi
     assert any("--spacing states it" in note for note in plain.read(untold).notes)
     assert [type(plain.read(source)) for source in (untold, told)] == [Tiled, Tiled]
     assert [stated.read(source)._within for source in (untold, told)] == [(10, 30, 26)] * 2
-    assert stated(VOLUME).shape == VOLUME.shape
+    save_checkpoint(tmp_path / "a.pth", one)
+    mask = unet_cli.load(tmp_path / "a.pth", spacing="1.5,1,1mm", device="cpu", precision="float32")(VOLUME)
+    assert (mask == stated(VOLUME)).all()
+    assert (mask != plain(VOLUME)).any()
 
 
 def test_networks_of_other_spacings_are_not_averaged():
@@ -232,6 +249,7 @@ def test_training_on_mixed_spacings_and_prediction_on_each_files_own_grid(unet: 
     assert done.returncode == 0, done.stderr
     assert "2 of 6 volumes are resampled to voxels of 1x1x1 mm, their median (--resample native" in done.stderr
     assert load_checkpoint(tmp_path / "checkpoints/a").preprocessing.spacing == FINE
+    assert "voxels of 1x1x1 mm" in unet("info", "checkpoints/a").stdout
     done = unet("predict", "--weights", "checkpoints/a", "--input", mixed / "images", "--output", "out", "--overlay",
                 "--probabilities")  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import converted
 from unet_cli.data.resample import Resampler
 from unet_cli.inference.member import Member
 from unet_cli.inference.views import Band, Tiled, View
+
+SLICES_AT_ONCE = 16  # of a volume that is read whole: its resampled slices are not all in memory
 
 
 class Resampled:
@@ -31,6 +34,7 @@ class Resampled:
         inside = Bands(self._preprocessing.in_channels, size, bands.dtype, bands.notes, self._slabs)
         self._tiled = Tiled(members, inside, overlap, measured=bands)
         self.notes = self._tiled.notes
+        self.notes.add(f"resampled to the network's voxels of {describe_spacing(self._preprocessing.spacing)}")
         self.view_count = self._tiled.view_count
         self._back: Resampler | None = None
 
@@ -54,10 +58,11 @@ class Resampled:
     def _slabs(self, top: int) -> Iterator[tuple[int, np.ndarray]]:
         """The resampled volume from slice `top` on, see Bands."""
         there = Resampler(self.shape, self._within, top)
-        for start, pixels in self._bands.rows(there.first):
-            # NaN is filled before, since it would spread.
-            image, note = converted(pixels, self._preprocessing)
-            self.notes.update([note] if note else [])
-            done = there.add(start, torch.from_numpy(image))
-            if done is not None:
-                yield done[0], done[1].numpy()
+        for start, block in self._bands.rows(there.first):
+            for place in range(0, block.shape[1], SLICES_AT_ONCE):
+                # NaN is filled before, since it would spread.
+                image, note = converted(block[:, place : place + SLICES_AT_ONCE], self._preprocessing)
+                self.notes.update([note] if note else [])
+                done = there.add(start + place, torch.from_numpy(image))
+                if done is not None:
+                    yield done[0], done[1].numpy()
