@@ -345,12 +345,23 @@ def test_a_volume_comes_slice_by_slice_where_its_format_allows(tmp_path, kind, c
     assert (later[-1][1] == read_image(what)[:, later[-1][0] :]).all()
 
 
+def test_several_volumes_are_channels_slice_by_slice(tmp_path):
+    for number in range(2):
+        tifffile.imwrite(tmp_path / f"a_{number}.tif", VOLUME + number, photometric="minisblack")
+    what = volume(tmp_path / "a_0.tif", tmp_path / "a_1.tif")
+    assert read_image(what).shape == (2, *VOLUME.shape)
+    assert assert_equals_read_image(what) == 9
+    tifffile.imwrite(tmp_path / "a_1.tif", VOLUME[1:], photometric="minisblack")
+    with pytest.raises(UserError, match="have 9 and 8 slices: files and slices of one volume must have the same size"):
+        open_bands(what)
+
+
 def test_slices_of_other_sizes_are_refused_when_they_are_read(tmp_path):
     what = write_volume(tmp_path, "slices")
     tifffile.imwrite(what.paths[4], VOLUME[4, :-1])
     slices = open_bands(what).rows()
     assert [start for start, _ in (next(slices) for _ in range(4))] == [0, 1, 2, 3]
-    with pytest.raises(UserError, match=r"4\.tif has slices of 30x20 float32 and of 30x19 float32"):
+    with pytest.raises(UserError, match=r"4\.tif has slices of 30x19 float32 and others of 30x20 float32"):
         next(slices)
 
 

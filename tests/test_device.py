@@ -1,5 +1,7 @@
 """What computes: 'auto' resolves to what is there, and what isn't there is refused with what to do."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,6 +46,14 @@ def test_the_speed_of_bf16_is_measured():
 def test_without_a_trial_the_processor_decides_on_the_layout(monkeypatch, capability, channels_last):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert choose_compute("cpu", "float32").channels_last is channels_last
+
+
+def test_volumes_have_a_layout_of_their_own():
+    compute = Compute(torch.device("cpu"), "float32")
+    assert compute.memory_format(2) is torch.channels_last
+    assert compute.memory_format(3) is torch.channels_last_3d
+    plain = replace(compute, channels_last=False)
+    assert plain.memory_format(2) is plain.memory_format(3) is torch.contiguous_format
 
 
 @pytest.mark.parametrize(("has", "precision"), [(True, "bf16"), (False, "float32")])

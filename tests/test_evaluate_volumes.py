@@ -4,6 +4,7 @@ NIfTI and TIFF files."""
 import csv
 import json
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 
 from unet_cli.checkpoint import Checkpoint, save_checkpoint
 from unet_cli.config.data import Preprocessing
-from unet_cli.config.evaluation import Scoring, parse_spacing
+from unet_cli.config.evaluation import Scoring
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.prediction import Cleaning
+from unet_cli.config.spacing import parse_spacing
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import read_mask
@@ -31,6 +33,7 @@ from unet_cli.evaluation.scores import sampled, scores
 from unet_cli.inference.cleaning import objects_of
 from unet_cli.metrics.membranes import membrane_scores
 from unet_cli.models import build_model
+from unet_cli.runs import finish
 from unet_cli.system.console import Console
 
 LABELS = LabelMap((0, 1), ("background", "organ"))
@@ -168,16 +171,17 @@ def test_the_worst_place_is_amid_the_most_errors():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_planes_have_the_proportions_of_the_body_and_lie_below_each_other(dtype):
     """Slices of 5 mm on voxels of 0.5 mm: 6 slices are as high as 60 rows."""
-    truth, pred = box(1, 4, 10, 30, 10, 40, shape=(6, 40, 80)), box(1, 4, 10, 30, 10, 44, shape=(6, 40, 80))
+    truth, pred = box(1, 3, 10, 30, 10, 40, shape=(6, 40, 80)), box(1, 3, 10, 30, 10, 44, shape=(6, 40, 80))
     pixels = np.stack([truth, pred]).astype(dtype)
     panels = draw_planes(pixels, truth, pred, colours_of(LABELS), (5, 0.5, 0.5))
     shown = [Image.open(BytesIO(file)) for file in (panels.image, panels.mask, panels.pred, panels.errors)]
     assert {picture.size for picture in shown} == {(80, 40 + GAP + 60 + GAP + 60)}
-    mask = np.asarray(shown[1])
+    mask, found = np.asarray(shown[1]), np.asarray(shown[2])
     _, row, column = panels.place
     assert (mask[:40, :80] == truth[panels.place[0]]).all()
     assert (mask[40 + GAP : 100 + GAP] == np.repeat(truth[::-1, row], 10, axis=0)).all()  # the last slice on top
-    assert (mask[100 + 2 * GAP :, :40] == np.repeat(truth[::-1, :, column], 10, axis=0)).all()
+    assert pred[:, :, column].any()  # of what is false, where the truth has nothing
+    assert (found[100 + 2 * GAP :, :40] == np.repeat(pred[::-1, :, column], 10, axis=0)).all()
     assert (mask[100 + 2 * GAP :, 40:] == 2).all()  # the colour of ignored pixels beside a narrower plane
 
 
@@ -188,10 +192,17 @@ def test_planes_of_a_large_volume_fit_a_panel_and_keep_every_error():
     panels = draw_planes(truth[None], truth, pred, colours_of(LABELS), (100, 1, 1))  # stretched ten times at most
     errors = Image.open(BytesIO(panels.errors))
     assert panels.place == (200, 20, 250)
-    assert errors.width <= PANEL
-    assert errors.height <= 3 * PANEL + 2 * GAP
+    assert errors.size == (40, 3 + GAP + PANEL + GAP + PANEL)
     kinds = np.asarray(errors)
     assert len(np.unique(kinds[kinds != LEFT_OUT])) == 2
+
+
+def test_a_first_prediction_of_volumes_of_several_channels_is_of_all_their_files(tmp_path):
+    files = tuple(tmp_path / f"case_000{channel}.nii.gz" for channel in range(2))
+    pair = Pair("case", Source(files, is_volume=True), Source((tmp_path / "case.nii.gz",), is_volume=True))
+    run = SimpleNamespace(loader=SimpleNamespace(data=SimpleNamespace(pairs=[pair])))
+    expected = ["--input", str(tmp_path / "case_000?.nii.gz"), "--output", str(tmp_path / "run" / "masks")]
+    assert finish._images(run, tmp_path / "run") == expected
 
 
 def test_masks_of_volumes_are_read_whole_and_compared_in_three_dimensions(tmp_path):

@@ -1,20 +1,31 @@
 """What holds for every network for volumes, at a small width: volumes of any size, axes of longer voxels, equivariance,
 learning, folding, tracing; and what distinguishes them, counted by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from unet_cli.checkpoint import Checkpoint
+from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import ModelConfig
-from unet_cli.inference.member import WithAttentionMaps
+from unet_cli.config.prediction import Inference
+from unet_cli.config.training import TrainConfig
+from unet_cli.data.labels import LabelMap
+from unet_cli.inference.member import WithAttentionMaps, make_member
 from unet_cli.models import MODELS, Fitted, Network, build_model, defaults_of, parameter_count, resolved
 from unet_cli.models.attention import attention3d
 from unet_cli.models.cost import multiply_adds
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.nnunet import nnunet3d
 from unet_cli.models.resunet import resunet3d
+from unet_cli.system.console import Console
+from unet_cli.system.device import Compute
+from unet_cli.system.distributed import World
 from unet_cli.training.batch_size import activation_bytes
 from unet_cli.training.losses.loss import loss_for
+from unet_cli.training.step import Learner
 
 VOLUMETRIC = [name for name in MODELS if name.endswith("3d")]
 ALL = pytest.mark.parametrize("name", VOLUMETRIC)
@@ -152,6 +163,41 @@ def test_cost_and_memory_are_known_before_anything_is_computed(name):
     assert activation_bytes(config, (1, 16, 32, 32)) == pytest.approx(
         activation_bytes(config, (1, 32, 32, 32)) / 2, rel=0.01
     )
+
+
+@ALL
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_it_is_trained_in_either_layout(name, precision, channels_last):
+    compute = Compute(torch.device("cpu"), precision, channels_last)
+    network, config = built(small(name, (1, 0, 0))), TrainConfig(data=Path("data"), model=name)
+    learner = Learner(network, loss_for("bce+dice", 2), config, compute, World(), Console(quiet=True), micro_batch=1)
+    volume = torch.randn(2, 1, 6, 9, 8)
+    loss = learner.train_step(volume, (volume[:, 0] > 0).long(), 2, lr=1e-3)
+    assert 0 < loss < 10
+    assert learner.logits(volume).shape == (2, 1, 6, 9, 8)
+    kernel = max((one for one in network.parameters()), key=torch.Tensor.numel)
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d) is channels_last
+
+
+@ALL
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_prepared_for_prediction_it_answers_the_same_in_either_layout(name, channels_last):
+    config = small(name, (1, 0, 0), in_channels=3)
+    network = built(config).eval()
+    preprocessing = Preprocessing(
+        size=16, in_channels=3, dtype="uint8", mean=(0.0,) * 3, std=(1.0,) * 3, pages="slices", patch=(4, 16, 16)
+    )
+    labels = LabelMap((0, 255), ("background", "foreground"))
+    checkpoint = Checkpoint(config, preprocessing, labels, network.state_dict())
+    compute = Compute(torch.device("cpu"), "float32", channels_last)
+    settings = Inference(attention_maps=name == "attention3d")
+    member = make_member(checkpoint, compute, settings, "tile")
+    volume = torch.randn(1, 3, 4, 16, 16)
+    with torch.inference_mode():
+        answer = member.model(volume.contiguous(memory_format=compute.memory_format(3)))
+        assert torch.allclose(answer[:, :1], Fitted(network)(volume), atol=1e-5)
+    assert member.gates == answer.shape[1] - 1 == (2 if name == "attention3d" else 0)
 
 
 def test_parameters_of_the_residual_network_for_volumes():

@@ -36,8 +36,8 @@ BESIDE_SETTINGS = {
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # Format 1 had fewer settings of networks and of preprocessing; 2 had no temperature; in 3 the first class was always
-# background; in 4 label maps used values as stored, each on its own, and images had no orientation.
-FORMAT_VERSION = 5
+# background; in 4 label maps used values as stored, each on its own, and images had no orientation; 5 had no volumes.
+FORMAT_VERSION = 6
 
 
 @dataclass(frozen=True)

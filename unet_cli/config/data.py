@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from unet_cli.config.base import Checked, setting, within
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.errors import UserError
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
@@ -113,7 +114,8 @@ class Preprocessing(Checked):
 
     mode: whether images are stretched to size x size, or cut into tiles of that size. scale: of networks of another
     tool, which see images resized by this factor instead. patch: (D, H, W) of the tiles of volumes, empty for images.
-    spacing: of a voxel of these tiles, in mm along (D, H, W); empty where files don't tell. dtype: of the files'
+    spacing: of a voxel of these tiles, in mm along (D, H, W), to which volumes of another spacing are resampled; empty
+    where files don't tell, or all stay as they are. dtype: of the files'
     values; all that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and
     divided by: 'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and
     channels of the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is
@@ -177,7 +179,8 @@ class Preprocessing(Checked):
         """Of what the network sees."""
         if self.scale is not None and self.mode == "resize":
             return f"{self.scale:g} times the image's size"
-        return "x".join(str(side) for side in reversed(self.sides))
+        sides = "x".join(str(side) for side in reversed(self.sides))
+        return f"{sides} voxels of {describe_spacing(self.spacing)}" if self.spacing else sides
 
     def describe_slices(self) -> str:
         """What is seen together, after a comma; '' where each image stands on its own."""

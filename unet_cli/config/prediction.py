@@ -10,6 +10,7 @@ from typing import Literal
 from unet_cli.config.base import Checked, setting
 from unet_cli.config.hardware import Batches
 from unet_cli.config.model import MAX_SIZE, MIN_SIZE
+from unet_cli.config.spacing import Spaced
 from unet_cli.errors import UserError
 
 
@@ -42,7 +43,7 @@ class Cleaning(Checked):
 
     fill_holes: bool = setting(False, help="Fill the holes of objects.", panel="Masks")
     remove_smaller: int = setting(
-        0, help="Remove objects of fewer than this many pixels.", panel="Masks", minimum=0, metavar="PIXELS"
+        0, help="Remove objects of fewer than this many pixels or voxels.", panel="Masks", minimum=0, metavar="PIXELS"
     )
     keep_largest: bool = setting(False, help="Keep only the largest object of each class.", panel="Masks")
     split_touching: bool = setting(
@@ -56,7 +57,7 @@ class Cleaning(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inference(Batches):
+class Inference(Batches, Spaced):
     """How images become probabilities. The same in the command and in Python."""
 
     size: int | None = setting(
@@ -77,7 +78,8 @@ class Inference(Batches):
     )  # fmt: skip
     flips: bool = setting(
         False, help="Test-time augmentation: average over the image, its flips and quarter turns (8 times the time), "
-        "or for upright images over the image and its mirror image (twice the time).", panel="Network",
+        "or for upright images over the image and its mirror image (twice the time); of volumes 8 or 16 times.",
+        panel="Network",
     )  # fmt: skip
     attention_maps: bool = setting(
         False, help="Also write how much each gate of an attention U-Net lets through, as 16-bit maps "
@@ -115,7 +117,8 @@ class PredictConfig(Inference, Cleaning):
     )
     format: Literal["png", "tif"] | None = setting(
         None, help="File type of the masks; tif keeps a TIFF's resolution and GeoTIFF tags, and a stack's pages in one "
-        "file.  [default: png; tif for a TIFF that is predicted in tiles]", panel="Files",
+        "file.  [default: png; tif for a TIFF that is predicted in tiles; volumes: tif, or NIfTI as the volume]",
+        panel="Files",
     )  # fmt: skip
     skip_existing: bool = setting(
         False,
@@ -128,7 +131,9 @@ class PredictConfig(Inference, Cleaning):
         parse=parse_shard, metavar="N/COUNT",
     )  # fmt: skip
     overlay: bool = setting(
-        False, help="Also write NAME_overlay.png: the image with the mask's outline.", panel="Masks"
+        False,
+        help="Also write NAME_overlay.png: the image with the mask's outline; of a volume, three planes.",
+        panel="Masks",
     )
     probabilities: bool = setting(
         False, help="Also write the calibrated probability as a 16-bit NAME_probability, in which 65535 is 1; of "

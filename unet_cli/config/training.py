@@ -13,6 +13,7 @@ from unet_cli.config.data import MAX_SLICES, DataConfig
 from unet_cli.config.hardware import Batches
 from unet_cli.config.losses import LOSSES, check_loss, spelled_now
 from unet_cli.config.model import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, MODEL_SETTINGS
+from unet_cli.config.spacing import Spaced, parse_resample
 from unet_cli.errors import UserError
 
 MAX_PASSES = 300  # over the training images, in a run that is told no end
@@ -62,7 +63,7 @@ def parse_minutes(text: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataConfig, Batches):
+class TrainConfig(DataConfig, Batches, Spaced):
     """Everything that `unet train` can be told."""
 
     size: int = setting(
@@ -74,6 +75,11 @@ class TrainConfig(DataConfig, Batches):
         "images' own resolution, and predict in tiles. auto: resize, unless masks show that thin structures would be "
         "lost.",
         panel="Data", lasting="run",
+    )  # fmt: skip
+    resample: str = setting(
+        "median", help="Spacing of voxels, slices,rows,columns in mm, such as 1,1,1, to which volumes are resampled "
+        "for the network; median: the median of the training volumes; native: every volume stays as it is.",
+        panel="Data", lasting="run", parse=parse_resample, metavar="SIZE",
     )  # fmt: skip
     foreground_crops: float = setting(
         0.33, help="Share of the random crops that are laid on foreground, on rare classes as often as common ones.",
@@ -281,6 +287,7 @@ class TrainConfig(DataConfig, Batches):
         if self.resume is not None and self.name is not None:
             raise UserError("--resume goes on in the run's own folder: leave out --name")
         check_loss(self.loss, self.class_weights)
+        parse_resample(self.resample)
         if self.encoder_weights is not None and self.init is not None:
             raise UserError("--init has weights for the encoder too: leave out --encoder-weights")
         if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):

@@ -35,6 +35,7 @@ FLOAT_EXTENSIONS = (*TIFF_EXTENSIONS, *VOLUME_EXTENSIONS, ".npy", ".npz", ".pfm"
 
 NO_DATA = 1e30  # larger absolute values are no measurements: -3.4e38 and the like mark missing pixels
 SLICES_AHEAD = 2**26  # bytes of a volume's slices that are read ahead
+ALIKE = "files and slices of one volume must have the same size and type"
 ALL_NAN = "holds nothing but NaN: replace it, or leave it out"
 NAN_FILLED = "NaN was replaced for the network and is ignored in loss and scores"
 # Notes on the conversion of an image, and remedies.
@@ -99,7 +100,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 f"{path} is {describe_pixels(parts[-1])} but {source.path} is {describe_pixels(parts[0])}: "
                 f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(parts[0], source) else 1)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(len(parts[0]), source) else 1)
     return _our_own(source.chosen(joined)), tuple(notes)
 
 
@@ -115,9 +116,9 @@ def _with_neighbours(source: Source, keep_alpha: bool) -> tuple[np.ndarray, tupl
     return np.concatenate([read[place][0] for place in places], axis=1), tuple(notes)
 
 
-def are_slices(first: np.ndarray, source: Source) -> bool:
-    """Whether the files of a volume, the first of which has these pages, are its slices."""
-    return source.is_volume and len(first) == 1 and not is_volume_file(source.path)
+def are_slices(pages: int, source: Source) -> bool:
+    """Whether the files of a volume, the first of which has so many pages, are its slices."""
+    return source.is_volume and pages == 1 and not is_volume_file(source.path)
 
 
 def read_image(source: Source, keep_alpha: bool = False) -> np.ndarray:
@@ -192,34 +193,33 @@ def one_band(image: np.ndarray, notes: tuple[str, ...] = ()) -> Bands:
 
 def _open_slices(source: Source, keep_alpha: bool) -> Bands:
     """A volume whose slices are read one by one, ahead in threads."""
-    pages = count_pages(source.path)
-    if pages > 1 or is_volume_file(source.path):  # several files are channels
-        places = [(source.paths, page) for page in range(pages)]
+    counts = [count_pages(path) for path in source.paths]
+    if are_slices(counts[0], source):
+        places = [[(path, 0)] for path in source.paths]
+    elif len(set(counts)) == 1:  # files are channels
+        places = [[(path, page) for path in source.paths] for page in range(counts[0])]
     else:
-        places = [((path,), 0) for path in source.paths]
+        raise UserError(f"{source} have {' and '.join(map(str, counts))} slices: {ALIKE}")
     places = places[slice(*source.slices or (None,))]
-    decoded = decode(places[0][0][0], places[0][1])
-    first = _image_pixels(decoded, source.path, keep_alpha, is_part=True)
 
-    def read(place: tuple[tuple[Path, ...], int]) -> np.ndarray:
-        parts = []
-        for path in place[0]:
-            parts.append(_image_pixels(decode(path, place[1]), path, keep_alpha, is_part=True))
-            if parts[-1].dtype != first.dtype or parts[-1].shape != first.shape:
-                raise UserError(
-                    f"{path} has slices of {describe_pixels(first)} and of {describe_pixels(parts[-1])}: slices of one "
-                    "volume must have the same size and type"
-                )
-        return _our_own(np.concatenate(parts, axis=1).swapaxes(0, 1))
+    def read(place: list[tuple[Path, int]]) -> tuple[np.ndarray, list[str]]:
+        decoded = [(path, decode(path, page)) for path, page in place]
+        parts = [_image_pixels(part, path, keep_alpha, is_part=True) for path, part in decoded]
+        for (path, _), part in zip(place, parts, strict=True):
+            if part.dtype != kind or part.shape[2:] != spatial:
+                raise UserError(f"{path} has slices of {describe_pixels(part)} and others of {shown}: {ALIKE}")
+        return _our_own(np.concatenate(parts, axis=1).swapaxes(0, 1)), _conversions(decoded[0][1], keep_alpha)
+
+    sample = _image_pixels(decode(*places[0][0]), source.path, keep_alpha, is_part=True)
+    kind, spatial, shown = sample.dtype, sample.shape[2:], describe_pixels(sample)
+    first, notes = read(places[0])
 
     def slices(top: int) -> Iterator[tuple[int, np.ndarray]]:
         depth = max(1, min(2 * default_workers(), SLICES_AHEAD // first.nbytes))
-        return enumerate(prefetch(read, places[top:], depth=depth), top)
+        return enumerate((pixels for pixels, _ in prefetch(read, places[top:], depth=depth)), top)
 
-    spatial = (len(places), *first.shape[2:])
-    notes = tuple(_conversions(decoded, keep_alpha))
-    channels = len(places[0][0]) * first.shape[1]
-    return Bands(channels, spatial, first.dtype, notes, lambda top: _with_numbers(slices(top), source))
+    sides = (len(places), *spatial)
+    return Bands(len(first), sides, kind, tuple(notes), lambda top: _with_numbers(slices(top), source))
 
 
 def _with_numbers(bands: Iterator[tuple[int, np.ndarray]], source: Source) -> Iterator[tuple[int, np.ndarray]]:

@@ -121,7 +121,7 @@ def _joined_mask(source: Source) -> MaskPixels:
             )
     if source.classes:
         return _classes_joined(parts, source)
-    if are_slices(parts[0].values, source):
+    if are_slices(len(parts[0].values), source):
         return replace(parts[0], values=np.concatenate([part.values for part in parts]))
     colour = any(part.colour for part in parts)
     # gray objects among coloured ones are colours with equal channels

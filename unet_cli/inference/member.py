@@ -100,9 +100,8 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
     model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
-    model = model.to(compute.device, DTYPES[compute.precision])
-    if not preprocessing.is_volumetric:  # the format is one of images
-        model = model.to(memory_format=compute.memory_format)
+    memory_format = compute.memory_format(network.spatial_dims)
+    model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=memory_format)
     if settings.compile:
         model.compile(dynamic=preprocessing.scale is not None)
     return Member(checkpoint, preprocessing, network.geometry, model, gates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,16 +20,22 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
-from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack, volume_pixels
+from unet_cli.config.spacing import describe_spacing, in_mm
+from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
 from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.preprocess import normalize, seen
+from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
+from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member, make_member
+from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.models.classes import to_classes
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
+
+UNTOLD = "the file doesn't tell the spacing of its voxels, so they are taken for the network's; --spacing states it"
 
 
 class Predictor:
@@ -51,6 +58,9 @@ class Predictor:
         if self.preprocessing.is_volumetric:
             self.mode = "tile"
             _check_for_volumes(settings)
+        # In evaluation it is also the unit of distances, that of images included.
+        is_stated = settings.spacing is not None and self.preprocessing.spacing
+        self._stated = in_mm(settings.spacing) if settings.spacing is not None and is_stated else None
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
@@ -85,6 +95,7 @@ class Predictor:
             "flips": self.settings.flips,
             "prune": self.settings.prune,
             "threshold": self.threshold,
+            "spacing": self._stated,
             "temperature": self.temperature,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
@@ -140,7 +151,11 @@ class Predictor:
             shared = [volume_intensities(source, member.preprocessing) for member in self.members]
             intensities = shared if any(one is not None for one in shared) else None
             if self.mode == "tile":
-                return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap, intensities)
+                bands = open_bands(source, keep_alpha)
+                if intensities is not None:  # of a slice
+                    return Tiled(self.members, bands, self.settings.overlap, intensities=intensities)
+                is_asked = self.preprocessing.spacing and self._stated is None
+                return self._in_tiles(bands, spacing_of(source) if is_asked else self._stated)
             stack, notes = read_stack(source, keep_alpha)
             return Stretched(self.members, stack.reshape(-1, *stack.shape[2:]), notes, intensities)
         except UserError as error:
@@ -155,8 +170,18 @@ class Predictor:
 
     def _picture(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
         if self.mode == "tile":
-            return Tiled(self.members, one_band(pixels, notes), self.settings.overlap)
+            return self._in_tiles(one_band(pixels, notes), self._stated)
         return Stretched(self.members, pixels, notes)
+
+    def _in_tiles(self, bands: Bands, spacing: tuple[float, ...] | None) -> Picture:
+        """An image or volume in tiles; a volume at the networks' spacing. spacing: of its voxels, None where it is not
+        known. Raises UserError."""
+        size = size_at(bands.spatial, spacing, self.preprocessing.spacing)
+        if size != bands.spatial:
+            return Resampled(self.members, bands, size, self.settings.overlap)
+        if self.preprocessing.spacing and spacing is None:
+            bands = replace(bands, notes=(*bands.notes, UNTOLD))
+        return Tiled(self.members, bands, self.settings.overlap)
 
     @torch.inference_mode()
     def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
@@ -185,8 +210,7 @@ class Predictor:
 
     def _probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
-        is_volume = image.ndim == 5
-        memory_format = torch.contiguous_format if is_volume else self.compute.memory_format
+        memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
         logits, maps = output[:, : self.planes], output[:, self.planes :]
         probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
@@ -259,3 +283,10 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 raise UserError(
                     f"--weights were trained on images that are read differently ({name} {one} and {two}): {hint}"
                 )
+        if not are_alike(other.preprocessing.spacing, first.preprocessing.spacing):
+            spacings = [one.preprocessing.spacing for one in (first, other)]
+            both = [describe_spacing(spacing) if spacing else "that of each file" for spacing in spacings]
+            raise UserError(
+                f"--weights see volumes at different spacings, {' and '.join(both)}: only networks that were trained "
+                "with the same --resample can be averaged"
+            )

@@ -138,14 +138,20 @@ class Tiled:
     views_are = "tile"
 
     def __init__(
-        self, members: Sequence[Member], bands: Bands, overlap: float, intensities: Measured | None = None
+        self,
+        members: Sequence[Member],
+        bands: Bands,
+        overlap: float,
+        measured: Bands | None = None,
+        intensities: Measured | None = None,
     ) -> None:
-        """intensities: statistics for each member, where they aren't those of the image itself."""
+        """measured: the file of which the intensity statistics are taken, if `bands` are not as in the file.
+        intensities: statistics for each member, where they aren't those of this file."""
         self._known = intensities
         self.shape: tuple[int, ...] = bands.spatial
         self.size = (math.prod(self.shape[:-1]), self.shape[-1])
         self.notes = set(bands.notes)
-        self._members, self._bands = members, bands
+        self._members, self._bands, self._measured = members, bands, measured or bands
         self.axes = tuple(_laid(members, axis, length, overlap) for axis, length in enumerate(self.shape))
         self.view_count = math.prod(len(axis.starts) for axis in self.axes)
         self._rows_each = math.prod(self.shape[1:-1])  # of a slice of a volume; the row itself of an image
@@ -226,7 +232,7 @@ class Tiled:
             return self._known
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
-        sample = sampled(self._bands)
+        sample = sampled(self._measured)
         return [measured_intensities(sample, member.preprocessing) for member in self._members]
 
 

@@ -29,8 +29,8 @@ def _conv(in_channels: int, out_channels: int, norm: Norm, kernel: tuple[int, ..
 class Gate(nn.Module):
     """An attention gate, at the resolution of the skip.
 
-    skip (N, skip_channels, *spatial) and signal (N, signal_channels, *spatial) -> coefficients (N, 1, *spatial) in [0,
-    1].
+    skip (N, skip_channels, *spatial) and signal (N, signal_channels, *spatial) -> coefficients (N, 1, *spatial), 0 to
+    1.
 
     Source: Oktay et al. 2018, equations 1 and 2, with a norm after each of the three 1x1 convolutions.
     """

@@ -30,8 +30,8 @@ class Geometry:
 
     @classmethod
     def of_axes(cls, axes: Sequence[Geometry]) -> Geometry:
-        """The geometry of a network with one for each axis: along an axis that isn't named it has the values of that
-        with the largest multiple, whose sides have to suit the others too."""
+        """The geometry of a network from that along each axis. Its own values are those of the axis with the largest
+        multiple, whose valid sides have to be valid along the others too."""
         if len(set(axes)) == 1:
             return axes[0]
         return replace(max(axes, key=lambda axis: axis.multiple), axes=tuple(axes))

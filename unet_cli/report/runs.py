@@ -25,6 +25,7 @@ from unet_cli.report.contents import Suspect
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run, suspects_of
 from unet_cli.system.console import Console
+from unet_cli.system.schema import parsed
 
 REPORT = "report.html"  # in a run's folder
 
@@ -109,8 +110,14 @@ def _evaluated(
     groups: list[Group] = [((one,), pairs) for one, pairs in zip(trained.checkpoints, parts, strict=True) if pairs]
     if not groups:
         return None
-    inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
+    stated = trained.checkpoints[0].training.get("spacing")
+    spacing = parsed(tuple[tuple[float, ...], str], stated) if stated else None
+    inference = Inference(
+        device=hardware.device, precision=hardware.precision, workers=hardware.workers, spacing=spacing
+    )
     networks = Networks(groups, inference, Cleaning(), [])
     pairs, keep_alpha = networks.pairs, trained.checkpoints[0].preprocessing.keep_alpha
     answers = networks.answers(pairs, trained.labels, console)
-    return evaluate(answers, trained.labels, pairs, Scoring(), hardware.workers, True, keep_alpha, doubts)
+    return evaluate(
+        answers, trained.labels, pairs, Scoring(spacing=spacing), hardware.workers, True, keep_alpha, doubts
+    )

@@ -101,7 +101,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     config = call.config
     # In tile mode the surroundings of a crop are read from the image; stretched images are padded by reflection.
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    cut = _cutting(config, card.sizes(split.train), template, context, model.geometry, plan.repeats)
+    cut = _cutting(config, card.network_sizes(split.train), template, context, model.geometry, plan.repeats)
     train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
@@ -185,11 +185,20 @@ def _datasets(
     """
     sides, needs_objects = template.preprocessing.sides, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
-    val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), sides, context)
+    is_whole, val_sizes = template.preprocessing.mode == "resize", card.network_sizes(val)
+    val_cutting: Cutting = Whole() if is_whole else Grid(val_sizes, sides, context)
     # Each process caches its own samples, so they share the memory of the machine.
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
-        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
+        SegmentationDataset(
+            pairs,
+            template.preprocessing,
+            template.labels,
+            cutting,
+            share * len(pairs),
+            with_numbers,
+            stored=card.sizes(pairs) if card.is_volumetric else None,
+        )
         for pairs, cutting, with_numbers in ((split.train, cut(sides[-1]), needs_objects), (val, val_cutting, False))
     )
     return train_data, val_data

@@ -33,10 +33,15 @@ class Compute:
     precision: Precision
     channels_last: bool = True
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The memory format of 2D networks and their images."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+    def memory_format(self, spatial_dims: int) -> torch.memory_format:
+        """The memory format of networks of so many dimensions, and of their images.
+
+        Of volumes none is much faster on a processor with AVX2: seconds of a training step, one thread, a volume of
+        32x32x32, channels last and contiguous: unet3d of width 16 1.02 and 1.04, nnunet3d of width 16 0.83 and 0.81.
+        """
+        if not self.channels_last:
+            return torch.contiguous_format
+        return torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
 
     def autocast(self) -> AbstractContextManager[object]:
         """Autocast context in `precision`."""

@@ -200,7 +200,8 @@ def _speed(
     try:
         network = Fitted(copy.deepcopy(model))  # the steps change its weights and batch norm statistics
         optimizer = optimizer_factory(network.parameters())
-        image = torch.rand(shape, device=compute.device).contiguous(memory_format=compute.memory_format)
+        memory_format = compute.memory_format(model.spatial_dims)
+        image = torch.rand(shape, device=compute.device).contiguous(memory_format=memory_format)
         target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
         network.train()
         _train_steps(WARMUP_STEPS, network, optimizer, image, target, compute)
@@ -224,8 +225,10 @@ def step_seconds(model: ModelConfig, compute: Compute, sides: tuple[int, ...], b
     """Duration of one training step of a fresh network on noise, images of these sides; torch's random state is
     unchanged."""
     with torch.random.fork_rng([]):
-        network = Fitted(build_model(model)).train().to(memory_format=compute.memory_format)
-        image = torch.rand(batch_size, model.in_channels, *sides).contiguous(memory_format=compute.memory_format)
+        network = Fitted(build_model(model)).train()
+        memory_format = compute.memory_format(network.network.spatial_dims)
+        network.to(memory_format=memory_format)
+        image = torch.rand(batch_size, model.in_channels, *sides).contiguous(memory_format=memory_format)
         target = torch.randint(model.num_classes, (batch_size, *sides))
     optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
     start = _time(compute.device)

@@ -48,7 +48,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         keep_freed_memory(self.compute)
-        self.model.to(self.compute.device).to(memory_format=self.compute.memory_format)
+        self._memory_format = self.compute.memory_format(self.model.spatial_dims)
+        self.model.to(self.compute.device).to(memory_format=self._memory_format)
         self._fitted = Fitted(self.model, self.context)
         self._network = self.world.distributed(self._fitted, self.compute.device)
         if self.config.compile:
@@ -156,7 +157,7 @@ class Learner:
     def _logits_of(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Float32 logits of each head, finest first."""
         with self.compute.autocast():
-            output = network(image.contiguous(memory_format=self.compute.memory_format))
+            output = network(image.contiguous(memory_format=self._memory_format))
         return [logits.float() for logits in (output if isinstance(output, list) else [output])]
 
     def _within_memory(self, compute: Callable[[], Result], statistics: list[Tensor]) -> Result:

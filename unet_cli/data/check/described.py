@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.check.facts import value_range
-from unet_cli.data.check.space import describe_spacing
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import REMEDIES
 from unet_cli.data.labels import remarks

@@ -91,7 +91,7 @@ def preprocessing_of(
         pages="slices" if facts[0].depth else "channels" if any(one.layered for one in facts) else "images",
         mode=mode,
         patch=patch,
-        spacing=card.spacing(train) or () if patch else (),
+        spacing=card.network_spacing if patch else (),
         mirrors=not has_sides(card.labels.names),
         clip=clip,
         slices=slices,

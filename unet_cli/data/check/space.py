@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.nifti import Geometry, geometry_of
 from unet_cli.data.source import Pair
@@ -55,8 +56,3 @@ def _difference(first: Geometry, other: Geometry) -> str:
         moved = "x".join(f"{step:.3g}" for step in shift[::-1])
         return f"is shifted by {moved} voxels against"
     return ""
-
-
-def describe_spacing(spacing: tuple[float, ...]) -> str:
-    """Of (D, H, W) in the order in which sizes are shown: width, height, depth."""
-    return "x".join(f"{step:.3g}" for step in reversed(spacing)) + " mm"
