@@ -27,9 +27,11 @@ from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
-LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.training: see Card.image_marks
+# In Checkpoint.training: see Card.image_marks, and runs.division for the last.
+LEARNED, VALIDATED, DIVIDED = "learned_images", "validated_images", "divided_volumes"
 BESIDE_SETTINGS = {
-    "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], MASKS_BESIDE: list[str],
+    "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], DIVIDED: list[str],
+    MASKS_BESIDE: list[str],
 }  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}

@@ -13,6 +13,8 @@ from unet_cli.errors import UserError
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
 
+MAX_SLICES = 15  # neighbouring slices that a network sees at once
+
 Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
 Orientation = Literal["upright", "any"]  # of images that have a way up, and of others
 
@@ -123,7 +125,8 @@ class Preprocessing(Checked):
     all its pages are the channels of one, or the slices of a volume. orientation: 'upright' where images have a way up,
     so that the network knows none that are upside down or turned. mirrors: whether it knows mirror images, which it
     doesn't where classes are named left and right. clip: lowest and highest value that are told apart, with 'dataset';
-    empty: all.
+    empty: all. slices: number of neighbouring pages of a file that are seen together, as channels, to segment the one
+    in the middle.
     """
 
     size: int = within(1, 2**16)
@@ -142,6 +145,7 @@ class Preprocessing(Checked):
     mirrors: bool = True
     clip: tuple[float, ...] = ()
     orientation: Orientation = "any"
+    slices: int = within(1, MAX_SLICES, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,6 +159,9 @@ class Preprocessing(Checked):
             raise UserError(f"spacing is {self.spacing}: it has to be three numbers above 0, or none")
         if len(self.clip) not in (0, 2) or not all(map(math.isfinite, self.clip)) or sorted(self.clip) != [*self.clip]:
             raise UserError(f"clip is {self.clip}: it has to be a lowest and a highest value, or none")
+
+        if not self.slices % 2 or self.in_channels % self.slices or (self.slices > 1 and self.pages != "images"):
+            raise UserError(f"slices is {self.slices}: it has to be an odd number of pages that share the in_channels")
 
     @property
     def is_volumetric(self) -> bool:
@@ -172,6 +179,10 @@ class Preprocessing(Checked):
             return f"{self.scale:g} times the image's size"
         sides = "x".join(str(side) for side in reversed(self.sides))
         return f"{sides} voxels of {describe_spacing(self.spacing)}" if self.spacing else sides
+
+    def describe_slices(self) -> str:
+        """What is seen together, after a comma; '' where each image stands on its own."""
+        return f", {self.slices} neighbouring slices as channels" if self.slices > 1 else ""
 
     def describe_orientation(self) -> str:
         return ("upright" if self.orientation == "upright" else "any way up") + ", not mirrored" * (not self.mirrors)

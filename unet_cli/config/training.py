@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unet_cli.config.base import flag_of, setting
-from unet_cli.config.data import DataConfig
+from unet_cli.config.data import MAX_SLICES, DataConfig
 from unet_cli.config.hardware import Batches
 from unet_cli.config.losses import LOSSES, check_loss, spelled_now
 from unet_cli.config.model import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, MODEL_SETTINGS
@@ -84,6 +84,11 @@ class TrainConfig(DataConfig, Batches, Spaced):
     foreground_crops: float = setting(
         0.33, help="Share of the random crops that are laid on foreground, on rare classes as often as common ones.",
         panel="Data", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    slices: int | None = setting(
+        None, help="Number of neighbouring slices that a network for images sees as channels, to segment the one in "
+        "the middle; for the pages of TIFF stacks and .npy files, and for NIfTI: --data stacks/ --slices 3.  [default: "
+        "each slice on its own]", panel="Data", lasting="folds", minimum=1, maximum=MAX_SLICES, metavar="ODD",
     )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is held out for validation, if there is no val folder.", panel="Split",
@@ -270,6 +275,8 @@ class TrainConfig(DataConfig, Batches, Spaced):
             parse_fold(str(self.fold))
         if self.split is not None and (self.folds is not None or self.group_by is not None):
             raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
+        if self.slices is not None and not self.slices % 2:
+            raise UserError(f"--slices is {self.slices}: give an odd number, as many slices before as after the middle")
         if self.deterministic and self.max_time is not None:
             raise UserError(
                 "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "

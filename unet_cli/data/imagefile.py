@@ -25,6 +25,7 @@ from unet_cli.data.formats import (
 )
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
+from unet_cli.data.mirror import mirrored
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -86,6 +87,8 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     volume, P of them, see `Source`. Other number types become float32. Raises UserError if a file can't be read,
     contains infinite values, or doesn't match the others.
     """
+    if source.around:
+        return _with_neighbours(source, keep_alpha)
     parts = []
     notes: dict[str, None] = {}
     for path in source.paths:
@@ -98,7 +101,19 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(len(parts[0]), source) else 1)
-    return _our_own(joined), tuple(notes)
+    return _our_own(source.chosen(joined)), tuple(notes)
+
+
+def _with_neighbours(source: Source, keep_alpha: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A page with those around it, from the first to the last, as channels; beyond the ends of the file mirrored."""
+    page, pages = source.page or 0, count_pages(source.path)
+    alone = replace(source, around=0)
+    if source.page is None and pages > 1:  # a whole file, whose pages are channels
+        return read_stack(alone, keep_alpha)
+    places = mirrored(page - source.around, page + source.around + 1, pages).tolist()
+    read = {place: read_stack(replace(alone, page=place) if pages > 1 else alone, keep_alpha) for place in set(places)}
+    notes = dict.fromkeys(note for place in places for note in read[place][1])
+    return np.concatenate([read[place][0] for place in places], axis=1), tuple(notes)
 
 
 def are_slices(pages: int, source: Source) -> bool:
@@ -155,7 +170,8 @@ def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
     """
     if source.is_volume and (len(source.paths) > 1 or reads_single_pages(source.path)):
         return _open_slices(source, keep_alpha)
-    known = outline(source.path, source.page) if len(source.paths) == 1 and not source.is_volume else None
+    is_plain = len(source.paths) == 1 and not source.is_volume and not source.around
+    known = outline(source.path, source.page) if is_plain else None
     if known is None:
         stack, notes = read_stack(source, keep_alpha)
         return one_band(image_of(stack, source), notes)
@@ -184,6 +200,7 @@ def _open_slices(source: Source, keep_alpha: bool) -> Bands:
         places = [[(path, page) for path in source.paths] for page in range(counts[0])]
     else:
         raise UserError(f"{source} have {' and '.join(map(str, counts))} slices: {ALIKE}")
+    places = places[slice(*source.slices or (None,))]
 
     def read(place: list[tuple[Path, int]]) -> tuple[np.ndarray, list[str]]:
         decoded = [(path, decode(path, page)) for path, page in place]

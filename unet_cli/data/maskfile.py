@@ -53,11 +53,13 @@ def read_mask(source: Source) -> MaskPixels:
     can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
     """
     if source.is_blank:
-        pixels = decode(source.path, source.page).pixels
+        pixels = source.chosen(decode(source.path, source.page).pixels)
         return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
     if source.entry is not None:
         return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
+    if source.slices:
+        mask = replace(mask, values=np.ascontiguousarray(source.chosen(mask.values)))
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
     sides = zip(source.size, mask.values.shape[1:], strict=True)

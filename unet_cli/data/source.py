@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from unet_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Item = TypeVar("Item")
 
@@ -41,7 +44,9 @@ class Source:
     for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
     entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file are the
-    slices of one volume; of several files with one page each, the files in their order are its slices.
+    slices of one volume; of several files with one page each, the files in their order are its slices. slices: the
+    first and the end, from 0, of those that are taken; None for all. around: number of pages on either side that are
+    read with a page, as channels of one image.
     """
 
     paths: tuple[Path, ...]
@@ -51,6 +56,8 @@ class Source:
     size: tuple[int, int] | None = None
     entry: Entry | None = None
     is_volume: bool = False
+    slices: tuple[int, int] | None = None
+    around: int = 0
 
     @property
     def path(self) -> Path:
@@ -63,7 +70,18 @@ class Source:
         if self.entry is not None and self.entry.is_one_of_many:
             return f"{self.entry.name} in {self.path}"
         more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
-        return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
+        page = "" if self.page is None else f", page {self.page + 1}"
+        slices = "" if self.slices is None else f", slices {self.slices[0] + 1} to {self.slices[1]}"
+        return f"{self.path}{more}{page}{slices}"
+
+    def chosen(self, pages: np.ndarray) -> np.ndarray:
+        """Of (P, ...) all pages of the files, those of `slices`. Raises UserError where there are no such slices."""
+        if self.slices is None:
+            return pages
+        first, end = self.slices
+        if end > len(pages):
+            raise UserError(f"{self.path} has {len(pages)} slices, so none of number {end}: was it replaced?")
+        return pages[first:end]
 
     def named(self, error: UserError) -> UserError:
         """The error with the source's name in front, unless its message contains it already."""

@@ -16,7 +16,14 @@ from unet_cli.data.folder.layout import masks_among
 from unet_cli.data.folder.passed_over import describe
 from unet_cli.data.folder.several import merge_channels
 from unet_cli.data.folder.walk import walk
-from unet_cli.data.formats import EXTENSIONS, count_pages, extension_of, lacking_packages, without_extension
+from unet_cli.data.formats import (
+    EXTENSIONS,
+    count_pages,
+    extension_of,
+    is_volume_file,
+    lacking_packages,
+    without_extension,
+)
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.source import Source
 from unet_cli.data.writing import is_ours
@@ -94,7 +101,8 @@ def sources_in(
     files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
 ) -> Iterator[tuple[Source, Path, int]]:
     """Each image in the files, its output name (a path without extension), and its number of pages: a stack is one
-    image where its masks go to one TIFF by their suffix, else each page is one; a volume has its slices as pages."""
+    image where its masks go to one file by their suffix, else each page is one; a volume has its slices as pages, also
+    for a network that sees each of them on its own."""
     merged = (
         merge_channels(files) if preprocessing.files > 1 else [(without_extension(file), (file,)) for file in files]
     )
@@ -103,8 +111,9 @@ def sources_in(
             pages = count_pages(paths[0]) if preprocessing.pages != "channels" else 1
         except UserError:  # reported when the file is read, so that the other files are still predicted
             pages = 1
-        source = Source(paths, is_volume=preprocessing.is_volumetric)
-        if source.is_volume or pages == 1 or suffix(source) == "tif":
+        is_volume = preprocessing.pages == "images" and is_volume_file(paths[0])
+        source = Source(paths, is_volume=is_volume or preprocessing.is_volumetric)
+        if preprocessing.is_volumetric or pages == 1 or suffix(source) != "png":
             yield source, name, pages
         else:
             for page in range(pages):

@@ -22,7 +22,7 @@ from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
-from unet_cli.data.preprocess import normalize
+from unet_cli.data.preprocess import normalize, seen
 from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
 from unet_cli.data.spacing import spacing_of
@@ -145,7 +145,7 @@ class Predictor:
     def read(self, source: Source) -> Picture:
         """Open an image in the predictor's mode, or a volume. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
-        source = replace(source, is_volume=self.preprocessing.is_volumetric)
+        source = seen(source, self.preprocessing)
         try:
             if self.mode == "tile":
                 bands = open_bands(source, keep_alpha)
@@ -263,7 +263,7 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"
             )
-        for name in ("dtype", "keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
+        for name in ("dtype", "keep_alpha", "files", "pages", "slices", *(() if settings.mode else ("mode",))):
             one, two = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
             if one != two:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.data.imagefile import Bands
+from unet_cli.data.mirror import mirrored
 from unet_cli.data.preprocess import (
     CONVERTED_TO_GRAY,
     EQUAL_CHANNELS,
@@ -22,7 +23,7 @@ from unet_cli.data.preprocess import (
     prepare,
     resize_image,
 )
-from unet_cli.data.tiles import Axis, Canvas, lay_tiles, mirrored
+from unet_cli.data.tiles import Axis, Canvas, lay_tiles
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.system.prefetch import prefetch

@@ -14,7 +14,8 @@ from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.samples.split import Split, read_split
+from unet_cli.data.samples.blocks import divided, ranges_in
+from unet_cli.data.samples.split import Split, names_in, read_split
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
@@ -83,6 +84,10 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     settings["volume_folders"] = bool(settings["volume_folders"])
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
+    if checkpoints[0].preprocessing.is_volumetric:
+        ranges = ranges_in(set().union(*names_in(paths[0].parent / "split.json")))
+        train = layout.splits["train"]
+        layout = divided(layout, {pair.image.paths: ranges[pair.name] for pair in train if pair.name in ranges})
     card, labels, notes = examine_for_evaluation(
         layout, config, checkpoints[0].labels, console, spec, checkpoints[0].preprocessing.is_volumetric
     )

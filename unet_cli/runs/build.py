@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
+from unet_cli.checkpoint import DIVIDED, LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.hardware import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.losses import parse_loss
@@ -18,6 +18,7 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.augment import Augmentation, augmentation_of
+from unet_cli.data.samples.blocks import ranges_in
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
@@ -53,7 +54,8 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     patch = sides if card.is_volumetric else ()
     # What a resumed run was normalised by is kept, so that nothing has to be measured.
     normalize = "dataset" if call.saved else config.normalize
-    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch)
+    slices = config.slices or 1
+    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch, slices)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"
@@ -66,8 +68,10 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
         training={
             "device_kind": call.compute.kind,
             "data_fingerprint": card.fingerprint(),
-            LEARNED: card.image_marks(split.train),
+            # Pages beside held-out ones are nearly these, and what a volume's part is trained on says much of the rest.
+            LEARNED: card.image_marks(split.train + split.gap) + list(ranges_in(call.divided)),
             VALIDATED: card.image_marks(split.val),
+            DIVIDED: list(call.divided),
             MASKS_BESIDE: list(card.layout.beside),
         },
         data=card.describe(),
@@ -78,7 +82,7 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
     """The preprocessing of a resumed run, whose statistics may differ from today's images. Raises UserError where the
     network's input or the classes would change."""
     then = saved.preprocessing
-    for name in ("dtype", "keep_alpha", "files", "pages"):
+    for name in ("dtype", "keep_alpha", "files", "pages", "slices"):
         if getattr(then, name) != getattr(now, name):
             raise UserError(
                 f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "

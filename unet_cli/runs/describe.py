@@ -62,8 +62,8 @@ def _describe_samples(run: Run) -> str:
     crops = "cropped to " + ", then ".join("x".join(map(str, reversed(phase))) for phase in phases)
     crops += f" ({run.learner.config.foreground_crops:.0%} on foreground)"
     if preprocessing.mode == "tile":
-        return f"{'Volumes' if preprocessing.is_volumetric else 'Images'} are {crops}"
-    stretched = f"Images are stretched to {preprocessing.describe_size()}"
+        return f"{'Volumes' if preprocessing.is_volumetric else 'Images'} are {crops}{preprocessing.describe_slices()}"
+    stretched = f"Images are stretched to {preprocessing.describe_size()}{preprocessing.describe_slices()}"
     return stretched if sides == (preprocessing.size,) else f"{stretched} and {crops}"
 
 

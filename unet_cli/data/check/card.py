@@ -169,13 +169,17 @@ class Card:
         """For each pair 16 hexadecimal digits that identify its image, whatever its path, name and mask; contents as
         for `fingerprint`."""
         facts_of = dict(self.everything)
-        contents = [json.dumps(_image_contents(facts_of[pair])) for pair in pairs]
-        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in contents]
+        return [mark_of(facts_of[pair]) for pair in pairs]
 
     def shares(self) -> list[tuple[str, float]]:
         """Name and fraction of the pixels of each class."""
         counts = self.contents.sum(0)
         return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+
+
+def mark_of(facts: Facts) -> str:
+    """See Card.image_marks."""
+    return hashlib.sha256(json.dumps(_image_contents(facts)).encode()).hexdigest()[:16]
 
 
 def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:

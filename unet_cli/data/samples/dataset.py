@@ -22,7 +22,7 @@ from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.labels import LabelMap, mask_as
 from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.objects import numbered
-from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
+from unet_cli.data.preprocess import converted, middle_slice, own_intensities, seen, whole_intensities
 from unet_cli.data.resample import resampled, resampled_mask
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.source import Pair
@@ -179,10 +179,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def _read(self, number: int) -> CachedSample:
         pair, preprocessing = self.pairs[number], self.preprocessing
         try:
-            pixels = read_image(pair.image, preprocessing.keep_alpha)
+            pixels = read_image(seen(pair.image, preprocessing), preprocessing.keep_alpha)
             image, _ = converted(pixels, preprocessing)
             self._check_size(number, image)
-            missing = missing_pixels(pair.image, pixels)
+            missing = missing_pixels(pair.image, middle_slice(pixels, preprocessing.slices))
             intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes else None
             if len(image) < len(pixels):
                 image = image.copy()  # a view would keep the dropped channels in memory
