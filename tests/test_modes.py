@@ -99,7 +99,7 @@ def test_on_a_gpu_a_run_by_the_clock_has_to_be_long(device, seconds, is_short):
 @pytest.mark.parametrize(("seconds", "is_short"), [(600, True), (180, False)])
 def test_of_a_run_by_the_clock_they_take_a_small_share(monkeypatch, seconds, is_short):
     """With 0.25 s for the work of an image, 150 of them are a tenth of 375 s of training."""
-    cost = SimpleNamespace(seconds=0.25 / modes.work(NETWORK, 512))
+    cost = SimpleNamespace(seconds=0.25 / modes.work(NETWORK, (512, 512)))
     monkeypatch.setattr(modes, "affordable", lambda *_: (NETWORK, cost))
     assert modes.are_short(call_of("cpu", max_time=seconds), NETWORK, NETWORK, True, 20) is is_short
 

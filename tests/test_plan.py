@@ -34,7 +34,7 @@ def test_sides_grow_with_the_run():
 
 @pytest.mark.parametrize("name", ["unet", "attention", "unet++", "resnet18-unet", "nnunet"])
 def test_growth_ends_with_what_prediction_sees(name):
-    sides, until = growth(model(name), 512).values()
+    sides, until = growth(model(name), (512, 512)).values()
     assert sides[-1] == 512
     assert len(sides) > 1
     assert list(until) == sorted(until)
@@ -44,36 +44,36 @@ def test_growth_ends_with_what_prediction_sees(name):
 
 @pytest.mark.parametrize("name", ["unet-paper", "unet-dilated-published"])
 def test_networks_that_crops_do_not_suit_see_whole_images(name):
-    assert growth(model(name), 512)["sides"] == (512,)
+    assert growth(model(name), (512, 512))["sides"] == (512,)
 
 
 def test_small_sizes_do_not_grow():
-    assert growth(model("unet"), 32)["sides"] == (32,)
+    assert growth(model("unet"), (32, 32))["sides"] == (32,)
 
 
 def test_whole_images_come_last_where_there_is_time_for_some():
-    assert growth(UNET, 512, steps=1000)["sides"][-1] == 512
-    short = growth(UNET, 512, steps=50)
+    assert growth(UNET, (512, 512), steps=1000)["sides"][-1] == 512
+    short = growth(UNET, (512, 512), steps=50)
     assert short["sides"][-1] == 256
     assert short["until"][-1] == 1
-    assert growth(model("unet-paper"), 512, steps=1)["sides"] == (512,)
+    assert growth(model("unet-paper"), (512, 512), steps=1)["sides"] == (512,)
 
 
 def test_twice_the_width_is_nearly_four_times_the_work():
-    wide, narrow = (work(model("unet", base_channels=width), 256) for width in (64, 32))
+    wide, narrow = (work(model("unet", base_channels=width), (256, 256)) for width in (64, 32))
     assert 3 < wide / narrow < 4
-    assert work(UNET, 512) == pytest.approx(4 * work(UNET, 256))
+    assert work(UNET, (512, 512)) == pytest.approx(4 * work(UNET, (256, 256)))
 
 
 @pytest.mark.parametrize(("seconds", "width"), [(1, 8), (60, 8), (240, 16), (800, 32), (3200, 64), (1e9, 64)])
 def test_the_width_is_what_a_few_thousand_steps_allow(seconds, width):
-    cost = Cost(Compute(torch.device("cpu"), "float32"), 1 / work(UNET, 512))  # a second an image at width 64
-    assert affordable_width(UNET, cost, 512, 4, seconds) == width
+    cost = Cost(Compute(torch.device("cpu"), "float32"), 1 / work(UNET, (512, 512)))  # a second an image at width 64
+    assert affordable_width(UNET, cost, (512, 512), 4, seconds) == width
 
 
 def test_a_network_without_a_width_keeps_none():
     cost = Cost(Compute(torch.device("cpu"), "float32"), seconds=1.0)
-    assert affordable_width(model("resnet18-unet"), cost, 512, 4, 1.0) is None
+    assert affordable_width(model("resnet18-unet"), cost, (512, 512), 4, 1.0) is None
 
 
 @pytest.mark.parametrize("images", [3, 30, 300, 3000])
@@ -108,9 +108,9 @@ def test_a_trial_finds_what_a_step_costs_and_the_faster_layout(monkeypatch):
     seconds = {True: 0.4, False: 0.2}
     monkeypatch.setattr(planning, "step_seconds", lambda model, compute, side, size: seconds[compute.channels_last])
     monkeypatch.setattr(planning.os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
-    cost = measured(UNET, Compute(torch.device("cpu"), "float32"), 512, 4)
+    cost = measured(UNET, Compute(torch.device("cpu"), "float32"), (512, 512), 4)
     assert not cost.compute.channels_last
-    assert cost.seconds * 4 * work(UNET, 128) == pytest.approx(0.2)
+    assert cost.seconds * 4 * work(UNET, (128, 128)) == pytest.approx(0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_fewer_threads_where_others_compute_and_it_helps(monkeypatch, alone, thr
     monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
     monkeypatch.setattr(planning.os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
     monkeypatch.setattr(planning, "step_seconds", lambda *_: 0.2 if now[0] == 3 else alone)
-    assert measured(UNET, Compute(torch.device("cpu"), "float32"), 512, 4).threads == threads
+    assert measured(UNET, Compute(torch.device("cpu"), "float32"), (512, 512), 4).threads == threads
     assert now[0] == 3
 
 
@@ -162,7 +162,7 @@ def test_another_way_has_to_be_faster_than_noise():
 def test_the_trial_itself_trains(monkeypatch):
     small = model("unet", base_channels=4, depth=2)
     before = torch.random.get_rng_state()
-    cost = measured(small, Compute(torch.device("cpu"), "float32"), 64, 2)
+    cost = measured(small, Compute(torch.device("cpu"), "float32"), (64, 64), 2)
     assert cost.seconds > 0
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -146,12 +146,12 @@ def test_tiles_of_ours_give_the_answer_of_the_whole_image():
     margin, side = model.geometry.margin, 68
     rows, columns = (lay_tiles(length, side, 0, 16, model.geometry.reach) for length in image.shape[1:])
     assert rows.starts == (0, 64)
-    canvas, parts = Canvas(rows, columns), []
+    canvas, parts = Canvas((rows, columns)), []
     for i, y in enumerate(rows.starts):
         for j, x in enumerate(columns.starts):
             ys = mirrored(y - margin, y + side + margin, rows.length)
             xs = mirrored(x - margin, x + side + margin, columns.length)
-            done = canvas.add(i, j, model(image[:, ys][:, :, xs][None])[0].float())
+            done = canvas.add((i, j), model(image[:, ys][:, :, xs][None])[0].float())
             parts += [done[1]] if done else []
     whole = Fitted(model)(image[None])[0].float()
     assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-6 * whole.abs().max()

@@ -120,12 +120,12 @@ def in_tiles(model, image, side, overlap):
     """The overlap-tile strategy: (C, H, W) -> the starts of rows of tiles, and (K, H, W)."""
     geometry = model.geometry
     rows, columns = (lay_tiles(length, side, overlap, geometry.stride, geometry.reach) for length in image.shape[1:])
-    canvas, parts = Canvas(rows, columns), []
+    canvas, parts = Canvas((rows, columns)), []
     for i, y in enumerate(rows.starts):
         for j, x in enumerate(columns.starts):
             ys = mirrored(y - geometry.margin, y + side + geometry.margin, rows.length)
             xs = mirrored(x - geometry.margin, x + side + geometry.margin, columns.length)
-            done = canvas.add(i, j, model(image[:, ys][:, :, xs][None])[0])
+            done = canvas.add((i, j), model(image[:, ys][:, :, xs][None])[0])
             parts += [done[1]] if done else []
     return rows.starts, torch.cat(parts, dim=1)
 

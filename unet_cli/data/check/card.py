@@ -120,12 +120,14 @@ class Card:
         return [facts_of[pair].sides for pair in pairs]
 
     def spacing(self, pairs: Sequence[Pair]) -> tuple[float, ...] | None:
-        """The median spacing of volumes along (D, H, W) in mm; None where a file doesn't tell it."""
+        """The median spacing of volumes along (D, H, W) in mm, the finer one of two; None where a file doesn't tell
+        it."""
         facts_of = dict(self.everything)
         known = [facts_of[pair].spacing for pair in pairs]
         if not known or any(spacing is None for spacing in known):
             return None
-        return tuple(np.median(np.array(known, np.float64), axis=0).tolist())
+        # No mean of two spacings, to which every volume would have to be resampled.
+        return tuple(np.quantile(np.array(known, np.float64), 0.5, axis=0, method="lower").tolist())
 
     def with_spacing(self, spacing: tuple[float, ...]) -> Card:
         """The card of volumes whose voxels are of this size, along (D, H, W) in mm, whatever their files tell."""
