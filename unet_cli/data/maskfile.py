@@ -12,9 +12,9 @@ from unet_cli.data.annotations.polygons import drawn
 from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL, Annotated, is_background
 from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
-from unet_cli.data.formats.decoded import explained
+from unet_cli.data.formats.decoded import Refused, explained
 from unet_cli.data.imagefile import NO_DATA, are_slices, describe_pixels, is_gray
-from unet_cli.data.source import Entry, Source
+from unet_cli.data.source import Entry, Source, turned
 from unet_cli.errors import UserError
 
 UNLABELLED = -1  # value of unlabelled pixels
@@ -54,7 +54,9 @@ def read_mask(source: Source) -> MaskPixels:
     """
     if source.is_blank:
         pixels = decode(source.path, source.page).pixels
-        return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+        pages = len(source.paths) if are_slices(len(pixels), source) else len(pixels)
+        blank = np.zeros((pages, *pixels.shape[2:]), np.uint8)
+        return MaskPixels(np.ascontiguousarray(turned(blank, source.turn)), is_blank=True)
     if source.entry is not None:
         return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
@@ -110,7 +112,9 @@ def _joined_mask(source: Source) -> MaskPixels:
         with explained(path):
             parts.append(_mask_pixels(decode(path, source.page), path))
     if len(parts) == 1 and not source.classes:
-        return parts[0]
+        if not source.turn:
+            return parts[0]
+        return replace(parts[0], values=np.ascontiguousarray(turned(parts[0].values, source.turn)))
     for path, part in zip(source.paths, parts, strict=True):
         if part.values.shape != parts[0].values.shape:
             raise UserError(
@@ -120,7 +124,8 @@ def _joined_mask(source: Source) -> MaskPixels:
     if source.classes:
         return _classes_joined(parts, source)
     if are_slices(len(parts[0].values), source):
-        return replace(parts[0], values=np.concatenate([part.values for part in parts]))
+        joined = turned(np.concatenate([part.values for part in parts]), source.turn)
+        return replace(parts[0], values=np.ascontiguousarray(joined))
     colour = any(part.colour for part in parts)
     # gray objects among coloured ones are colours with equal channels
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
@@ -161,6 +166,10 @@ def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:
 
 
 def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
+    if decoded.is_measured and decoded.pixels.shape[1] > 1:
+        raise Refused(
+            f"has 4 axes, {decoded.pixels.shape[1]} volumes, and is a mask: save it as one volume of class numbers"
+        )
     planes = _marked_planes(decoded)
     if planes is not None:
         return MaskPixels(planes, planes=decoded.pixels.shape[1])

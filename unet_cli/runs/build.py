@@ -21,7 +21,7 @@ from unet_cli.data.samples.augment import Augmentation, augmentation_of
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
-from unet_cli.data.source import MASKS_BESIDE, Pair, spread
+from unet_cli.data.source import CHANNEL_WORDS, MASKS_BESIDE, Pair, spread
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS, Geometry, Network
 from unet_cli.runs.patch import sides_for, smaller
@@ -69,6 +69,7 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
             LEARNED: card.image_marks(split.train),
             VALIDATED: card.image_marks(split.val),
             MASKS_BESIDE: list(card.layout.beside),
+            CHANNEL_WORDS: list(card.layout.channels),
         },
         data=card.describe(),
     )
