@@ -10,7 +10,7 @@ from pathlib import Path
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.roles import File
 from unet_cli.data.folder.several import Paired, result
-from unet_cli.data.folder.walk import stem
+from unet_cli.data.folder.walk import stem, walk
 from unet_cli.data.formats import DICOM_EXTENSIONS, extension_of, is_volume_file
 from unet_cli.data.formats.dicom_series import in_order, turn_of
 from unet_cli.data.source import Source, Turn
@@ -71,6 +71,14 @@ def volume_of(paths: tuple[Path, ...]) -> Source:
         return Source(paths, is_volume=True)
     ordered = in_order(paths)
     return Source(ordered, is_volume=True, turn=turn_of(ordered))
+
+
+def volume_in(folder: Path) -> Source:
+    """The volume whose slices are the files of this folder. Raises UserError."""
+    paths = tuple(path for path in walk(folder) if path.parent == folder)
+    if not paths:
+        raise UserError(f"{folder} holds no slices: give a volume, or the folder of its slices")
+    return volume_of(paths)
 
 
 def _turn_of_mask(paths: tuple[Path, ...], of_image: Turn) -> Turn:
