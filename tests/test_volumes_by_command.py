@@ -1,13 +1,15 @@
 """Volumes as users have them, by the command line: folders of slices, names of other tools, and what is wrong with
 them."""
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from conftest import Run, assert_failed, json_lines
+import volumes
+from conftest import Run, assert_failed, json_lines, start_unet, wait_for
 from PIL import Image
 from test_extras import dicom_file
 from test_predict_volumes import CPU, RULE, checkpoint_of
@@ -155,3 +157,98 @@ def test_the_fourth_axis_of_an_image_holds_channels_and_that_of_a_mask_is_refuse
     nibabel.save(nibabel.Nifti1Image(one_hot, AFFINE), tmp_path / "set" / "masks" / "2.nii.gz")
     refused = unet("train", "--data", "set", *QUICK)
     assert_failed(refused, 1, "2.nii.gz has 4 axes, 3 volumes, and is a mask: save it as one volume of class numbers")
+
+
+def test_dicom_folders_from_training_to_scores(unet: Run, tmp_path):
+    for index in range(4):
+        image, mask = drawn_volume(index)
+        write_series(tmp_path / "set" / "images" / f"p{index}", image, "PIR" if index % 2 else "LPS")
+        write_volume(tmp_path / "set" / "masks" / f"p{index}.nii.gz", mask, AFFINE, "RAS")
+    trained = unet("train", "--data", "set", "--volume-folders", *QUICK, "--name", "run", "--val-fraction", 0.25)
+    assert trained.returncode == 0, trained.stderr
+    assert "volumes  16x20x12 (4), voxels of 0.75x0.5x2.5 mm" in trained.stderr + trained.stdout
+    beside = unet("predict", "--weights", "checkpoints/run", "--input", "set/images/p1")
+    assert beside.returncode == 0, beside.stderr
+    assert (tmp_path / "set" / "images" / "p1_masks" / "p1.nii.gz").exists()
+    done = unet("predict", "--weights", "checkpoints/run", "--input", "set/images", "--output", "out")
+    assert "left out: 1 mask beside the folders of their slices" in done.stderr + done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"p{index}.nii.gz" for index in range(4)}
+    scored = unet("evaluate", "--data", "set", "--volume-folders", "--pred", "out", "--json")
+    assert scored.returncode == 0, scored.stderr
+    refused = unet("evaluate", "--data", "set/images/p0", "--masks", "set/images/p0", "--weights", "checkpoints/run")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
+def test_everything_that_is_wrong_with_volumes_is_listed_at_once(unet: Run, tmp_path):
+    root = write_set(tmp_path / "set", count=10, is_numbered=False)
+    images, masks = (
+        [root / kind / f"case_{index:03}.nii.gz" for index in range(10)] for kind in ("imagesTr", "labelsTr")
+    )
+    image, mask = drawn_volume(0)
+    whole = gzip.decompress(images[0].read_bytes())
+    images[0].write_bytes(images[0].read_bytes()[:2000])
+    images[1].write_bytes(gzip.compress(whole[:42] + np.array([900, 900, 900], "<i2").tobytes() + whole[48:]))
+    images[2].write_bytes(gzip.compress(bytes(348) + whole[348:]))
+    write_volume(masks[3], mask, volumes.AFFINE + 5 * np.eye(4, k=3))
+    write_volume(masks[4], mask[:-1])
+    write_volume(masks[5], mask * np.float32(1.25))
+    write_volume(images[6], np.where(mask == 2, np.float32(np.inf), image))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((16, 20, 12, 40), np.int16), AFFINE), images[7])
+    write_volume(masks[8], mask * np.float64(1.0000001))
+    write_volume(images[9], np.where(mask == 2, np.float32(np.nan), image))
+    done = unet("train", "--data", "set", *QUICK)
+    assert_failed(
+        done, 1, "8 problems with the files", "case_000.nii.gz is damaged (it ends before its pixels do)",
+        "case_001.nii.gz has more than 500 million pixels", "case_002.nii.gz is not an image",
+        "case_003.nii.gz is shifted by 10x0x0 voxels against", "case_004.nii.gz is 16x20x11 but its image",
+        "case_005.nii.gz holds numbers that are not whole", "case_006.nii.gz holds infinite values",
+        "case_007.nii.gz has 4 axes, 16x20x12x40: the fourth may hold up to 16 channels",
+        "leave them out with --skip-bad",
+    )  # fmt: skip
+    for path in masks:
+        write_volume(path, np.zeros_like(mask))
+    assert_failed(unet("train", "--data", "set", "--skip-bad", *QUICK), 1, "no mask holds anything but background")
+    for index in range(3):
+        image_path = tmp_path / "flat" / "images" / f"{index}.png"
+        for path, values in (
+            (image_path, image[index].clip(0, 255)),
+            (tmp_path / "flat" / "masks" / image_path.name, mask[6]),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint8)).save(path)
+    assert_failed(unet("train", "--data", "flat", *QUICK, "--model", "unet3d"), 1, "say so with --volume-folders")
+
+
+def test_thin_volumes_of_several_types_are_trained_on_and_a_killed_run_continues_to_the_same_weights(unet, tmp_path):
+    for index in range(4):
+        image, mask = drawn_volume(index)
+        part = slice(5, 6 + 2 * (index % 2))
+        name = f"Bäuche/{{}}/Fäll #{index}.nii" + ".gz" * (index % 2)
+        values = image[part].astype((np.int16, np.float32, np.float64, np.int32)[index])
+        write_volume(tmp_path / name.format("images"), values, codes=("LPS", "RAS", "PIR", "LPS")[index])
+        write_volume(tmp_path / name.format("masks"), mask[part], codes=("RAS", "LPS", "LPS", "ASL")[index])
+    flags = ("train", "--data", "Bäuche", "--epochs", 3, "--width", 2, "--device", "cpu", "--val-fraction", 0.25)
+    process = start_unet(*flags, "--name", "broken", cwd=tmp_path)
+    wait_for(tmp_path / "checkpoints" / "broken" / "last.pth", process)
+    process.kill()
+    process.wait()
+    runs = [unet(*flags, "--name", "whole"), unet("train", "--resume", "checkpoints/broken")]
+    if "has finished training" not in runs[1].stderr:  # killed too late
+        assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    whole, broken = (load_checkpoint(tmp_path / "checkpoints" / name / "last.pth") for name in ("whole", "broken"))
+    assert all((whole.weights[name] == broken.weights[name]).all() for name in whole.weights)
+    done = unet("predict", "--weights", "checkpoints/whole", "--input", "Bäuche/images", "--output", "out put")
+    assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "Bäuche" / "images").iterdir():
+        mask = nibabel.load(tmp_path / "out put" / path.name)
+        assert (mask.shape, mask.affine.tolist()) == (nibabel.load(path).shape, nibabel.load(path).affine.tolist())
+
+
+def test_a_full_disk_leaves_no_part_of_a_mask(full_disk: Run, tmp_path):
+    image = np.random.default_rng(0).normal(size=(40, 64, 64)).astype(np.float32)
+    write_volume(tmp_path / "in" / "a.nii", image)
+    weights_of(tmp_path / "w.pth")
+    flags = ("predict", "--weights", "w.pth", "--input", "in", "--output", "out")
+    assert_failed(full_disk(100_000, *flags), 3, "a.nii")
+    assert [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []

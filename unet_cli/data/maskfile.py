@@ -19,6 +19,7 @@ from unet_cli.errors import UserError
 
 UNLABELLED = -1  # value of unlabelled pixels
 STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # nodata values; the last three are the lowest of a type
+ROUNDING = 1e-4  # of whole numbers that a file stores with a factor
 TRANSPARENT = 0x1000000  # colour of transparent pixels: outside the range of 0xRRGGBB
 
 
@@ -247,9 +248,14 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
         nothing |= (values < 0) & np.isfinite(values) & (values.astype(np.float64) < -NO_DATA)
     if nothing.any():
         values = np.where(nothing, values.dtype.type(UNLABELLED), values)
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        if not np.isfinite(whole).all() or (np.abs(values - whole) > ROUNDING).any():
+            raise UserError(
+                f"{path} holds numbers that are not whole: save masks as whole numbers, with 0 for background"
+            )
+        values = whole
     low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)) or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, with 0 for background")
     if low < UNLABELLED:
         raise UserError(
             f"{path} has negative values, down to {low:g}: save masks as whole numbers, with 0 for background and -1 "

@@ -36,6 +36,7 @@ from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
+MASKS = "_masks"  # at the end of the default output
 NO_VOLUME = (
     "is an image, and these weights predict volumes: give files of NIfTI, TIFF or .npy, or folders of DICOM slices"
 )
@@ -72,6 +73,12 @@ def find_files(
         if masks_found:
             shown = f"{counted(len(masks_found), 'mask')} in {input}, known from training, such as {min(masks_found)}"
             notes.append(f"left out: {shown}; to predict them, give their folder or a glob as --input")
+        if training.get("volume_folders"):
+            predicted = dict.fromkeys(image for image in images if _is_output(image))
+            images = [image for image in images if image not in predicted]
+            if predicted:
+                shown = f"{counted(len(predicted), 'mask')} beside the folders of their slices"
+                notes.append(f"left out: {shown}, such as {next(iter(predicted))}")
         notes += describe(others)
     elif path.is_file():
         images = [path]
@@ -89,6 +96,13 @@ def find_files(
     if extension_of(output) in EXTENSIONS and not output.is_dir():
         raise UserError(f"--output {output} looks like a file: give the output folder for the masks")
     return images, base, output
+
+
+def _is_output(image: Path) -> bool:
+    """Whether this is a mask in the default output of a folder of slices."""
+    folder = image.parent
+    of = folder.name.removesuffix(MASKS)
+    return of not in ("", folder.name) and folder.with_name(of).is_dir() and is_ours(image)
 
 
 def real_path(path: Path) -> Path:
@@ -206,7 +220,7 @@ def listed_paths(content: bytes) -> list[str]:
 def output_beside(folder: Path) -> Path:
     """FOLDER_masks beside FOLDER, as a relative path where FOLDER is one, except for '.' and '..'."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.with_name(named.name + "_masks")
+    return named.with_name(named.name + MASKS)
 
 
 def _ours(folder: Path) -> Path:

@@ -16,11 +16,18 @@ from unet_cli.data.formats.dicom_series import in_order, turn_of
 from unet_cli.data.source import Source, Turn
 from unet_cli.errors import UserError
 
+SUFFIX = "_masks"  # of the folder that `unet predict` writes beside one with slices
+
 
 def paired_folders(images: Sequence[File], masks: Sequence[File]) -> Paired:
     """Pair each folder of images with a folder of as many masks, or with one file that is a volume. The slices are in
     the order of their positions in a DICOM series, else in that of their names. Raises UserError."""
     image_folders, mask_folders = _folders(images), _folders(masks)
+    predicted = [
+        image_folders.pop(name)
+        for name in list(image_folders)
+        if name.removesuffix(SUFFIX) in image_folders and name.endswith(SUFFIX)
+    ]
     for name, paths in image_folders.items():
         if not name or len(paths) < 2:
             raise UserError(
@@ -49,7 +56,8 @@ def paired_folders(images: Sequence[File], masks: Sequence[File]) -> Paired:
             continue
         pairs.append(replace(pair, image=image, mask=mask))
     files = sum(len(paths) for paths in image_folders.values())
-    notes = [*found.notes, f"{files:,} image files in {len(image_folders):,} folders, a volume each"]
+    notes = [f"{paths[0].parent} is not used: it holds masks of the slices beside it" for paths in predicted]
+    notes += [*found.notes, f"{files:,} image files in {len(image_folders):,} folders, a volume each"]
     return replace(found, pairs=pairs, unmasked=unmasked, left=left, notes=notes)
 
 
