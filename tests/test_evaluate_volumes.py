@@ -15,9 +15,10 @@ from PIL import Image
 
 from unet_cli.checkpoint import Checkpoint, save_checkpoint
 from unet_cli.config.data import Preprocessing
-from unet_cli.config.evaluation import Scoring, parse_spacing
+from unet_cli.config.evaluation import Scoring
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.prediction import Cleaning
+from unet_cli.config.spacing import parse_spacing
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import read_mask

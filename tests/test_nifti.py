@@ -105,9 +105,14 @@ def test_pages_of_a_compressed_volume_are_unpacked_once_and_the_file_s_new_conte
     assert len(unpacked) == 2
     saved(paths[0], volume=VOLUME + 7)
     assert (decode(paths[0], 1).pixels == VOLUME[1] + 7).all()
+    monkeypatch.setattr(nifti, "MAX_UNPACKED", 2)
     saved(tmp_path / "c.nii.gz")
     decode(tmp_path / "c.nii.gz", 0)
-    assert len(nifti._UNPACKED) == nifti.MAX_UNPACKED
+    assert len(nifti._UNPACKED) == 2
+    monkeypatch.setattr(nifti, "MAX_KEPT", VOLUME.nbytes)
+    saved(tmp_path / "d.nii.gz")
+    assert (decode(tmp_path / "d.nii.gz", 2).pixels == VOLUME[2]).all()
+    assert len(nifti._UNPACKED) == 1
 
 
 def test_a_page_of_an_uncompressed_volume_reads_no_others(tmp_path):
@@ -250,6 +255,7 @@ def test_two_extensions_are_one():
 def test_without_nibabel_it_is_said_what_to_install(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.nii.gz")
     monkeypatch.setattr(extras, "is_installed", lambda package: False)
+    nifti._parsed.cache_clear()  # as in another process
     with pytest.raises(UserError, match=r"pip install nibabel \(the extra `medical`\)"):
         decode(path)
     assert lacking_packages([path, path]) == ["2 .nii.gz files can't be read (pip install nibabel, extra `medical`)"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from unet_cli.data.samples import split as split_module
+from unet_cli.data.samples.blocks import are_few_stacks, block_of, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split, write_split
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
@@ -332,7 +333,83 @@ def test_pages_of_a_stack_stay_together_where_there_are_several_stacks():
         return [Pair(f"{s}#{p}", Source((Path(s),), p), Source((Path(s + "m"),), p)) for s in stacks for p in range(3)]
 
     assert group_names(pages("a", "b"), None) == ["a"] * 3 + ["b"] * 3
-    assert len(set(group_names(pages("a"), None))) == 3
+    assert group_names(pages("a"), None) == ["a"] * 3
+
+
+def pages_of(*counts):
+    return [
+        Pair(f"{name}#{page + 1}", Source((Path(f"{name}.tif"),), page), Source((Path(f"m{name}.tif"),), page))
+        for name, count in zip("abcd", counts, strict=False)
+        for page in range(count)
+    ]
+
+
+def shown_on(count, *pages):
+    """Contents of pages, all of which have background, and these foreground."""
+    return np.array([[9, 5 * (page in pages)] for page in range(count)])
+
+
+def test_of_few_stacks_a_block_of_pages_is_held_out_and_its_neighbour_is_in_neither_part():
+    split = hold_out_pages(pages_of(20, 10, 2), shown_on(32, *range(32)), 0.2)
+    assert names(split.val) == [*(f"a#{page}" for page in range(17, 21)), "b#9", "b#10"]
+    assert names(split.gap) == ["a#16", "b#8"]
+    assert names(split.train) == [
+        *(f"a#{page}" for page in range(1, 16)),
+        *(f"b#{page}" for page in range(1, 8)),
+        "c#1",
+        "c#2",
+    ]
+    assert split.how.startswith("pages 17 to 20 of a.tif and pages 9 to 10 of b.tif, 1 page beside them left out")
+    wider = hold_out_pages(pages_of(20), shown_on(20, *range(20)), 0.2, gap=3)
+    assert (len(wider.val), names(wider.gap)) == (4, ["a#14", "a#15", "a#16"])
+
+
+@pytest.mark.parametrize(
+    ("count", "pages", "fraction", "expected"),
+    [
+        (10, range(10), 0.2, (8, 10)),
+        (10, range(7), 0.2, (6, 8)),  # half of the block shows foreground
+        (10, [4], 0.2, (8, 10)),  # the only page of a class is trained on
+        (10, [4, 8], 0.2, (8, 10)),
+        (10, [], 0.2, (8, 10)),
+        (3, range(3), 0.9, (2, 3)),
+        (30, range(5, 15), 0.1, (14, 17)),
+    ],
+)
+def test_a_block_is_as_close_to_the_end_as_it_shows_the_classes(count, pages, fraction, expected):
+    assert block_of(shown_on(count, *pages), fraction) == expected
+
+
+def test_only_pages_of_few_stacks_are_divided():
+    assert are_few_stacks(pages_of(20, 10, 2))
+    assert not are_few_stacks(pages_of(20, 10, 2, 3))
+    assert not are_few_stacks(numbered(3))
+    assert not are_few_stacks(pages_of(2, 2))
+    assert not are_few_stacks(pages_of(3), gap=2)
+
+
+def test_each_page_of_a_stack_is_in_the_validation_part_of_one_fold():
+    pairs = pages_of(11, 8)
+    folds = [hold_out_fold(pairs, 4, fold) for fold in range(1, 5)]
+    assert sorted(name for fold in folds for name in names(fold.val)) == sorted(names(pairs))
+    for split in folds:
+        learned = {(pair.image.path, pair.image.page) for pair in split.train}
+        beside = {(pair.image.path, pair.image.page + step) for pair in split.val for step in (-1, 0, 1)}
+        assert not learned & beside
+        assert len(split.train) + len(split.val) + len(split.gap) == 19
+    with pytest.raises(UserError, match=r"b\.tif has only 3 pages, and each fold needs two"):
+        hold_out_fold(pages_of(11, 3), 2, 1)
+    with pytest.raises(UserError, match="--fold is 3, of --folds 2"):
+        hold_out_fold(pages_of(11), 2, 3)
+
+
+def test_the_pages_between_the_parts_are_stored(tmp_path):
+    pairs = pages_of(8)
+    split = hold_out_pages(pairs, shown_on(8, *range(8)), 0.25)
+    write_split(tmp_path / "split.json", split)
+    read = read_split(tmp_path, pairs, leave_out=False)
+    assert (read.train, read.val, read.gap) == (split.train, split.val, split.gap)
+    assert len(read.gap) == 1
 
 
 def test_pairs_that_have_come_since_may_be_left_out_alone(tmp_path):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unet_cli.data.tiles import Canvas, lay_tiles, mirrored
+from unet_cli.data.mirror import mirrored
+from unet_cli.data.tiles import Canvas, lay_tiles
 from unet_cli.models.fitted import Fitted
 from unet_cli.models.geometry import Geometry
 from unet_cli.models.unet_dilated import UNetDilated, UNetDilatedPublished

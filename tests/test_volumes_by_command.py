@@ -174,8 +174,7 @@ def test_dicom_folders_from_training_to_scores(unet: Run, tmp_path):
     scored = unet("evaluate", "--data", "set", "--volume-folders", "--pred", "out", "--json")
     assert scored.returncode == 0, scored.stderr
     refused = unet("evaluate", "--data", "set", "--weights", "checkpoints/run")
-    print(refused)
-    assert_failed(refused, 1, "")
+    assert_failed(refused, 1, "If each folder of images holds the slices of one volume, say so with --volume-folders")
 
 
 def test_everything_that_is_wrong_with_volumes_is_listed_at_once(unet: Run, tmp_path):

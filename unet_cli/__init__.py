@@ -19,14 +19,17 @@ def load(weights: str | Path | Sequence[str | Path], **settings: Any) -> Predict
 
     weights: a checkpoint or a run's folder, or several as an ensemble, whose probabilities are averaged. settings:
     settings of `unet predict` that determine the mask: device, precision, batch_size, mode, size, overlap, flips,
-    threshold, compile. Raises UserError.
+    threshold, spacing (as text, such as "3,1,1mm", which is of arrays too), compile. Raises UserError.
     """
     # Imported here, so that `import unet_cli` doesn't import torch.
     from unet_cli.checkpoint import find_checkpoints, load_checkpoint
     from unet_cli.config.prediction import Inference
+    from unet_cli.config.spacing import parse_spacing
     from unet_cli.inference.predictor import Predictor
     from unet_cli.system.device import choose_compute
 
+    if isinstance(settings.get("spacing"), str):
+        settings["spacing"] = parse_spacing(settings["spacing"])
     inference = Inference(**settings)
     paths = [weights] if isinstance(weights, (str, Path)) else weights
     checkpoints = [load_checkpoint(path) for path in find_checkpoints(map(Path, paths))]

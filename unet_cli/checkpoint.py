@@ -27,16 +27,17 @@ from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.version import __version__
 
 FORMAT = "unet-checkpoint"
-LEARNED, VALIDATED = "learned_images", "validated_images"  # in Checkpoint.training: see Card.image_marks
+# In Checkpoint.training: see Card.image_marks, and runs.division for the last.
+LEARNED, VALIDATED, DIVIDED = "learned_images", "validated_images", "divided_volumes"
 BESIDE_SETTINGS = {
-    "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], MASKS_BESIDE: list[str],
-    CHANNEL_WORDS: list[str],
+    "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], DIVIDED: list[str],
+    MASKS_BESIDE: list[str], CHANNEL_WORDS: list[str],
 }  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # Format 1 had fewer settings of networks and of preprocessing; 2 had no temperature; in 3 the first class was always
-# background; in 4 label maps used values as stored, each on its own, and images had no orientation.
-FORMAT_VERSION = 5
+# background; in 4 label maps used values as stored, each on its own, and images had no orientation; 5 had no volumes.
+FORMAT_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def check(config: CheckConfig, console: Console) -> int:
     Raises UserError where there is no data set to describe.
     """
     from unet_cli.data.check.card import MAX_ODD, ask_about_missing
+    from unet_cli.data.check.described import how_read
     from unet_cli.data.check.examine import examine
     from unet_cli.data.check.problems import listed
     from unet_cli.data.folder.layout import layout_of
@@ -53,7 +54,7 @@ def check(config: CheckConfig, console: Console) -> int:
     odd = [problem for problem in card.problems if not problem.refuses]
     figures, decisions = ({}, []) if card.is_volumetric else _of_images(card, config, console)
     console.document(card.plain() | figures)
-    console.result(*card.describe(), *decisions, *card.details())
+    console.result(*card.describe(), *how_read(card), *decisions, *card.details())
     if card.refusals:
         console.result(
             f"{counted(len(card.refusals), 'problem')} that prevent training:",
@@ -123,7 +124,8 @@ def _next_step(card: Card, config: CheckConfig) -> list[str]:
     flags += ["--volume-folders"] * config.volume_folders
     flags += ["--missing-masks", "background"] * (config.missing_masks == "background")
     flags += ["--keep-alpha"] * config.keep_alpha + ["--skip-bad"] * (config.skip_bad or bool(card.refusals))
-    flags += ["--val-fraction", "0"] * (len(card.pairs("train")) == 1 and not card.pairs("val"))
+    is_single = len(card.pairs("train")) == 1 and not card.pairs("val") and not card.is_volumetric
+    flags += ["--val-fraction", "0"] * is_single
     line = f"  {shlex.join(['unet', 'train', *flags])}"
     if card.refusals:
         return ["Put the problems right, or train without the files that are named:", line]

@@ -46,7 +46,8 @@ def info_cli(config: InfoConfig, output: Output) -> int:
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
         *([f"temperature    {checkpoint.temperature:.4g}"] if checkpoint.temperature != 1 else []),
-        f"preprocessing  {counted(preprocessing.in_channels, 'channel')}, {preprocessing.describe_size()}, "
+        f"preprocessing  {counted(preprocessing.in_channels, 'channel')}, {preprocessing.describe_size()}"
+        f"{preprocessing.describe_slices()}, "
         f"{preprocessing.dtype}, {preprocessing.describe_orientation()}, {preprocessing.describe_intensity()}",
         "trained on     " + "\n               ".join(line.strip() for line in checkpoint.data),
         *(

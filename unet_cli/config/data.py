@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from unet_cli.config.base import Checked, setting, within
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.errors import UserError
 
 FLOAT_RESOLUTION = 1e-5  # of a floating-point image, as a share of its mean
+
+MAX_SLICES = 15  # neighbouring slices that a network sees at once
 
 Dtype = Literal["uint8", "uint16", "float32"]  # that images are read as
 Orientation = Literal["upright", "any"]  # of images that have a way up, and of others
@@ -111,7 +114,8 @@ class Preprocessing(Checked):
 
     mode: whether images are stretched to size x size, or cut into tiles of that size. scale: of networks of another
     tool, which see images resized by this factor instead. patch: (D, H, W) of the tiles of volumes, empty for images.
-    spacing: of a voxel of these tiles, in mm along (D, H, W); empty where files don't tell. dtype: of the files'
+    spacing: of a voxel of these tiles, in mm along (D, H, W), to which volumes of another spacing are resampled; empty
+    where files don't tell, or all stay as they are. dtype: of the files'
     values; all that is signed, floating or has more than 16 bits is read as float32. intensity: what is subtracted and
     divided by: 'dataset', mean and std of each channel; 'image', the mean and standard deviation over all pixels and
     channels of the image itself; 'percentile', the same within the image's 1st and 99th percentile, to which it is
@@ -121,7 +125,8 @@ class Preprocessing(Checked):
     all its pages are the channels of one, or the slices of a volume. orientation: 'upright' where images have a way up,
     so that the network knows none that are upside down or turned. mirrors: whether it knows mirror images, which it
     doesn't where classes are named left and right. clip: lowest and highest value that are told apart, with 'dataset';
-    empty: all.
+    empty: all. slices: number of neighbouring pages of a file that are seen together, as channels, to segment the one
+    in the middle.
     """
 
     size: int = within(1, 2**16)
@@ -140,6 +145,7 @@ class Preprocessing(Checked):
     mirrors: bool = True
     clip: tuple[float, ...] = ()
     orientation: Orientation = "any"
+    slices: int = within(1, MAX_SLICES, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,6 +159,9 @@ class Preprocessing(Checked):
             raise UserError(f"spacing is {self.spacing}: it has to be three numbers above 0, or none")
         if len(self.clip) not in (0, 2) or not all(map(math.isfinite, self.clip)) or sorted(self.clip) != [*self.clip]:
             raise UserError(f"clip is {self.clip}: it has to be a lowest and a highest value, or none")
+
+        if not self.slices % 2 or self.in_channels % self.slices or (self.slices > 1 and self.pages != "images"):
+            raise UserError(f"slices is {self.slices}: it has to be an odd number of pages that share the in_channels")
 
     @property
     def is_volumetric(self) -> bool:
@@ -168,7 +177,12 @@ class Preprocessing(Checked):
         """Of what the network sees."""
         if self.scale is not None and self.mode == "resize":
             return f"{self.scale:g} times the image's size"
-        return "x".join(str(side) for side in reversed(self.sides))
+        sides = "x".join(str(side) for side in reversed(self.sides))
+        return f"{sides} voxels of {describe_spacing(self.spacing)}" if self.spacing else sides
+
+    def describe_slices(self) -> str:
+        """What is seen together, after a comma; '' where each image stands on its own."""
+        return f", {self.slices} neighbouring slices as channels" if self.slices > 1 else ""
 
     def describe_orientation(self) -> str:
         return ("upright" if self.orientation == "upright" else "any way up") + ", not mirrored" * (not self.mirrors)

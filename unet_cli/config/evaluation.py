@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unet_cli.config.base import Checked, check_extension, flag_of, setting
+from unet_cli.config.base import check_extension, flag_of, setting
 from unet_cli.config.data import DataConfig
 from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Cleaning, Inference
+from unet_cli.config.spacing import Spaced
 from unet_cli.errors import UserError
-
-Spacing = tuple[tuple[float, ...], str]  # of all axes, or of rows and columns, or of slices, rows and columns; the unit
-
-
-def parse_spacing(text: str) -> Spacing:
-    """'0.5' -> ((0.5,), ''), which is of all axes; '4.6,2.3nm' -> ((4.6, 2.3), 'nm'): rows first; '3,1,1mm' -> ((3, 1,
-    1), 'mm'): slices first. Raises UserError."""
-    found = re.fullmatch(r"\s*([\d.eE+-]+?(?:\s*,\s*[\d.eE+-]+?){0,2})\s*([^\d\s.,+-]*)\s*", str(text))
-    try:
-        steps = tuple(float(step) for step in found[1].split(",")) if found else ()
-    except ValueError:
-        steps = ()
-    if not steps or found is None or not all(0 < step < math.inf for step in steps):
-        raise UserError(
-            f"'{text}' is no spacing: write the size of a pixel, such as 0.5um, or rows,columns: 4.6,2.3nm, or for "
-            "volumes slices,rows,columns: 3,0.8,0.8mm"
-        )
-    return steps, found[2]
 
 
 def parse_distance(text: str | float) -> float:
@@ -42,17 +24,12 @@ def parse_distance(text: str | float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(Checked):
+class Scoring(Spaced):
     """How predictions are compared with truth."""
 
     empty: Literal["perfect", "skip", "worst"] = setting(
         "perfect", help="Score of a class that is neither in an image's mask nor in the prediction: perfect, not "
         "counted (skip), or the worst.", panel="Scores",
-    )  # fmt: skip
-    spacing: Spacing | None = setting(
-        None, help="Pixel size, such as 0.5um, or rows,columns, such as 4.6,2.3nm, or of volumes slices,rows,columns, "
-        "such as 3,0.8,0.8mm: distances are then in this unit.  [default: what the volumes' files tell, else distances "
-        "in pixels]", panel="Scores", parse=parse_spacing, metavar="SIZE",
     )  # fmt: skip
     tolerance: float | None = setting(
         None, help="Tolerance of the surface Dice: how far borders may lie apart, in the unit of --spacing.  "

@@ -10,6 +10,7 @@ from typing import Literal
 from unet_cli.config.base import Checked, setting
 from unet_cli.config.hardware import Batches
 from unet_cli.config.model import MAX_SIZE, MIN_SIZE
+from unet_cli.config.spacing import Spaced
 from unet_cli.errors import UserError
 
 
@@ -56,7 +57,7 @@ class Cleaning(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inference(Batches):
+class Inference(Batches, Spaced):
     """How images become probabilities. The same in the command and in Python."""
 
     size: int | None = setting(

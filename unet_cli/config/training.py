@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unet_cli.config.base import flag_of, setting
-from unet_cli.config.data import DataConfig
+from unet_cli.config.data import MAX_SLICES, DataConfig
 from unet_cli.config.hardware import Batches
 from unet_cli.config.losses import LOSSES, check_loss, spelled_now
 from unet_cli.config.model import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, MODEL_SETTINGS
+from unet_cli.config.spacing import Spaced, parse_resample
 from unet_cli.errors import UserError
 
 MAX_PASSES = 300  # over the training images, in a run that is told no end
@@ -62,7 +63,7 @@ def parse_minutes(text: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataConfig, Batches):
+class TrainConfig(DataConfig, Batches, Spaced):
     """Everything that `unet train` can be told."""
 
     size: int = setting(
@@ -75,9 +76,19 @@ class TrainConfig(DataConfig, Batches):
         "lost.",
         panel="Data", lasting="run",
     )  # fmt: skip
+    resample: str = setting(
+        "median", help="Spacing of voxels, slices,rows,columns in mm, such as 1,1,1, to which volumes are resampled "
+        "for the network; median: the median of the training volumes; native: every volume stays as it is.",
+        panel="Data", lasting="run", parse=parse_resample, metavar="SIZE",
+    )  # fmt: skip
     foreground_crops: float = setting(
         0.33, help="Share of the random crops that are laid on foreground, on rare classes as often as common ones.",
         panel="Data", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    slices: int | None = setting(
+        None, help="Number of neighbouring slices that a network for images sees as channels, to segment the one in "
+        "the middle; for the pages of TIFF stacks and .npy files, and for NIfTI: --data stacks/ --slices 3.  [default: "
+        "each slice on its own]", panel="Data", lasting="folds", minimum=1, maximum=MAX_SLICES, metavar="ODD",
     )  # fmt: skip
     val_fraction: float = setting(
         0.15, help="Share of the pairs that is held out for validation, if there is no val folder.", panel="Split",
@@ -264,6 +275,8 @@ class TrainConfig(DataConfig, Batches):
             parse_fold(str(self.fold))
         if self.split is not None and (self.folds is not None or self.group_by is not None):
             raise UserError("--split already says which pairs are for what: leave out --folds, --fold and --group-by")
+        if self.slices is not None and not self.slices % 2:
+            raise UserError(f"--slices is {self.slices}: give an odd number, as many slices before as after the middle")
         if self.deterministic and self.max_time is not None:
             raise UserError(
                 "--deterministic: with --max-time the clock decides how far a run comes, and no two are the same: "
@@ -274,6 +287,7 @@ class TrainConfig(DataConfig, Batches):
         if self.resume is not None and self.name is not None:
             raise UserError("--resume goes on in the run's own folder: leave out --name")
         check_loss(self.loss, self.class_weights)
+        parse_resample(self.resample)
         if self.encoder_weights is not None and self.init is not None:
             raise UserError("--init has weights for the encoder too: leave out --encoder-weights")
         if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):

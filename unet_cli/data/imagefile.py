@@ -16,7 +16,6 @@ from unet_cli.data.formats import (
     VOLUME_EXTENSIONS,
     Decoded,
     count_pages,
-    decode,
     decode_bands,
     extension_of,
     is_volume_file,
@@ -25,8 +24,9 @@ from unet_cli.data.formats import (
 )
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
+from unet_cli.data.mirror import mirrored
+from unet_cli.data.series import decode_of
 from unet_cli.data.source import Source, turned
-from unet_cli.data.spacing import is_series
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 from unet_cli.system.prefetch import default_workers, prefetch
@@ -87,10 +87,12 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     volume, P of them, see `Source`. Other number types become float32. Raises UserError if a file can't be read,
     contains infinite values, or doesn't match the others.
     """
+    if source.around:
+        return _with_neighbours(source, keep_alpha)
     parts = []
     notes: dict[str, None] = {}
     for path in source.paths:
-        decoded = _decode(path, source.page, source)
+        decoded = decode_of(source, path, source.page)
         notes |= dict.fromkeys(_conversions(decoded, keep_alpha))
         parts.append(_image_pixels(decoded, path, keep_alpha))
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
@@ -99,13 +101,19 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(len(parts[0]), source) else 1)
-    return _our_own(turned(joined.swapaxes(0, 1), source.turn).swapaxes(0, 1)), tuple(notes)
+    return _our_own(source.chosen(turned(joined.swapaxes(0, 1), source.turn).swapaxes(0, 1))), tuple(notes)
 
 
-def _decode(path: Path, page: int | None, source: Source) -> Decoded:
-    """A file of the source. Values of a DICOM series are measurements whatever their type, as those of NIfTI."""
-    decoded = decode(path, page)
-    return replace(decoded, is_measured=True) if is_series(source) else decoded
+def _with_neighbours(source: Source, keep_alpha: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A page with those around it, from the first to the last, as channels; beyond the ends of the file mirrored."""
+    page, pages = source.page or 0, count_pages(source.path)
+    alone = replace(source, around=0)
+    if source.page is None and pages > 1:  # a whole file, whose pages are channels
+        return read_stack(alone, keep_alpha)
+    places = mirrored(page - source.around, page + source.around + 1, pages).tolist()
+    read = {place: read_stack(replace(alone, page=place) if pages > 1 else alone, keep_alpha) for place in set(places)}
+    notes = dict.fromkeys(note for place in places for note in read[place][1])
+    return np.concatenate([read[place][0] for place in places], axis=1), tuple(notes)
 
 
 def are_slices(pages: int, source: Source) -> bool:
@@ -162,7 +170,8 @@ def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
     """
     if source.is_volume and not source.turn and (len(source.paths) > 1 or reads_single_pages(source.path)):
         return _open_slices(source, keep_alpha)
-    known = outline(source.path, source.page) if len(source.paths) == 1 and not source.is_volume else None
+    is_plain = len(source.paths) == 1 and not source.is_volume and not source.around
+    known = outline(source.path, source.page) if is_plain else None
     if known is None:
         stack, notes = read_stack(source, keep_alpha)
         return one_band(image_of(stack, source), notes)
@@ -191,16 +200,17 @@ def _open_slices(source: Source, keep_alpha: bool) -> Bands:
         places = [[(path, page) for path in source.paths] for page in range(counts[0])]
     else:
         raise UserError(f"{source} have {' and '.join(map(str, counts))} slices: {ALIKE}")
+    places = places[slice(*source.slices or (None,))]
 
     def read(place: list[tuple[Path, int]]) -> tuple[np.ndarray, list[str]]:
-        decoded = [(path, _decode(path, page, source)) for path, page in place]
+        decoded = [(path, decode_of(source, path, page)) for path, page in place]
         parts = [_image_pixels(part, path, keep_alpha, is_part=True) for path, part in decoded]
         for (path, _), part in zip(place, parts, strict=True):
             if part.dtype != kind or part.shape[2:] != spatial:
                 raise UserError(f"{path} has slices of {describe_pixels(part)} and others of {shown}: {ALIKE}")
         return _our_own(np.concatenate(parts, axis=1).swapaxes(0, 1)), _conversions(decoded[0][1], keep_alpha)
 
-    sample = _image_pixels(_decode(*places[0][0], source), source.path, keep_alpha, is_part=True)
+    sample = _image_pixels(decode_of(source, *places[0][0]), source.path, keep_alpha, is_part=True)
     kind, spatial, shown = sample.dtype, sample.shape[2:], describe_pixels(sample)
     first, notes = read(places[0])
 

@@ -57,10 +57,12 @@ def read_mask(source: Source) -> MaskPixels:
         pixels = decode(source.path, source.page).pixels
         pages = len(source.paths) if are_slices(len(pixels), source) else len(pixels)
         blank = np.zeros((pages, *pixels.shape[2:]), np.uint8)
-        return MaskPixels(np.ascontiguousarray(turned(blank, source.turn)), is_blank=True)
+        return MaskPixels(np.ascontiguousarray(source.chosen(turned(blank, source.turn))), is_blank=True)
     if source.entry is not None:
         return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
+    if source.slices:
+        mask = replace(mask, values=np.ascontiguousarray(source.chosen(mask.values)))
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
     sides = zip(source.size, mask.values.shape[1:], strict=True)

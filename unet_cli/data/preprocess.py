@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from unet_cli.config.data import FLOAT_RESOLUTION, Preprocessing
 from unet_cli.data.imagefile import NAN_FILLED, filled, is_gray
+from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
@@ -46,7 +49,14 @@ def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarr
             f"holds {KINDS[str(image.dtype)]} values, but the network was trained on {KINDS[preprocessing.dtype]} "
             "ones: convert it"
         )
-    image, note = to_channels(image, preprocessing.in_channels, preprocessing.keep_alpha)
+    slices, alpha = preprocessing.slices, preprocessing.keep_alpha
+    if len(image) % slices:
+        raise UserError(
+            f"has {counted(len(image), 'channel')}, but the network was trained on those of {slices} slices"
+        )
+    channels = preprocessing.in_channels // slices
+    parts, (note, *_) = zip(*(to_channels(part, channels, alpha) for part in np.split(image, slices)), strict=True)
+    image = parts[0] if slices == 1 else np.concatenate(parts)
     # A constant from the training set, so that tiles and crops of an image are filled alike.
     image, was_filled = filled(image, preprocessing.mean)
     return image, NAN_FILLED if was_filled else note
@@ -72,6 +82,23 @@ def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[
         gray = gray if image.dtype == np.float32 else np.rint(gray)
         return gray.astype(image.dtype)[None], CONVERTED_TO_GRAY
     raise UserError(f"has {counted(have, 'channel')}, but the network was trained on {channels}")
+
+
+Pixels = TypeVar("Pixels", np.ndarray, Tensor)
+
+
+def middle_slice(image: Pixels, slices: int) -> Pixels:
+    """(..., slices * C, H, W) -> (..., C, H, W): of neighbouring slices that are channels, the one in the middle."""
+    if slices == 1:
+        return image
+    channels = image.shape[-3] // slices
+    first = slices // 2 * channels
+    return image[..., first : first + channels, :, :]
+
+
+def seen(source: Source, preprocessing: Preprocessing) -> Source:
+    """The source as the network sees it: a volume, an image, or a page with its neighbours."""
+    return replace(source, is_volume=preprocessing.is_volumetric, around=preprocessing.slices // 2)
 
 
 def resize_image(image: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from unet_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Item = TypeVar("Item")
 Turn = tuple[tuple[int, int], ...]
@@ -46,7 +47,9 @@ class Source:
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
     entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file are the
     slices of one volume; of several files with one page each, the files in their order are its slices. turn: of such
-    files, how their axes are brought to those of NIfTI volumes, see `turned`.
+    files, how their axes are brought to those of NIfTI volumes, see `turned`. slices: the first and the end, from 0, of
+    those that are taken; None for all. around: number of pages on either side that are read with a page, as channels of
+    one image.
     """
 
     paths: tuple[Path, ...]
@@ -57,6 +60,8 @@ class Source:
     entry: Entry | None = None
     is_volume: bool = False
     turn: Turn = ()
+    slices: tuple[int, int] | None = None
+    around: int = 0
 
     @property
     def path(self) -> Path:
@@ -69,7 +74,18 @@ class Source:
         if self.entry is not None and self.entry.is_one_of_many:
             return f"{self.entry.name} in {self.path}"
         more = f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else ""
-        return f"{self.path}{more}" + ("" if self.page is None else f", page {self.page + 1}")
+        page = "" if self.page is None else f", page {self.page + 1}"
+        slices = "" if self.slices is None else f", slices {self.slices[0] + 1} to {self.slices[1]}"
+        return f"{self.path}{more}{page}{slices}"
+
+    def chosen(self, pages: np.ndarray) -> np.ndarray:
+        """Of (P, ...) all pages of the files, those of `slices`. Raises UserError where there are no such slices."""
+        if self.slices is None:
+            return pages
+        first, end = self.slices
+        if end > len(pages):
+            raise UserError(f"{self.path} has {len(pages)} slices, so none of number {end}: was it replaced?")
+        return pages[first:end]
 
     def named(self, error: UserError) -> UserError:
         """The error with the source's name in front, unless its message contains it already."""

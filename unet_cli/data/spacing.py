@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unet_cli.data.formats import DICOM_EXTENSIONS, extension_of, is_volume_file
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.dicom_series import series_geometry, tells_spacing
 from unet_cli.data.formats.nifti import Geometry, geometry_of
 from unet_cli.data.formats.tiff_spacing import tiff_spacing
+from unet_cli.data.series import is_series
 from unet_cli.data.source import Source
 
 
@@ -17,11 +18,6 @@ def in_space(source: Source) -> Geometry | None:
     if is_series(source):
         return series_geometry(source.paths) if tells_spacing(source.paths) else None
     return geometry_of(source.path) if is_volume_file(source.path) else None
-
-
-def is_series(source: Source) -> bool:
-    """By name: whether this is a volume in a series of DICOM files."""
-    return source.is_volume and extension_of(source.path) in DICOM_EXTENSIONS
 
 
 def place_for_nifti(source: Source) -> Path | Geometry:

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
+from unet_cli.checkpoint import DIVIDED, Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
 from unet_cli.config.evaluation import EvaluateConfig
 from unet_cli.config.training import RUN_SETTINGS
 from unet_cli.data.check.card import Card
 from unet_cli.data.folder.layout import Layout, layout_of
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.samples.blocks import Range, divided, ranges_in
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.subjects import Subject, masks, networks
 from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
-from unet_cli.system.console import Console, few
+from unet_cli.system.console import Console, counted, few
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     compared = _compared(config)
     as_volumes = next((reads for reads in map(_reads_volumes, (named, compared)) if reads is not None), None)
     card, labels, notes = examine_for_evaluation(layout, config, known, console, spec, as_volumes)
+    ranges = _trained_in_part(card, [named, compared])
+    if ranges:
+        parts = divided(layout, ranges)
+        card, labels, notes = examine_for_evaluation(parts, config, known, console, spec, as_volumes)
+        notes = [
+            *notes,
+            f"{counted(len(ranges), 'volume')} divided as in training, into slices that were held out or not",
+        ]
     subject = _subject(named, card, labels, config)
     pairs, other = subject.pairs, None
     if compared is not None:
@@ -92,6 +101,23 @@ def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
 def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
     """The checkpoints by file. Raises UserError."""
     return {path: load_checkpoint(path) for path in find_checkpoints(paths)}
+
+
+def _trained_in_part(
+    card: Card, named: Sequence[Mapping[Path, Checkpoint] | Path | None]
+) -> dict[tuple[Path, ...], list[Range]]:
+    """Of volumes that networks were trained on in part, known by their contents, the ranges of slices that were told
+    apart then; by the files of the image. None beside masks of other tools, which are of whole volumes."""
+    if any(isinstance(some, Path) for some in named):
+        return {}
+    records = [one for some in named if some is not None and not isinstance(some, Path) for one in some.values()]
+    ranges = ranges_in(mark for one in records for mark in one.training.get(DIVIDED, ()))
+    pairs = [pair for pair, _ in card.everything] if ranges else []
+    return {
+        pair.image.paths: ranges[mark]
+        for pair, mark in zip(pairs, card.image_marks(pairs), strict=True)
+        if pair.image.is_volume and mark in ranges
+    }
 
 
 def _named(path: Path) -> dict[Path, Checkpoint] | Path:

@@ -132,4 +132,5 @@ def evaluate_network(
     """Evaluate one network as `unet evaluate` does with its default options."""
     answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
     keep_alpha = predictor.preprocessing.keep_alpha
-    return evaluate(answers, predictor.labels, pairs, Scoring(), workers, panels, keep_alpha)
+    scoring = Scoring(spacing=predictor.settings.spacing)
+    return evaluate(answers, predictor.labels, pairs, scoring, workers, panels, keep_alpha)

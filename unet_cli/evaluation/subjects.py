@@ -15,6 +15,7 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.folder.name_rules import Matching
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.walk import stem, walk
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import LabelMap, ValueStats, value_stats
 from unet_cli.data.maskfile import one_mask, read_mask
@@ -147,6 +148,8 @@ def networks(
         )
     if known:
         notes.append(f"{counted(len(known), 'image')} that the weights were trained on are left out")
+    if any(pair.image.page is not None and is_volume_file(pair.image.path) for pair in pairs):
+        notes.append("each slice is scored as an image; unet predict, then unet evaluate --pred, score whole volumes")
     if any(len(fresh) < len(weights) for fresh in groups):
         notes.append(f"each image is predicted by those of the {len(weights)} networks that were not trained on it")
     if chose:

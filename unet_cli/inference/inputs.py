@@ -134,15 +134,16 @@ class Found(NamedTuple):
 def sources_in(
     files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str], training: Mapping[str, Any]
 ) -> Iterator[Found]:
-    """Each image in the files: a stack is one image where its masks go to one TIFF by their suffix, else each page is
-    one; a volume has its slices as pages. training: of the checkpoint, which says how volumes were read."""
+    """Each image in the files: a stack is one image where its masks go to one file by their suffix, else each page is
+    one; a volume has its slices as pages, also for a network that sees each of them on its own. training: of the
+    checkpoint, which says how volumes were read."""
     if preprocessing.is_volumetric:
         yield from volumes_in(files, preprocessing, training)
         return
     for name, paths in _merged(files, preprocessing, training):
         pages = _pages(paths[0]) if preprocessing.pages != "channels" else 1
-        source = Source(paths)
-        if pages == 1 or suffix(source) == "tif":
+        source = Source(paths, is_volume=preprocessing.pages == "images" and is_volume_file(paths[0]))
+        if pages == 1 or suffix(source) != "png":
             yield Found(source, name, pages)
         else:
             for page in range(pages):

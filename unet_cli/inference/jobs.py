@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
+from unet_cli.config.spacing import in_mm
 from unet_cli.data.formats import (
     SLIDE_EXTENSIONS,
     TIFF_EXTENSIONS,
@@ -21,8 +22,8 @@ from unet_cli.data.formats import (
     is_volume_file,
     without_extension,
 )
+from unet_cli.data.series import is_series
 from unet_cli.data.source import Source
-from unet_cli.data.spacing import is_series
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
@@ -162,6 +163,10 @@ def find_jobs(
 
     if preprocessing.is_volumetric and config.format == "png":
         raise UserError("--format png is for images, and these weights predict volumes: leave it out, or use tif")
+    if config.spacing is not None:
+        if not preprocessing.is_volumetric:
+            raise UserError("--spacing is for volumes, and these weights predict images: leave it out")
+        in_mm(config.spacing)  # refuses what is no spacing of voxels
 
     def suffix(image: Source) -> str:
         if is_series(image) and not config.format:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_cli.config.prediction import PredictConfig
+from unet_cli.config.spacing import in_mm
 from unet_cli.data.colours import colours_of
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.tiff_write import Tags, carried_tags
@@ -76,7 +77,9 @@ class Outputs:
         job, colours = self.job, colours_of(self.labels)
         if job.image.is_volume:
             bands = open_bands(job.image, self.keep_alpha)
-            write_png(job.overlays[0], crossing_planes(bands, _volume(masks), colours, spacing_of(job.image)))
+            stated = self.config.spacing
+            spacing = in_mm(stated) if stated else spacing_of(job.image)
+            write_png(job.overlays[0], crossing_planes(bands, _volume(masks), colours, spacing))
             return
         for page, blocks in enumerate(masks):
             pixels = read_image(job.page(page), self.keep_alpha)

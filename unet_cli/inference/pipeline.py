@@ -62,7 +62,7 @@ def _picture(predictor: Predictor, config: PredictConfig, job: Job) -> Picture:
     def read(page: int) -> Picture:
         return predictor.read(job.page(page))
 
-    if job.image.is_volume:
+    if predictor.preprocessing.is_volumetric:
         return predictor.read(job.image)
     return Stack(read, job.pages, config.workers, _in_flight(predictor)) if job.pages > 1 else read(0)
 

@@ -20,16 +20,22 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
+from unet_cli.config.spacing import describe_spacing, in_mm
 from unet_cli.data.folder.volume_folders import volume_in
-from unet_cli.data.imagefile import image_pixels, one_band, open_bands, read_stack, volume_pixels
-from unet_cli.data.preprocess import normalize
+from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
+from unet_cli.data.preprocess import normalize, seen
+from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
+from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member, make_member
+from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.models.classes import to_classes
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
+
+UNTOLD = "the file doesn't tell the spacing of its voxels, so they are taken for the network's; --spacing states it"
 
 
 class Predictor:
@@ -52,6 +58,9 @@ class Predictor:
         if self.preprocessing.is_volumetric:
             self.mode = "tile"
             _check_for_volumes(settings)
+        # In evaluation it is also the unit of distances, that of images included.
+        is_stated = settings.spacing is not None and self.preprocessing.spacing
+        self._stated = in_mm(settings.spacing) if settings.spacing is not None and is_stated else None
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
@@ -86,6 +95,7 @@ class Predictor:
             "flips": self.settings.flips,
             "prune": self.settings.prune,
             "threshold": self.threshold,
+            "spacing": self._stated,
             "temperature": self.temperature,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
         }
@@ -138,10 +148,12 @@ class Predictor:
     def read(self, source: Source) -> Picture:
         """Open an image in the predictor's mode, or a volume. Raises UserError."""
         keep_alpha = self.preprocessing.keep_alpha
-        source = replace(source, is_volume=self.preprocessing.is_volumetric)
+        source = seen(source, self.preprocessing)
         try:
             if self.mode == "tile":
-                return Tiled(self.members, open_bands(source, keep_alpha), self.settings.overlap)
+                bands = open_bands(source, keep_alpha)
+                is_asked = self.preprocessing.spacing and self._stated is None
+                return self._in_tiles(bands, spacing_of(source) if is_asked else self._stated)
             stack, notes = read_stack(source, keep_alpha)
             return self._picture(stack.reshape(-1, *stack.shape[2:]), notes)
         except UserError as error:
@@ -156,8 +168,18 @@ class Predictor:
 
     def _picture(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
         if self.mode == "tile":
-            return Tiled(self.members, one_band(pixels, notes), self.settings.overlap)
+            return self._in_tiles(one_band(pixels, notes), self._stated)
         return Stretched(self.members, pixels, notes)
+
+    def _in_tiles(self, bands: Bands, spacing: tuple[float, ...] | None) -> Picture:
+        """An image or volume in tiles; a volume at the networks' spacing. spacing: of its voxels, None where it is not
+        known. Raises UserError."""
+        size = size_at(bands.spatial, spacing, self.preprocessing.spacing)
+        if size != bands.spatial:
+            return Resampled(self.members, bands, size, self.settings.overlap)
+        if self.preprocessing.spacing and spacing is None:
+            bands = replace(bands, notes=(*bands.notes, UNTOLD))
+        return Tiled(self.members, bands, self.settings.overlap)
 
     @torch.inference_mode()
     def probabilities(self, views: Sequence[View]) -> list[list[Tensor]]:
@@ -244,10 +266,17 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"
             )
-        for name in ("dtype", "keep_alpha", "files", "pages", *(() if settings.mode else ("mode",))):
+        for name in ("dtype", "keep_alpha", "files", "pages", "slices", *(() if settings.mode else ("mode",))):
             one, two = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
             if one != two:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"
                 raise UserError(
                     f"--weights were trained on images that are read differently ({name} {one} and {two}): {hint}"
                 )
+        if not are_alike(other.preprocessing.spacing, first.preprocessing.spacing):
+            spacings = [one.preprocessing.spacing for one in (first, other)]
+            both = [describe_spacing(spacing) if spacing else "that of each file" for spacing in spacings]
+            raise UserError(
+                f"--weights see volumes at different spacings, {' and '.join(both)}: only networks that were trained "
+                "with the same --resample can be averaged"
+            )

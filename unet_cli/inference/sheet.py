@@ -15,6 +15,7 @@ from unet_cli.inference.batching import Task
 from unet_cli.inference.jobs import Job, Outcome, failed
 from unet_cli.inference.outputs import Outputs
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.store import InMemory, OnDisk, Store
 from unet_cli.inference.views import Band, Picture, Stack, Tiled, View
 from unet_cli.metrics.ranking import sixteen_bit
@@ -37,7 +38,7 @@ class Sheet(Task):
         can't be written."""
         super().__init__(picture, job.image)
         self.job = job
-        self.can_pause = isinstance(picture, (Tiled, Stack)) and job.mask.suffix != ".png"
+        self.can_pause = isinstance(picture, (Tiled, Resampled, Stack)) and job.mask.suffix != ".png"
         self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
         self._page_size = picture.size[0] // job.pages, picture.size[1]
         self._outputs = Outputs(job, self._page_size, config, predictor.labels, predictor.preprocessing.keep_alpha)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.data.imagefile import Bands
+from unet_cli.data.mirror import mirrored
 from unet_cli.data.preprocess import (
     CONVERTED_TO_GRAY,
     EQUAL_CHANNELS,
@@ -22,7 +23,7 @@ from unet_cli.data.preprocess import (
     prepare,
     resize_image,
 )
-from unet_cli.data.tiles import Axis, Canvas, lay_tiles, mirrored
+from unet_cli.data.tiles import Axis, Canvas, lay_tiles
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.system.prefetch import prefetch
@@ -128,11 +129,12 @@ class Tiled:
 
     views_are = "tile"
 
-    def __init__(self, members: Sequence[Member], bands: Bands, overlap: float) -> None:
+    def __init__(self, members: Sequence[Member], bands: Bands, overlap: float, measured: Bands | None = None) -> None:
+        """measured: the file of which the intensity statistics are taken, if `bands` are not as in the file."""
         self.shape: tuple[int, ...] = bands.spatial
         self.size = (math.prod(self.shape[:-1]), self.shape[-1])
         self.notes = set(bands.notes)
-        self._members, self._bands = members, bands
+        self._members, self._bands, self._measured = members, bands, measured or bands
         self.axes = tuple(_laid(members, axis, length, overlap) for axis, length in enumerate(self.shape))
         self.view_count = math.prod(len(axis.starts) for axis in self.axes)
         self._rows_each = math.prod(self.shape[1:-1])  # of a slice of a volume; the row itself of an image
@@ -211,11 +213,11 @@ class Tiled:
         A tile's own statistics would differ between tiles of one image."""
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
-        step = measured_step(self._bands.channels, *self.shape)
+        step = measured_step(self._measured.channels, *self._measured.spatial)
         every = (slice(None, None, step),) * (len(self.shape) - 1)
         # Copied, since a view would keep its whole block in memory.
         parts = [
-            block[(slice(None), slice(-top % step, None, step), *every)].copy() for top, block in self._bands.rows()
+            block[(slice(None), slice(-top % step, None, step), *every)].copy() for top, block in self._measured.rows()
         ]
         sample = np.concatenate(parts, axis=1)
         return [measured_intensities(sample, member.preprocessing) for member in self._members]

@@ -14,7 +14,8 @@ from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.samples.split import Split, read_split
+from unet_cli.data.samples.blocks import divided, ranges_in
+from unet_cli.data.samples.split import Split, names_in, read_split
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import Evaluation, evaluate
@@ -24,6 +25,7 @@ from unet_cli.report.contents import Suspect
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run, suspects_of
 from unet_cli.system.console import Console
+from unet_cli.system.schema import parsed
 
 REPORT = "report.html"  # in a run's folder
 
@@ -82,6 +84,10 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     settings["volume_folders"] = bool(settings["volume_folders"])
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
     layout = layout_of(config)
+    if checkpoints[0].preprocessing.is_volumetric:
+        ranges = ranges_in(set().union(*names_in(paths[0].parent / "split.json")))
+        train = layout.splits["train"]
+        layout = divided(layout, {pair.image.paths: ranges[pair.name] for pair in train if pair.name in ranges})
     card, labels, notes = examine_for_evaluation(
         layout, config, checkpoints[0].labels, console, spec, checkpoints[0].preprocessing.is_volumetric
     )
@@ -104,8 +110,14 @@ def _evaluated(
     groups: list[Group] = [((one,), pairs) for one, pairs in zip(trained.checkpoints, parts, strict=True) if pairs]
     if not groups:
         return None
-    inference = Inference(device=hardware.device, precision=hardware.precision, workers=hardware.workers)
+    stated = trained.checkpoints[0].training.get("spacing")
+    spacing = parsed(tuple[tuple[float, ...], str], stated) if stated else None
+    inference = Inference(
+        device=hardware.device, precision=hardware.precision, workers=hardware.workers, spacing=spacing
+    )
     networks = Networks(groups, inference, Cleaning(), [])
     pairs, keep_alpha = networks.pairs, trained.checkpoints[0].preprocessing.keep_alpha
     answers = networks.answers(pairs, trained.labels, console)
-    return evaluate(answers, trained.labels, pairs, Scoring(), hardware.workers, True, keep_alpha, doubts)
+    return evaluate(
+        answers, trained.labels, pairs, Scoring(spacing=spacing), hardware.workers, True, keep_alpha, doubts
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
+from unet_cli.checkpoint import DIVIDED, LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.hardware import CPU_TRAIN_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.losses import parse_loss
@@ -18,6 +18,7 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.samples.augment import Augmentation, augmentation_of
+from unet_cli.data.samples.blocks import ranges_in
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
@@ -53,7 +54,8 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
     patch = sides if card.is_volumetric else ()
     # What a resumed run was normalised by is kept, so that nothing has to be measured.
     normalize = "dataset" if call.saved else config.normalize
-    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch)
+    slices = config.slices or 1
+    preprocessing = preprocessing_of(card, split.train, config.size, normalize, model.in_channels, mode, patch, slices)
     if call.saved:
         preprocessing = _same_images(call.saved, preprocessing, card)
     assert config.orientation != "auto"
@@ -66,8 +68,10 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
         training={
             "device_kind": call.compute.kind,
             "data_fingerprint": card.fingerprint(),
-            LEARNED: card.image_marks(split.train),
+            # Pages beside held-out ones are nearly these, and what a volume's part is trained on says much of the rest.
+            LEARNED: card.image_marks(split.train + split.gap) + list(ranges_in(call.divided)),
             VALIDATED: card.image_marks(split.val),
+            DIVIDED: list(call.divided),
             MASKS_BESIDE: list(card.layout.beside),
             CHANNEL_WORDS: list(card.layout.channels),
         },
@@ -79,7 +83,7 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
     """The preprocessing of a resumed run, whose statistics may differ from today's images. Raises UserError where the
     network's input or the classes would change."""
     then = saved.preprocessing
-    for name in ("dtype", "keep_alpha", "files", "pages"):
+    for name in ("dtype", "keep_alpha", "files", "pages", "slices"):
         if getattr(then, name) != getattr(now, name):
             raise UserError(
                 f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "
@@ -98,7 +102,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     config = call.config
     # In tile mode the surroundings of a crop are read from the image; stretched images are padded by reflection.
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
-    cut = _cutting(config, card.sizes(split.train), template, context, model.geometry, plan.repeats)
+    cut = _cutting(config, card.network_sizes(split.train), template, context, model.geometry, plan.repeats)
     train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
@@ -182,11 +186,20 @@ def _datasets(
     """
     sides, needs_objects = template.preprocessing.sides, any(name == "paper" for _, name in parse_loss(config.loss))
     val = spread(split.val, plan.val_images or len(split.val))
-    val_cutting: Cutting = Whole() if template.preprocessing.mode == "resize" else Grid(card.sizes(val), sides, context)
+    is_whole, val_sizes = template.preprocessing.mode == "resize", card.network_sizes(val)
+    val_cutting: Cutting = Whole() if is_whole else Grid(val_sizes, sides, context)
     # Each process caches its own samples, so they share the memory of the machine.
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
     train_data, val_data = (
-        SegmentationDataset(pairs, template.preprocessing, template.labels, cutting, share * len(pairs), with_numbers)
+        SegmentationDataset(
+            pairs,
+            template.preprocessing,
+            template.labels,
+            cutting,
+            share * len(pairs),
+            with_numbers,
+            stored=card.sizes(pairs) if card.is_volumetric else None,
+        )
         for pairs, cutting, with_numbers in ((split.train, cut(sides[-1]), needs_objects), (val, val_cutting, False))
     )
     return train_data, val_data

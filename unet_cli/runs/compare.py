@@ -215,7 +215,8 @@ def _one(
         dice, set_dice, iou = (report.scores.get(metric) for metric in ("dice", "set_dice", "iou"))
         interval = report.dice_interval
         return replace(trained, part=part, dice=dice, dice_interval=interval, set_dice=set_dice, iou=iou)
-    predictor = Predictor([checkpoint], replace(compute, precision=checkpoint.training["precision"]), Inference())
+    compute = replace(compute, precision=checkpoint.training["precision"])
+    predictor = Predictor([checkpoint], compute, Inference(spacing=config.spacing))
     try:
         evaluation = evaluate_network(predictor, pairs, config.workers, console)
         seconds = _seconds(predictor, [pair.image for pair in pairs[:TIMED]])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.base import flag_of
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.problems import listed
 from unet_cli.data.samples.split import Split
+from unet_cli.data.source import Pair
 from unet_cli.models import parameter_count
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import counted, duration
@@ -37,6 +40,20 @@ def describe_plan(run: Run, template: Checkpoint, reasons: list[str], folder: Pa
     ]
 
 
+def describe_resampling(card: Card, pairs: Sequence[Pair], resample: str) -> list[str]:
+    """A line on volumes that are resampled for the network; none where it sees all as they are. resample: see
+    TrainConfig."""
+    sizes = zip(card.sizes(pairs), card.network_sizes(pairs), strict=True)
+    changed = sum(stored != seen for stored, seen in sizes)
+    if not changed:
+        return []
+    what = ", their median (--resample native keeps all as they are)" if resample == "median" else ""
+    return [
+        f"{changed:,} of {counted(len(pairs), 'volume')} {'is' if changed == 1 else 'are'} resampled to voxels of "
+        f"{describe_spacing(card.network_spacing)}{what}"
+    ]
+
+
 def _describe_samples(run: Run) -> str:
     """How images become training samples, from the first phase to the last."""
     preprocessing, loader = run.loader.data.preprocessing, run.loader
@@ -45,8 +62,8 @@ def _describe_samples(run: Run) -> str:
     crops = "cropped to " + ", then ".join("x".join(map(str, reversed(phase))) for phase in phases)
     crops += f" ({run.learner.config.foreground_crops:.0%} on foreground)"
     if preprocessing.mode == "tile":
-        return f"{'Volumes' if preprocessing.is_volumetric else 'Images'} are {crops}"
-    stretched = f"Images are stretched to {preprocessing.describe_size()}"
+        return f"{'Volumes' if preprocessing.is_volumetric else 'Images'} are {crops}{preprocessing.describe_slices()}"
+    stretched = f"Images are stretched to {preprocessing.describe_size()}{preprocessing.describe_slices()}"
     return stretched if sides == (preprocessing.size,) else f"{stretched} and {crops}"
 
 

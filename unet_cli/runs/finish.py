@@ -114,7 +114,8 @@ def _counted(pairs: Sequence[Pair], count: int) -> str:
 
 def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
     """Evaluation of the weights on the validation part at original size, with the fitted temperature."""
-    predictor = Predictor([checkpoint], run.learner.compute, Inference(batch_size=run.learner.micro_batch))
+    inference = Inference(batch_size=run.learner.micro_batch, spacing=run.learner.config.spacing)
+    predictor = Predictor([checkpoint], run.learner.compute, inference)
     pairs, console = run.val_data.pairs, run.learner.console
     evaluation = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
     if evaluation.best_threshold is not None:

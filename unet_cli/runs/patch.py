@@ -17,11 +17,13 @@ VOXELS = {"CPU": 2**18, "GPU": 2**21}  # of a patch, about
 
 
 def sides_for(card: Card, train: Sequence[Pair], model: ModelConfig, size: int, kind: str) -> tuple[int, ...]:
-    """Sides of the network's input: (size, size) for images, else (D, S, S) as in `patch_for`. kind: 'CPU' or 'GPU'."""
+    """Sides of the network's input: (size, size) for images, else (D, S, S) as in `patch_for`. kind: 'CPU' or 'GPU'.
+    Raises UserError."""
     if not card.is_volumetric:
         return (size, size)
     geometry = weightless(model).geometry
-    return patch_for(card.sizes(train), card.spacing(train) or (1.0, 1.0, 1.0), geometry, VOXELS[kind], size)
+    spacing = card.network_spacing or card.spacing(train) or (1.0, 1.0, 1.0)
+    return patch_for(card.network_sizes(train), spacing, geometry, VOXELS[kind], size)
 
 
 def patch_for(

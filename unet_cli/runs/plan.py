@@ -136,8 +136,8 @@ def _with_flags(plan: Plan, config: TrainConfig) -> Plan:
 
 
 def _images(card: Card, pairs: Sequence[Pair], sides: tuple[int, ...]) -> float:
-    """Size of these pairs at their own resolution, in images of the network's size."""
-    return sum(map(math.prod, card.sizes(pairs))) / math.prod(sides)
+    """Size of these pairs at their own resolution, or of volumes at the network's, in images of the network's size."""
+    return sum(map(math.prod, card.network_sizes(pairs))) / math.prod(sides)
 
 
 def _timed_plan(

@@ -11,23 +11,32 @@ from torch import Tensor
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.data import Orientation
-from unet_cli.config.model import MODEL_SETTINGS, ModelConfig
+from unet_cli.config.model import ModelConfig
+from unet_cli.config.spacing import in_mm, spell_spacing
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.check.card import Card
+from unet_cli.data.check.described import how_read
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up
 from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout, holds_volumes
+from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.errors import UserError, is_out_of_memory
-from unet_cli.foreign.torchvision import encoder_state
-from unet_cli.models import MODELS, Network, build_model, flat_for, resolved, weightless
-from unet_cli.models.encoders import EncoderUNet
+from unet_cli.models import build_model, weightless
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_run, class_shares, template_of
-from unet_cli.runs.describe import data_warnings, describe_plan, describe_resumed, unvalidated_classes
+from unet_cli.runs.describe import (
+    data_warnings,
+    describe_plan,
+    describe_resampling,
+    describe_resumed,
+    unvalidated_classes,
+)
+from unet_cli.runs.division import Division, divide
 from unet_cli.runs.modes import chosen_mode
+from unet_cli.runs.network import load_encoder, model_name, network_of
 from unet_cli.runs.patch import sides_for
 from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import AlreadyFinished, Call
@@ -50,19 +59,23 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     call.check_lasting()
     init = call.restart_from or config.init
     initial = call.saved or (load_checkpoint(init) if init else None)
-    config = replace(config, model=_model_name(config, call.layout, initial))
-    call = replace(call, config=config)
+    config = replace(config, model=model_name(config, call.layout, initial), slices=_slices(config, initial))
+    sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
+    division = divide(config, call.layout, call.folder) if sees_volumes else Division(call.layout)
+    call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
+        card = replace(card, resample=_resampling_of(call.saved))
     _report_slow_reading(call)
-    split = _split(call, card)
+    _check_slices(config, card)
+    split = _split(call, card, division)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         flag = "--schedule plateau" if config.patience is None else "--patience"
         raise UserError(f"{flag} needs a validation score, and there is no validation part: leave it out")
-    network = _network(call, card, initial)
+    network = network_of(call, card, initial)
     # Decisions depend on timing and on files, so the first process decides for all.
     decided = call.world.first(_decided(call, card, split, *network) if call.world.is_first else None)
     assert decided is not None  # in other processes it is the first one's
@@ -79,7 +92,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     else:
         model.start_at(class_shares(card, split.train))
         if config.encoder_weights:
-            _load_encoder(call, model, config.encoder_weights)
+            load_encoder(call, model, config.encoder_weights)
     run = build_run(call, card, split, template, plan, model)
     if call.state:
         _load_learner(call, run.learner)
@@ -88,10 +101,11 @@ def prepare(call: Call) -> tuple[Run, Saver]:
             assert call.folder is not None
             rescore_best(run, load_checkpoint(call.folder / "best.pth").weights)
     record = _record(call, run, template, split)
-    unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val)
+    unused = len(card.pairs("train") + card.pairs("val")) - len(split.train + split.val + split.gap)
     template = replace(template, training=template.training | plain(record.config))
     console.say(
         *template.data,
+        *how_read(card, config.model),
         f"  split    {len(split.train)} for training, {len(split.val)} for validation ({split.how})",
         *unvalidated_classes(card, split),
         *data_warnings(card),
@@ -149,19 +163,54 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
             f"{card.layout.root}: no mask has a pixel of foreground, so there is nothing to learn: check the masks, or "
             "assign their values to classes with --classes FILE.toml"
         )
-    return card
+    return _with_spacing(card, config)
 
 
-def _model_name(config: TrainConfig, layout: Layout, initial: Checkpoint | None) -> str:
-    """The network: by --model, else that of the initial weights, else by the data."""
-    if config.model != "auto":
-        return config.model
-    if initial:
-        return initial.model.name
-    return "unet3d" if holds_volumes(layout) else "unet"
+def _with_spacing(card: Card, config: TrainConfig) -> Card:
+    """The card with what --spacing and --resample say. Raises UserError where these can't be followed."""
+    is_resampled = config.resample not in ("median", "native")
+    if not card.is_volumetric:
+        if config.spacing is not None or config.resample != "median":
+            flag = "--resample" if config.spacing is None else "--spacing"
+            raise UserError(f"{flag} is for volumes, and the network is trained on images: leave it out")
+        return card
+    if config.spacing is not None:
+        card = card.with_spacing(in_mm(config.spacing))
+    untold = [pair for pair, facts in card.everything if facts.spacing is None]
+    if untold and is_resampled:
+        raise UserError(
+            f"--resample: {counted(len(untold), 'file')} of {len(card.everything):,} don't tell the spacing of their "
+            f"voxels, such as {untold[0].image}: state it with --spacing SLICES,ROWS,COLUMNS, or leave --resample out"
+        )
+    return replace(card, resample=config.resample)
 
 
-def _split(call: Call, card: Card) -> Split:
+def _resampling_of(saved: Checkpoint) -> str:
+    """--resample for the very spacing of a resumed run, whose network is used to it."""
+    spacing = saved.preprocessing.spacing
+    return spell_spacing((spacing, "")) if spacing else "native"
+
+
+def _slices(config: TrainConfig, initial: Checkpoint | None) -> int | None:
+    """How many slices are seen at once: by --slices, else as the initial weights do."""
+    stored = initial.preprocessing.slices if initial else 1
+    return config.slices or (stored if stored > 1 else None)
+
+
+def _check_slices(config: TrainConfig, card: Card) -> None:
+    """Raises UserError where there are no neighbouring slices to see, or the network sees them anyway."""
+    if (config.slices or 1) == 1:
+        return
+    if card.is_volumetric:
+        raise UserError(f"--slices is for networks for images, and {config.model} sees volumes: leave it out")
+    if not any(pair.image.page is not None for pair in card.pairs("train")):
+        raise UserError(
+            f"--slices {config.slices}: no file of {card.layout.root} has several pages that are images, so there are "
+            "no neighbouring slices: leave it out"
+        )
+
+
+def _split(call: Call, card: Card, division: Division) -> Split:
     """The split from the resumed run, from --split, from the folders, or drawn. Raises UserError where flags and data
     don't fit together."""
     config, pairs = call.config, card.pairs("train") + card.pairs("val")
@@ -169,6 +218,9 @@ def _split(call: Call, card: Card) -> Split:
         return read_split(call.folder, pairs, leave_out=False, may_be_more=True)
     if config.split is not None:
         return read_split(config.split, pairs, config.skip_bad)
+    if division.held:
+        train, val = ([pair for pair in pairs if (pair.name in division.held) == is_val] for is_val in (False, True))
+        return Split(train, val, division.how)
     return drawn_split(config, card)
 
 
@@ -183,9 +235,15 @@ def drawn_split(config: TrainConfig, card: Card) -> Split:
             )
         return Split(train, val, "a folder of its own")
     groups, contents = group_names(train, config.group_by), card.contents_of(train)
+    gap = max(1, (config.slices or 1) // 2)  # so that training sees no page that is held out
+    in_blocks = config.group_by is None and are_few_stacks(train, gap)
     if config.folds is not None:
         assert isinstance(config.fold, int)  # 'all' is split up into a run for each fold
+        if in_blocks:
+            return hold_out_fold(train, config.folds, config.fold, gap)
         return draw_fold(train, contents, groups, config.folds, config.fold, config.seed)
+    if in_blocks and config.val_fraction > 0:
+        return hold_out_pages(train, contents, config.val_fraction, gap)
     return draw_split(train, contents, groups, config.val_fraction, config.seed)
 
 
@@ -202,6 +260,7 @@ def _decided(
     mode, why_mode = chosen_mode(call, card, split, model, is_free)
     check_trainable(model, sides_for(card, split.train, model, call.config.size, call.compute.kind), mode)
     reasons = [reason for reason in (why_mode, why_orientation) if reason]
+    reasons += describe_resampling(card, split.train + split.val, call.config.resample)
     return (mode, orientation), reasons, *planned(call, card, split, mode, model, is_free)
 
 
@@ -220,51 +279,6 @@ def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
         )
     measured = way_up(card.known["train"])
     return measured.orientation, measured.describe()
-
-
-def _network(call: Call, card: Card, initial: Checkpoint | None) -> tuple[ModelConfig, bool]:
-    """The network's settings from flags, then the initial checkpoint, then the network's defaults; and whether its
-    width is still free.
-
-    Raises UserError where there is no such network, it doesn't accept a setting, or the weights are those of another.
-    """
-    config = call.config
-    settings = config.network_settings
-    if initial and initial.model.name == config.model:
-        settings = {name: getattr(initial.model, name) if value is None else value for name, value in settings.items()}
-    # A network for colour images accepts gray ones too.
-    in_channels = max(card.in_channels, initial.model.in_channels) if initial else card.in_channels
-    model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
-    model = resolved(model, config.size)
-    spacing = card.spacing(card.pairs("train"))
-    if initial and initial.model.name == model.name:
-        model = replace(model, flat=initial.model.flat)
-    elif model.flat is not None and model.depth and spacing:
-        model = replace(model, flat=flat_for(spacing, model.depth))
-    if initial and (stored := resolved(initial.model, config.size)) != model:  # an older file has fewer settings
-        source = f"--resume {call.folder}" if call.saved or call.restart_from else f"--init {config.init}"
-        here, there = plain(model), plain(stored)
-        differing = [key for key in here if here[key] != there[key]]
-        if model.name != initial.model.name:
-            raise UserError(
-                f"{source} holds a network {initial.model.name}, and --model is {model.name}: give --model "
-                f"{initial.model.name}"
-            )
-        differences = [f"{MODEL_SETTINGS.get(key, key)} {there[key]} there, {here[key]} here" for key in differing]
-        raise UserError(f"{source} holds another network: {', '.join(differences)}")
-    return model, settings["base_channels"] is None
-
-
-def _load_encoder(call: Call, model: Network, weights: str) -> None:
-    """Load pretrained encoder weights; the first process downloads them where needed. Raises UserError where they
-    aren't available."""
-    if not isinstance(model, EncoderUNet):
-        names = ", ".join(name for name in MODELS if name.endswith("-unet"))
-        raise UserError(
-            f"--encoder-weights is for networks with an encoder of torchvision, {names}; not for {call.config.model}"
-        )
-    with call.world.first_before_others():
-        model.load_encoder(encoder_state(model.name, weights))
 
 
 def _record(call: Call, run: Run, template: Checkpoint, split: Split) -> Record:

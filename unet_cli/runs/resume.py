@@ -29,7 +29,7 @@ class Call:
 
     started: time in seconds of time.monotonic() from which --max-time counts. folder: folder of the resumed run; saved:
     its last.pth, None where there is none yet. like: last.pth of another fold, whose plan this run shares.
-    restart_from: see `weights_to_restart_from`.
+    restart_from: see `weights_to_restart_from`. divided: see Division.marks.
     """
 
     config: TrainConfig
@@ -42,6 +42,7 @@ class Call:
     saved: Checkpoint | None = None
     like: Checkpoint | None = None
     restart_from: Path | None = None
+    divided: tuple[str, ...] = ()
 
     @property
     def state(self) -> dict[str, Any]:

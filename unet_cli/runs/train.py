@@ -18,6 +18,7 @@ from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.colours import colours_of
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.pictures import augmented_sheet
+from unet_cli.data.preprocess import middle_slice
 from unet_cli.data.samples.dataset import epoch_order
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.data.writing import write_png
@@ -257,11 +258,12 @@ def _show_augmented(run: Run, count: int, folder: Path) -> None:
     # Augmentation ramps up over the first epochs: the samples are those of the first epoch at full strength.
     first = max(1, math.ceil(run.course.plan.epochs(strength.ramp))) if strength else 1
     pictures: list[tuple[Tensor, Tensor]] = []
+    slices = data.preprocessing.slices
     for epoch in range(first, first - (-count // len(data))):
         order = list(epoch_order(len(data), loader.seed, epoch))[: count - len(pictures)]
         for batch in data.batches(order, loader.batch_size, epoch=epoch):
             image, mask = loader.network_input(batch, epoch)
-            pictures += zip(center_crop(image, mask.shape[1:]), mask, strict=True)
+            pictures += zip(center_crop(middle_slice(image, slices), mask.shape[1:]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
     write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels)))
     run.learner.console.say(f"{counted(count, 'augmented sample')} written: {folder / 'augmented.png'}")

@@ -12,6 +12,7 @@ import torch
 
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.pictures import shown_slice
+from unet_cli.data.preprocess import middle_slice
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.metrics.overlap import count_pixels, summarize
@@ -105,7 +106,8 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
             logits = learner.logits(center_crop(image, [side + 2 * learner.context for side in data.sides]))
         # The modulus removes object numbers, which a mask may hold above the class indices.
         classes = center_crop(mask[0], data.sides).cpu().numpy().astype(np.int32) % CLASSES
-        shown = center_crop(batch.image[0], data.sides).numpy(), classes, to_classes(logits)[0].cpu().numpy()
+        pixels = middle_slice(batch.image[0], data.preprocessing.slices)
+        shown = center_crop(pixels, data.sides).numpy(), classes, to_classes(logits)[0].cpu().numpy()
         predicted.append(PredictedSample(*shown_slice(*shown)))
     return predicted
 

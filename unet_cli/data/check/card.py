@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from unet_cli.config.data import Dtype
+from unet_cli.config.spacing import in_mm, parse_spacing
 from unet_cli.data.check.described import notes_on, summary, tables
 from unet_cli.data.check.facts import Facts, Known, flat, value_range
 from unet_cli.data.check.problems import Problem, listed
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.resample import size_at
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -30,7 +32,7 @@ class Card:
     """An examined data set. known: the usable pairs, by split; each page of a stack is a pair.
 
     problems: the worst first. contents: (pairs, classes) pixels of each class in each mask without ignored ones, in the
-    order of `everything`. left_out: unusable pairs and files that were left out on request.
+    order of `everything`. left_out: unusable pairs and files that were left out on request. resample: see TrainConfig.
     """
 
     layout: Layout
@@ -42,6 +44,7 @@ class Card:
     dtype: Dtype
     keep_alpha: bool
     left_out: list[Problem] = field(default_factory=list)
+    resample: str = "median"
 
     @property
     def everything(self) -> list[Known]:
@@ -124,6 +127,34 @@ class Card:
             return None
         return tuple(np.median(np.array(known, np.float64), axis=0).tolist())
 
+    def with_spacing(self, spacing: tuple[float, ...]) -> Card:
+        """The card of volumes whose voxels are of this size, along (D, H, W) in mm, whatever their files tell."""
+        known: dict[str, list[Known]] = {}
+        for split, part in self.known.items():
+            known[split] = [(pair, replace(facts, spacing=spacing)) for pair, facts in part]
+        return replace(self, known=known)
+
+    @property
+    def network_spacing(self) -> tuple[float, ...]:
+        """Spacing along (D, H, W) in mm to which volumes are resampled for the network: by `resample`, which may be
+        'median', of all that a split may be drawn from. Empty where they stay as they are: with 'native', and where a
+        file doesn't tell its spacing."""
+        pairs = self.pairs("train")
+        if self.resample == "native" or self.spacing(pairs + self.pairs("val")) is None:
+            return ()
+        return self.spacing(pairs) or () if self.resample == "median" else in_mm(parse_spacing(self.resample))
+
+    def network_sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
+        """`sizes` after resampling to `network_spacing`. Raises UserError where one would be too large."""
+        facts_of, wanted = dict(self.everything), self.network_spacing
+        sizes = []
+        for pair in pairs:
+            try:
+                sizes.append(size_at(facts_of[pair].sides, facts_of[pair].spacing, wanted))
+            except UserError as error:
+                raise pair.image.named(error) from error
+        return sizes
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the data set, independent of machine, folder and order: a hash of the
         names and contents of all pairs.
@@ -138,13 +169,17 @@ class Card:
         """For each pair 16 hexadecimal digits that identify its image, whatever its path, name and mask; contents as
         for `fingerprint`."""
         facts_of = dict(self.everything)
-        contents = [json.dumps(_image_contents(facts_of[pair])) for pair in pairs]
-        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in contents]
+        return [mark_of(facts_of[pair]) for pair in pairs]
 
     def shares(self) -> list[tuple[str, float]]:
         """Name and fraction of the pixels of each class."""
         counts = self.contents.sum(0)
         return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+
+
+def mark_of(facts: Facts) -> str:
+    """See Card.image_marks."""
+    return hashlib.sha256(json.dumps(_image_contents(facts)).encode()).hexdigest()[:16]
 
 
 def refusal(layout: Layout, problems: list[Problem], skip_bad: bool, end: str = "") -> UserError:

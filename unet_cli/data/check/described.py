@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.check.facts import value_range
-from unet_cli.data.check.space import describe_spacing
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import REMEDIES
 from unet_cli.data.labels import remarks
 from unet_cli.system.console import counted
@@ -98,6 +99,18 @@ def notes_on(card: Card) -> list[str]:
     notes += [line.replace("pixel", pixel) for line in remarks(card.labels, [one.values for one in facts])]
     notes += [f"left out: {problem.text}" for problem in card.left_out]
     return notes
+
+
+def how_read(card: Card, model: str = "unet3d") -> list[str]:
+    """A line on whether a file of several pages or slices is one volume or several images, and how to have it
+    otherwise; none where there is no choice. model: the network for volumes."""
+    are_nifti = any(is_volume_file(pair.image.path) for pair, _ in card.everything)
+    if card.is_volumetric:
+        return [f"  network  NIfTI files are volumes: {model}; --model unet trains on their slices"] * are_nifti
+    if not any(pair.image.page is not None for pair, _ in card.everything):
+        return []
+    pages = "Slices of NIfTI files" if are_nifti else "Pages of a file"
+    return [f"  network  {pages} are images; --model unet3d takes each file as a volume"]
 
 
 def words_of(card: Card) -> tuple[str, str]:

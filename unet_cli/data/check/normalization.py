@@ -11,6 +11,7 @@ from unet_cli.config.data import Preprocessing, least_std
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.facts import Facts, value_range
 from unet_cli.data.check.foreground import foreground_values, is_tomography
+from unet_cli.data.folder.layout import holds_volumes
 from unet_cli.data.labels import has_sides
 from unet_cli.data.source import Pair
 
@@ -25,11 +26,12 @@ def preprocessing_of(
     in_channels: int | None = None,
     mode: Literal["resize", "tile"] = "resize",
     patch: tuple[int, ...] = (),
+    slices: int = 1,
 ) -> Preprocessing:
     """The preprocessing for this data set, with the statistics of the training part.
 
     normalize: see TrainConfig. in_channels: input channels of the network, if more than the images have. mode,
-    patch: see Preprocessing.
+    patch, slices: see Preprocessing.
 
     'auto' is 'image' if the variance of brightness between images exceeds that within them (dark and bright
     backgrounds mixed, varying exposure), else 'dataset', which preserves absolute intensity. Both are independent
@@ -45,32 +47,35 @@ def preprocessing_of(
         percentile  0.937         0.936     0.878        0.874
         range       0.936         0.873     0.674        0.000
 
-    Volumes are normalised by 'percentile', so that those of MRI, which have no units, are alike; those of CT, which
-    are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they are clipped, as
-    in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
+    Volumes, and their slices, are normalised by 'percentile', so that those of MRI, which have no units, are alike;
+    those of CT, which are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they
+    are clipped, as in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
 
     For images the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is
     robust against a few hot pixels, gained nothing beyond the variation between runs.
     """
     facts_of = dict(card.everything)
     facts = [facts_of[pair] for pair in train]
-    in_channels = in_channels or card.in_channels
+    in_channels = in_channels or card.in_channels * slices
+    own = in_channels // slices
     pixels = sum(one.pixels for one in facts)
-    mean: np.ndarray = np.sum([_as_channels(one.sums, in_channels) for one in facts], axis=0) / pixels
-    squares = np.sum([_as_channels(one.squares, in_channels) for one in facts], axis=0) / pixels
+    mean: np.ndarray = np.sum([_as_channels(one.sums, own) for one in facts], axis=0) / pixels
+    squares = np.sum([_as_channels(one.squares, own) for one in facts], axis=0) / pixels
     variance = squares - mean**2
     intensity: Any = normalize
     clip: tuple[float, ...] = ()
-    if normalize == "auto" and card.is_volumetric:
+    if normalize == "auto" and (card.is_volumetric or holds_volumes(card.layout)):
         intensity = "percentile"
-        if is_tomography(facts):
-            intensity, clip, mean, variance = "dataset", *foreground_values(train, card.labels)
+        of_foreground = [pair for pair, row in zip(train, card.contents_of(train), strict=True) if row[1:].any()]
+        if is_tomography(list(zip(train, facts, strict=True))) and of_foreground:
+            intensity, clip, mean, variance = "dataset", *foreground_values(of_foreground, card.labels)
     elif normalize == "auto":
         between, within = _spread(facts)
         intensity = "image" if between > within else "dataset"
     elif normalize == "range":
         low, high = (0.0, RANGES[card.dtype]) if card.dtype in RANGES else value_range(facts)
-        intensity, mean, variance = "dataset", np.full(in_channels, low), np.full(in_channels, (high - low) ** 2)
+        intensity, mean, variance = "dataset", np.full(own, low), np.full(own, (high - low) ** 2)
+    mean, variance = np.resize(mean, in_channels), np.resize(variance, in_channels)  # each slice has the same
     return Preprocessing(
         size=size,
         in_channels=in_channels,
@@ -86,9 +91,10 @@ def preprocessing_of(
         pages="slices" if facts[0].depth else "channels" if any(one.layered for one in facts) else "images",
         mode=mode,
         patch=patch,
-        spacing=card.spacing(train) or () if patch else (),
+        spacing=card.network_spacing if patch else (),
         mirrors=not has_sides(card.labels.names),
         clip=clip,
+        slices=slices,
     )
 
 

@@ -80,7 +80,7 @@ class Memory:
         """The paths below the data folder, so that the folder may be given in different ways."""
         paths = [os.fspath(path) for path in (*pair.image.paths, *pair.mask.paths)]
         how = [f"classes {pair.mask.classes}"] * bool(pair.mask.classes) + ["no mask"] * pair.mask.is_blank
-        how += ["volume"] * pair.image.is_volume
+        how += ["volume"] * pair.image.is_volume + [f"slices {pair.image.slices}"] * (pair.image.slices is not None)
         if pair.mask.entry is not None:
             how.append(hashlib.blake2b(repr(pair.mask.entry).encode(), digest_size=12).hexdigest())
         return "\n".join([path.removeprefix(self._root) for path in paths] + how)

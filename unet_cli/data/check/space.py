@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.formats.nifti import Geometry
+from unet_cli.data.series import is_series
 from unet_cli.data.source import Pair, Source
-from unet_cli.data.spacing import in_space, is_series
+from unet_cli.data.spacing import in_space
 from unet_cli.errors import UserError
 
 TOLERANCE = 1e-3  # relative, of the steps from voxel to voxel
@@ -65,8 +67,3 @@ def _difference(first: Geometry, other: Geometry) -> str:
         moved = "x".join(f"{step:.3g}" for step in shift[::-1])
         return f"is shifted by {moved} voxels against"
     return ""
-
-
-def describe_spacing(spacing: tuple[float, ...]) -> str:
-    """Of (D, H, W) in the order in which sizes are shown: width, height, depth."""
-    return "x".join(f"{step:.3g}" for step in reversed(spacing)) + " mm"

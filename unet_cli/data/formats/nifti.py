@@ -8,10 +8,12 @@ import gzip
 import io
 import logging
 import math
+import shutil
 import tempfile
 import threading
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -37,7 +39,8 @@ PAIR = "is the header of a pair .hdr and .img: save the volume as one file, .nii
 NOWHERE = "its affine is no position in space"
 IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the unit in a header; without one, mm
 MAX_CHANNELS = 16  # along a fourth axis
-MAX_UNPACKED = 2  # compressed files whose content is kept for their next page
+MAX_UNPACKED = 128  # compressed files whose content is kept for their next page
+MAX_KEPT, KEPT_SHARE = 2**34, 0.25  # bytes that they may take together, also as a share of the free space
 ORIENTATION = ("L", "P", "S")  # of the axes after reading, the last one first
 
 _SILENT = logging.Logger("unet.nifti", logging.CRITICAL + 1)  # of nibabel's remarks on headers that it can mend
@@ -72,9 +75,8 @@ def is_nifti(head: bytes) -> bool:
 def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
     """(slices, C, H, W), or one of them, in the stored type, or float32 where the header scales the values. C is the
     length of a fourth axis, 1 without one."""
-    header = header_at(head)
-    shape, channels = shape_of(header), channels_of(header)
-    orient = orientation_of(header)
+    header, shape, orient = _parsed(_unpacked_head(head))
+    channels = channels_of(header)
     depth, height, width = (shape[axis] for axis in _places(orient))
     check_page(page, depth)
     pixels = height * width * (depth if page is None else 1)
@@ -92,8 +94,8 @@ def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
 
 def count_nifti(head: bytes) -> int:
     """Number of slices, from the header alone."""
-    header = header_at(head)
-    return shape_of(header)[_places(orientation_of(header))[0]]
+    _, shape, orient = _parsed(_unpacked_head(head))
+    return shape[_places(orient)[0]]
 
 
 def geometry_of(path: Path) -> Geometry | None:
@@ -127,6 +129,14 @@ def header_at(head: bytes) -> Any:
         what = "colours" if values.names else "complex numbers" if values.kind == "c" else f"values of type {values}"
         raise Refused(f"holds {what}: save each channel as numbers, in a file of its own")
     return header
+
+
+@lru_cache(MAX_UNPACKED)  # nibabel takes longer for a header than reading a page
+def _parsed(head: bytes) -> tuple[Any, tuple[int, int, int], np.ndarray]:
+    """The header of unpacked first bytes, the stored shape, and `orientation_of`; not to be changed. Raises as these
+    do."""
+    header = header_at(head)
+    return header, shape_of(header), orientation_of(header)
 
 
 def shape_of(header: Any) -> tuple[int, int, int]:
@@ -259,14 +269,23 @@ def _stored(file: BinaryIO, head: bytes, start: int, end: int, whole: bool) -> A
             except BaseException:
                 kept.close()
                 raise
+            _make_room(end)
         if kept is not None:
             _UNPACKED[identity] = kept
-            while len(_UNPACKED) > MAX_UNPACKED:
-                _UNPACKED.pop(next(iter(_UNPACKED))).close()
             return np.memmap(kept, np.uint8, "r", shape=(end,))
     content = io.BytesIO()
     _unpack(file, content, end)
     return content.getbuffer()
+
+
+def _make_room(size: int) -> None:
+    """Close the unpacked files that were used longest ago, as far as one more of this size needs their place."""
+    used = size + sum(file.seek(0, io.SEEK_END) for file in _UNPACKED.values())
+    limit = min(MAX_KEPT, KEPT_SHARE * (shutil.disk_usage(tempfile.gettempdir()).free + used))
+    while _UNPACKED and (len(_UNPACKED) >= MAX_UNPACKED or used > limit):
+        dropped = _UNPACKED.pop(next(iter(_UNPACKED)))
+        used -= dropped.seek(0, io.SEEK_END)
+        dropped.close()
 
 
 def _unpack(file: BinaryIO, to: IO[bytes], end: int) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from unet_cli.config.model import IGNORED
+from unet_cli.data.mirror import mirrored
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.preprocess import resize_image, resize_mask
 from unet_cli.data.samples.warp import center_crop, is_cube
-from unet_cli.data.tiles import lay_tiles, mirrored
+from unet_cli.data.tiles import lay_tiles
 
 PATCH = 1.5  # side of a patch relative to the network input: warps need its surroundings
 CROP_DRAWS = 1  # last part of the seed, to be independent of augmentation's numbers for the same sample

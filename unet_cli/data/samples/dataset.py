@@ -22,7 +22,8 @@ from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.labels import LabelMap, mask_as
 from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.objects import numbered
-from unet_cli.data.preprocess import converted, own_intensities, whole_intensities
+from unet_cli.data.preprocess import converted, middle_slice, own_intensities, seen, whole_intensities
+from unet_cli.data.resample import resampled, resampled_mask
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
@@ -83,14 +84,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         cutting: Cutting | None = None,
         cache_bytes: int | None = None,
         with_numbers: bool = False,
+        stored: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         """cutting: how images become samples; by default resized to the network's size. with_numbers: whether instance
-        masks keep object numbers beside the classes, see objects.numbered."""
+        masks keep object numbers beside the classes, see objects.numbered. stored: sizes of the files of volumes, which
+        are resampled to those of the cutting where they differ."""
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
         self.numbered = with_numbers and labels.kind == "instances"
         self.cut_by(cutting or Whole())
+        self._stored = None if stored is None else list(stored)
         self._cache = _Cache(int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes)
         self._latest: tuple[int, CachedSample] | None = None  # the next tile of a grid is mostly of the same image
 
@@ -175,10 +179,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def _read(self, number: int) -> CachedSample:
         pair, preprocessing = self.pairs[number], self.preprocessing
         try:
-            pixels = read_image(pair.image, preprocessing.keep_alpha)
+            pixels = read_image(seen(pair.image, preprocessing), preprocessing.keep_alpha)
             image, _ = converted(pixels, preprocessing)
             self._check_size(number, image)
-            missing = missing_pixels(pair.image, pixels)
+            missing = missing_pixels(pair.image, middle_slice(pixels, preprocessing.slices))
             intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes else None
             if len(image) < len(pixels):
                 image = image.copy()  # a view would keep the dropped channels in memory
@@ -194,16 +198,25 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
                 mask = numbered(mask, one_mask(mask_as(self.labels.reading, found), pair.mask), IGNORED)
         except UserError as error:
             raise pair.mask.named(error) from error
-        cached = self.cutting.hold(torch.from_numpy(image), torch.from_numpy(mask), intensities, preprocessing.size)
+        sample = self._resampled(number, torch.from_numpy(image), torch.from_numpy(mask))
+        cached = self.cutting.hold(*sample, intensities, preprocessing.size)
         if self.cutting.sizes or preprocessing.intensity == "dataset":
             return cached
         # Crops of a resized image are normalized by the statistics of the whole image, as in prediction.
         return replace(cached, intensities=own_intensities(cached.image[None].float(), preprocessing)[0])
 
+    def _resampled(self, number: int, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """A volume at the network's spacing; an image as it is."""
+        if self._stored is None or self.cutting.sizes is None:
+            return image, mask
+        size = self.cutting.sizes[number]
+        return resampled(image, size), resampled_mask(mask, size)
+
     def _check_size(self, number: int, pixels: np.ndarray) -> None:
-        if self.cutting.sizes is None:
+        stored = self._stored or self.cutting.sizes
+        if stored is None:
             return
-        was = self.cutting.sizes[number]
+        was = stored[number]
         now = pixels.shape[-len(was) :]
         if now != was:
             sizes = ["x".join(str(side) for side in reversed(sides)) for sides in (now, was)]

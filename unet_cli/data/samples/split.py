@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
@@ -25,11 +25,13 @@ MAX_NEAREST = 3  # names with a suggestion; each takes half a second among 20,00
 
 @dataclass(frozen=True)
 class Split:
-    """The two parts, each in the order of the data set. how: a description of their origin."""
+    """The two parts, each in the order of the data set. how: a description of their origin. gap: pages that are in
+    neither part, since they lie between the two."""
 
     train: list[Pair]
     val: list[Pair]
     how: str
+    gap: list[Pair] = field(default_factory=list)
 
 
 def draw_split(
@@ -81,12 +83,11 @@ def group_names(pairs: Sequence[Pair], pattern: str | None) -> list[str]:
     """The group of each pair, extracted from its name by a regular expression.
 
     The group is the content of the pattern's parentheses, joined by '/' if there are several, or the whole match.
-    Without a pattern each pair is its own group; but with several stacks each stack is a group, since adjacent sections
-    are nearly identical. Raises UserError for an invalid regular expression, and for names without a match.
+    Without a pattern each pair is its own group, and so are the pages of a file, since adjacent ones are nearly
+    identical. Raises UserError for an invalid regular expression, and for names without a match.
     """
     if pattern is None:
-        several_stacks = len({pair.image.path for pair in pairs if pair.image.page is not None}) > 1
-        return [str(pair.image.path) if several_stacks else pair.name for pair in pairs]
+        return [pair.name if pair.image.page is None else str(pair.image.path) for pair in pairs]
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -107,6 +108,7 @@ def write_split(path: Path, split: Split) -> None:
         "how": split.how,
         "train": [pair.name for pair in split.train],
         "val": [pair.name for pair in split.val],
+        **({"gap": [pair.name for pair in split.gap]} if split.gap else {}),
     }
     with whole_file(path) as file:
         # ASCII with escapes preserves file names that are invalid Unicode.
@@ -123,11 +125,11 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: 
     part.
     """
     path = path / "split.json" if path.is_dir() else path
-    train, val = _read_names(path)
+    train, val, gap = names_in(path)
     if both := sorted(train & val):
         raise UserError(f"{path} names {_listed(both)} in both train and val: keep each name in one of them")
     known = [pair.name for pair in pairs]
-    named = train | val
+    named = train | val | gap
     if not leave_out and (unknown := sorted(named.difference(known))):
         raise UserError(
             f"{path} names pairs that are not in the data: {_listed(_with_nearest(unknown, known))}: "
@@ -144,6 +146,7 @@ def read_split(path: Path, pairs: Sequence[Pair], leave_out: bool, may_be_more: 
         [pair for pair in pairs if pair.name in train],
         [pair for pair in pairs if pair.name in val],
         f"read from {path}",
+        [pair for pair in pairs if pair.name in gap - train - val],
     )
 
 
@@ -235,21 +238,25 @@ def _group_name(match: re.Match[str] | None) -> str:
     return "/".join(part for part in match.groups() if part) if match.groups() else match[0]
 
 
-def _read_names(path: Path) -> tuple[set[str], set[str]]:
-    """The names in train and val. Raises UserError."""
+def names_in(path: Path) -> tuple[set[str], set[str], set[str]]:
+    """The names in train, val and gap of a file of `write_split`. Raises UserError."""
     try:
         plain = json_of(path.read_bytes())
     except OSError as error:
         raise explain(error, path) from error
     except ValueError as error:  # invalid JSON or invalid encoding
         raise UserError(f"{path} is not JSON ({error}): give the split.json of a run") from error
-    parts = [plain.get(key) if isinstance(plain, dict) else None for key in ("train", "val")]
+    parts = (
+        [plain.get(key, [] if key == "gap" else None) for key in ("train", "val", "gap")]
+        if isinstance(plain, dict)
+        else [None]
+    )
     if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in parts):
         raise UserError(
             f'{path} is not a split: it has to hold {{"train": [names], "val": [names]}}, like the split.json of a run'
         )
-    train, val = (set(part or ()) for part in parts)
-    return train, val
+    train, val, gap = (set(part or ()) for part in parts)
+    return train, val, gap
 
 
 def _with_nearest(unknown: Sequence[str], known: Sequence[str]) -> list[str]:
