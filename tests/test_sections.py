@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from volumes import drawn_volume, write_set, write_volume
 
 from unet_cli.checkpoint import load_checkpoint
@@ -24,11 +25,14 @@ from unet_cli.data.check.normalization import preprocessing_of
 from unet_cli.data.folder.layout import layout_of
 from unet_cli.data.formats.nifti import geometry_of
 from unet_cli.data.imagefile import open_bands, read_image
+from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.maskfile import read_mask
-from unet_cli.data.preprocess import converted, middle_slice
+from unet_cli.data.preprocess import converted, middle_slice, own_intensities
+from unet_cli.data.samples.dataset import SegmentationDataset
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.views import Stretched
 from unet_cli.report.runs import report_run
 from unet_cli.runs.division import divide
 from unet_cli.runs.train import train
@@ -280,8 +284,35 @@ def test_neighbours_are_seen_in_training_and_prediction_alike(tmp_path, kind, mo
     volume = np.stack([read_image(Source((path,), is_volume=True))[0] for path in paths], axis=1)
     written = tifffile.imread(tmp_path / "out" / f"{name}.tif")
     for page, near in ((0, (1, 0, 1)), (7, (6, 7, 8)), (len(volume) - 1, (-2, -1, -2))):
-        array = np.moveaxis(np.concatenate([volume[place] for place in near]), 0, -1)
-        assert (predictor(array) == written[page]).all()
+        seen = np.concatenate([volume[place] for place in near])
+        source = Source(tuple(paths), page=page)
+        picture = predictor.read(source)
+        if mode == "resize":
+            alone = Stretched(predictor.members, seen, (), [volume_intensities(source, preprocessing)])
+            assert next(alone.views()).intensities[0] is None or kind == "nifti"
+            assert (next(picture.views()).inputs[0] == next(alone.views()).inputs[0]).all()
+        else:
+            assert (predictor(np.moveaxis(seen, 0, -1)) == written[page]).all()
+        rows = [predictor.classes(band.finished()) for band in predictor.bands(predictor.read(source))]
+        assert (predictor.labels.decode(np.concatenate(rows)) == written[page]).all()
+
+
+def test_slices_are_normalised_by_the_values_of_their_volume(tmp_path):
+    root = write_set(tmp_path / "set", count=2, channels=2)
+    config = TrainConfig(data=root)
+    card = examine(layout_of(config), config, QUIET, as_volumes=False)
+    pairs = card.pairs("train")
+    rule = preprocessing_of(card, pairs, 16, slices=3, in_channels=6)
+    assert (rule.intensity, rule.statistics) == ("percentile", "volume")
+    assert "its volume's mean and deviation between" in rule.describe_intensity()
+    volume = np.stack([drawn_volume(1)[0], drawn_volume(1)[0] + 100]).astype(np.float32)
+    of_volume = replace(rule, slices=1, in_channels=2, mean=rule.mean[:2], std=rule.std[:2], statistics="image")
+    expected = own_intensities(torch.from_numpy(volume)[None], of_volume)[0]
+    data = SegmentationDataset(pairs, rule, card.labels)
+    for page in (12, 20):
+        assert torch.equal(data.sample(page)[2], expected)
+        assert torch.equal(volume_intensities(pairs[page].image, rule), expected)
+    assert not torch.equal(data.sample(0)[2], expected)  # of another volume
 
 
 def test_slices_are_kept_by_later_runs_and_refused_where_there_are_none(tmp_path):

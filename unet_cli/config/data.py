@@ -126,7 +126,8 @@ class Preprocessing(Checked):
     so that the network knows none that are upside down or turned. mirrors: whether it knows mirror images, which it
     doesn't where classes are named left and right. clip: lowest and highest value that are told apart, with 'dataset';
     empty: all. slices: number of neighbouring pages of a file that are seen together, as channels, to segment the one
-    in the middle.
+    in the middle. statistics: whether those of 'image' and 'percentile' are of each image, or of the whole volume that
+    it is a slice of.
     """
 
     size: int = within(1, 2**16)
@@ -146,6 +147,7 @@ class Preprocessing(Checked):
     clip: tuple[float, ...] = ()
     orientation: Orientation = "any"
     slices: int = within(1, MAX_SLICES, 1)
+    statistics: Literal["image", "volume"] = "image"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,10 +190,10 @@ class Preprocessing(Checked):
         return ("upright" if self.orientation == "upright" else "any way up") + ", not mirrored" * (not self.mirrors)
 
     def describe_intensity(self) -> str:
-        if self.intensity == "image":
-            return "each normalised by its own mean and deviation"
-        if self.intensity == "percentile":
-            return "each normalised by its own mean and deviation between its 1st and 99th percentile"
+        if self.intensity != "dataset":
+            between = " between its 1st and 99th percentile" if self.intensity == "percentile" else ""
+            own = "its own" if self.statistics == "image" else "its volume's"
+            return f"each normalised by {own} mean and deviation{between}"
         numbers = ", ".join(f"{mean:.4g} ± {std:.4g}" for mean, std in zip(self.mean, self.std, strict=True))
         clipped = " after clipping to {:.4g} to {:.4g}".format(*self.clip) if self.clip else ""
         return f"normalised by {numbers}{clipped}"

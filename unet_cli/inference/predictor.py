@@ -23,6 +23,7 @@ from unet_cli.config.prediction import Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
 from unet_cli.data.folder.volume_folders import volume_in
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
+from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.preprocess import normalize, seen
 from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
@@ -150,12 +151,16 @@ class Predictor:
         keep_alpha = self.preprocessing.keep_alpha
         source = seen(source, self.preprocessing)
         try:
+            shared = [volume_intensities(source, member.preprocessing) for member in self.members]
+            intensities = shared if any(one is not None for one in shared) else None
             if self.mode == "tile":
                 bands = open_bands(source, keep_alpha)
+                if intensities is not None:  # of a slice
+                    return Tiled(self.members, bands, self.settings.overlap, intensities=intensities)
                 is_asked = self.preprocessing.spacing and self._stated is None
                 return self._in_tiles(bands, spacing_of(source) if is_asked else self._stated)
             stack, notes = read_stack(source, keep_alpha)
-            return self._picture(stack.reshape(-1, *stack.shape[2:]), notes)
+            return Stretched(self.members, stack.reshape(-1, *stack.shape[2:]), notes, intensities)
         except UserError as error:
             raise source.named(error) from error
 
@@ -266,7 +271,15 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"
             )
-        for name in ("dtype", "keep_alpha", "files", "pages", "slices", *(() if settings.mode else ("mode",))):
+        for name in (
+            "dtype",
+            "keep_alpha",
+            "files",
+            "pages",
+            "slices",
+            "statistics",
+            *(() if settings.mode else ("mode",)),
+        ):
             one, two = getattr(first.preprocessing, name), getattr(other.preprocessing, name)
             if one != two:
                 hint = "choose one with --mode" if name == "mode" else "they can't be averaged"

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from unet_cli.data.imagefile import Bands
+from unet_cli.data.intensities import sampled
 from unet_cli.data.mirror import mirrored
 from unet_cli.data.preprocess import (
     CONVERTED_TO_GRAY,
     EQUAL_CHANNELS,
     converted,
     measured_intensities,
-    measured_step,
     prepare,
     resize_image,
 )
@@ -27,6 +27,8 @@ from unet_cli.data.tiles import Axis, Canvas, lay_tiles
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
 from unet_cli.system.prefetch import prefetch
+
+Measured = list[Tensor | None]  # for each member, see View.intensities
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,20 @@ class Stretched:
 
     views_are = "image"
 
-    def __init__(self, members: Sequence[Member], pixels: np.ndarray, notes: Iterable[str] = ()) -> None:
-        """pixels: (C, H, W)."""
+    def __init__(
+        self,
+        members: Sequence[Member],
+        pixels: np.ndarray,
+        notes: Iterable[str] = (),
+        intensities: Measured | None = None,
+    ) -> None:
+        """pixels: (C, H, W). intensities: statistics for each member, where they aren't those of the image itself."""
         self.size = (pixels.shape[1], pixels.shape[2])
         self.shape: tuple[int, ...] = self.size
         self.view_count = 1
         prepared = [prepare(pixels, member.preprocessing) for member in members]
         self.notes = {*notes, *(note for _, note in prepared if note)}
-        self._view = View([image for image, _ in prepared], [None] * len(prepared))
+        self._view = View([image for image, _ in prepared], intensities or [None] * len(prepared))
 
     def views(self, top: int = 0) -> Generator[View]:
         yield self._view
@@ -129,8 +137,17 @@ class Tiled:
 
     views_are = "tile"
 
-    def __init__(self, members: Sequence[Member], bands: Bands, overlap: float, measured: Bands | None = None) -> None:
-        """measured: the file of which the intensity statistics are taken, if `bands` are not as in the file."""
+    def __init__(
+        self,
+        members: Sequence[Member],
+        bands: Bands,
+        overlap: float,
+        measured: Bands | None = None,
+        intensities: Measured | None = None,
+    ) -> None:
+        """measured: the file of which the intensity statistics are taken, if `bands` are not as in the file.
+        intensities: statistics for each member, where they aren't those of this file."""
+        self._known = intensities
         self.shape: tuple[int, ...] = bands.spatial
         self.size = (math.prod(self.shape[:-1]), self.shape[-1])
         self.notes = set(bands.notes)
@@ -208,18 +225,14 @@ class Tiled:
             self.notes.add(CONVERTED_TO_GRAY if note == EQUAL_CHANNELS else note)
         return torch.from_numpy(tile)
 
-    def _intensities(self) -> list[Tensor | None]:
+    def _intensities(self) -> Measured:
         """Intensity statistics of the whole image for each member, from every nth slice, row and column of a large one.
         A tile's own statistics would differ between tiles of one image."""
+        if self._known is not None:
+            return self._known
         if all(member.preprocessing.intensity == "dataset" for member in self._members):
             return [None] * len(self._members)
-        step = measured_step(self._measured.channels, *self._measured.spatial)
-        every = (slice(None, None, step),) * (len(self.shape) - 1)
-        # Copied, since a view would keep its whole block in memory.
-        parts = [
-            block[(slice(None), slice(-top % step, None, step), *every)].copy() for top, block in self._measured.rows()
-        ]
-        sample = np.concatenate(parts, axis=1)
+        sample = sampled(self._measured)
         return [measured_intensities(sample, member.preprocessing) for member in self._members]
 
 

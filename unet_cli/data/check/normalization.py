@@ -47,9 +47,9 @@ def preprocessing_of(
         percentile  0.937         0.936     0.878        0.874
         range       0.936         0.873     0.674        0.000
 
-    Volumes, and their slices, are normalised by 'percentile', so that those of MRI, which have no units, are alike;
-    those of CT, which are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 % they
-    are clipped, as in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
+    Volumes, and their slices with them, are normalised by 'percentile', so that those of MRI, which have no units, are
+    alike; those of CT, which are in Hounsfield units, by the values of the training foreground, to whose 0.5 to 99.5 %
+    they are clipped, as in Isensee et al., "nnU-Net", Nature Methods 18, 2021.
 
     For images the rule chooses among the first two; 'range' depends on the bit depth, and 'percentile', which is
     robust against a few hot pixels, gained nothing beyond the variation between runs.
@@ -95,6 +95,7 @@ def preprocessing_of(
         mirrors=not has_sides(card.labels.names),
         clip=clip,
         slices=slices,
+        statistics="volume" if holds_volumes(card.layout) and not card.is_volumetric else "image",
     )
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import IGNORED
 from unet_cli.data.imagefile import missing_pixels, read_image
+from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.labels import LabelMap, mask_as
 from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.objects import numbered
@@ -183,7 +184,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             image, _ = converted(pixels, preprocessing)
             self._check_size(number, image)
             missing = missing_pixels(pair.image, middle_slice(pixels, preprocessing.slices))
-            intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes else None
+            shared = volume_intensities(pair.image, preprocessing)
+            intensities = whole_intensities(pixels, preprocessing) if self.cutting.sizes and shared is None else shared
             if len(image) < len(pixels):
                 image = image.copy()  # a view would keep the dropped channels in memory
         except UserError as error:
@@ -200,6 +202,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             raise pair.mask.named(error) from error
         sample = self._resampled(number, torch.from_numpy(image), torch.from_numpy(mask))
         cached = self.cutting.hold(*sample, intensities, preprocessing.size)
+        if shared is not None:
+            return replace(cached, intensities=shared)
         if self.cutting.sizes or preprocessing.intensity == "dataset":
             return cached
         # Crops of a resized image are normalized by the statistics of the whole image, as in prediction.
