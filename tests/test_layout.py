@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from unet_cli.data.folder.channels import merge_channels
 from unet_cli.data.folder.layout import find_layout, masks_among
 from unet_cli.data.folder.path_rules import option_for
-from unet_cli.data.folder.several import merge_channels
 from unet_cli.data.folder.walk import walk
 from unet_cli.errors import UserError
 

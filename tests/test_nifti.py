@@ -149,7 +149,10 @@ BAD = {
     "cut short": (changed()[:-10], "ends before its pixels do"),
     "header cut short": (changed()[:347], "is not an image"),
     "of a pair": (changed(magic=b"ni1\0"), "pair .hdr and .img: save the volume as one file"),
-    "of several channels": (changed(dim=struct.pack("<5h", 4, 6, 5, 2, 2)), "has 4 axes, 6x5x2x2: save each channel"),
+    "of a series in time": (
+        changed(dim=struct.pack("<5h", 4, 2, 3, 1, 20)),
+        "has 4 axes, 2x3x1x20: the fourth may hold",
+    ),
     "too large": (changed(dim=struct.pack("<4h", 3, 30000, 30000, 30000)), "more than 500 million pixels"),
     "not that large": (changed(dim=struct.pack("<4h", 3, 600, 600, 600)), "is damaged"),
     "negative": (changed(dim=struct.pack("<4h", 3, -6, 5, 4)), "is damaged"),

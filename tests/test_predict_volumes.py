@@ -241,7 +241,7 @@ def test_settings_of_images_are_refused(unet: Run, weights, tmp_path):
 def predicted(predictor: Predictor, path: Path, *extras: str, **cleaning: object) -> Job:
     """Write the mask and the extras of a volume beside it."""
     config = PredictConfig(weights=(path,), input=str(path), overlay="overlay" in extras, **cleaning)
-    ((source, _, slices),) = sources_in([path], RULE, lambda _: "tif")
+    ((source, _, slices, _),) = sources_in([path], RULE, lambda _: "tif", {})
     job = Job(source, path.with_name("out") / "a.tif", extras, slices)
     (outcome,) = filter(None, predict_all(predictor, config, [job], StageTimes("writing")))
     assert outcome.error is None

@@ -25,6 +25,10 @@ def card_of(folder, **options):
     return examine(layout_of(config), config, QUIET)
 
 
+# Of `dicom_set`, in NIfTI: from (w, h, d) to mm towards right, anterior, superior.
+AFFINE = np.array([[-0.75, 0, 0, 5], [0, -0.5, 0, -8], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
+
+
 def names(count: int) -> list[int]:
     """Numbers of files that are in another order than the slices."""
     return [(7 * index + 3) % count for index in range(count)]
@@ -67,11 +71,15 @@ def test_a_mask_of_a_series_may_be_one_file(tmp_path):
     root = dicom_set(tmp_path / "set")
     shutil.rmtree(root / "masks")
     for index in range(3):
-        write_volume(root / "masks" / f"patient{index}.nii.gz", drawn_volume(index)[1])
+        write_volume(root / "masks" / f"patient{index}.nii.gz", drawn_volume(index)[1], AFFINE)
     card = card_of(root)
     assert not card.refusals
     for index, pair in enumerate(card.pairs("train")):
         assert (read_mask(pair.mask).values == drawn_volume(index)[1]).all()
+    write_volume(root / "masks" / "patient1.nii.gz", drawn_volume(1)[1], AFFINE + 3 * np.eye(4, k=3))
+    [problem] = card_of(root).refusals
+    assert "patient1.nii.gz is shifted by 4x0x0 voxels against" in problem.text
+    assert "Export the mask again on the voxels of this series" in problem.text
 
 
 def slice_at(place: int) -> str:

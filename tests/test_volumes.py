@@ -189,12 +189,12 @@ def test_a_truncated_volume_is_one_problem(tmp_path):
     assert problem.text == f"{bad} is damaged (it ends before its pixels do): replace or remove it"
 
 
-def test_a_series_is_refused_with_what_to_do(tmp_path):
+def test_a_series_in_time_is_refused_with_what_to_do(tmp_path):
     root = write_set(tmp_path / "set", is_numbered=False)
     nibabel = pytest.importorskip("nibabel")
     for path in (root / "imagesTr").glob("case*"):
-        nibabel.save(nibabel.Nifti1Image(np.zeros((16, 20, 12, 2), np.int16), AFFINE), path)
-    with pytest.raises(UserError, match=r"has 4 axes, 16x20x12x2: save each channel in a file of its own, NAME_0000"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((16, 20, 12, 30), np.int16), AFFINE), path)
+    with pytest.raises(UserError, match=r"has 4 axes, 16x20x12x30: .* is a series in time: save one volume"):
         card_of(root)
 
 

@@ -16,7 +16,7 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.source import MASKS_BESIDE
+from unet_cli.data.source import CHANNEL_WORDS, MASKS_BESIDE
 from unet_cli.errors import UserError, explain
 from unet_cli.foreign import recognised
 from unet_cli.models import Network, build_model, weightless
@@ -31,7 +31,7 @@ FORMAT = "unet-checkpoint"
 LEARNED, VALIDATED, DIVIDED = "learned_images", "validated_images", "divided_volumes"
 BESIDE_SETTINGS = {
     "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], DIVIDED: list[str],
-    MASKS_BESIDE: list[str],
+    MASKS_BESIDE: list[str], CHANNEL_WORDS: list[str],
 }  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}

@@ -16,7 +16,6 @@ from unet_cli.data.formats import (
     VOLUME_EXTENSIONS,
     Decoded,
     count_pages,
-    decode,
     decode_bands,
     extension_of,
     is_volume_file,
@@ -26,7 +25,8 @@ from unet_cli.data.formats import (
 from unet_cli.data.formats.decoded import explained, from_array
 from unet_cli.data.formats.pillow import from_pillow
 from unet_cli.data.mirror import mirrored
-from unet_cli.data.source import Source
+from unet_cli.data.series import decode_of
+from unet_cli.data.source import Source, turned
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 from unet_cli.system.prefetch import default_workers, prefetch
@@ -92,7 +92,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
     parts = []
     notes: dict[str, None] = {}
     for path in source.paths:
-        decoded = decode(path, source.page)
+        decoded = decode_of(source, path, source.page)
         notes |= dict.fromkeys(_conversions(decoded, keep_alpha))
         parts.append(_image_pixels(decoded, path, keep_alpha))
         if parts[-1].dtype != parts[0].dtype or _size(parts[-1]) != _size(parts[0]):
@@ -101,7 +101,7 @@ def read_stack(source: Source, keep_alpha: bool = False) -> tuple[np.ndarray, tu
                 f"{'files' if source.is_volume else 'channels'} of one image must have the same size and type"
             )
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0 if are_slices(len(parts[0]), source) else 1)
-    return _our_own(source.chosen(joined)), tuple(notes)
+    return _our_own(source.chosen(turned(joined.swapaxes(0, 1), source.turn).swapaxes(0, 1))), tuple(notes)
 
 
 def _with_neighbours(source: Source, keep_alpha: bool) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -168,7 +168,7 @@ def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
     own. Other files are read whole and form one band. Raises UserError as `read_image` does; for damaged pixels of a
     TIFF, or of any slice but the first, when these are read.
     """
-    if source.is_volume and (len(source.paths) > 1 or reads_single_pages(source.path)):
+    if source.is_volume and not source.turn and (len(source.paths) > 1 or reads_single_pages(source.path)):
         return _open_slices(source, keep_alpha)
     is_plain = len(source.paths) == 1 and not source.is_volume and not source.around
     known = outline(source.path, source.page) if is_plain else None
@@ -203,14 +203,14 @@ def _open_slices(source: Source, keep_alpha: bool) -> Bands:
     places = places[slice(*source.slices or (None,))]
 
     def read(place: list[tuple[Path, int]]) -> tuple[np.ndarray, list[str]]:
-        decoded = [(path, decode(path, page)) for path, page in place]
+        decoded = [(path, decode_of(source, path, page)) for path, page in place]
         parts = [_image_pixels(part, path, keep_alpha, is_part=True) for path, part in decoded]
         for (path, _), part in zip(place, parts, strict=True):
             if part.dtype != kind or part.shape[2:] != spatial:
                 raise UserError(f"{path} has slices of {describe_pixels(part)} and others of {shown}: {ALIKE}")
         return _our_own(np.concatenate(parts, axis=1).swapaxes(0, 1)), _conversions(decoded[0][1], keep_alpha)
 
-    sample = _image_pixels(decode(*places[0][0]), source.path, keep_alpha, is_part=True)
+    sample = _image_pixels(decode_of(source, *places[0][0]), source.path, keep_alpha, is_part=True)
     kind, spatial, shown = sample.dtype, sample.shape[2:], describe_pixels(sample)
     first, notes = read(places[0])
 

@@ -12,13 +12,14 @@ from unet_cli.data.annotations.polygons import drawn
 from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL, Annotated, is_background
 from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
-from unet_cli.data.formats.decoded import explained
+from unet_cli.data.formats.decoded import Refused, explained
 from unet_cli.data.imagefile import NO_DATA, are_slices, describe_pixels, is_gray
-from unet_cli.data.source import Entry, Source
+from unet_cli.data.source import Entry, Source, turned
 from unet_cli.errors import UserError
 
 UNLABELLED = -1  # value of unlabelled pixels
 STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # nodata values; the last three are the lowest of a type
+ROUNDING = 1e-4  # of whole numbers that a file stores with a factor
 TRANSPARENT = 0x1000000  # colour of transparent pixels: outside the range of 0xRRGGBB
 
 
@@ -53,8 +54,10 @@ def read_mask(source: Source) -> MaskPixels:
     can't be read, its values are no whole numbers from 0 (or UNLABELLED), or sizes differ.
     """
     if source.is_blank:
-        pixels = source.chosen(decode(source.path, source.page).pixels)
-        return MaskPixels(np.zeros((len(pixels), *pixels.shape[2:]), np.uint8), is_blank=True)
+        pixels = decode(source.path, source.page).pixels
+        pages = len(source.paths) if are_slices(len(pixels), source) else len(pixels)
+        blank = np.zeros((pages, *pixels.shape[2:]), np.uint8)
+        return MaskPixels(np.ascontiguousarray(source.chosen(turned(blank, source.turn))), is_blank=True)
     if source.entry is not None:
         return _drawn_mask(source, source.entry)
     mask = _joined_mask(source)
@@ -112,7 +115,9 @@ def _joined_mask(source: Source) -> MaskPixels:
         with explained(path):
             parts.append(_mask_pixels(decode(path, source.page), path))
     if len(parts) == 1 and not source.classes:
-        return parts[0]
+        if not source.turn:
+            return parts[0]
+        return replace(parts[0], values=np.ascontiguousarray(turned(parts[0].values, source.turn)))
     for path, part in zip(source.paths, parts, strict=True):
         if part.values.shape != parts[0].values.shape:
             raise UserError(
@@ -122,7 +127,8 @@ def _joined_mask(source: Source) -> MaskPixels:
     if source.classes:
         return _classes_joined(parts, source)
     if are_slices(len(parts[0].values), source):
-        return replace(parts[0], values=np.concatenate([part.values for part in parts]))
+        joined = turned(np.concatenate([part.values for part in parts]), source.turn)
+        return replace(parts[0], values=np.ascontiguousarray(joined))
     colour = any(part.colour for part in parts)
     # gray objects among coloured ones are colours with equal channels
     layers = [part.values.astype(np.int32) * 0x010101 if colour and not part.colour else part.values for part in parts]
@@ -163,6 +169,10 @@ def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:
 
 
 def _mask_pixels(decoded: Decoded, path: Path) -> MaskPixels:
+    if decoded.is_measured and decoded.pixels.shape[1] > 1:
+        raise Refused(
+            f"has 4 axes, {decoded.pixels.shape[1]} volumes, and is a mask: save it as one volume of class numbers"
+        )
     planes = _marked_planes(decoded)
     if planes is not None:
         return MaskPixels(planes, planes=decoded.pixels.shape[1])
@@ -240,9 +250,14 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
         nothing |= (values < 0) & np.isfinite(values) & (values.astype(np.float64) < -NO_DATA)
     if nothing.any():
         values = np.where(nothing, values.dtype.type(UNLABELLED), values)
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        if not np.isfinite(whole).all() or (np.abs(values - whole) > ROUNDING).any():
+            raise UserError(
+                f"{path} holds numbers that are not whole: save masks as whole numbers, with 0 for background"
+            )
+        values = whole
     low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)) or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise UserError(f"{path} holds numbers that are not whole: save masks as whole numbers, with 0 for background")
     if low < UNLABELLED:
         raise UserError(
             f"{path} has negative values, down to {low:g}: save masks as whole numbers, with 0 for background and -1 "

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 Item = TypeVar("Item")
+Turn = tuple[tuple[int, int], ...]
 
-MASKS_BESIDE = "masks_beside"  # key in a checkpoint's training record: see path_rules.rules_beside
+# Keys in a checkpoint's training record: see path_rules.rules_beside, and Paired.channels.
+MASKS_BESIDE, CHANNEL_WORDS = "masks_beside", "channel_words"
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ class Source:
     for the whole file. classes: the class index of each file, if each class has a file of its own. is_blank: there is
     no mask, and the image at `paths` is all background. size: (H, W) that a mask is resized to, if it has another.
     entry: what a drawn mask is drawn from; the annotation file is at `paths`. is_volume: the pages of the file are the
-    slices of one volume; of several files with one page each, the files in their order are its slices. slices: the
-    first and the end, from 0, of those that are taken; None for all. around: number of pages on either side that are
-    read with a page, as channels of one image.
+    slices of one volume; of several files with one page each, the files in their order are its slices. turn: of such
+    files, how their axes are brought to those of NIfTI volumes, see `turned`. slices: the first and the end, from 0, of
+    those that are taken; None for all. around: number of pages on either side that are read with a page, as channels of
+    one image.
     """
 
     paths: tuple[Path, ...]
@@ -56,6 +59,7 @@ class Source:
     size: tuple[int, int] | None = None
     entry: Entry | None = None
     is_volume: bool = False
+    turn: Turn = ()
     slices: tuple[int, int] | None = None
     around: int = 0
 
@@ -96,6 +100,17 @@ class Pair:
     name: str
     image: Source
     mask: Source
+
+
+def turned(volume: np.ndarray, turn: Turn) -> np.ndarray:
+    """(..., D, H, W) with other axes; a view. turn: for each axis of the result the axis it comes from, 0 to 2, and -1
+    if it is reversed, else 1; () for none."""
+    if not turn:
+        return volume
+    leading = volume.ndim - 3
+    moved = volume.transpose(*range(leading), *(leading + axis for axis, _ in turn))
+    slices, rows, columns = (slice(None, None, step) for _, step in turn)
+    return moved[..., slices, rows, columns]
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

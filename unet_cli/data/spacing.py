@@ -1,20 +1,34 @@
-"""The spacing of a volume's voxels, as its file tells it."""
+"""The place of a volume in space, and the spacing of its voxels, as its files tell them."""
 
 from __future__ import annotations
 
-from unet_cli.data.formats import DICOM_EXTENSIONS, extension_of, is_volume_file
-from unet_cli.data.formats.dicom_series import series_spacing
-from unet_cli.data.formats.nifti import geometry_of
+from pathlib import Path
+
+from unet_cli.data.formats import is_volume_file
+from unet_cli.data.formats.dicom_series import series_geometry, tells_spacing
+from unet_cli.data.formats.nifti import Geometry, geometry_of
 from unet_cli.data.formats.tiff_spacing import tiff_spacing
+from unet_cli.data.series import is_series
 from unet_cli.data.source import Source
+
+
+def in_space(source: Source) -> Geometry | None:
+    """How a volume lies in space: NIfTI, or a DICOM series; None for others, and where the files don't tell. Of several
+    files of channels, the first one's. Raises UserError."""
+    if is_series(source):
+        return series_geometry(source.paths) if tells_spacing(source.paths) else None
+    return geometry_of(source.path) if is_volume_file(source.path) else None
+
+
+def place_for_nifti(source: Source) -> Path | Geometry:
+    """What a NIfTI of the same voxels lies in space like: the file, or the geometry of a series. Raises UserError."""
+    return series_geometry(source.paths) if is_series(source) else source.path
 
 
 def spacing_of(source: Source) -> tuple[float, float, float] | None:
     """Distance between the centres of voxels in mm, along (D, H, W) as they are read; None where the file doesn't tell.
     Raises UserError."""
-    if extension_of(source.path) in DICOM_EXTENSIONS:
-        return series_spacing(source.paths)
-    if not is_volume_file(source.path):
-        return tiff_spacing(source.path) if len(source.paths) == 1 else None
-    geometry = geometry_of(source.path)
-    return geometry.spacing if geometry else None
+    if is_series(source) or is_volume_file(source.path):
+        geometry = in_space(source)
+        return geometry.spacing if geometry else None
+    return tiff_spacing(source.path) if len(source.paths) == 1 else None

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unet_cli.data.formats import TIFF_EXTENSIONS, extension_of, is_volume_file
-from unet_cli.data.formats.nifti import description_of
+from unet_cli.data.formats.nifti import Geometry, description_of
 from unet_cli.data.formats.nifti_write import write_nifti
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
 from unet_cli.errors import UserError
@@ -54,9 +54,9 @@ def write_pages(
         write_stack(file, everything, (height, *first.shape[1:]), first.dtype, palette, tags)
 
 
-def write_volume(path: Path, pages: Iterable[Iterable[np.ndarray]], like: Path) -> None:
-    """Write a NIfTI that lies in space as the volume `like`, from the blocks of rows of each slice; compressed if the
-    path says so. Raises UserError."""
+def write_volume(path: Path, pages: Iterable[Iterable[np.ndarray]], like: Path | Geometry) -> None:
+    """Write a NIfTI that lies in space as the volume `like` (see write_nifti), from the blocks of rows of each slice;
+    compressed if the path says so. Raises UserError."""
     slices = (joined(blocks) for blocks in pages)
     first = next(slices)
     if first.ndim > 2:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
+from unet_cli.data.folder.channels import merge_channels, nnunet_name
 from unet_cli.data.folder.layout import masks_among
 from unet_cli.data.folder.passed_over import describe
-from unet_cli.data.folder.several import merge_channels
-from unet_cli.data.folder.walk import walk
+from unet_cli.data.folder.volume_folders import volume_of
+from unet_cli.data.folder.walk import natural, stem, walk
 from unet_cli.data.formats import (
+    DICOM_EXTENSIONS,
     EXTENSIONS,
+    STACK_EXTENSIONS,
+    VOLUME_EXTENSIONS,
     count_pages,
     extension_of,
     is_volume_file,
@@ -25,10 +30,16 @@ from unet_cli.data.formats import (
     without_extension,
 )
 from unet_cli.data.imagefile import is_image_file
-from unet_cli.data.source import Source
+from unet_cli.data.source import CHANNEL_WORDS, Source
+from unet_cli.data.spacing import in_space
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
+
+MASKS = "_masks"  # at the end of the default output
+NO_VOLUME = (
+    "is an image, and these weights predict volumes: give files of NIfTI, TIFF or .npy, or folders of DICOM slices"
+)
 
 
 def paged(name: str, page: int, pages: int) -> str:
@@ -62,6 +73,12 @@ def find_files(
         if masks_found:
             shown = f"{counted(len(masks_found), 'mask')} in {input}, known from training, such as {min(masks_found)}"
             notes.append(f"left out: {shown}; to predict them, give their folder or a glob as --input")
+        if training.get("volume_folders"):
+            predicted = dict.fromkeys(image for image in images if _is_output(image))
+            images = [image for image in images if image not in predicted]
+            if predicted:
+                shown = f"{counted(len(predicted), 'mask')} beside the folders of their slices"
+                notes.append(f"left out: {shown}, such as {next(iter(predicted))}")
         notes += describe(others)
     elif path.is_file():
         images = [path]
@@ -81,6 +98,13 @@ def find_files(
     return images, base, output
 
 
+def _is_output(image: Path) -> bool:
+    """Whether this is a mask in the default output of a folder of slices."""
+    folder = image.parent
+    of = folder.name.removesuffix(MASKS)
+    return of not in ("", folder.name) and folder.with_name(of).is_dir() and is_ours(image)
+
+
 def real_path(path: Path) -> Path:
     """The path with links resolved; a link to itself stays as it is."""
     return Path(os.path.realpath(path))
@@ -97,27 +121,92 @@ def _nothing(input: str) -> str:
     )
 
 
+class Found(NamedTuple):
+    """An image of the input. name: of its outputs, a path without extension. pages: of a stack whose masks go to one
+    file, or the slices of a volume. error: why it can't be read, if known already."""
+
+    source: Source
+    name: Path
+    pages: int = 1
+    error: UserError | None = None
+
+
 def sources_in(
-    files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str]
-) -> Iterator[tuple[Source, Path, int]]:
-    """Each image in the files, its output name (a path without extension), and its number of pages: a stack is one
-    image where its masks go to one file by their suffix, else each page is one; a volume has its slices as pages, also
-    for a network that sees each of them on its own."""
-    merged = (
-        merge_channels(files) if preprocessing.files > 1 else [(without_extension(file), (file,)) for file in files]
-    )
-    for name, paths in merged:
-        try:
-            pages = count_pages(paths[0]) if preprocessing.pages != "channels" else 1
-        except UserError:  # reported when the file is read, so that the other files are still predicted
-            pages = 1
-        is_volume = preprocessing.pages == "images" and is_volume_file(paths[0])
-        source = Source(paths, is_volume=is_volume or preprocessing.is_volumetric)
-        if preprocessing.is_volumetric or pages == 1 or suffix(source) != "png":
-            yield source, name, pages
+    files: list[Path], preprocessing: Preprocessing, suffix: Callable[[Source], str], training: Mapping[str, Any]
+) -> Iterator[Found]:
+    """Each image in the files: a stack is one image where its masks go to one file by their suffix, else each page is
+    one; a volume has its slices as pages, also for a network that sees each of them on its own. training: of the
+    checkpoint, which says how volumes were read."""
+    if preprocessing.is_volumetric:
+        yield from volumes_in(files, preprocessing, training)
+        return
+    for name, paths in _merged(files, preprocessing, training):
+        pages = _pages(paths[0]) if preprocessing.pages != "channels" else 1
+        source = Source(paths, is_volume=preprocessing.pages == "images" and is_volume_file(paths[0]))
+        if pages == 1 or suffix(source) != "png":
+            yield Found(source, name, pages)
         else:
             for page in range(pages):
-                yield replace(source, page=page), name.with_name(paged(name.name, page, pages)), 1
+                yield Found(replace(source, page=page), name.with_name(paged(name.name, page, pages)))
+
+
+def volumes_in(files: list[Path], preprocessing: Preprocessing, training: Mapping[str, Any]) -> Iterator[Found]:
+    """Each volume in the files: a file, the files of its channels, or a folder of slices."""
+    in_folders = bool(training.get("volume_folders"))
+    slices = {path for path in files if is_slice(path, in_folders)}
+    folders: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in sorted(slices, key=lambda path: natural(path.name)):
+        folders[path.parent].append(path)
+    for folder, in_folder in folders.items():
+        yield _of_slices(folder, tuple(in_folder))
+    for name, paths in _merged([path for path in files if path not in slices], preprocessing, training):
+        source = Source(paths, is_volume=True)
+        error = None if extension_of(source.path) in STACK_EXTENSIONS else UserError(f"{source} {NO_VOLUME}")
+        yield Found(source, name, _pages(source.path), error)
+
+
+def is_slice(path: Path, in_folders: bool) -> bool:
+    """Whether a file is a slice of a volume. in_folders: whether the weights were trained on folders of slices, of any
+    type with one page."""
+    if extension_of(path) in DICOM_EXTENSIONS:
+        return True
+    return in_folders and not is_volume_file(path) and _pages(path) == 1
+
+
+def _of_slices(folder: Path, paths: tuple[Path, ...]) -> Found:
+    if len(paths) == 1:
+        error = UserError(f"{paths[0]} is one slice, and these weights predict volumes: give the folder of all slices")
+        return Found(Source(paths, is_volume=True), folder / stem(paths[0].name), error=error)
+    try:
+        source = volume_of(paths)
+        geometry = in_space(source) if source.turn else None
+        return Found(source, folder, geometry.shape[0] if geometry else len(paths))
+    except UserError as error:
+        return Found(Source(paths, is_volume=True), folder, len(paths), error)
+
+
+def _merged(
+    files: list[Path], preprocessing: Preprocessing, training: Mapping[str, Any]
+) -> list[tuple[Path, tuple[Path, ...]]]:
+    """The name and the files of each image. A case of nnU-Net with one channel has its name without _0000."""
+    if preprocessing.files > 1:
+        return merge_channels(files, training.get(CHANNEL_WORDS) or ())
+    return [(_alone(file) if preprocessing.is_volumetric else without_extension(file), (file,)) for file in files]
+
+
+def _alone(file: Path) -> Path:
+    name = without_extension(file)
+    case = nnunet_name(name.name)
+    has_more = any(file.with_name(f"{case}_0001{extension}").exists() for extension in VOLUME_EXTENSIONS)
+    return name.with_name(case) if is_volume_file(file) and not has_more else name
+
+
+def _pages(path: Path) -> int:
+    """Number of pages; 1 for a bad file, which is reported when it is read, so that the others are still predicted."""
+    try:
+        return count_pages(path)
+    except UserError:
+        return 1
 
 
 def listed_paths(content: bytes) -> list[str]:
@@ -132,7 +221,7 @@ def listed_paths(content: bytes) -> list[str]:
 def output_beside(folder: Path) -> Path:
     """FOLDER_masks beside FOLDER, as a relative path where FOLDER is one, except for '.' and '..'."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.with_name(named.name + "_masks")
+    return named.with_name(named.name + MASKS)
 
 
 def _ours(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from unet_cli.data.formats import (
     is_volume_file,
     without_extension,
 )
+from unet_cli.data.series import is_series
 from unet_cli.data.source import Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
@@ -41,13 +42,14 @@ class Job:
     """One image, the mask file to write for it, and the extra files beside the mask: NAME_<extra>.
 
     pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
-    whole stack. Of a volume, the number of its slices.
+    whole stack. Of a volume, the number of its slices. error: why the image can't be read, if known already.
     """
 
     image: Source
     mask: Path
     extras: tuple[str, ...] = ()
     pages: int = 1
+    error: UserError | None = None
 
     @property
     def outputs(self) -> list[Path]:
@@ -167,14 +169,18 @@ def find_jobs(
         in_mm(config.spacing)  # refuses what is no spacing of voxels
 
     def suffix(image: Source) -> str:
+        if is_series(image) and not config.format:
+            return "nii.gz"
         if is_volume_file(image.path) and image.is_volume and not config.format:
             return extension_of(image.path)[1:]
         in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
         return config.format or ("tif" if in_tiff or image.is_volume else "png")
 
-    for image, name, pages in sources_in(images, preprocessing, suffix):
-        name = name.relative_to(base) if base else Path(name.name)
-        job = Job(image, output / f"{name}.{suffix(image)}", extras, pages)
+    for image, place, pages, error in sources_in(images, preprocessing, suffix, training):
+        # A folder of slices that is the whole input has its own name.
+        is_below = base is not None and place != base
+        name = place.relative_to(base) if base and is_below else Path(real_path(place).name)
+        job = Job(image, output / f"{name}.{suffix(image)}", extras, pages, error)
         for path in job.outputs:
             # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:

@@ -13,12 +13,12 @@ from unet_cli.config.prediction import PredictConfig
 from unet_cli.config.spacing import in_mm
 from unet_cli.data.colours import colours_of
 from unet_cli.data.formats import is_volume_file
-from unet_cli.data.formats.tiff_write import carried_tags
+from unet_cli.data.formats.tiff_write import Tags, carried_tags
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
 from unet_cli.data.planes import crossing_planes
-from unet_cli.data.spacing import spacing_of
+from unet_cli.data.spacing import place_for_nifti, spacing_of
 from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.jobs import Job
@@ -124,14 +124,18 @@ class Outputs:
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
         if is_volume_file(path):
-            write_volume(path, pages, self.job.image.path)
+            write_volume(path, pages, place_for_nifti(self.job.image))
             return
         if path.suffix != ".tif":
             (blocks,) = pages
             write_rows(path, blocks, self.size[0], palette)
             return
-        sources = [self.job.page(page) for page in range(self.job.pages)]
-        write_pages(path, pages, self.size[0], palette, [carried_tags(source.path, source.page) for source in sources])
+        if self.job.image.is_volume and len(self.job.image.paths) > 1:
+            tags: list[Tags] = [()] * self.job.pages
+        else:
+            sources = [self.job.page(page) for page in range(self.job.pages)]
+            tags = [carried_tags(source.path, source.page) for source in sources]
+        write_pages(path, pages, self.size[0], palette, tags)
 
 
 def _volume(pages: Iterable[Iterable[np.ndarray]]) -> np.ndarray:

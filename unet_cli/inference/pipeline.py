@@ -48,6 +48,8 @@ def _until(stopping: Callable[[], bool], jobs: Iterable[Job]) -> Iterator[Job]:
 
 def _open(predictor: Predictor, config: PredictConfig, stopping: Callable[[], bool], job: Job) -> Sheet | Outcome:
     """Read the image, or for tiles only its header."""
+    if job.error is not None:
+        return failed(job, job.error)
     try:
         with memory_explained():
             sheet = Sheet(predictor, config, job, _picture(predictor, config, job), stopping)

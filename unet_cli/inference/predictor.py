@@ -21,6 +21,7 @@ from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
+from unet_cli.data.folder.volume_folders import volume_in
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
 from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.preprocess import normalize, seen
@@ -113,11 +114,13 @@ class Predictor:
         """The mask of an image or volume in the values or colours of the training masks, as `unet predict` writes it:
         ([D,] H, W) uint8 or uint16, or ([D,] H, W, 3) uint8.
 
-        image: a path, a Pillow image, or an array ([D,] H, W) or ([D,] H, W, C) in the value range of the training
-        files. Raises UserError.
+        image: a path, which for volumes may be a folder of slices, a Pillow image, or an array ([D,] H, W) or ([D,] H,
+        W, C) in the value range of the training files. Raises UserError.
         """
         if isinstance(image, (str, Path)):
-            picture = self.read(Source((Path(image),)))
+            path = Path(image)
+            is_folder = self.preprocessing.is_volumetric and path.is_dir()
+            picture = self.read(volume_in(path) if is_folder else Source((path,)))
         else:
             channels, keep_alpha = self.preprocessing.in_channels, self.preprocessing.keep_alpha
             pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels

@@ -22,7 +22,7 @@ from unet_cli.data.samples.blocks import ranges_in
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.split import Split
-from unet_cli.data.source import MASKS_BESIDE, Pair, spread
+from unet_cli.data.source import CHANNEL_WORDS, MASKS_BESIDE, Pair, spread
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS, Geometry, Network
 from unet_cli.runs.patch import sides_for, smaller
@@ -73,6 +73,7 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
             VALIDATED: card.image_marks(split.val),
             DIVIDED: list(call.divided),
             MASKS_BESIDE: list(card.layout.beside),
+            CHANNEL_WORDS: list(card.layout.channels),
         },
         data=card.describe(),
     )

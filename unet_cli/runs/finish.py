@@ -134,6 +134,7 @@ def _next(run: Run, best: Path, layout: Layout) -> str:
     config = run.learner.config
     if layout.splits.get("test") and config.data is not None:
         missing = ["--missing-masks", "background"] * (config.missing_masks == "background")
+        missing += ["--volume-folders"] * config.volume_folders
         return shlex.join(["unet", "evaluate", "--weights", str(best), "--data", str(config.data), *missing])
     return shlex.join(["unet", "predict", "--weights", str(best), *_images(run, best.parent)])
 
@@ -149,6 +150,8 @@ def _images(run: Run, folder: Path) -> list[str]:
     first = pairs[0].image.path
     if len(pairs[0].image.paths) == 1:
         return ["--input", str(first)]
+    if pairs[0].image.is_volume:  # masks beside the files of its channels are known, and left out
+        return ["--input", str(first.parent), "--output", str(folder / "masks")]
     name = stem(first.name)
     pattern = first.with_name(f"{name[:-1]}?{first.name.removeprefix(name)}")
     return ["--input", str(pattern), "--output", str(folder / "masks")]

@@ -94,7 +94,8 @@ def notes_on(card: Card) -> list[str]:
         notes.append(f"volumes are stored in different orientations, {shown}: all are read as LPS, slices going up")
     told = sum(one.spacing is not None for one in facts)
     if card.is_volumetric and 0 < told < len(facts):
-        notes.append(f"{counted(len(facts) - told, 'file')} of {len(facts):,} don't tell the spacing of their voxels")
+        untold = counted(len(facts) - told, "volume")
+        notes.append(f"spacing of voxels is unknown in {untold} of {len(facts):,}")
     notes += [line.replace("pixel", pixel) for line in remarks(card.labels, [one.values for one in facts])]
     notes += [f"left out: {problem.text}" for problem in card.left_out]
     return notes

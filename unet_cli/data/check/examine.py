@@ -61,6 +61,8 @@ def examine(
     if holds_volumes(layout) if as_volumes is None else as_volumes:
         layout = of_volumes(layout)
     known, problems = _read(layout, config, console)
+    if as_volumes and not config.volume_folders:
+        _refuse_single_slices(flat(known))
     _stop_where_nothing_is_left(known, layout, problems, config.skip_bad)
     layout, spec = _with_names(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
@@ -157,6 +159,16 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
     problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # after damaged files
     misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha), *_overlapping(known, layout)]
     return _without(known, misfits), problems + misfits
+
+
+def _refuse_single_slices(known: list[Known]) -> None:
+    """Raises UserError where volumes are wanted and all files are images."""
+    if known and all(facts.depth == 1 and not is_volume_file(pair.image.path) for pair, facts in known):
+        raise UserError(
+            f"{known[0][0].image} is an image, as all others are, and a network for volumes takes NIfTI, or TIFF and "
+            ".npy with several slices. If each folder holds the slices of one volume, say so with --volume-folders; "
+            "else take a network for images"
+        )
 
 
 def _stop_where_nothing_is_left(

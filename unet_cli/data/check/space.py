@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from unet_cli.config.spacing import describe_spacing
-from unet_cli.data.formats import is_volume_file
-from unet_cli.data.formats.nifti import Geometry, geometry_of
-from unet_cli.data.source import Pair
+from unet_cli.data.formats.nifti import Geometry
+from unet_cli.data.series import is_series
+from unet_cli.data.source import Pair, Source
+from unet_cli.data.spacing import in_space
 from unet_cli.errors import UserError
 
 TOLERANCE = 1e-3  # relative, of the steps from voxel to voxel
 MAX_SHIFT = 0.1  # voxels, of the first voxel's position
+OF_FILE = (
+    "If the voxels of both belong together, give it the affine of the other, as nibabel's "
+    "Nifti1Image(volume.dataobj, image.affine) does; if not, resample it onto the other"
+)
+OF_SERIES = "Export the mask again on the voxels of this series, as NIfTI or as slices beside those of the series"
 FLOAT_MASK = "the mask is stored in floating point"
 
 
 def compare_space(pair: Pair) -> tuple[str, tuple[str, ...]]:
-    """The directions of the axes in which a NIfTI image is stored, such as RAS, '' for other files; and notes for the
-    user. Raises UserError where a file of the pair lies elsewhere than the first, or has voxels of another size."""
-    if not is_volume_file(pair.image.path):
-        return "", ()
-    first = geometry_of(pair.image.path)
-    masks = () if pair.mask.is_blank else pair.mask.paths
+    """The directions of the axes in which a NIfTI or DICOM image is stored, such as RAS, '' for other files; and notes
+    for the user. Raises UserError where a file of the pair lies elsewhere than the first, or has voxels of another
+    size."""
+    first = in_space(pair.image)
+    masks = () if pair.mask.is_blank else _volumes(pair.mask)
     notes: tuple[str, ...] = ()
-    for path in (*pair.image.paths[1:], *masks):
-        other = geometry_of(path) if is_volume_file(path) else None
+    for source in (*_volumes(pair.image)[1:], *masks):
+        other, path = in_space(source), source.path
         if first is None or other is None:
             continue
         difference = _difference(first, other)
         if difference:
             raise UserError(
-                f"{path} {difference} {pair.image.path}. If the voxels of both belong together, give it the affine of "
-                "the other, as nibabel's Nifti1Image(volume.dataobj, image.affine) does; if not, resample it onto the "
-                "other; or leave the pair out with --skip-bad"
+                f"{path} {difference} {pair.image}. {OF_SERIES if is_series(pair.image) else OF_FILE}; or leave the "
+                "pair out with --skip-bad"
             )
-        if path in masks and other.is_float:
+        if source in masks and other.is_float:
             notes = (FLOAT_MASK,)
     return first.stored if first else "", notes
+
+
+def _volumes(source: Source) -> tuple[Source, ...]:
+    """Each by itself, where several files are channels or parts of a mask."""
+    return (source,) if is_series(source) else tuple(replace(source, paths=(path,)) for path in source.paths)
 
 
 def _difference(first: Geometry, other: Geometry) -> str:

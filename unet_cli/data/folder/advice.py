@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from unet_cli.data.folder.pairing import SeveralRules
 from unet_cli.data.folder.passed_over import annotation_lines, describe
 from unet_cli.data.folder.path_rules import option_for
 from unet_cli.data.folder.roles import File, meaning
+from unet_cli.data.folder.volume_folders import paired_folders
 from unet_cli.data.folder.walk import known_extensions, walk
 from unet_cli.data.formats import extension_of
+from unet_cli.errors import UserError
 
 MAX_CHOICES = 8  # rules shown if several fit
 
@@ -79,7 +82,17 @@ def choose(root: Path, error: SeveralRules, images: list[File], masks: list[File
     return "\n".join(
         [f"{root}: {_number(len(error.choices))} rules pair {count} names each, with different partners:", *lines]
         + ["Choose one of these, or give the folder as --masks FOLDER"]
+        + _as_volumes(images, masks)
     )
+
+
+def _as_volumes(images: Sequence[File], masks: Sequence[File]) -> list[str]:
+    """The hint for images that all pair as volumes in folders."""
+    with suppress(UserError):
+        found = paired_folders(images, masks)
+        if found.pairs and not found.left and not found.unmasked:
+            return ["If each folder of images holds the slices of one volume, say so with --volume-folders"]
+    return []
 
 
 def _number(count: int) -> str:

@@ -12,7 +12,16 @@ from unet_cli.data.folder.name_rules import apply_rule, parse_pair
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.path_rules import with_extensions
 from unet_cli.data.folder.roles import File, located
-from unet_cli.data.folder.several import Paired, alone, result, with_channels, with_objects, with_parts, without_mask
+from unet_cli.data.folder.several import (
+    Paired,
+    alone,
+    result,
+    with_channels,
+    with_names_of_nnunet,
+    with_objects,
+    with_parts,
+    without_mask,
+)
 from unet_cli.data.folder.walk import natural, stem
 from unet_cli.data.formats import without_extension
 from unet_cli.data.source import Pair, Source
@@ -40,7 +49,7 @@ def paired_files(images: list[File], masks: list[File]) -> Paired:
     several = None
     if not matching.complete:
         several = _several(image_files, mask_files, images, masks, bool(matching.masks_left))
-    return several or result(matching, alone(image_files), alone(mask_files))
+    return several or with_names_of_nnunet(result(matching, alone(image_files), alone(mask_files)))
 
 
 def _several(

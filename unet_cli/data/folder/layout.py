@@ -45,7 +45,8 @@ class Layout:
     without a mask. files_per_image: more than 1 if each channel has a file of its own. classes: names of the classes
     with mask files of their own, or of drawn masks, without background. beside: see path_rules.rules_beside. tool:
     annotation format that the masks are drawn from. colours: names and colours of a labelmap.txt, background first.
-    numbers: names and values of a dataset.json. ignores: whether some annotations mark ignored pixels.
+    numbers: names and values of a dataset.json. channels: see Paired. ignores: whether some annotations mark
+    ignored pixels.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class Layout:
     tool: str = ""
     colours: Colours = ()
     numbers: Numbers = ()
+    channels: tuple[str, ...] = ()
     ignores: bool = False
 
 
@@ -211,6 +213,7 @@ def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missin
         counts["train"],
         classes,
         rules_beside(found["train"].pairs),
+        channels=found["train"].channels,
     )
 
 

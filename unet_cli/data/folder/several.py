@@ -1,26 +1,25 @@
 """Images or masks that consist of several files: channels, objects, or classes.
 
-Decided from names alone. `Files` maps each name, without the words for role and split, to its paths.
+Decided from names alone.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from pathlib import Path, PurePath
 
+from unet_cli.data.folder.channels import Files, find_channels, nnunet_name
 from unet_cli.data.folder.name_rules import SAME_NAME, Matching
 from unet_cli.data.folder.pairing import find_rule
-from unet_cli.data.folder.walk import stem
 from unet_cli.data.folder.words import NOTHING_NAMES, tokens
+from unet_cli.data.formats import is_volume_file
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
-CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 MAX_CLASS_FILES = 64  # of one image
 # Words for further versions of the same mask, in another form or by another annotator: no classes.
 VERSIONS = frozenset({
@@ -30,15 +29,14 @@ VERSIONS = frozenset({
     "nd", "rd", "manual", "old", "new", "final", "corrected", "copy", "v",
 })  # fmt: skip
 
-Files = Mapping[str, tuple[Path, ...]]
-
 
 @dataclass(frozen=True)
 class Paired:
     """The pairs of one split, and the corresponding fields of Layout.
 
     unmasked: images without a mask, each as a pair with a blank mask, and a message. left: a message for each other
-    file without a partner. classes: names of the classes if each has mask files of its own.
+    file without a partner. classes: names of the classes if each has mask files of its own. channels: the words in
+    the names of the files of an image, in order, if its channels are named by words.
     """
 
     pairs: list[Pair]
@@ -48,6 +46,7 @@ class Paired:
     files_per_image: int = 1
     unmasked: list[tuple[Pair, str]] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 def result(matching: Matching, images: Files, masks: Files) -> Paired:
@@ -64,8 +63,8 @@ def without_mask(name: str, paths: tuple[Path, ...]) -> tuple[Pair, str]:
 
 
 def with_channels(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
-    """ID_0000 and ID_0001 form one image, and each mask has one such image."""
-    merged, lacking = _channels(images)
+    """ID_0000 and ID_0001, or ID_t1 and ID_t2 of volumes, form one image, and each mask has one such image."""
+    merged, lacking, words = find_channels(images)
     if not merged:
         return None
     try:
@@ -80,8 +79,9 @@ def with_channels(images: dict[str, Path], masks: dict[str, Path]) -> Paired | N
     found = result(replace(matching, pairs=pairs, images_left=images_left), merged, alone(masks))
     count = len(next(iter(merged.values())))
     left = [f"image without its channel {channel}: {path}" for path, channel in lacking.values()]
-    notes = [f"{count} files make one image, a channel each: ID_0000 to ID_{count - 1:04}"]
-    return replace(found, left=found.left + left, notes=notes, files_per_image=count)
+    shown = ", ".join(f"ID_{word}" for word in words) or f"ID_0000 to ID_{count - 1:04}"
+    notes = [f"{count} files make one image, a channel each: {shown}"]
+    return replace(found, left=found.left + left, notes=notes, files_per_image=count, channels=words)
 
 
 def with_objects(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None:
@@ -242,34 +242,6 @@ def _as_objects(forms: dict[Form, dict[str, str]], images: dict[str, Path], mask
     return Paired(pairs, "several masks for each image, numbered", notes=notes, unmasked=unmasked)
 
 
-def _channels(files: Mapping[str, Path]) -> tuple[Files, dict[str, tuple[Path, str]]]:
-    """Names without channel -> their files in order; and for names with a missing channel, one of their files and that
-    channel.
-
-    Empty if a name has no channel, or most names don't have the same two or more channels.
-    """
-    ids: defaultdict[str, dict[str, Path]] = defaultdict(dict)
-    for name, path in files.items():
-        if not (parts := CHANNEL.fullmatch(name)):
-            return {}, {}
-        ids[parts[1]][parts[2]] = path
-    if not ids:
-        return {}, {}
-    [(usual, count)] = Counter(frozenset(channels) for channels in ids.values()).most_common(1)
-    expected = [f"{number:04}" for number in range(len(usual))]
-    if len(usual) < 2 or usual != set(expected) or 2 * count <= len(ids):
-        return {}, {}
-    if not all(channels.keys() <= usual for channels in ids.values()):
-        return {}, {}
-    merged, lacking = {}, {}
-    for name, channels in ids.items():
-        if channels.keys() == usual:
-            merged[name] = tuple(channels[channel] for channel in expected)
-        else:
-            lacking[name] = next(iter(channels.values())), next(c for c in expected if c not in channels)
-    return merged, lacking
-
-
 def alone(files: Mapping[str, Path]) -> Files:
     return {name: (path,) for name, path in files.items()}
 
@@ -278,11 +250,10 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def merge_channels(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
-    """Group ID_0000.ext, ID_0001.ext, ...: (folder/ID, its files in order); other files form groups of one."""
-    images: defaultdict[Path, list[Path]] = defaultdict(list)
-    for path in files:
-        name = stem(path.name)
-        parts = CHANNEL.fullmatch(name)
-        images[path.with_name(parts[1] if parts else name)].append(path)
-    return [(place, tuple(sorted(paths))) for place, paths in images.items()]
+def with_names_of_nnunet(found: Paired) -> Paired:
+    """The same pairs of volumes, called after their masks where all images are the only channel of a case."""
+    pairs = [*found.pairs, *(pair for pair, _ in found.unmasked)]
+    if not pairs or not all(is_volume_file(pair.image.path) and nnunet_name(pair.name) != pair.name for pair in pairs):
+        return found
+    unmasked = [(replace(pair, name=nnunet_name(pair.name)), message) for pair, message in found.unmasked]
+    return replace(found, pairs=[replace(pair, name=nnunet_name(pair.name)) for pair in found.pairs], unmasked=unmasked)

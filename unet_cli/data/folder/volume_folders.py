@@ -10,16 +10,24 @@ from pathlib import Path
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.roles import File
 from unet_cli.data.folder.several import Paired, result
-from unet_cli.data.folder.walk import stem
-from unet_cli.data.formats import DICOM_EXTENSIONS, extension_of
-from unet_cli.data.formats.dicom_series import in_order
+from unet_cli.data.folder.walk import stem, walk
+from unet_cli.data.formats import DICOM_EXTENSIONS, extension_of, is_volume_file
+from unet_cli.data.formats.dicom_series import in_order, turn_of
+from unet_cli.data.source import Source, Turn
 from unet_cli.errors import UserError
+
+SUFFIX = "_masks"  # of the folder that `unet predict` writes beside one with slices
 
 
 def paired_folders(images: Sequence[File], masks: Sequence[File]) -> Paired:
     """Pair each folder of images with a folder of as many masks, or with one file that is a volume. The slices are in
     the order of their positions in a DICOM series, else in that of their names. Raises UserError."""
     image_folders, mask_folders = _folders(images), _folders(masks)
+    predicted = [
+        image_folders.pop(name)
+        for name in list(image_folders)
+        if name.removesuffix(SUFFIX) in image_folders and name.endswith(SUFFIX)
+    ]
     for name, paths in image_folders.items():
         if not name or len(paths) < 2:
             raise UserError(
@@ -30,19 +38,27 @@ def paired_folders(images: Sequence[File], masks: Sequence[File]) -> Paired:
     alone = {file.name: (file.path,) for file in masks if len(mask_folders[_folder(file)]) == 1 or not _folder(file)}
     candidates = {name: paths for name, paths in mask_folders.items() if name and len(paths) > 1} | alone
     found = result(find_rule(list(image_folders), list(candidates)), image_folders, candidates)
-    pairs, left = [], list(found.left)
-    for pair in found.pairs:
+    pairs, unmasked, left = [], [], list(found.left)
+    for pair, message in found.unmasked:
         try:
-            slices = _in_order(pair.image.paths)
-            mask_slices = _like(slices, pair.image.paths, pair.mask.paths)
+            image = volume_of(pair.image.paths)
         except UserError as error:
             left.append(str(error))
             continue
-        image, mask = replace(pair.image, paths=slices), replace(pair.mask, paths=mask_slices)
+        unmasked.append((replace(pair, image=image, mask=replace(image, is_blank=True)), message))
+    for pair in found.pairs:
+        try:
+            image = volume_of(pair.image.paths)
+            slices = _like(image.paths, pair.image.paths, pair.mask.paths)
+            mask = replace(pair.mask, paths=slices, turn=_turn_of_mask(slices, image.turn))
+        except UserError as error:
+            left.append(str(error))
+            continue
         pairs.append(replace(pair, image=image, mask=mask))
     files = sum(len(paths) for paths in image_folders.values())
-    notes = [*found.notes, f"{files:,} image files in {len(image_folders):,} folders, a volume each"]
-    return replace(found, pairs=pairs, left=left, notes=notes)
+    notes = [f"{paths[0].parent} is not used: it holds masks of the slices beside it" for paths in predicted]
+    notes += [*found.notes, f"{files:,} image files in {len(image_folders):,} folders, a volume each"]
+    return replace(found, pairs=pairs, unmasked=unmasked, left=left, notes=notes)
 
 
 def _folder(file: File) -> str:
@@ -56,9 +72,28 @@ def _folders(files: Sequence[File]) -> dict[str, tuple[Path, ...]]:
     return {name: tuple(paths) for name, paths in folders.items()}
 
 
-def _in_order(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    is_dicom = any(extension_of(path) in DICOM_EXTENSIONS for path in paths)
-    return in_order(paths) if is_dicom else paths
+def volume_of(paths: tuple[Path, ...]) -> Source:
+    """The volume whose slices are these files, in the order of their names: those of a DICOM series are brought into
+    the order of their positions, and its axes to those of NIfTI. Raises UserError."""
+    if not any(extension_of(path) in DICOM_EXTENSIONS for path in paths):
+        return Source(paths, is_volume=True)
+    ordered = in_order(paths)
+    return Source(ordered, is_volume=True, turn=turn_of(ordered))
+
+
+def volume_in(folder: Path) -> Source:
+    """The volume whose slices are the files of this folder. Raises UserError."""
+    paths = tuple(path for path in walk(folder) if path.parent == folder)
+    if not paths:
+        raise UserError(f"{folder} holds no slices: give a volume, or the folder of its slices")
+    return volume_of(paths)
+
+
+def _turn_of_mask(paths: tuple[Path, ...], of_image: Turn) -> Turn:
+    """Files that tell their own place are turned by it, others as their image is. Raises UserError."""
+    if is_volume_file(paths[0]):
+        return ()
+    return turn_of(paths) if extension_of(paths[0]) in DICOM_EXTENSIONS else of_image
 
 
 def _like(slices: tuple[Path, ...], as_named: tuple[Path, ...], masks: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -38,6 +38,7 @@ MAX_HEADER = 540  # bytes; NIfTI-1 has 348
 PAIR = "is the header of a pair .hdr and .img: save the volume as one file, .nii.gz"
 NOWHERE = "its affine is no position in space"
 IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the unit in a header; without one, mm
+MAX_CHANNELS = 16  # along a fourth axis
 MAX_UNPACKED = 128  # compressed files whose content is kept for their next page
 MAX_KEPT, KEPT_SHARE = 2**34, 0.25  # bytes that they may take together, also as a share of the free space
 ORIENTATION = ("L", "P", "S")  # of the axes after reading, the last one first
@@ -72,19 +73,23 @@ def is_nifti(head: bytes) -> bool:
 
 
 def decode_nifti(file: BinaryIO, head: bytes, page: int | None) -> Decoded:
-    """(slices, 1, H, W), or one of them, in the stored type, or float32 where the header scales the values."""
+    """(slices, C, H, W), or one of them, in the stored type, or float32 where the header scales the values. C is the
+    length of a fourth axis, 1 without one."""
     header, shape, orient = _parsed(_unpacked_head(head))
+    channels = channels_of(header)
     depth, height, width = (shape[axis] for axis in _places(orient))
     check_page(page, depth)
     pixels = height * width * (depth if page is None else 1)
     kind = header.get_data_dtype()
-    check_claim(pixels, math.prod(shape) * kind.itemsize, file_size(file))
+    content = math.prod(shape) * channels * kind.itemsize
+    check_claim(pixels, content, file_size(file))
     start = max(int(header["vox_offset"]), header.single_vox_offset)
-    with alone_if_huge(pixels):
-        stored = _stored(file, head, start, start + math.prod(shape) * kind.itemsize, whole=page is None)
-        values = as_read(np.ndarray(shape, kind, stored, start, order="F"), orient)
+    with alone_if_huge(pixels * channels):
+        stored = _stored(file, head, start, start + content, whole=page is None)
+        volumes = np.ndarray((*shape, channels), kind, stored, start, order="F")
+        values = as_read(volumes, orient)
         chosen = values if page is None else values[page : page + 1]
-        return Decoded(_scaled(chosen, *header.get_slope_inter())[:, None], is_measured=True)
+        return Decoded(_scaled(chosen, *header.get_slope_inter()), is_measured=True)
 
 
 def count_nifti(head: bytes) -> int:
@@ -135,19 +140,23 @@ def _parsed(head: bytes) -> tuple[Any, tuple[int, int, int], np.ndarray]:
 
 
 def shape_of(header: Any) -> tuple[int, int, int]:
-    """The volume's shape as stored, without further axes of length 1. Raises Refused, ValueError."""
+    """The volume's shape as stored, without the axis of its channels and further axes of length 1. Raises Refused,
+    ValueError."""
     sides = [int(side) for side in header.get_data_shape()]
     if not sides or min(sides) < 1:
         raise ValueError(f"its header claims the size {'x'.join(map(str, sides)) or 'of nothing'}")
-    while len(sides) > 3 and sides[-1] == 1:
-        sides.pop()
-    if len(sides) > 3:
+    if sum(side > 1 for side in sides[3:]) > 1 or channels_of(header) > MAX_CHANNELS:
         raise Refused(
-            f"has {len(sides)} axes, {'x'.join(map(str, sides))}: save each channel in a file of its own, "
-            "NAME_0000.nii.gz, NAME_0001.nii.gz and so on; or one volume of a series"
+            f"has {len(sides)} axes, {'x'.join(map(str, sides))}: the fourth may hold up to {MAX_CHANNELS} channels, "
+            "and a longer one is a series in time: save one volume of it to a file"
         )
     width, height, depth = (*sides, 1, 1)[:3]
     return width, height, depth
+
+
+def channels_of(header: Any) -> int:
+    """Length of the fourth axis, or of the fifth in files of ITK, which `shape_of` has checked."""
+    return math.prod(map(int, header.get_data_shape()[3:]))
 
 
 def orientation_of(header: Any) -> np.ndarray:
@@ -161,9 +170,11 @@ def orientation_of(header: Any) -> np.ndarray:
 
 
 def as_read(stored: np.ndarray, orient: np.ndarray) -> np.ndarray:
-    """The array of a file -> a view (D, H, W) in the orientation of reading."""
+    """The array of a file, with or without an axis of channels -> a view (D, [C,] H, W) in the orientation of
+    reading."""
     flipped = stored[tuple(slice(None, None, int(step)) for _, step in orient)]
-    return flipped.transpose(_places(orient))
+    depth, *others = _places(orient)
+    return flipped.transpose(depth, *range(3, stored.ndim), *others)
 
 
 def _places(orient: np.ndarray) -> list[int]:
@@ -216,7 +227,7 @@ def _unpacked_head(head: bytes) -> bytes:
 
 
 def _scaled(values: np.ndarray, slope: float | None, offset: float | None) -> np.ndarray:
-    """(D, H, W), contiguous, in the values' own type, or as float32 where they are scaled."""
+    """(D, C, H, W), contiguous, in the values' own type, or as float32 where they are scaled."""
     if slope is None or offset is None or (slope == 1 and offset == 0):
         return np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
     scaled = np.empty(values.shape, np.float32)

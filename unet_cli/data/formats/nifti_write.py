@@ -12,24 +12,26 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from unet_cli.data.formats.decoded import Refused, read
-from unet_cli.data.formats.nifti import as_read, header_at, is_nifti, orientation_of, shape_of
+from unet_cli.data.formats.extras import NIFTI, needed
+from unet_cli.data.formats.nifti import Geometry, as_read, header_at, is_nifti, orientation_of, shape_of
 from unet_cli.data.formats.tiff_write import SOFTWARE
 
 LEVEL = 6  # of compression
 
 
 def write_nifti(
-    file: BinaryIO, slices: Iterable[np.ndarray], like: Path, dtype: DTypeLike, is_packed: bool = True
+    file: BinaryIO, slices: Iterable[np.ndarray], like: Path | Geometry, dtype: DTypeLike, is_packed: bool = True
 ) -> None:
-    """Write the slices of a mask as NIfTI that lies in space as the volume `like`: in its storage orientation, with its
-    shape, sform, qform, spacing and units.
+    """Write the slices of a mask as NIfTI that lies in space as the volume `like`: a file, in whose storage
+    orientation it is written, with its shape, sform, qform, spacing and units; or as a geometry tells.
 
     slices: (H, W) integers in the orientation of reading, from the first to the last. dtype: of the file, an integer
     type. is_packed: whether to compress, as for .nii.gz. Reproducible byte for byte. Raises UserError if `like` can't
     be read or is no NIfTI, and OSError.
     """
-    header = read(like, lambda _, head: _header(head)).copy()
+    header = _header_of(like) if isinstance(like, Geometry) else read(like, lambda _, head: _header(head)).copy()
     shape, orient = shape_of(header), orientation_of(header)
+    header.set_data_shape(shape)
     header.set_data_dtype(np.dtype(dtype))
     header.set_slope_inter(1, 0)
     for name in ("cal_min", "cal_max", "vox_offset", "intent_code"):
@@ -49,6 +51,17 @@ def _header(head: bytes) -> Any:
     if not is_nifti(head):
         raise Refused("is no NIfTI file, so no mask can be laid over it: write another format")
     return header_at(head)
+
+
+def _header_of(geometry: Geometry) -> Any:
+    """Of a volume that is stored as it is read."""
+    header = needed(NIFTI).Nifti1Header()
+    header.set_data_shape(geometry.shape[::-1])
+    affine = geometry.affine[:, [2, 1, 0, 3]]
+    header.set_qform(affine, code="scanner", strip_shears=True)
+    header.set_sform(affine, code="scanner")
+    header.set_xyzt_units("mm")
+    return header
 
 
 def _write(to: IO[bytes] | gzip.GzipFile, header: Any, stored: np.ndarray) -> None:
