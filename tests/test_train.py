@@ -168,7 +168,7 @@ def test_settings_from_a_file_and_flags_win(unet: Run, data, tmp_path):
         (["--data", "data", "--size", "64", "--depth", "8"], 1, ["--size 64 is too small", "at least --size 512"]),
         (["--data", "data", "--model", "atention"], 1, ["no network 'atention'", "did you mean attention"]),
         (["--data", "data", "--model", "unet-paper", "--norm", "batch"], 1, ["--norm doesn't apply to unet-paper"]),
-        (["--data", "data", "--model", "unet3d"], 1, ["unet3d is for volumes"]),
+        (["--data", "data", "--model", "unet3d"], 1, ["a network for volumes takes NIfTI"]),
         (["--data", "data", "--encoder-weights", "imagenet"], 1, ["--encoder-weights is for networks with an encoder"]),
         (["--data", "data", "--model", "unet-dilated-published", "--mode", "tile"], 1, ["use --mode resize"]),
         (["--data", "data", "--epoch", "4"], 2, ["--epoch", "--epochs"]),
