@@ -12,6 +12,7 @@ from pathlib import Path
 from unet_cli.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_cli.config.prediction import Inference
 from unet_cli.config.training import METRICS
+from unet_cli.data.folder.channels import nnunet_name
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.folder.walk import stem
 from unet_cli.data.source import Pair
@@ -150,8 +151,8 @@ def _images(run: Run, folder: Path) -> list[str]:
     first = pairs[0].image.path
     if len(pairs[0].image.paths) == 1:
         return ["--input", str(first)]
-    if pairs[0].image.is_volume:  # masks beside the files of its channels are known, and left out
-        return ["--input", str(first.parent), "--output", str(folder / "masks")]
     name = stem(first.name)
+    if nnunet_name(name) == name:  # slices, or channels by words, beside which masks are known, and left out
+        return ["--input", str(first.parent), "--output", str(folder / "masks")]
     pattern = first.with_name(f"{name[:-1]}?{first.name.removeprefix(name)}")
     return ["--input", str(pattern), "--output", str(folder / "masks")]
