@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -37,14 +38,31 @@ def write_nifti(
     for name in ("cal_min", "cal_max", "vox_offset", "intent_code"):
         header[name] = 0
     header["descrip"] = SOFTWARE.encode()
-    stored = np.empty(shape, header.get_data_dtype(), order="F")
-    pages = as_read(stored, orient)
-    count = 0
-    for count, pixels in enumerate(slices, start=1):
-        pages[count - 1] = pixels
-    assert count == len(pages), f"{count} slices for {len(pages)}"
+    written = 0
     with gzip.GzipFile("", "wb", LEVEL, file, mtime=0) if is_packed else nullcontext(file) as to:
-        _write(to, header, stored)
+        header.write_to(to)
+        for stored in _parts(slices, shape, orient, header.get_data_dtype()):
+            for plane in stored.transpose():  # in the order of the file
+                to.write(np.ascontiguousarray(plane).data)
+            written += stored.size
+    assert written == math.prod(shape), f"{written} voxels for {shape}"
+
+
+def _parts(
+    slices: Iterable[np.ndarray], shape: tuple[int, ...], orient: np.ndarray, dtype: np.dtype[Any]
+) -> Iterator[np.ndarray]:
+    """The volume as the file stores it: slice by slice if it stores them in the order of reading, else as a whole."""
+    if (orient[2] == (2, 1)).all():
+        for pixels in slices:
+            stored = np.empty((*shape[:2], 1), dtype, order="F")
+            as_read(stored, orient)[0] = pixels
+            yield stored
+        return
+    stored = np.empty(shape, dtype, order="F")
+    pages = as_read(stored, orient)
+    for place, pixels in enumerate(slices):
+        pages[place] = pixels
+    yield stored
 
 
 def _header(head: bytes) -> Any:
@@ -62,9 +80,3 @@ def _header_of(geometry: Geometry) -> Any:
     header.set_sform(affine, code="scanner")
     header.set_xyzt_units("mm")
     return header
-
-
-def _write(to: IO[bytes] | gzip.GzipFile, header: Any, stored: np.ndarray) -> None:
-    header.write_to(to)
-    for plane in stored.transpose():  # in the order of the file
-        to.write(np.ascontiguousarray(plane).data)
