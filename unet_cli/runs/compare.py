@@ -19,13 +19,13 @@ from unet_cli.config.prediction import Inference
 from unet_cli.config.training import LRS, CompareConfig, TrainConfig
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.stretching import Mode, mode_for, stretch_cost
-from unet_cli.data.folder.layout import Layout, layout_of
+from unet_cli.data.folder.layout import Layout, holds_volumes, layout_of, of_volumes
 from unet_cli.data.source import Pair, Source
 from unet_cli.errors import UserError
 from unet_cli.evaluation.evaluate import evaluate_network
 from unet_cli.evaluation.scores import overall
 from unet_cli.inference.predictor import Predictor
-from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width
+from unet_cli.models import MODELS, build_model, defaults_of, parameter_count, resolved, usual_width, weightless
 from unet_cli.models.trainable import check_trainable, only_whole
 from unet_cli.run_folder import new_run_folder
 from unet_cli.runs.plan import affordable
@@ -37,7 +37,9 @@ from unet_cli.system.distributed import this_process
 from unet_cli.training.batch_size import trial
 from unet_cli.training.optimizers import make_optimizer
 
-REFERENCE = "unet"  # the network whose step time the widths of the others match
+# By the number of axes: the network whose step time the widths of the others match, and the sides of timed volumes.
+REFERENCE = {2: "unet", 3: "unet3d"}
+TIMED_VOLUME = (48, 48, 48)
 WIDTH_GRID = 4  # widths are multiples of it
 TRIALS = 3  # widths tried for a network
 TIMED = 32  # images over which prediction is timed
@@ -71,8 +73,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Reference:
-    """The plain U-Net, whose step time the widths of the others match. speed: training throughput, images a second."""
+    """The plain U-Net, whose step time the widths of the others match. sides: of the samples that it was timed on.
+    speed: training throughput, images a second."""
 
+    name: str
+    sides: tuple[int, ...]
     width: int | None
     speed: float
 
@@ -87,17 +92,21 @@ def compare(config: CompareConfig, console: Console) -> Iterator[Result]:
     """
     if this_process() != (1, 1):
         raise UserError("compare trains in one process: start it without torchrun")
-    names = chosen(config.models)
-    refused = {name: reason for name in names if (reason := _refusal(name, config))}
-    trainable = [name for name in names if name not in refused]
     layout = layout_of(config)
-    pairs = _test_pairs(config, layout, console)
-    mode = _mode(config, layout, console)  # chosen once, so that networks are compared on the same samples
+    names = chosen(config.models, 3 if holds_volumes(layout) else 2)
+    dims = 3 if holds_volumes(layout) else min(weightless(ModelConfig(name=name)).spatial_dims for name in names)
+    sides = TIMED_VOLUME if dims == 3 else (config.size, config.size)
+    refused = {name: reason for name in names if (reason := _refusal(name, config, sides))}
+    trainable = [name for name in names if name not in refused]
+    layout = of_volumes(layout) if dims == 3 else layout
+    pairs = _test_pairs(config, layout, console, dims)
+    # Chosen once, so that networks are compared on the same samples; volumes have one mode.
+    mode = "tile" if dims == 3 else _mode(config, layout, console)
     times = config.minutes or (None,)
     chooses_width = config.width is None and len(names) > 1
     # In a child process too, so that running out of memory, or a crash in a kernel, doesn't end the comparison.
     try:
-        references = in_child(_references, config, times if chooses_width and trainable else ())
+        references = in_child(_references, config, times if chooses_width and trainable else (), sides)
     except ChildDied as error:
         references = {}
         console.say(f"Timing the plain U-Net failed ({error}): each network has the width that `train` would give it")
@@ -124,14 +133,15 @@ def _with_resume_hint(error: UserError, config: TrainConfig) -> str:
     return str(error)
 
 
-def chosen(names: str) -> list[str]:
-    """'a,b' -> these; 'all,-c' -> all 2D networks except c. Raises UserError for a name that isn't in the table."""
+def chosen(names: str, dims: int = 2) -> list[str]:
+    """'a,b' -> these; 'all,-c' -> all networks of `dims` dimensions except c. Raises UserError for a name that isn't in
+    the table."""
     selected: dict[str, None] = {}  # a set that keeps the order
     for name in (part.strip() for part in names.split(",")):
         if not name:
             continue
         if name == "all":
-            selected |= dict.fromkeys(known for known in MODELS if not known.endswith("3d"))
+            selected |= dict.fromkeys(known for known in MODELS if known.endswith("3d") == (dims == 3))
         elif name == "-all":
             selected.clear()
         elif name.startswith("-"):
@@ -145,17 +155,19 @@ def chosen(names: str) -> list[str]:
     return list(selected)
 
 
-def _refusal(name: str, config: CompareConfig) -> str | None:
-    """Why the network can't be trained with these settings, None where it can."""
+def _refusal(name: str, config: CompareConfig, sides: tuple[int, ...]) -> str | None:
+    """Why the network can't be trained with these settings on samples of these sides, None where it can."""
+    if weightless(ModelConfig(name=name)).spatial_dims < len(sides):
+        return f"{name} is for images: its scores of slices are none of volumes, so compare it with others for images"
     try:
         model = resolved(ModelConfig(name=name, **config.network_settings), config.size)
-        check_trainable(model, (config.size, config.size), config.mode)
+        check_trainable(model, sides, config.mode)
     except UserError as error:
         return str(error)
     return None
 
 
-def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequence[Pair]:
+def _test_pairs(config: CompareConfig, layout: Layout, console: Console, dims: int) -> Sequence[Pair]:
     """The pairs of the test part, after every file has been read once; empty where networks are scored on the
     validation part. Raises UserError."""
     if config.test is None:
@@ -163,7 +175,7 @@ def _test_pairs(config: CompareConfig, layout: Layout, console: Console) -> Sequ
     try:
         masks = config.masks if config.data else None
         test_layout = layout_of(replace(config, data=config.test, images=None, masks=masks, pair=None))
-        card = examine(test_layout, config, console)
+        card = examine(test_layout, config, console, as_volumes=dims == 3)
         card.refuse()
     except UserError as error:
         raise UserError(f"--test: {error}") from error
@@ -174,7 +186,7 @@ def _mode(config: CompareConfig, layout: Layout, console: Console) -> Mode:
     """The mode of all networks, chosen from the masks alone: short runs might choose another for each."""
     if config.mode != "auto":
         return config.mode
-    card = examine(layout, config, console)
+    card = examine(layout, config, console, as_volumes=False)
     card.refuse()
     return mode_for("auto", stretch_cost(card, config.size, config, console))[0]
 
@@ -243,29 +255,34 @@ def _seconds(predictor: Predictor, images: Sequence[Source]) -> float:
     return (time.monotonic() - start) / len(images)
 
 
-def _reference_width(config: TrainConfig, compute: Compute, seconds: float | None) -> int | None:
+def _reference_width(
+    name: str, config: TrainConfig, compute: Compute, sides: tuple[int, ...], seconds: float | None
+) -> int | None:
     """Width that the plan of a training of so many seconds would choose for the plain U-Net."""
     if seconds is None or config.epochs or compute.device.type != "cpu":
-        return usual_width(REFERENCE, compute.kind)
-    model = resolved(ModelConfig(name=REFERENCE), config.size)
-    sides = (config.size, config.size)
+        return usual_width(name, compute.kind)
+    model = resolved(ModelConfig(name=name), config.size)
     return affordable(model, True, compute, sides, config.batch_size, seconds)[0].base_channels
 
 
-def _references(config: CompareConfig, times: Sequence[float | None]) -> dict[float | None, Reference]:
+def _references(
+    config: CompareConfig, times: Sequence[float | None], sides: tuple[int, ...]
+) -> dict[float | None, Reference]:
     """Width and throughput of the plain U-Net for each of the times. Raises UserError, also where the device doesn't
     exist."""
     compute, references = choose_compute(config.device, config.precision), {}
+    name = REFERENCE[len(sides)]
     for minutes in times:
-        width = _reference_width(config, compute, config.max_time if minutes is None else 60 * minutes)
-        speed = _speed(ModelConfig(name=REFERENCE, base_channels=width), config, compute)
-        references[minutes] = Reference(width, speed)
+        seconds = config.max_time if minutes is None else 60 * minutes
+        width = _reference_width(name, config, compute, sides, seconds)
+        speed = _speed(ModelConfig(name=name, base_channels=width), config, compute, sides)
+        references[minutes] = Reference(name, sides, width, speed)
     return references
 
 
 def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> int | None:
     """Width at which a step of the network takes about as long as one of the reference; None where it has no width."""
-    if config.model == REFERENCE:
+    if config.model == reference.name:
         return reference.width
     width = usual_width(config.model, compute.kind)
     if width is None:
@@ -274,20 +291,20 @@ def _width_like(reference: Reference, config: TrainConfig, compute: Compute) -> 
     speeds: dict[int, float] = {}
     while len(speeds) < TRIALS and width not in speeds:
         settings = config.network_settings | {"base_channels": width}
-        speeds[width] = _speed(ModelConfig(name=config.model, **settings), config, compute)
+        speeds[width] = _speed(ModelConfig(name=config.model, **settings), config, compute, reference.sides)
         better = width * (speeds[width] / reference.speed) ** (1 / EXPONENT)
         width = max(WIDTH_GRID, round(better / WIDTH_GRID) * WIDTH_GRID)
     return min(speeds, key=lambda tried: abs(speeds[tried] / reference.speed - 1))
 
 
-def _speed(candidate: ModelConfig, config: TrainConfig, compute: Compute) -> float:
+def _speed(candidate: ModelConfig, config: TrainConfig, compute: Compute, sides: tuple[int, ...]) -> float:
     """Training throughput in images a second. Raises UserError on out of memory."""
     model = resolved(candidate, config.size)
     torch.manual_seed(config.seed)
     optimizer = partial(
         make_optimizer, config.optimizer, lr=LRS[config.optimizer], weight_decay=0.0, device=compute.device
     )
-    shape = (model.in_channels, config.size, config.size)
+    shape = (model.in_channels, *sides)
     network = build_model(model).to(compute.device)
     # Throughput is compared at one batch size for all networks, without the search for the fastest.
     speed = trial(network, compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
