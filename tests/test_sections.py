@@ -194,6 +194,17 @@ def test_a_run_on_divided_volumes_is_resumed_and_reported_with_its_split(tmp_pat
     assert json.loads((Path(other.run) / "split.json").read_text())["val"] == split["val"]
 
 
+@pytest.mark.parametrize(("name", "orientation"), [("head.nii.gz", "upright"), ("block.tif", "any")])
+def test_a_file_that_lies_in_space_is_upright_and_others_lie_any_way(tmp_path, name, orientation):
+    for kind, volume in zip(("images", "masks"), drawn_volume(1), strict=True):
+        path = write_volume(tmp_path / "set" / kind / "head.nii.gz", volume)
+        if name.endswith("tif"):
+            path.unlink()
+            tifffile.imwrite(path.with_name(name), volume, photometric="minisblack")
+    report = trained(tmp_path, tmp_path / "set", model="unet3d")
+    assert load_checkpoint(Path(report.best)).preprocessing.orientation == orientation
+
+
 def test_without_validation_a_volume_is_whole(tmp_path):
     root = tmp_path / "set"
     for kind, values in zip(("images", "masks"), drawn_volume(1), strict=True):

@@ -19,9 +19,10 @@ from unet_cli.data.check.described import how_read
 from unet_cli.data.check.examine import examine
 from unet_cli.data.check.orientation import way_up
 from unet_cli.data.check.stretching import Mode
-from unet_cli.data.folder.layout import Layout, holds_volumes
+from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
+from unet_cli.data.spacing import in_space
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.models import build_model, weightless
 from unet_cli.models.trainable import check_trainable
@@ -272,7 +273,8 @@ def _orientation(call: Call, card: Card) -> tuple[Orientation, str]:
     earlier = call.saved or call.like
     if earlier:
         return earlier.preprocessing.orientation, ""
-    if holds_volumes(card.layout):
+    files = {pair.image.paths: pair.image for pair in card.pairs("train")}
+    if all(in_space(image) for image in files.values()):
         return "upright", (
             "The volumes' files say which way they lie: of all flips and turns, augmentation only exchanges left and "
             "right; --orientation any has them all"
