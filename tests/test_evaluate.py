@@ -224,6 +224,19 @@ def test_of_images_only_those_with_nan_are_read_again_to_compare_masks(truth, ma
         list(subject.answers(subject.pairs, card.labels, Console(quiet=True)))
 
 
+def test_the_pages_of_a_predicted_stack_are_masks_of_the_pages_of_its_image(tmp_path):
+    draw = np.random.default_rng(0)
+    stack = (draw.random((3, 16, 16)) > 0.5).astype(np.uint8) * 255
+    for folder, pages in (("images", draw.integers(0, 255, (3, 16, 16), np.uint8)), ("masks", stack), ("pred", stack)):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "block.tif", pages, photometric="minisblack")
+    layout = find_layout(tmp_path, "images", "masks")
+    config = EvaluateConfig(data=tmp_path, pred=tmp_path / "pred")
+    card = examine(layout, config, Console(quiet=True))
+    found = masks_of(tmp_path / "pred", card, card.labels, config)
+    assert {pair.name: source.page for pair, source in found.of.items()} == {f"block#{n + 1}": n for n in range(3)}
+
+
 def test_masks_whose_names_leave_a_doubt_are_refused(unet, truth, masks, tmp_path):
     Image.open(masks / "cell2.png").save(masks / "cell2.tif")
     assert_failed(unet("evaluate", "--pred", masks, "--data", truth), 1, "differ in their extension alone")

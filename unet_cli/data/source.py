@@ -102,6 +102,11 @@ class Pair:
     mask: Source
 
 
+def page_name(name: str, page: int) -> str:
+    """The name of the pair of a page, counted from 0, of files whose pair has that name."""
+    return f"{name}#{page + 1}"
+
+
 def turned(volume: np.ndarray, turn: Turn) -> np.ndarray:
     """(..., D, H, W) with other axes; a view. turn: for each axis of the result the axis it comes from, 0 to 2, and -1
     if it is reversed, else 1; () for none."""

@@ -15,11 +15,11 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.folder.name_rules import Matching
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.walk import stem, walk
-from unet_cli.data.formats import is_volume_file
+from unet_cli.data.formats import count_pages, is_volume_file
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import LabelMap, ValueStats, value_stats
 from unet_cli.data.maskfile import one_mask, read_mask
-from unet_cli.data.source import Pair, Source
+from unet_cli.data.source import Pair, Source, page_name
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
@@ -166,8 +166,9 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     """
     facts_of = dict(card.everything)
     pairs = {pair.name: pair for pair in judged_by(card)}
-    matching, files = _matched(folder, list(pairs))
-    of = {pairs[name]: Source((files[mask],), is_volume=pairs[name].image.is_volume) for name, mask in matching.pairs}
+    has_pages = any(pair.image.page is not None for pair in pairs.values())
+    matching, sources = _matched(folder, list(pairs), has_pages)
+    of = {pairs[name]: replace(sources[mask], is_volume=pairs[name].image.is_volume) for name, mask in matching.pairs}
     read = dict(zip(of, prefetch(_stats, of.values(), config.workers), strict=True))
     problems = [f"image without a mask: {pairs[name].image}" for name in matching.images_left]
     for pair, found in list(read.items()):
@@ -194,9 +195,9 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more, lacking)
 
 
-def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]:
-    """Which mask name belongs to which image name, and the file of each mask name. Raises UserError where that is
-    ambiguous."""
+def _matched(folder: Path, names: list[str], has_pages: bool) -> tuple[Matching, dict[str, Source]]:
+    """Which mask name belongs to which image name, and the mask of each name. has_pages: whether the pages of a file
+    are masks of their own, as those of the images are. Raises UserError where that is ambiguous."""
     # By name without extension, since masks and images mostly differ in it.
     found: dict[str, Path] = {}
     for path in walk(folder) if folder.is_dir() else ():
@@ -207,8 +208,13 @@ def _matched(folder: Path, names: list[str]) -> tuple[Matching, dict[str, Path]]
     if not found:
         raise UserError(f"{folder} holds no masks: give the folder that masks were predicted into")
     files = {name: path for name, path in found.items() if _is_mask(name, found)}
+    sources = {name: Source((path,)) for name, path in files.items()}
+    for name, path in files.items() if has_pages else ():
+        if (pages := count_pages(path)) > 1:
+            del sources[name]
+            sources |= {page_name(name, page): Source((path,), page=page) for page in range(pages)}
     try:
-        return find_rule(names, list(files)), files
+        return find_rule(names, list(sources)), sources
     except UserError as error:
         raise UserError(
             f"{folder}: it isn't clear which mask is of which image: give the masks the names of the images, such as "

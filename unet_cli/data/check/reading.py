@@ -16,7 +16,7 @@ from unet_cli.data.formats import count_pages
 from unet_cli.data.imagefile import NAN_FILLED, filled, image_of, is_gray, read_stack
 from unet_cli.data.labels import value_stats
 from unet_cli.data.maskfile import read_mask
-from unet_cli.data.source import Pair
+from unet_cli.data.source import Pair, page_name
 from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
 
@@ -54,7 +54,7 @@ def sized(pair: Pair, facts: Facts) -> Known:
 
 
 def page_of(pair: Pair, page: int) -> Pair:
-    return Pair(f"{pair.name}#{page + 1}", replace(pair.image, page=page), replace(pair.mask, page=page))
+    return Pair(page_name(pair.name, page), replace(pair.image, page=page), replace(pair.mask, page=page))
 
 
 def size_mismatch(pair: Pair, facts: Facts) -> str:
