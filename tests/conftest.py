@@ -152,6 +152,16 @@ def run_unet(*arguments: object, cwd: Path, stdin: str | None = None) -> subproc
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def kill_midway(*arguments: object, part: Path, least: int, cwd: Path) -> None:
+    """`unet ARGUMENTS`, killed once its unfinished file `part` has more than `least` bytes."""
+    process = start_unet(*arguments, cwd=cwd)
+    while process.poll() is None and not (part.exists() and part.stat().st_size > least):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert part.exists()
+
+
 def start_unet(*arguments: object, cwd: Path, **to: str) -> Started:
     """Likewise, but without waiting for its end. to: where stdout or stderr goes, if it isn't wanted."""
     return PREPARED.start([*map(str, arguments)], cwd, **to)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from volumes import with_statistics
 
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.data import Preprocessing
@@ -40,16 +41,6 @@ def small(name: str, flat: tuple[int, ...] = (0, 0, 0), **settings: object) -> M
 def built(config: ModelConfig) -> Network:
     torch.manual_seed(0)
     return build_model(config)
-
-
-def with_statistics(model: Network) -> Network:
-    """In evaluation mode, with batch norms that change something."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.normal_(module.bias)
-    return model.double().eval()
 
 
 def test_a_network_for_volumes_is_named_so():

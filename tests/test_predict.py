@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import Run, assert_failed, json_lines, pixels, run_unet, start_unet
+from conftest import Run, assert_failed, json_lines, kill_midway, pixels, run_unet, start_unet
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
@@ -506,12 +506,7 @@ def test_a_scan_continues_where_it_was_killed_to_the_same_bytes(trained, tmp_pat
     flags = ["predict", "--weights", str(trained), "--input", "scan.tif", "--mode", "tile", "--probabilities"]
     assert run_unet(*flags, "--output", "unbroken", cwd=tmp_path).returncode == 0
     part = tmp_path / "broken" / ".scan.tif.part"
-    process = start_unet(*flags, "--output", "broken", cwd=tmp_path)
-    while process.poll() is None and not (part.exists() and part.stat().st_size > 20_000):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert part.exists()
+    kill_midway(*flags, "--output", "broken", part=part, least=20_000, cwd=tmp_path)
     done = run_unet(*flags, "--output", "broken", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rows of a stopped call were used" in done.stdout

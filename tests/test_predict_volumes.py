@@ -2,8 +2,6 @@
 sees."""
 
 import json
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import Run, assert_failed, json_lines, pixels, run_unet, start_unet
+from conftest import Run, assert_failed, json_lines, kill_midway, pixels, run_unet
 from test_views import Through
 from torch import nn
 
@@ -211,12 +209,7 @@ def test_a_volume_continues_where_it_was_killed_to_the_same_bytes(tmp_path):
     flags = ["predict", "--weights", "weights.pth", "--input", "in/a.tif", "--probabilities", "--precision", "float32"]
     assert run_unet(*flags, "--output", "unbroken", cwd=tmp_path).returncode == 0
     part = tmp_path / "broken" / ".a.tif.part"
-    process = start_unet(*flags, "--output", "broken", cwd=tmp_path)
-    while process.poll() is None and not (part.exists() and part.stat().st_size > 40_000):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert part.exists()
+    kill_midway(*flags, "--output", "broken", part=part, least=40_000, cwd=tmp_path)
     done = run_unet(*flags, "--output", "broken", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["note"] == "rows of a stopped call were used"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from volumes import with_statistics
 
 from unet_cli.config.base import plain
 from unet_cli.config.model import ModelConfig
@@ -14,14 +15,14 @@ from unet_cli.models.unet3d import UNet3d
 from unet_cli.system.schema import parsed
 
 
-def with_statistics(model: nn.Module) -> nn.Module:
-    """In evaluation mode, with batch norms that change something."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.normal_(module.bias)
-    return model.double().eval()
+def felt(model: nn.Module, dim: int) -> torch.Tensor:
+    """Places along an axis of a part of a volume, of 48, whose output depends on where the part ends."""
+    sides = [4, 4, 4]
+    sides[dim - 2] = 112
+    volume = torch.randn(1, 1, *sides, dtype=torch.float64)
+    with torch.no_grad():
+        differences = model(volume).narrow(dim, 32, 48) - model(volume.narrow(dim, 32, 48))
+    return (differences.movedim(dim, -1).abs().flatten(end_dim=-2).amax(0) > 1e-12).nonzero().flatten()
 
 
 def test_parameters_for_three_channels_and_three_labels():
@@ -72,14 +73,9 @@ def test_the_border_is_felt_as_far_as_the_geometry_says(dim):
     torch.manual_seed(0)
     model = with_statistics(UNet3d(1, 1, base_channels=4, depth=2))
     assert model.geometry.reach == 22
-    sides = [4, 4, 4]
-    sides[dim - 2] = 112
-    volume = torch.randn(1, 1, *sides, dtype=torch.float64)
-    with torch.no_grad():
-        differences = model(volume).narrow(dim, 32, 48) - model(volume.narrow(dim, 32, 48))
-    felt = (differences.movedim(dim, -1).abs().flatten(end_dim=-2).amax(0) > 1e-12).nonzero().flatten()
-    assert felt[felt < 24].max() == 21
-    assert 48 - felt[felt >= 24].min() <= 22
+    places = felt(model, dim)
+    assert places[places < 24].max() == 21
+    assert 48 - places[places >= 24].min() <= 22
 
 
 def test_gradient_checkpointing_keeps_gradients():
@@ -157,14 +153,9 @@ def test_with_flat_levels_the_border_is_felt_as_far_as_the_axis_says(dim, reach)
     torch.manual_seed(0)
     model = with_statistics(UNet3d(1, 1, base_channels=4, depth=2, flat=(1, 0, 2)))
     assert model.geometry.along(dim - 2).reach == reach
-    sides = [4, 4, 4]
-    sides[dim - 2] = 112
-    volume = torch.randn(1, 1, *sides, dtype=torch.float64)
-    with torch.no_grad():
-        differences = model(volume).narrow(dim, 32, 48) - model(volume.narrow(dim, 32, 48))
-    felt = (differences.movedim(dim, -1).abs().flatten(end_dim=-2).amax(0) > 1e-12).nonzero().flatten()
-    assert 0 < felt[felt < 24].max() < reach
-    assert 48 - felt[felt >= 24].min() <= reach
+    places = felt(model, dim)
+    assert 0 < places[places < 24].max() < reach
+    assert 48 - places[places >= 24].min() <= reach
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4])

@@ -1,4 +1,4 @@
-"""Sets of small volumes as nnU-Net and the Medical Segmentation Decathlon lay them out."""
+"""Sets of small volumes as nnU-Net and the Medical Segmentation Decathlon lay them out, and networks for them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 AFFINE = np.diag([-0.5, -0.5, 2.0, 1.0])  # stored as it is read: columns to left, rows to posterior
 SHAPE = (12, 20, 16)  # (D, H, W)
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """A network for volumes in evaluation mode, with batch norms that change something."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.bias)
+    return model.double().eval()
 
 
 def drawn_volume(index: int) -> tuple[np.ndarray, np.ndarray]:

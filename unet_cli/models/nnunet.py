@@ -72,7 +72,8 @@ class Residual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         second, norm = _normed_conv(out_channels, out_channels)
-        nn.init.zeros_(norm.weight)  # type: ignore[arg-type]  # so that the block is initially its shortcut
+        assert isinstance(norm.weight, Tensor)
+        nn.init.zeros_(norm.weight)  # so that the block is initially its shortcut
         self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride=stride), second, norm)
         self.shortcut = nn.Sequential()
         if stride > 1:
