@@ -216,6 +216,10 @@ class LabelMap:
     def _takes_colours(self) -> bool:
         return self.kind == "colours" or self.reading in NUMBERS_IN_COLOURS
 
+    def region(self, indices: np.ndarray, number: int) -> np.ndarray:
+        """Where class `number` is in an array of class indices: bool, of the same shape."""
+        return indices == number
+
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
         if self.kind == "colours":
