@@ -9,6 +9,7 @@ import torch
 from conftest import Run, run_unet
 from PIL import Image
 
+from unet_cli import load
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.data import DataConfig
 from unet_cli.config.model import pixels_of
