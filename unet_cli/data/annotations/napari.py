@@ -1,8 +1,9 @@
 """napari: a layer of shapes as CSV, a file for each image, a line for each vertex.
 
-Origin: the centre of the first pixel; a pixel is inside where its centre is, as napari's own labels of shapes are
-drawn. Here that is drawn from the corner, see polygons.py, and so half a pixel is added. Axes are row and column; those
-before them are slices of a stack. Rectangles and ellipses have four corners. There are no classes.
+Origin: the centre of the first pixel; a pixel is inside where its centre is, or where the first edge of a shape passes
+through it, as napari's own labels of shapes are drawn (layers/shapes/_shapes_utils.py, poly_to_mask): a square from 1
+to 3 is 2 x 2 pixels. Here that is drawn from the corner, see polygons.py. Axes are row and column; those before them
+are slices of a stack. Rectangles and ellipses have four corners. There are no classes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from unet_cli.data.annotations.rings import MIN_POINTS, ellipse_ring, numbers
 from unet_cli.data.annotations.shapes import OBJECT, AnnotationFile, OtherFormat, Shape, ring_of, shapes_or_problem
 from unet_cli.data.annotations.slices import by_slice
 from unet_cli.errors import UserError
+
+# Half a pixel, less a tenth: polygons.py rounds to fifths, of which two still lie before a pixel's centre, and three
+# behind it.
+TO_CORNER = 0.4
 
 Vertices = tuple[str, list[list[str]]]  # the shape's type, and its vertices, each with its axes
 
@@ -46,7 +51,7 @@ def _shape(item: Vertices, counts: Counter[str], left_out: Counter[str]) -> Shap
     if kind not in ("polygon", "rectangle", "ellipse"):
         left_out[f"{kind}, which has no area"] += 1
         return None
-    ring = ring_of([point[-2:] for point in points])[:, ::-1] + 0.5
+    ring = ring_of([point[-2:] for point in points])[:, ::-1] + TO_CORNER
     if len(ring) < MIN_POINTS:
         left_out[f"{kind} of fewer than {MIN_POINTS} points"] += 1
         return None

@@ -2,11 +2,11 @@
 
 Two ways of drawing, since tools differ in what a coordinate is:
 
-'parts' and 'holes' (all others): (0, 0) is the corner of the first pixel, and a pixel belongs to a ring where its
-centre, (x + 0.5, y + 0.5), lies inside. To the pixel this is `rleFrPoly` of pycocotools (cocoapi, common/maskApi.c):
-vertices are rounded to fifths of a pixel, and within a ring the even-odd rule holds. The rings of 'parts' are united,
-those of 'holes' follow the even-odd rule together. Unlike there, only what crosses the columns of the image is
-computed, so that coordinates far outside cost nothing.
+'parts' and 'holes' (all formats but those below): (0, 0) is the corner of the first pixel, and a pixel belongs to a
+ring where its centre, (x + 0.5, y + 0.5), lies inside. To the pixel this is `rleFrPoly` of pycocotools (cocoapi,
+common/maskApi.c): vertices are rounded to fifths of a pixel, and within a ring the even-odd rule holds. The rings of
+'parts' are united, those of 'holes' follow the even-odd rule together. Unlike there, only what crosses the columns of
+the image is computed, so that coordinates far outside cost nothing.
 
 'outlined', 'rectangle' and 'ellipse' (labelme, Supervisely): (0, 0) is the centre of the first pixel, and the outline
 belongs to the shape, as labelme itself draws by Pillow (labelme/utils/shape.py: outline=1, fill=1): a square from 1 to
@@ -184,13 +184,13 @@ def _pillow_places(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     """Where Pillow draws the first ring: an outline, in which further rings are holes, with their outlines; or opposite
     corners of a rectangle or of an ellipse's box."""
     height, width = size
-    ring = np.clip(shape.rings[0], -FAR, [width + FAR, height + FAR])
+    ring, *inner = (np.clip(one, -FAR, [width + FAR, height + FAR]) for one in shape.rings)
     left, top = np.clip(np.floor(ring.min(0)).astype(int), 0, [width, height])
     right, bottom = np.clip(np.ceil(ring.max(0)).astype(int) + 1, 0, [width, height])
     if left >= right or top >= bottom:
         return np.zeros(0, np.int64)
     image = Image.new("L", (int(right - left), int(bottom - top)))
-    points, *holes = (list(map(tuple, (one - [left, top]).tolist())) for one in (ring, *shape.rings[1:]))
+    points, *holes = (list(map(tuple, (one - [left, top]).tolist())) for one in (ring, *inner))
     draw = ImageDraw.Draw(image)
     if shape.kind == "outlined":
         draw.polygon(points, fill=1, outline=1)
