@@ -25,9 +25,9 @@ def task(image: str, *regions: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": image, "annotations": made, "data": {"image": image}} | more
 
 
-def region(kind: str, width: int = SIDE, height: int = SIDE, labels: tuple[str, ...] = ("cell",), **value: Any) -> Any:
+def region(kind: str, columns: int = SIDE, rows: int = SIDE, labels: tuple[str, ...] = ("cell",), **value: Any) -> Any:
     value |= {f"{kind}labels": list(labels)}
-    sizes = {"original_width": width, "original_height": height, "image_rotation": 0}
+    sizes = {"original_width": columns, "original_height": rows, "image_rotation": 0}
     return {"type": f"{kind}labels", "to_name": "image", "value": value} | sizes
 
 
