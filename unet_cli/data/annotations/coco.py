@@ -14,7 +14,16 @@ from typing import Any
 from unet_cli.data.annotations.linked import Folder, Linked, lists
 from unet_cli.data.annotations.rings import MIN_POINTS, box_ring
 from unet_cli.data.annotations.rle import decompressed, listed
-from unet_cli.data.annotations.shapes import IGNORED_LABEL, Annotated, AnnotationFile, OtherFormat, Runs, Shape, ring_of
+from unet_cli.data.annotations.shapes import (
+    IGNORED_LABEL,
+    Annotated,
+    AnnotationFile,
+    OtherFormat,
+    Runs,
+    Shape,
+    ring_of,
+    size_of,
+)
 from unet_cli.errors import UserError
 
 
@@ -49,7 +58,7 @@ def parse(content: bytes) -> AnnotationFile:
             continue
         if shape is not None:
             shapes[image].append(shape)
-    sizes = {_key(one["id"]): _size(one) for one in data["images"]}
+    sizes = {_key(one["id"]): size_of(one.get("height"), one.get("width")) for one in data["images"]}
     entries = {
         name: Annotated(sizes[key], tuple(shapes[key]), problem=problems.get(key, "")) for key, name in images.items()
     }
@@ -144,13 +153,6 @@ def _by_id(objects: list[dict[str, Any]], part: str, name: str) -> dict[Any, str
 def _key(value: Any) -> str | None:
     """Ids, which some tools write as text."""
     return str(value) if isinstance(value, int | str) else None
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
 
 
 def _are_objects(value: Any) -> bool:

@@ -8,6 +8,7 @@ class is the ROI's group, or the word that its name begins with (of cell-1 and c
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
 import zipfile
@@ -34,6 +35,9 @@ NO_CLASS = frozenset({
     "roi", "oval", "polygon", "freehand", "rectangle", "rect", "traced", "composite", "shape", "object", "selection",
     "untitled", "overlay",
 })  # fmt: skip
+
+logging.getLogger("roifile").setLevel(logging.ERROR)  # it warns of what is counted here
+
 MAX_ROIS, MAX_ROI_BYTES, MAX_BYTES = 200_000, 2**27, 2**30
 STEPS = 8  # of the line that stands for a curve
 POINTS_OF = {0: 1, 1: 1, 2: 2, 3: 3, 4: 0}  # of the parts of a path: move, line, quadratic, cubic, close

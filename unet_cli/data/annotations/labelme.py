@@ -25,6 +25,7 @@ from unet_cli.data.annotations.shapes import (
     Shape,
     ring_of,
     shapes_or_problem,
+    size_of,
 )
 from unet_cli.errors import UserError
 
@@ -39,8 +40,7 @@ def parse(content: bytes) -> AnnotationFile:
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise UserError("has no list of 'shapes'")
     path = data.get("imagePath")
-    sides = data.get("imageHeight"), data.get("imageWidth")
-    size = (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None
+    size = size_of(data.get("imageHeight"), data.get("imageWidth"))
     left_out = Counter[str]()
     items = ((f"shape {number}", shape) for number, shape in enumerate(data["shapes"], 1))
     found, problem = shapes_or_problem(items, lambda shape: _shape(shape, left_out))

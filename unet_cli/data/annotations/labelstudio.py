@@ -32,6 +32,7 @@ from unet_cli.data.annotations.shapes import (
     Shape,
     ring_of,
     shapes_or_problem,
+    size_of,
 )
 from unet_cli.data.folder.walk import stem
 from unet_cli.errors import UserError
@@ -47,7 +48,7 @@ Region = dict[str, Any]
 class Task(NamedTuple):
     """The regions that count of one image, None where nobody annotated it."""
 
-    key: object
+    key: str
     image: str
     regions: list[Region] | None
 
@@ -57,7 +58,7 @@ def parse(content: bytes) -> AnnotationFile:
     data = json.loads(content)
     counts, left_out = Counter[str](), Counter[str]()
     images: dict[str, Annotated] = {}
-    tasks = dict[object, Task]()
+    tasks = dict[str, Task]()
     for number, one in enumerate(data if isinstance(data, list) else [data]):
         task = _task(one, number, left_out)
         if task.key in tasks:  # of JSON-MIN
@@ -102,12 +103,12 @@ def _task(one: Any, number: int, left_out: Counter[str]) -> Task:
     made = one.get("annotations", one.get("completions"))
     if isinstance(one.get("data"), dict):
         image = _image(one["data"], one.get("file_upload"))
-        return Task(one.get("id", f"#{number}"), image, _regions(made or [], left_out))
+        return Task(str(one.get("id", f"#{number}")), image, _regions(made or [], left_out))
     if made is not None or not {"annotation_id", "annotator", "lead_time"} & one.keys():
         raise OtherFormat("is no list of Label Studio's tasks")
     lists_of = [value for value in one.values() if isinstance(value, list)]
     regions = [region for value in lists_of for region in value if isinstance(region, dict)]
-    return Task(one.get("id", f"#{number}"), _image(one, None), [_as_full(region) for region in regions])
+    return Task(str(one.get("id", f"#{number}")), _image(one, None), [_as_full(region) for region in regions])
 
 
 def _as_full(value: Region) -> Region:
@@ -158,8 +159,8 @@ def _regions(made: Any, left_out: Counter[str]) -> list[Region] | None:
 
 
 def _annotated(regions: list[Region], counts: Counter[str], left_out: Counter[str]) -> Annotated:
-    sides = [(one.get("original_height"), one.get("original_width")) for one in regions]
-    size = next(((h, w) for h, w in sides if isinstance(h, int) and isinstance(w, int) and h > 0 and w > 0), None)
+    sizes = (size_of(one.get("original_height"), one.get("original_width")) for one in regions)
+    size = next(filter(None, sizes), None)
     labels: dict[Any, list[str]] = {}
     for one in regions:  # labels of a shape may come apart from it, under the same id
         if names := _labels(one):
@@ -199,7 +200,7 @@ def _labels(region: Region) -> list[str]:
     value = region.get("value")
     lists_of = [names for key, names in value.items() if key.endswith("labels")] if isinstance(value, dict) else []
     names = [name for names in lists_of if isinstance(names, list) for name in names]
-    return [name.strip() for name in dict.fromkeys(names) if isinstance(name, str) and name.strip()]
+    return list(dict.fromkeys(name.strip() for name in names if isinstance(name, str) and name.strip()))
 
 
 def _shape(kind: str, region: Region, size: tuple[int, int] | None, left_out: Counter[str]) -> Shape | None:
@@ -245,8 +246,8 @@ def _mask(value: Region, size: tuple[int, int] | None, left_out: Counter[str]) -
     if size is None or size[0] * size[1] > MAX_PIXELS:
         raise UserError("has a brush mask, but not the size of an image in original_width and original_height")
     try:
-        packed = bytes(value["rle"])
-    except (TypeError, ValueError) as error:
+        packed = bytes([*value["rle"]])
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError("has a brush mask that is no list of bytes") from error
     inside = brushed(packed, 4 * size[0] * size[1]).reshape(*size, 4)[..., 3]
     return Shape("", "runs", runs=Runs.of(inside))

@@ -157,10 +157,18 @@ def shapes_or_problem(
     return found, problem
 
 
+def size_of(height: object, width: object) -> tuple[int, int] | None:
+    """(H, W), where both are numbers of pixels."""
+    if isinstance(height, int) and isinstance(width, int) and 0 < height < FARTHEST and 0 < width < FARTHEST:
+        return height, width
+    return None
+
+
 def ring_of(points: object) -> np.ndarray:
     """x, y, x, y, ... or [x, y], [x, y], ... -> (n, 2) float64. Raises UserError at what is no list of points."""
     try:
-        ring = np.array(points, np.float64)
+        with np.errstate(invalid="ignore"):  # numbers that are none, of files in bytes
+            ring = np.array(points, np.float64)
         ring = ring.reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError("has coordinates that are no pairs of numbers") from error

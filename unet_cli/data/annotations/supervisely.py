@@ -28,6 +28,7 @@ from unet_cli.data.annotations.shapes import (
     Shape,
     ring_of,
     shapes_or_problem,
+    size_of,
 )
 from unet_cli.errors import UserError
 
@@ -41,8 +42,7 @@ def parse(content: bytes) -> AnnotationFile:
     if not isinstance(data, dict) or not isinstance(data.get("objects"), list):
         raise OtherFormat("has no list of 'objects'")
     sides = data.get("size")
-    height, width = (sides.get("height"), sides.get("width")) if isinstance(sides, dict) else (None, None)
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    size = size_of(sides.get("height"), sides.get("width")) if isinstance(sides, dict) else None
     counts, left_out = Counter[str](), Counter[str]()
     items = ((f"object {number}", one) for number, one in enumerate(data["objects"], 1))
     found, problem = shapes_or_problem(items, lambda one: _shape(one, counts, left_out))

@@ -31,7 +31,7 @@ from unet_cli.errors import UserError
 
 WITHOUT_AREA = frozenset({"point", "polyline", "line"})
 CLASS_WORDS = ("class", "label", "category", "name", "type", "object")
-CHOICES = frozenset({"dropdown", "radio", "checkbox"})  # attributes whose values are chosen from a list
+CHOICES = ("dropdown", "radio", "checkbox")  # attributes whose values are chosen from a list
 
 
 class Region(NamedTuple):
