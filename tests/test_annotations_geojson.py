@@ -85,6 +85,7 @@ def test_an_empty_file_is_background_and_points_outside_are_clipped(tmp_path):
     card = card_of(data)
     assert [pair.name for pair in card.empty_masks()] == ["cell0"]
     assert mask_of(card.layout, "cell1").values.sum() == 18
+    assert "3 points outside of the image, in 1 image: clipped at the border" in "\n".join(card.layout.notes)
 
 
 @pytest.mark.parametrize(

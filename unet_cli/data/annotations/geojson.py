@@ -12,6 +12,8 @@ import json
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from unet_cli.data.annotations.rings import MIN_POINTS
 from unet_cli.data.annotations.shapes import (
     IGNORED_LABEL,
@@ -79,7 +81,7 @@ def _shapes(
         raise UserError("has coordinates that are no list of rings")
     shapes = []
     for part in [parts] if kind == "Polygon" else parts:
-        rings = [ring_of([point[:2] if isinstance(point, list) else point for point in ring]) for ring in _rings(part)]
+        rings = _rings(part)
         kept = tuple(ring for ring in rings if len(ring) >= MIN_POINTS)
         if len(kept) < len(rings):
             left_out[f"polygon of fewer than {MIN_POINTS} points"] += len(rings) - len(kept)
@@ -92,10 +94,12 @@ def _shapes(
     return shapes
 
 
-def _rings(part: Any) -> list[list[Any]]:
+def _rings(part: Any) -> list[np.ndarray]:
+    """Those of one polygon, without the last point, which is the first again, and without heights."""
     if not isinstance(part, list) or not all(isinstance(ring, list) for ring in part):
         raise UserError("has coordinates that are no list of rings")
-    return part
+    rings = [ring_of([point[:2] if isinstance(point, list) else point for point in ring]) for ring in part]
+    return [ring[:-1] if len(ring) > 1 and (ring[0] == ring[-1]).all() else ring for ring in rings]
 
 
 def _class(properties: Feature) -> tuple[str, int | None]:

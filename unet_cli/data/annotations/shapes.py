@@ -178,10 +178,8 @@ def ring_of(points: object) -> np.ndarray:
 
 
 def clipped_points(one: Annotated) -> int:
-    """How many vertices lie outside of the image; none where its size isn't known."""
-    if one.size is None and not one.relative:
-        return 0
-    height, width = (1, 1) if one.relative else one.size or (0, 0)
+    """How many vertices lie outside of the image; beyond its far borders, where the file says its size."""
+    height, width = (1, 1) if one.relative else one.size or (np.inf, np.inf)
     rings = [ring for shape in one.shapes for ring in shape.rings]
     if not rings:
         return 0

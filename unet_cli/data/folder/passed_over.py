@@ -25,7 +25,7 @@ ANNOTATIONS = {
         (rb'"_via_|"shape_attributes"\s*:|"file_attributes"\s*:', "VGG Image Annotator"),
         (rb'"FeatureCollection"|"type"\s*:\s*"Feature"', "GeoJSON"),
         (LABEL_STUDIO, "Label Studio"),
-        (rb'"classTitle"\s*:|(?s:(?=.*"objects"\s*:\s*\[)(?=.*"size"\s*:\s*\{))', "Supervisely"),
+        (rb'"classTitle"\s*:|\A(?s:(?=.*"objects"\s*:\s*\[)(?=.*"size"\s*:\s*\{))', "Supervisely"),
         (rb'"(images|categories|annotations)"\s*:', "COCO"),
     ),
     ".geojson": ((rb".", "GeoJSON"),),
