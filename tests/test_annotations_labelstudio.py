@@ -69,12 +69,13 @@ def test_regions_of_every_kind(tmp_path):
     assert "1 keypoint, which has no area, 1 choices, which has no area, 1 polygon of fewer than 3 points" in notes
 
 
-def test_labels_may_come_apart_from_their_shape_or_not_at_all(tmp_path):
+def test_labels_may_be_several_or_come_apart_from_their_shape_or_not_at_all(tmp_path):
     shape = {"id": "x", "type": "polygon", "value": {"points": percent(SQUARE)}}
     labels = {"id": "x", "type": "labels", "value": {"points": percent(SQUARE), "labels": ["wall"]}}
     other = {"id": "y", "type": "polygon", "value": {"points": percent(outline(0))}}
-    layout = find_layout(of_one_image(tmp_path, task("cell0.png", other, shape, labels)))
-    assert sorted(layout.classes) == ["object", "wall"]
+    both = region("polygon", points=percent(SQUARE), labels=("a", "b"))
+    layout = find_layout(of_one_image(tmp_path, task("cell0.png", other, shape, labels, both)))
+    assert sorted(layout.classes) == ["a", "b", "object", "wall"]
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,10 @@ def one_each(folder: Folder, name_of: Callable[[Path], str] | None = None) -> Li
     if not files and not broken:
         return None
     lost = list(broken.values())
-    taken = {file.path for path in broken if (file := _image_of(folder.images, path, name_of)) is not None}
+    taken = {file.path for path in broken if (file := _image_of(folder.images, path, "", name_of)) is not None}
     for path, content in files.items():
         name = next(iter(content.images))
-        file = _image_of(folder.images, path, name_of) or folder.images.called(name, path)
+        file = _image_of(folder.images, path, name, name_of)
         if file is None and not name and (file := folder.images.named_in(path) or _only(folder, files, path)):
             guesses.append(f"{path} is taken for the annotations of {file.path}")
         if file is None:
@@ -135,10 +135,11 @@ def one_each(folder: Folder, name_of: Callable[[Path], str] | None = None) -> Li
     return Linked(links, bare, lost, notes=notes, used=frozenset([*files, *broken]))
 
 
-def _image_of(images: Images, path: Path, name_of: Callable[[Path], str] | None) -> File | None:
+def _image_of(images: Images, path: Path, name: str, name_of: Callable[[Path], str] | None) -> File | None:
+    """name: that the file gives its image, '' where it gives none."""
     if name_of is not None:
         return images.called(name_of(path), path)
-    return images.beside(path) or images.called(path.stem, path)
+    return images.beside(path) or images.called(name, path) or images.called(path.stem, path)
 
 
 def _only(folder: Folder, files: Iterable[Path], path: Path) -> File | None:
@@ -150,7 +151,10 @@ def _only(folder: Folder, files: Iterable[Path], path: Path) -> File | None:
 
 def _by_slice(file: File, path: Path, content: AnnotationFile, lost: list[str], notes: list[str]) -> list[Link]:
     """A link for each page of a stack that shapes name; none where the image is no stack, or no shape names one."""
-    pages = count_pages(file.path) if content.slices else 1
+    try:
+        pages = count_pages(file.path) if content.slices else 1
+    except UserError:  # which is said when the image is read
+        return []
     if pages == 1:
         return []
     beyond = [number + 1 for number in content.slices if number >= pages]
