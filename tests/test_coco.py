@@ -11,7 +11,7 @@ import pytest
 from annotated import COUNT, SIDE, SQUARE, card_of, learns, mask_of, outline, write_images
 
 from unet_cli.config.data import DataConfig
-from unet_cli.data.annotations import parsed
+from unet_cli.data.annotations.formats import FORMATS
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout, layout_of
 from unet_cli.data.labels import ClassSpec
@@ -163,8 +163,9 @@ def test_an_annotation_that_can_t_be_drawn_is_a_problem_of_its_image_alone(tmp_p
 
 def test_a_large_file_is_parsed_once(tmp_path, monkeypatch):
     data, calls = write_coco(tmp_path / "data"), []
-    original = parsed.PARSERS["COCO"]
-    monkeypatch.setitem(parsed.PARSERS, "COCO", lambda content: calls.append(1) or original(content))
+    original = FORMATS["COCO"].parse
+    counting = FORMATS["COCO"]._replace(parse=lambda content: calls.append(1) or original(content))
+    monkeypatch.setitem(FORMATS, "COCO", counting)
     card_of(data)
     assert len(calls) == 1
 

@@ -23,7 +23,7 @@ MASKS_BESIDE, CHANNEL_WORDS, CLASS_FOLDERS = "masks_beside", "channel_words", "c
 class Entry:
     """What a mask is drawn from: the entry of its image in an annotation file.
 
-    tool: the format, a key of annotations.parsed.PARSERS. name: of the image in the file. classes: names by class
+    tool: the format, a key of annotations.formats.FORMATS. name: of the image in the file. classes: names by class
     index, from 1 on. numbered: names of the classes that the file numbers, from 0 on. colours: 0xRRGGBB of background
     and classes, where the tool has them. digest: of the file's content.
     is_one_of_many: the file has entries of several images.

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
+from unet_cli.data.annotations.linked import Folder, Linked, lists
+from unet_cli.data.annotations.rings import MIN_POINTS, box_ring
 from unet_cli.data.annotations.rle import decompressed, listed
-from unet_cli.data.annotations.shapes import IGNORED_LABEL, Annotated, AnnotationFile, Runs, Shape, ring_of
+from unet_cli.data.annotations.shapes import (
+    IGNORED_LABEL,
+    Annotated,
+    AnnotationFile,
+    OtherFormat,
+    Runs,
+    Shape,
+    ring_of,
+    size_of,
+)
 from unet_cli.errors import UserError
-
-MIN_POINTS = 3
 
 
 def parse(content: bytes) -> AnnotationFile:
     """Raises UserError at what is no such file, or says two things of one image or category."""
+    if b'"images"' not in content or b'"annotations"' not in content:  # many other files have categories, or images
+        raise OtherFormat("is no COCO file")
     data = json.loads(content, object_hook=_with_shapes)
     if not isinstance(data, dict) or not all(_are_objects(data.get(part)) for part in ("images", "annotations")):
         raise UserError("has no lists of 'images' and 'annotations'")
@@ -46,7 +58,7 @@ def parse(content: bytes) -> AnnotationFile:
             continue
         if shape is not None:
             shapes[image].append(shape)
-    sizes = {_key(one["id"]): _size(one) for one in data["images"]}
+    sizes = {_key(one["id"]): size_of(one.get("height"), one.get("width")) for one in data["images"]}
     entries = {
         name: Annotated(sizes[key], tuple(shapes[key]), problem=problems.get(key, "")) for key, name in images.items()
     }
@@ -54,6 +66,17 @@ def parse(content: bytes) -> AnnotationFile:
         [(twice, _)] = Counter(images.values()).most_common(1)
         raise UserError(f"lists the image {twice} twice: keep one of the two")
     return AnnotationFile(entries, tuple(dict.fromkeys(names.values())), counts, left_out)
+
+
+def link(folder: Folder) -> Linked | None:
+    """Files that each list images, often one a split; captions and key points of the same images lie beside them."""
+    instances = [path for path in folder.paths if "instances" in path.stem.casefold()]
+    found = lists(folder, instances)
+    if found is None:
+        return lists(folder)
+    passed = [path for path in folder.paths if path not in found.used]
+    notes = [f"{path} is not read, since others are called instances" for path in passed]
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _with_shapes(one: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +128,7 @@ def _shape(
     if not found and annotation.get("bbox"):
         box = ring_of(annotation["bbox"])
         if len(box) == 2:
-            (left, top), (right, bottom) = box[0], box[0] + box[1]
-            rings = (ring_of([left, top, right, top, right, bottom, left, bottom]),)
+            rings = (box_ring(*box[0], *(box[0] + box[1])),)
             counts["box, filled"] += 1
     elif rings:
         counts["crowd, ignored" if is_crowd else "polygon" if len(rings) == 1 else "polygon of several parts"] += 1
@@ -131,13 +153,6 @@ def _by_id(objects: list[dict[str, Any]], part: str, name: str) -> dict[Any, str
 def _key(value: Any) -> str | None:
     """Ids, which some tools write as text."""
     return str(value) if isinstance(value, int | str) else None
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
 
 
 def _are_objects(value: Any) -> bool:

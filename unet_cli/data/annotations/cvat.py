@@ -14,13 +14,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from unet_cli.data.annotations.rings import MIN_POINTS, box_ring, ellipse_ring, turned
 from unet_cli.data.annotations.rle import listed
 from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Runs, Shape, ring_of, shapes_or_problem
 from unet_cli.errors import UserError
 
 FORBIDDEN = re.compile(rb"<!(DOCTYPE|ENTITY)|\0", re.IGNORECASE)  # entities, which may grow without end, and UTF-16
-CORNERS = 100  # of the polygon that stands for an ellipse
-MIN_POINTS = 3
 WITHOUT_AREA = frozenset({"polyline", "points", "cuboid", "skeleton", "tag"})
 
 Element = ElementTree.Element
@@ -103,21 +102,17 @@ def _polygon(element: Element) -> np.ndarray:
 
 def _box(element: Element) -> np.ndarray:
     left, top, right, bottom = (_number(element, name) for name in ("xtl", "ytl", "xbr", "ybr"))
-    return _turned(element, ring_of([left, top, right, top, right, bottom, left, bottom]))
+    return _turned(element, box_ring(left, top, right, bottom))
 
 
 def _ellipse(element: Element) -> np.ndarray:
     x, y, across, down = (_number(element, name) for name in ("cx", "cy", "rx", "ry"))
-    angles = np.arange(CORNERS) * (2 * np.pi / CORNERS)
-    return _turned(element, np.stack([x + across * np.cos(angles), y + down * np.sin(angles)], 1))
+    return _turned(element, ellipse_ring(x, y, across, down))
 
 
 def _turned(element: Element, ring: np.ndarray) -> np.ndarray:
     """By its rotation, in degrees clockwise, about the middle of its box."""
-    angle = np.deg2rad(_number(element, "rotation", "0"))
-    middle = (ring.min(0) + ring.max(0)) / 2
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return middle + (ring - middle) @ turn if angle else ring
+    return turned(ring, _number(element, "rotation", "0"), about=(ring.min(0) + ring.max(0)) / 2)
 
 
 OUTLINES: dict[str, Callable[[Element], np.ndarray]] = {"polygon": _polygon, "box": _box, "ellipse": _ellipse}

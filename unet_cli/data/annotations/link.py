@@ -16,12 +16,14 @@ from unet_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Link:
-    """An image and the entry that its mask is drawn from. split: of the pair, None where nothing tells."""
+    """An image and the entry that its mask is drawn from. split: of the pair, None where nothing tells. page: of a
+    stack, from 0; None for the whole image."""
 
     image: File
     path: Path
     entry: str
     split: str | None
+    page: int | None = None
 
 
 class Images:
@@ -63,9 +65,21 @@ class Images:
         """The image of the same name as an annotation file, in its folder, or where folders have the same meaning: of
         train/labels/7.txt, train/images/7.jpg."""
         [place] = located(self.root, [path])
-        own = place.name.removesuffix(path.suffix)
-        here = [file for file in self._by_stem.get(path.stem, []) if file.path.parent == path.parent]
+        own = stem(place.name.removesuffix(path.suffix))
+        here = [file for file in self._by_stem.get(stem(path.stem), []) if file.path.parent == path.parent]
         return here[0] if len(here) == 1 else self._by_place.get((place.split, own))
+
+    def named_in(self, path: Path) -> File | None:
+        """The only image that an annotation file's name begins or ends with, where the rest is words without numbers:
+        of 7_RoiSet.zip, 7.tif."""
+        words = re.split(r"([^\W_]+)", path.stem)
+        for count in range(len(words) - 1, 0, -1):
+            for name, rest in ((words[:count], words[count:]), (words[-count:], words[:-count])):
+                found = self._by_stem.get("".join(name), [])
+                if found and not re.search(r"\d", "".join(rest)):
+                    beside = [file for file in found if file.path.parent == path.parent] or found
+                    return beside[0] if len(beside) == 1 else None
+        return None
 
 
 def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
@@ -87,19 +101,19 @@ def split_of_file(path: Path) -> str | None:
 def named_apart(root: Path, links: Iterable[Link]) -> list[Link]:
     """The same, with names that tell images of one split apart. Raises UserError where an image is linked twice."""
     every = list(links)
-    seen: dict[Path, Link] = {}
-    count: defaultdict[tuple[str | None, str], int] = defaultdict(int)
+    seen: dict[tuple[Path, int | None], Link] = {}
+    count: defaultdict[tuple[str | None, str, int | None], int] = defaultdict(int)
     for link in every:
-        other = seen.setdefault(link.image.path, link)
+        other = seen.setdefault((link.image.path, link.page), link)
         if other is not link:
             raise UserError(
                 f"{link.image.path} is annotated twice, as {other.entry or 'its image'} in {other.path} and as "
                 f"{link.entry or 'its image'} in {link.path}: keep one of them"
             )
-        count[link.split, link.image.name] += 1
+        count[link.split, link.image.name, link.page] += 1
     return [
         link
-        if count[link.split, link.image.name] == 1
+        if count[link.split, link.image.name, link.page] == 1
         else replace(link, image=replace(link.image, name=link.image.path.relative_to(root).as_posix()))
         for link in every
     ]

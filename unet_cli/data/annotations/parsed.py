@@ -6,19 +6,12 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
-from unet_cli.data.annotations import coco, cvat, labelme, yolo
-from unet_cli.data.annotations.shapes import Annotated, AnnotationFile
+from unet_cli.data.annotations.formats import FORMATS
+from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, OtherFormat
 from unet_cli.errors import UserError, explain
 
-PARSERS: dict[str, Callable[[bytes], AnnotationFile]] = {
-    "COCO": coco.parse,
-    "CVAT": cvat.parse,
-    "labelme": labelme.parse,
-    "YOLO": yolo.parse,
-}
 KEPT_BYTES = 2**29  # of shapes
 
 Stamp = tuple[int, int]
@@ -44,7 +37,7 @@ _KEPT = _Kept()
 
 
 def parsed(path: Path, tool: str) -> tuple[AnnotationFile, str]:
-    """The file's content, and a digest of its bytes. tool: a key of PARSERS. Raises UserError."""
+    """The file's content, and a digest of its bytes. tool: a key of FORMATS. Raises UserError."""
     key = (tool, path)
     with _KEPT.lock:
         try:
@@ -63,7 +56,9 @@ def parsed(path: Path, tool: str) -> tuple[AnnotationFile, str]:
 
 def _content(path: Path, tool: str, content: bytes) -> AnnotationFile:
     try:
-        return PARSERS[tool](content)
+        return FORMATS[tool].parse(content)
+    except OtherFormat as error:
+        raise OtherFormat(f"{path} {error}") from error
     except UserError as error:
         raise UserError(f"{path} {error}") from error
     except RecursionError as error:

@@ -2,15 +2,15 @@
 
 Two ways of drawing, since tools differ in what a coordinate is:
 
-'parts' and 'holes' (COCO, YOLO, CVAT): (0, 0) is the corner of the first pixel, and a pixel belongs to a ring where its
-centre, (x + 0.5, y + 0.5), lies inside. To the pixel this is `rleFrPoly` of pycocotools (cocoapi, common/maskApi.c):
-vertices are rounded to fifths of a pixel, and within a ring the even-odd rule holds. The rings of 'parts' are united,
-those of 'holes' follow the even-odd rule together. Unlike there, only what crosses the columns of the image is
-computed, so that coordinates far outside cost nothing.
+'parts' and 'holes' (all formats but those below): (0, 0) is the corner of the first pixel, and a pixel belongs to a
+ring where its centre, (x + 0.5, y + 0.5), lies inside. To the pixel this is `rleFrPoly` of pycocotools (cocoapi,
+common/maskApi.c): vertices are rounded to fifths of a pixel, and within a ring the even-odd rule holds. The rings of
+'parts' are united, those of 'holes' follow the even-odd rule together. Unlike there, only what crosses the columns of
+the image is computed, so that coordinates far outside cost nothing.
 
-'outlined', 'rectangle' and 'ellipse' (labelme): (0, 0) is the centre of the first pixel, and the outline belongs to the
-shape, as labelme itself draws by Pillow (labelme/utils/shape.py: outline=1, fill=1): a square from 1 to 3 is 3 x 3
-pixels.
+'outlined', 'rectangle' and 'ellipse' (labelme, Supervisely): (0, 0) is the centre of the first pixel, and the outline
+belongs to the shape, as labelme itself draws by Pillow (labelme/utils/shape.py: outline=1, fill=1): a square from 1 to
+3 is 3 x 3 pixels.
 
 Arrays are (W, H) inside, since pycocotools fills columns.
 """
@@ -194,18 +194,21 @@ def _run_places(shape: Shape, size: tuple[int, int]) -> np.ndarray:
 
 
 def _pillow_places(shape: Shape, size: tuple[int, int]) -> np.ndarray:
-    """Where Pillow draws the one ring: an outline, or opposite corners of a rectangle or of an ellipse's box."""
+    """Where Pillow draws the first ring: an outline, in which further rings are holes, with their outlines; or opposite
+    corners of a rectangle or of an ellipse's box."""
     height, width = size
-    ring = np.clip(shape.rings[0], -FAR, [width + FAR, height + FAR])
+    ring, *inner = (np.clip(one, -FAR, [width + FAR, height + FAR]) for one in shape.rings)
     left, top = np.clip(np.floor(ring.min(0)).astype(int), 0, [width, height])
     right, bottom = np.clip(np.ceil(ring.max(0)).astype(int) + 1, 0, [width, height])
     if left >= right or top >= bottom:
         return np.zeros(0, np.int64)
     image = Image.new("L", (int(right - left), int(bottom - top)))
-    points = list(map(tuple, (ring - [left, top]).tolist()))
+    points, *holes = (list(map(tuple, (one - [left, top]).tolist())) for one in (ring, *inner))
     draw = ImageDraw.Draw(image)
     if shape.kind == "outlined":
         draw.polygon(points, fill=1, outline=1)
+        for hole in holes:
+            draw.polygon(hole, fill=0, outline=0)
     else:
         (draw.rectangle if shape.kind == "rectangle" else draw.ellipse)(points, fill=1, outline=1)
     return _places(np.asarray(image) > 0, int(top), int(left), size)

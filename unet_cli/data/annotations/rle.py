@@ -1,4 +1,4 @@
-"""Run lengths as text: COCO's compressed form, and lists of numbers."""
+"""Run lengths: COCO's compressed form, lists of numbers, and Label Studio's packed bits."""
 
 from __future__ import annotations
 
@@ -39,3 +39,36 @@ def listed(values: object) -> np.ndarray:
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise UserError("has run lengths that are no whole numbers")
     return numbers.astype(np.int64)
+
+
+def brushed(packed: bytes, count: int) -> np.ndarray:
+    """The brush masks of Label Studio: whether each of `count` values, (count,) bool, is other than 0.
+
+    They are packed by rle-pack (thi-ng/umbrella, packages/rle-pack/src/index.ts; read likewise by label-studio-sdk,
+    converter/brush.py). A stream of bits, the highest of a byte first: 32 bits, the number of values; 5, the bits of a
+    value less 1; four times 4, the bits of a length less 1. Then blocks: 1 bit, whether one value is repeated; 2 bits,
+    which of the four sizes its length has; the length less 1; and the one value, or as many as the length says. Raises
+    UserError at other numbers of values, and at a stream that is cut off.
+    """
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8))
+    padded = packed + bytes(8)
+
+    def number(at: int, size: int) -> int:
+        word = int.from_bytes(padded[at >> 3 : (at >> 3) + 8], "big")
+        return word >> (64 - (at & 7) - size) & ((1 << size) - 1)
+
+    if len(packed) < 7 or number(0, 32) != count:
+        held = f"{number(0, 32):,} values" if len(packed) >= 7 else "no values"
+        raise UserError(f"has a brush mask of {held}, where its size has {count:,}, 4 for each pixel")
+    width, sizes, at = number(32, 5) + 1, [number(37 + 4 * size, 4) + 1 for size in range(4)], 53
+    values, done = np.zeros(count, bool), 0
+    while done < count:
+        is_run, size = number(at, 1), sizes[number(at + 1, 2)]
+        length = number(at + 3, size) + 1
+        at += 3 + size
+        end = at + width * (1 if is_run else length)
+        if end > len(bits):
+            raise UserError("has a brush mask that is cut off")
+        values[done : done + length] = bits[at:end].reshape(-1, width).max(1)[: count - done]
+        at, done = end, done + length
+    return values

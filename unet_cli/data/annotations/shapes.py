@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -16,12 +16,18 @@ from unet_cli.errors import UserError
 IGNORED_LABEL = "\0ignored"
 BACKGROUND_LABEL = "\0background"
 
+OBJECT = "object"  # the class of shapes without a class
+
 FARTHEST = 1e9  # pixels from the corner; whatever lies beyond is no coordinate
 
 ARRAY = 120  # bytes of an object and of an array, beside its numbers
 
 Item = TypeVar("Item")
 Kind = Literal["parts", "holes", "outlined", "rectangle", "ellipse", "runs"]
+
+
+class OtherFormat(UserError):
+    """At a file that only looks as if it were of a format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,14 @@ class Runs:
     top: int = 0
     left: int = 0
     by_columns: bool = False
+
+    @classmethod
+    def of(cls, bitmap: np.ndarray, top: int = 0, left: int = 0) -> Runs:
+        """bitmap: (height, width) bool."""
+        flat = bitmap.ravel()
+        turns = np.flatnonzero(np.diff(flat, prepend=False))  # runs begin with what is outside
+        lengths = np.diff(np.concatenate([[0], turns, [flat.size]]))
+        return cls(lengths, bitmap.shape[0], bitmap.shape[1], top, left)
 
     def bitmap(self) -> np.ndarray:
         """(height, width) bool. The lengths add up to its area, see `checked`."""
@@ -88,7 +102,8 @@ class AnnotationFile:
     """A parsed file. images: by their names in the file. classes: names in the file's order, without background.
 
     counts: of shapes, by what they are called in their format. left_out: of what is not drawn, by reason. colours:
-    0xRRGGBB of the classes, where the file has them.
+    0xRRGGBB of the classes, where the file has them. slices: of a file of one stack, the entries of `images` that hold
+    the shapes of one page alone, by its number from 0.
     """
 
     images: Mapping[str, Annotated]
@@ -96,6 +111,7 @@ class AnnotationFile:
     counts: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     colours: Mapping[str, int] = field(default_factory=dict)
+    slices: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> frozenset[str]:
@@ -122,29 +138,37 @@ def is_background(name: str) -> bool:
 
 
 def shapes_or_problem(
-    items: Iterable[tuple[str, Item]], shape_of: Callable[[Item], Shape | None]
+    items: Iterable[tuple[str, Item]], shape_of: Callable[[Item], Shape | Sequence[Shape] | None]
 ) -> tuple[list[tuple[Item, Shape]], str]:
     """The items that are drawn, each with its shape, and what is wrong with the first broken one, '' where none is.
 
-    items: each with the words that its problem begins with. shape_of: None for an item that is left out; raises
-    UserError.
+    items: each with the words that its problem begins with. shape_of: None for an item that is left out, several for
+    one of several classes; raises UserError.
     """
-    found, problem = [], ""
+    found, problem = list[tuple[Item, Shape]](), ""
     for name, item in items:
         try:
-            shape = shape_of(item)
+            shapes = shape_of(item)
         except UserError as error:
             problem = problem or f"{name} {error}"
             continue
-        if shape is not None:
-            found.append((item, shape))
+        if shapes is not None:
+            found += [(item, shape) for shape in ([shapes] if isinstance(shapes, Shape) else shapes)]
     return found, problem
+
+
+def size_of(height: object, width: object) -> tuple[int, int] | None:
+    """(H, W), where both are numbers of pixels."""
+    if isinstance(height, int) and isinstance(width, int) and 0 < height < FARTHEST and 0 < width < FARTHEST:
+        return height, width
+    return None
 
 
 def ring_of(points: object) -> np.ndarray:
     """x, y, x, y, ... or [x, y], [x, y], ... -> (n, 2) float64. Raises UserError at what is no list of points."""
     try:
-        ring = np.array(points, np.float64)
+        with np.errstate(invalid="ignore"):  # numbers that are none, of files in bytes
+            ring = np.array(points, np.float64)
         ring = ring.reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError("has coordinates that are no pairs of numbers") from error
@@ -154,10 +178,8 @@ def ring_of(points: object) -> np.ndarray:
 
 
 def clipped_points(one: Annotated) -> int:
-    """How many vertices lie outside of the image; none where its size isn't known."""
-    if one.size is None and not one.relative:
-        return 0
-    height, width = (1, 1) if one.relative else one.size or (0, 0)
+    """How many vertices lie outside of the image; beyond its far borders, where the file says its size."""
+    height, width = (1, 1) if one.relative else one.size or (np.inf, np.inf)
     rings = [ring for shape in one.shapes for ring in shape.rings]
     if not rings:
         return 0

@@ -11,12 +11,17 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from unet_cli.data.annotations.link import Link
+from unet_cli.data.annotations.linked import Folder, Linked
+from unet_cli.data.annotations.rings import box_ring
 from unet_cli.data.annotations.shapes import Annotated, AnnotationFile, Shape, ring_of, shapes_or_problem
 from unet_cli.errors import UserError
+from unet_cli.system.console import counted
 
 BOX = 5  # numbers in the line of a box
 MIN_NUMBERS = 7  # in that of a polygon: the class, and three points
@@ -36,6 +41,52 @@ def parse(content: bytes) -> AnnotationFile:
     return AnnotationFile({"": one}, tuple(classes), counts, left_out)
 
 
+def link(folder: Folder) -> Linked | None:
+    """A text file for each image, of the same name; an image without one is background, but where no image of its
+    split has any, as in a test folder that nobody annotated."""
+    images, paths = folder.images, folder.paths
+    texts = [path for path in folder.others if path.suffix.lower() == ".txt"]
+    by_image = {file.path: (file, path) for path in texts if (file := images.beside(path)) is not None}
+    sources = [path for path in folder.others if _names_classes(path)]
+    if not any(path in paths for _, path in by_image.values()):
+        return None
+    if not sources and 2 * len(by_image) < len(images.files):
+        return None
+    read, broken = folder.readable(path for _, path in by_image.values())
+    links = [Link(file, path, "", file.split) for file, path in by_image.values() if path in read]
+    linked = {file.split for file, _ in by_image.values()}
+    blank = [file for file in images.files if file.path not in by_image and file.split in linked]
+    unused = [file for file in images.files if file.split not in linked]
+    taken = {path for _, path in by_image.values()}
+    lost = list(broken.values())
+    lost += [f"annotations without an image: {path}" for path in paths if path not in taken and path not in sources]
+    notes = [f"{counted(len(blank), 'image')} without a text file: taken as background"] if blank else []
+    if unused:
+        notes.append(f"{counted(len(unused), 'image')} of a folder without text files are left out")
+    labels = {int(label) for file in read.values() for label in file.labels}
+    numbered = _class_names(sources)
+    names = tuple(dict.fromkeys(numbered)) or tuple(f"class {number}" for number in sorted(labels))
+    numbered = numbered or tuple(f"class {number}" for number in range(max(labels, default=0) + 1))
+    used = frozenset(taken.union(sources))
+    return Linked(links, [], lost, names, numbered, notes=notes, used=used, blank=blank)
+
+
+def _names_classes(path: Path) -> bool:
+    return path.name.lower() in ("classes.txt", "obj.names") or path.suffix.lower() in (".yaml", ".yml")
+
+
+def _class_names(sources: Sequence[Path]) -> tuple[str, ...]:
+    """From the first file that has names, a data.yaml before others."""
+    for path in sorted(sources, key=lambda path: (path.suffix.lower() not in (".yaml", ".yml"), len(path.parts))):
+        try:
+            names = names_in(path, path.read_text("utf-8-sig"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}, which may name the classes, can't be read: {error}") from error
+        if names:
+            return names
+    return ()
+
+
 def _shape(words: list[str], counts: Counter[str], left_out: Counter[str]) -> Shape | None:
     label, *values = words
     if not re.fullmatch(r"\d+(\.0*)?", label) or int(float(label)) > MAX_CLASS:
@@ -43,8 +94,7 @@ def _shape(words: list[str], counts: Counter[str], left_out: Counter[str]) -> Sh
     label = str(int(float(label)))
     if len(words) == BOX:
         (x, y), (width, height) = ring_of(values)
-        left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-        ring = ring_of([left, top, right, top, right, bottom, left, bottom])
+        ring = box_ring(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     elif len(words) % 2 == 0:
         raise UserError(f"has {len(words)} numbers, where a class and pairs of coordinates are an odd number")
     elif len(words) < MIN_NUMBERS:

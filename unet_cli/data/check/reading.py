@@ -40,7 +40,7 @@ def read_facts(pair: Pair, keep_alpha: bool) -> list[Known]:
             f"{pair.mask} has {mask_pages} pages but its image {pair.image} has {pages}: give each image one page"
         )
     if mask_pages == 1:
-        return [sized(pair, _facts(pair, keep_alpha, layered=pages > 1))]
+        return [sized(pair, _facts(pair, keep_alpha, layered=pages > 1 and pair.image.page is None))]
     compare_space(pair)
     paged = [page_of(pair, page) for page in range(pages)]
     return [sized(one, _facts(one, keep_alpha, layered=False)) for one in paged]
@@ -54,6 +54,8 @@ def sized(pair: Pair, facts: Facts) -> Known:
 
 
 def page_of(pair: Pair, page: int) -> Pair:
+    if pair.image.page == page:  # of annotations that name the slices of a stack
+        return pair
     return Pair(page_name(pair.name, page), replace(pair.image, page=page), replace(pair.mask, page=page))
 
 

@@ -13,13 +13,19 @@ from unet_cli.data.source import spread
 PEEKED = 3  # files of each type that are inspected
 BEGINNING = 16_384  # bytes that are inspected
 
+LABEL_STUDIO = (
+    rb'"(original_width|file_upload|annotation_id|completions|completed_by)"\s*:'
+    rb'|"(polygon|rectangle|ellipse|brush|bitmask|keypoint)labels"|"format"\s*:\s*"rle"'
+)
 # Annotation formats by extension: the first pattern that matches the beginning of a file.
 ANNOTATIONS = {
     ".json": (
         (rb'"shapes"\s*:|"imagePath"\s*:', "labelme"),
-        (rb'"regions"\s*:|"_via_', "VGG Image Annotator"),
-        (rb'"classTitle"\s*:|"bitmap"\s*:', "Supervisely"),
-        (rb'"FeatureCollection"', "GeoJSON"),
+        (rb'"__VIA_PROJECT_ID__"|"vid_list"\s*:', "VGG Image Annotator 3"),
+        (rb'"_via_|"shape_attributes"\s*:|"file_attributes"\s*:', "VGG Image Annotator"),
+        (rb'"FeatureCollection"|"type"\s*:\s*"Feature"', "GeoJSON"),
+        (LABEL_STUDIO, "Label Studio"),
+        (rb'"classTitle"\s*:|\A(?s:(?=.*"objects"\s*:\s*\[)(?=.*"size"\s*:\s*\{))', "Supervisely"),
         (rb'"(images|categories|annotations)"\s*:', "COCO"),
     ),
     ".geojson": ((rb".", "GeoJSON"),),
@@ -29,10 +35,19 @@ ANNOTATIONS = {
         (rb"<annotation[\s>]", "Pascal VOC"),
         (rb"<Annotations?[\s>]", "slide viewer"),
     ),
-    ".csv": ((rb"(?i)rle|EncodedPixels", "run-length encoded"),),
+    ".csv": (
+        (rb"\A[^\n]*region_shape_attributes", "VGG Image Annotator"),
+        (rb"\A[^\n]*shape-type[^\n]*axis-0", "napari"),
+        (rb"(?i)rle|EncodedPixels", "run-length encoded"),
+    ),
     ".roi": ((rb"\AIout", "ImageJ"),),
+    ".zip": ((rb"(?s)\APK.*?\.roi", "ImageJ"),),
 }
-READ = frozenset({"COCO", "CVAT", "labelme", "YOLO"})  # by data/annotations
+# By data/annotations: the keys of its FORMATS.
+READ = frozenset({
+    "COCO", "CVAT", "GeoJSON", "ImageJ", "Label Studio", "labelme", "napari", "Supervisely", "VGG Image Annotator",
+    "YOLO",
+})  # fmt: skip
 VOLUMES = "volumes; save them as NIfTI, .nii.gz"
 ARCHIVES = "unpack it"
 CAMERA_RAW = "camera raw; export as TIFF or PNG"
@@ -86,8 +101,6 @@ def _kind(path: Path) -> str:
 
 def _what(kind: str, paths: list[Path]) -> str:
     """A description of files with this extension, with advice; '' if unknown."""
-    if kind in KINDS:
-        return KINDS[kind]
     for path in spread(paths, PEEKED):
         beginning = _beginning(path) if kind in ANNOTATIONS or not kind else b""
         if not kind and beginning[128:132] == b"DICM":
@@ -95,7 +108,7 @@ def _what(kind: str, paths: list[Path]) -> str:
         tool = _tool(kind, beginning)
         if tool:
             return f"{tool} annotations" + ("" if tool in READ else ", which are not read yet; export masks as PNG")
-    return ""
+    return KINDS.get(kind, "")
 
 
 def tool_of(path: Path) -> str:
