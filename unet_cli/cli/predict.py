@@ -51,8 +51,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.inference.jobs import extras_of, find_jobs, is_done, remove_stale_outputs, share_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
-    from unet_cli.system.device import choose_compute
     from unet_cli.inference.records import begin_records, check_records, join_records
+    from unet_cli.system.device import choose_compute
     from unet_cli.system.distributed import this_process, wait_for_all
     from unet_cli.system.files import writable_folder
     from unet_cli.system.signals import StopRequest

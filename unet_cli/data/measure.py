@@ -45,11 +45,11 @@ def rows_of(
     }
     if dims == 2:
         columns[f"perimeter_{unit}"] = perimeters(objects, along)
-    for axis, middle in zip("zyx"[-dims:][::-1], middles[::-1], strict=True):
-        columns[f"centroid_{axis}_{unit}"] = middle
-    for side, words in ((0, ("left", "top", "first_slice")), (1, ("right", "bottom", "last_slice"))):
+    for letter, middle in zip("zyx"[-dims:][::-1], middles[::-1], strict=True):
+        columns[f"centroid_{letter}_{unit}"] = middle
+    for bound, words in ((0, ("left", "top", "first_slice")), (1, ("right", "bottom", "last_slice"))):
         for word, axis in zip(words[:dims], reversed(range(dims)), strict=True):
-            columns[word if "slice" in word else f"{word}_px"] = objects.boxes[:, side, axis] - side
+            columns[word if "slice" in word else f"{word}_px"] = objects.boxes[:, bound, axis] - bound
     if dims == 2:
         columns["eccentricity"] = eccentricities(objects, along)
     means = mean_values(objects, blocks)

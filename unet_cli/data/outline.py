@@ -127,7 +127,7 @@ def traced(numbers: np.ndarray) -> Rings:
 
 def _sides(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The straight lines of all outlines: owner, start (x, y), end and direction."""
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for is_upright, (ahead, back) in enumerate(((EAST, WEST), (NORTH, SOUTH))):
         lines = np.pad(numbers.T if is_upright else numbers, ((1, 1), (0, 0)))
         before, after = lines[:-1], lines[1:]
@@ -138,13 +138,13 @@ def _sides(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             owner = inside[line, place].astype(np.int64)
             same = (line[1:] == line[:-1]) & (place[1:] == place[:-1] + 1) & (owner[1:] == owner[:-1])
             first = np.flatnonzero(np.append(True, ~same)) if len(line) else np.zeros(0, np.int64)
-            last = np.append(first[1:] - 1, len(line) - 1) if len(line) else first
-            low, high = place[first], place[last] + 1
+            final = np.append(first[1:] - 1, len(line) - 1) if len(line) else first
+            low, high = place[first], place[final] + 1
             ends = (low, high) if direction in (EAST, SOUTH) else (high, low)
-            along = [np.stack((line[first], end) if is_upright else (end, line[first]), 1) for end in ends]
-            found.append((owner[first], *along, np.full(len(first), direction)))
-    owner, start, end, direction = (np.concatenate(part) for part in zip(*found, strict=True))
-    return owner, start, end, direction
+            start, end = (np.stack((line[first], one) if is_upright else (one, line[first]), 1) for one in ends)
+            found.append((owner[first], start, end, np.full(len(first), direction)))
+    owners, starts, ends_at, directions = (np.concatenate(part) for part in zip(*found, strict=True))
+    return owners, starts, ends_at, directions
 
 
 def _cycles(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,13 +186,12 @@ def _split_where_they_touch(
             sizes.append(len(loop))
             numbers.append(owners[number])
     kept = ~np.isin(np.arange(len(starts)), touching)
-    places = [np.flatnonzero(kept[ring]), *places]
-    sizes = np.concatenate([lengths[kept], sizes])
-    place = np.concatenate(places)
+    counts = np.concatenate([lengths[kept], sizes]).astype(np.int64)
+    place = np.concatenate([np.flatnonzero(kept[ring]), *places])
     return (
         points[place],
         direction[place],
-        np.cumsum(sizes) - sizes,
+        np.cumsum(counts) - counts,
         np.concatenate([owners[kept], np.array(numbers, owners.dtype)]),
     )
 

@@ -18,8 +18,8 @@ CROSSINGS_AT_ONCE = 2**22
 
 
 def simplified(objects: Objects, rings: Rings, tolerance: float) -> Rings:
-    """The rings of `outline.outlines` without corners that lie no farther than `tolerance` pixels from the rest (Douglas
-    and Peucker 1973). 0 keeps every corner.
+    """The rings of `outline.outlines` without corners that lie no farther than `tolerance` pixels from the rest
+    (Douglas and Peucker 1973). 0 keeps every corner.
 
     An object whose polygon would no longer draw its pixels is simplified half as much, or not at all: small and thin
     ones.

@@ -144,8 +144,8 @@ def begin_records(config: PredictConfig, output: Path, labels: LabelMap) -> None
 
 
 def join_records(config: PredictConfig, output: Path, everything: Sequence[Job], labels: LabelMap) -> list[str]:
-    """Write the files of the whole job, or of its shard, of the records that are there, and say so. everything: the jobs
-    of all shards, by which images are numbered. Raises UserError."""
+    """Write the files of the whole job, or of its shard, of the records that are there, and say so. everything: the
+    jobs of all shards, by which images are numbered. Raises UserError."""
     number_of = {job.mask: number for number, job in enumerate(everything, 1)}
     shard, count = config.shard or (1, 1)
     jobs = everything[shard - 1 :: count]

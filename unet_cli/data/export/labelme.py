@@ -35,7 +35,7 @@ def written(drawing: Drawing) -> bytes:
         shapes.append(_shape(drawing.name_of(number), drawn, told) | figures)
     if drawing.ignored is not None and drawing.ignored.any():
         shapes.append(_shape(IGNORE, _mask(drawing.ignored, (0, 0)), ""))
-    content = {
+    content: dict[str, Any] = {
         "version": VERSION,
         "flags": {},
         "generator": "unet",

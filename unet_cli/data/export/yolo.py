@@ -10,7 +10,8 @@ import numpy as np
 from unet_cli.data.export.drawing import Drawing, bridged
 
 SIGNATURE = "# written by unet"
-DIGITS = 8  # of a share of a side: a fiftieth of a pixel in an image of a million
+DIGITS = 9  # of a share of a side
+NUDGE = 1e-3  # pixels, by which middles of pixels are moved: readers that round to fifths of a pixel then round alike
 
 
 def written(drawing: Drawing) -> bytes:
@@ -18,8 +19,9 @@ def written(drawing: Drawing) -> bytes:
     sides = np.array(drawing.size[::-1], np.float64)
     lines = []
     for number, parts in sorted(drawing.parts.items()):
-        ring = bridged([ring for part in parts for ring in part]) / sides
-        points = " ".join(f"{value:.{DIGITS}g}" for value in ring.ravel().tolist())
+        ring = bridged([ring for part in parts for ring in part])
+        shares = np.where(ring % 1 == 0, ring, ring + NUDGE) / sides
+        points = " ".join(f"{value:.{DIGITS}g}" for value in shares.ravel().tolist())
         lines.append(f"{int(drawing.objects.classes[number - 1]) - 1} {points}\n")
     return "".join(lines).encode()
 
