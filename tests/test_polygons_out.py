@@ -1,18 +1,13 @@
 """Polygons of masks are drawn back by our own readers, and by those of others where they are installed: exactly without
 simplifying, and nearly so with it; and `unet predict --polygons` writes them for every image, whatever interrupts it."""
 
-import base64
 import io
 import json
-import os
-import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, assert_failed, kill_midway, pixels
-from PIL import Image
+from conftest import Run, assert_failed, pixels
 from scipy.ndimage import gaussian_filter
 
 from unet_cli.data.annotations import coco as coco_reader
@@ -215,7 +210,7 @@ def test_predicted_polygons_draw_the_predicted_masks(unet: Run, trained, images,
             one = coco_reader.parse((out / "instances.json").read_bytes()).images[f"{name}.png"]
         elif kind == "yolo":
             one = yolo_reader.parse((out / f"{name}.txt").read_bytes()).images[""]
-            assert yolo_reader.names_in(out / "data.yaml", (out / "data.yaml").read_text()) == ("255",)
+            assert yolo_reader.names_in(out / "data.yaml", (out / "data.yaml").read_text()) == ("foreground",)
         elif kind == "labelme":
             [(path, one)] = labelme_reader.parse((out / f"{name}.json").read_bytes()).images.items()
             assert (out / name).parent.joinpath(path).resolve() == images / f"{name}.png"
@@ -228,7 +223,7 @@ def test_predicted_polygons_draw_the_predicted_masks(unet: Run, trained, images,
             areas = np.bincount(numbers.ravel())[1:].tolist()
             assert [feature["properties"]["area"] for feature in content["features"]] == areas
             continue
-        back, _ = drawn(one, mask.shape, {"0": 1, "255": 1})
+        back, _ = drawn(one, mask.shape, {"0": 1, "foreground": 1})
         assert ((back > 0) == (mask > 0)).all()
 
 
