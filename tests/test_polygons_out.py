@@ -1,5 +1,5 @@
-"""Polygons of masks are drawn back by our own readers, and by those of others where they are installed: exactly without
-simplifying, and nearly so with it; and `unet predict --polygons` writes them for every image, whatever interrupts it."""
+"""Polygons of masks are drawn back by our own readers, and by those of others where installed: exactly without
+simplifying, and nearly so with it. `unet predict --polygons` writes them for every image, whatever interrupts it."""
 
 import io
 import json

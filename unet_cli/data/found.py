@@ -10,6 +10,8 @@ import numpy as np
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import first_pixels, look_up
 
+ROWS_AT_ONCE = 256  # rows, or slices, that are counted together
+
 Block = tuple[int, np.ndarray]  # the first row, or slice, and (C, n, ...) values of it and those that follow
 
 
@@ -66,19 +68,14 @@ def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarr
     found = []
     for index in range(1, labels.num_classes):
         region = labels.region(indices, index)
-        sides = [
-            np.flatnonzero(region.any(tuple(a for a in range(region.ndim) if a != axis))) for axis in _axes(region)
-        ]
+        axes = range(region.ndim)
+        sides = [np.flatnonzero(region.any(tuple(other for other in axes if other != axis))) for axis in axes]
         if len(sides[0]):
             box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
             numbers = numbered(region[box].astype(np.uint8))
             classes = np.full(int(numbers.max()), index)
             found.append((Layer(numbers, tuple(part.start for part in box)), classes))
     return gathered(indices.shape, found)
-
-
-def _axes(array: np.ndarray) -> range:
-    return range(array.ndim)
 
 
 def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int] | np.ndarray]]) -> Objects:
@@ -109,8 +106,9 @@ def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int]
         table = np.zeros(int(value[mine].max(initial=0)) + 1, np.int32)
         table[value[mine]] = rank[mine]
         new = Layer(look_up(table, layer.numbers), layer.origin)
-        for place in new.numbers:
-            areas += np.bincount(place.ravel(), minlength=len(order) + 1)[1:]
+        for top in range(0, len(new.numbers), ROWS_AT_ONCE):
+            part = new.numbers[top : top + ROWS_AT_ONCE]
+            areas += np.bincount(part.ravel(), minlength=len(order) + 1)[1:]
         for index, box in enumerate(find_objects(new.numbers)):
             if box is not None:
                 boxes[index] = np.array([[part.start, part.stop] for part in box]).T + layer.origin

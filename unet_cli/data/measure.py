@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unet_cli.data.found import Block, Layer, Objects, mean_values
+from unet_cli.data.found import ROWS_AT_ONCE, Block, Layer, Objects, mean_values
 
-ROWS_AT_ONCE = 256
 PIXELS = {2: "px", 3: "voxels"}
 
 Row = dict[str, Any]
