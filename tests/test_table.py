@@ -173,3 +173,25 @@ def test_what_is_in_the_way_is_named_before_anything_is_predicted(unet: Run, tra
     assert_failed(unet(*arguments, "--table", "a.csv", "--spacing", "1,2,3"), 1, "images have two: rows,columns")
     assert_failed(unet(*arguments, "--spacing", "1um"), 1, "--spacing is for volumes and for --table")
     assert not (tmp_path / "imgs_masks").exists() or not [*(tmp_path / "imgs_masks").rglob("*.png")]
+
+
+def test_objects_of_volumes_have_volumes_and_no_polygons(unet: Run, tmp_path):
+    from test_predict_volumes import checkpoint_of
+
+    from unet_cli.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "weights.pth", checkpoint_of())
+    stack = np.random.default_rng(0).normal(size=(12, 30, 40)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    arguments = ["predict", "--weights", "weights.pth", "--input", "stack.tif", "--output", "out", "--device", "cpu"]
+    done = unet(*arguments, "--table", "objects.csv", "--spacing", "3,1,0.5mm", "--instances", "--threshold", 0.5)
+    assert done.returncode == 0, done.stderr
+    numbers = tifffile.imread(tmp_path / "out" / "stack_instances.tif")
+    rows = rows_in(tmp_path / "objects.csv")
+    sizes = np.bincount(numbers.ravel())[1:]
+    assert [float(row["volume_mm3"]) for row in rows] == pytest.approx((sizes * 1.5).tolist())
+    for row in rows:
+        assert float(row["mean_1"]) == pytest.approx(stack[numbers == int(row["number"])].mean(), rel=1e-3, abs=1e-5)
+        assert 0.5 <= float(row["score"]) <= 1
+    for kind in ("geojson", "coco"):
+        assert_failed(unet(*arguments, "--polygons", kind), 1, f"--polygons {kind} is for images", "--table")

@@ -32,12 +32,13 @@ class Objects:
     """The objects of a mask of `shape` ([D,] H, W), numbered from 1 in reading order of their first pixels, as in an
     instance map.
 
-    layers: where they are; several where classes may overlap. classes: (n,) index of each. areas: (n,) pixels. boxes:
-    (n, 2, axes) first pixel and end.
+    layers: where they are; several where classes may overlap. on: (n,) the layer of each. classes: (n,) index of each.
+    areas: (n,) pixels. boxes: (n, 2, axes) first pixel and end.
     """
 
     shape: tuple[int, ...]
     layers: tuple[Layer, ...]
+    on: np.ndarray
     classes: np.ndarray
     areas: np.ndarray
     boxes: np.ndarray
@@ -52,12 +53,9 @@ class Objects:
     def inside(self, number: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """The pixels of an object, bool over its box, and the box's first pixel."""
         first, end = self.boxes[number - 1]
-        for layer in self.layers:
-            place = tuple(slice(max(a - at, 0), b - at) for a, b, at in zip(first, end, layer.origin, strict=True))
-            found = layer.numbers[place] == number
-            if found.shape == tuple(end - first) and found.any():
-                return found, tuple(first.tolist())
-        raise AssertionError(f"there is no object {number}")
+        layer = self.layers[self.on[number - 1]]
+        box = tuple(slice(a - at, b - at) for a, b, at in zip(first, end, layer.origin, strict=True))
+        return layer.numbers[box] == number, tuple(first.tolist())
 
 
 def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarray], np.ndarray]) -> Objects:
@@ -94,7 +92,7 @@ def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int]
         owners.append(np.full(len(own), number))
     if not parts:
         none = np.zeros(0, np.int64)
-        return Objects(shape, (), none, none, np.zeros((0, 2, len(shape)), np.int64))
+        return Objects(shape, (), none, none, none, np.zeros((0, 2, len(shape)), np.int64))
     owner, value = np.concatenate(owners), np.concatenate(values)
     order = np.lexsort((owner, np.concatenate(places)))
     rank = np.empty(len(order), np.int64)
@@ -113,7 +111,7 @@ def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int]
             if box is not None:
                 boxes[index] = np.array([[part.start, part.stop] for part in box]).T + layer.origin
         renumbered.append(new)
-    return Objects(shape, tuple(renumbered), np.concatenate(kinds)[order], areas, boxes)
+    return Objects(shape, tuple(renumbered), owner[order], np.concatenate(kinds)[order], areas, boxes)
 
 
 def mean_values(objects: Objects, blocks: Iterable[Block], chosen: Callable[[Layer], int] | None = None) -> np.ndarray:

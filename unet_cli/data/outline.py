@@ -134,8 +134,9 @@ def _sides(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
         differ = before != after
         # Of a horizontal line the object below has it on the right if it goes east; likewise to the north.
         for inside, direction in ((after, ahead), (before, back)):
-            line, place = np.nonzero(differ & (inside > 0))
-            owner = inside[line, place].astype(np.int64)
+            flat = np.flatnonzero(differ & (inside > 0))
+            line, place = np.divmod(flat, inside.shape[1])
+            owner = inside.ravel()[flat].astype(np.int64)
             same = (line[1:] == line[:-1]) & (place[1:] == place[:-1] + 1) & (owner[1:] == owner[:-1])
             first = np.flatnonzero(np.append(True, ~same)) if len(line) else np.zeros(0, np.int64)
             final = np.append(first[1:] - 1, len(line) - 1) if len(line) else first

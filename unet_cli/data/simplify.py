@@ -109,18 +109,13 @@ def _distance(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndar
 
 def _faithful(objects: Objects, rings: Rings, tolerance: float) -> np.ndarray:
     """The numbers of the objects whose rings draw them well enough."""
-    height, width = objects.shape
     both, drawn = np.zeros((2, len(objects) + 1), np.int64)
-    for layer in objects.layers:
-        numbers = layer.numbers
-        if numbers.shape != objects.shape:
-            numbers = np.zeros(objects.shape, np.int32)
-            numbers[layer.box] = layer.numbers
-        own = rings.of(np.unique(layer.numbers))
-        flat = np.ascontiguousarray(numbers.T).ravel()
-        for some in _batches(own):
+    for place, layer in enumerate(objects.layers):
+        flat = np.ascontiguousarray(layer.numbers.T).ravel()
+        height, width = layer.numbers.shape
+        for some in _batches(rings.of(np.flatnonzero(objects.on == place) + 1)):
             owners, groups = np.unique(some.owners, return_inverse=True)
-            each = [some.ring(number) for number in range(len(some))]
+            each = [some.ring(number) - layer.origin[::-1] for number in range(len(some))]
             for places, group in filled(each, groups, (height, width)):
                 drawn += np.bincount(owners[group], minlength=len(drawn))
                 hit = owners[group[flat[places] == owners[group]]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def stale_records(job: Job) -> list[Path]:
     """The files of an earlier call for this image, whatever its settings were."""
     beside = [job.mask.with_name(name + end) for name in job.page_names for end in EXTENSIONS.values()]
     records = [_record(job.mask, job.output, end) for end in (COCO, TABLE)]
-    return [path for path in beside if path.exists() and is_our_record(path)] + records
+    # os.path.exists: a name that is too long is no file of ours either.
+    return [path for path in (*beside, *records) if os.path.exists(path) and is_our_record(path)]
 
 
 def _record(mask: Path, output: Path, end: str) -> Path:
