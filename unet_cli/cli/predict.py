@@ -70,7 +70,7 @@ def predict(config: PredictConfig, console: Console) -> int:
         config, predictor.mode, extras, listed, predictor.preprocessing, checkpoints[0].training, overlapping
     )
     writable_folder(folder)
-    check_records(config, predictor.preprocessing.is_volumetric)
+    check_records(config)
     share = share_of(everything, config.shard)
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)

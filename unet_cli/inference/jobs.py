@@ -207,7 +207,8 @@ def find_jobs(
             along_axes(config.spacing, 3 if image.is_volume else 2)  # refuses another number of axes
         if config.polygons and image.is_volume:
             raise UserError(
-                f"{image} is a volume, and --polygons {config.polygons} is for images: leave one of them out"
+                f"{image} is a volume, and --polygons {config.polygons} is for images: leave it out; "
+                "--table and --instances are of volumes too"
             )
         for path in job.outputs:
             # Links are resolved, or a mask could be written over an image by another name.

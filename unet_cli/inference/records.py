@@ -33,13 +33,8 @@ FIRST_COLUMNS = ("image", "page")
 BEGINNING = 400  # bytes in which a file says that it is ours
 
 
-def check_records(config: PredictConfig, is_volumetric: bool) -> None:
+def check_records(config: PredictConfig) -> None:
     """Raises UserError for settings that ask for what can't be written."""
-    if config.polygons and is_volumetric:
-        raise UserError(
-            f"--polygons {config.polygons} is for images, and these weights predict volumes: leave it out; "
-            "--table and --instances are of volumes too"
-        )
     if config.polygons == "roi":
         roi.check_roi()
     if config.table is not None:
