@@ -121,6 +121,12 @@ def test_outlines_are_valid_rings_whose_areas_are_the_pixels():
             assert (np.sign(np.roll(ring, -1, 0) - ring) != np.sign(ring - np.roll(ring, 1, 0))).any(1).all()  # turns
 
 
+def test_pixels_that_touch_at_corners_alone_are_parts_without_a_hole_between_them():
+    diamond = awkward()[1]
+    [parts] = drawing_of(diamond, 0).parts.values()
+    assert [len(part) for part in parts] == [1, 1, 1, 1]
+
+
 def test_a_coarse_tolerance_leaves_every_object_a_polygon():
     mask = blobs(1)
     for tolerance in (0.2, 3, 50):
