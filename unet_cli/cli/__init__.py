@@ -49,6 +49,7 @@ COMMANDS = {
     "bench": "Time training, augmentation, prediction and evaluation, each against a plain implementation.",
     "check": "Describe a folder of images and masks, and list every problem.",
     "compare": "Train several networks on the same data for the same time, and say which is best.",
+    "convert": "Write a data set in another form: masks, COCO, YOLO or labelme.",
     "evaluate": "Score predictions against true masks: every usual score, with its 95 % confidence interval.",
     "import": "Convert weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint.",
     "info": "Describe a checkpoint: network, classes, preprocessing, training data, scores, version.",

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from unet_cli.inference.predictor import Predictor
 
 
-ELSEWHERE = ("input", "output", "skip_existing", "shard")  # left out of the next command
+ELSEWHERE = (
+    "input",
+    "output",
+    "skip_existing",
+    "shard",
+    "polygons",
+    "simplify",
+    "table",
+)  # left out of the next command
 
 
 @command(app, "predict", PredictConfig, example="unet predict --weights checkpoints/data-1/best.pth --input imgs/")
@@ -43,8 +51,9 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.inference.jobs import extras_of, find_jobs, is_done, remove_stale_outputs, share_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
+    from unet_cli.inference.records import begin_records, check_records, join_records
     from unet_cli.system.device import choose_compute
-    from unet_cli.system.distributed import wait_for_all
+    from unet_cli.system.distributed import this_process, wait_for_all
     from unet_cli.system.files import writable_folder
     from unet_cli.system.signals import StopRequest
     from unet_cli.system.stage_times import StageTimes
@@ -61,11 +70,13 @@ def predict(config: PredictConfig, console: Console) -> int:
         config, predictor.mode, extras, listed, predictor.preprocessing, checkpoints[0].training, overlapping
     )
     writable_folder(folder)
+    check_records(config)
     share = share_of(everything, config.shard)
     jobs = [job for job in share if not (config.skip_existing and is_done(job))]
     skipped = len(share) - len(jobs)
     # Old outputs are removed first, so that no stale mask looks like a result of this run if it fails.
     remove_stale_outputs(jobs, everything)
+    begin_records(config, folder, predictor.labels)
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     console.say(*notes)
@@ -91,12 +102,13 @@ def predict(config: PredictConfig, console: Console) -> int:
         console.say(f"{summary}; stopped after {len(outcomes)} of {len(jobs)}; --skip-existing continues")
         _list(failures)
         stop.check()
-    console.result(summary, *_next_step(config, written))
+    # torchrun stops the other shards as soon as one process ends with an error code.
+    wait_for_all()
+    made = join_records(config, folder, everything, predictor.labels) if this_process()[0] == 1 else []
+    console.result(summary, *made, *_next_step(config, written))
     _list(failures)
     for error in unread:
         print(f"unet: {printable(str(error))}", file=sys.stderr)
-    # torchrun stops the other shards as soon as one process ends with an error code.
-    wait_for_all()
     return SOME_FAILED if failures or unread else DONE
 
 
@@ -152,7 +164,10 @@ def _next_step(config: PredictConfig, written: list[Outcome]) -> list[str]:
         value = getattr(config, spec.name)
         if spec.name in ELSEWHERE or value == spec.default:
             continue
-        for one in value if isinstance(value, tuple) else (value,):
+        if spec.name == "spacing" and not job.image.is_volume:  # which is for the table alone
+            continue
+        spell = spec.metadata["spell"]
+        for one in (spell(value),) if spell else value if isinstance(value, tuple) else (value,):
             again += [flag_of(spec.name)] if one is True else [flag_of(spec.name), str(one)]
     return ["Next, see the outline over an image:", f"  {shlex.join(again)}"]
 

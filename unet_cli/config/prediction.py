@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unet_cli.config.base import Checked, setting
+from unet_cli.config.base import Checked, check_extension, setting
 from unet_cli.config.hardware import Batches
 from unet_cli.config.model import MAX_SIZE, MIN_SIZE
 from unet_cli.config.spacing import Spaced
@@ -142,7 +142,30 @@ class PredictConfig(Inference, Cleaning):
     instances: bool = setting(
         False, help="Also write NAME_instances, 16-bit, in which objects are numbered from 1.", panel="Masks"
     )
+    polygons: Literal["geojson", "coco", "yolo", "labelme", "roi"] | None = setting(
+        None, help="Also write the outline of each object, with its class, score and area, as QuPath (geojson), COCO "
+        "tools, Ultralytics (yolo), labelme or ImageJ (roi) open it: beside each mask; coco: one instances.json.",
+        panel="Masks",
+    )  # fmt: skip
+    simplify: float = setting(
+        0.5, help="Leave out corners of polygons that are no farther than this many pixels from the rest; 0 keeps all, "
+        "and the polygons draw exactly the mask.", panel="Masks", minimum=0.0, maximum=100.0, metavar="PIXELS",
+    )  # fmt: skip
+    table: Path | None = setting(
+        None, help="Also write a table with a row for each object: class, score, size, shape, place and mean intensity "
+        "in each channel; in the unit that the file states or --spacing gives, else in pixels.",
+        panel="Files", metavar="FILE.csv",
+    )  # fmt: skip
 
     @property
     def numbers_objects(self) -> bool:
         return self.instances or self.split_touching
+
+    @property
+    def describes_objects(self) -> bool:
+        """Whether polygons or rows of a table are made of the objects."""
+        return self.polygons is not None or self.table is not None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_extension("--table", self.table, ".csv")

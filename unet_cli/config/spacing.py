@@ -51,6 +51,16 @@ def in_mm(spacing: Spacing, flag: str = "--spacing") -> tuple[float, float, floa
     return depth, height, width
 
 
+def along_axes(spacing: Spacing, dims: int) -> tuple[tuple[float, ...], str]:
+    """The size of a pixel along (H, W), or of a voxel along (D, H, W), and the unit, 'units' where none is given.
+    Raises UserError for another number of axes."""
+    steps, unit = spacing
+    if len(steps) not in (1, dims):
+        axes = "volumes have three: slices,rows,columns" if dims == 3 else "images have two: rows,columns"
+        raise UserError(f"--spacing has {len(steps)} numbers, but {axes}; or give one for all")
+    return steps * (dims // len(steps)), unit or "units"
+
+
 def describe_spacing(spacing: Sequence[float]) -> str:
     """Of voxels along (D, H, W) in mm, for messages: '0.5x0.5x2 mm', the slices last as in sizes."""
     return "x".join(f"{step:.3g}" for step in reversed(spacing)) + " mm"

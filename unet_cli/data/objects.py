@@ -75,6 +75,22 @@ def components_by_class(classes: np.ndarray) -> Iterator[tuple[tuple[slice, ...]
             yield box, of_class, count
 
 
+def first_pixels(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The object numbers above 0 in an array, ascending, and where each comes first in its flat form."""
+    flat = numbers.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1])) if flat.size else np.zeros(0, np.int64)
+    values, places = np.unique(flat[starts], return_index=True)
+    return values[values > 0], starts[places[values > 0]]
+
+
+def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """table[labels], row by row, or slice by slice, since numpy's index takes 8 bytes a pixel."""
+    values = np.empty(labels.shape, dtype=table.dtype)
+    for line, row in zip(values, labels, strict=True):
+        line[:] = table[row]
+    return values
+
+
 def _ranked(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Foreground pixels, bool; and for each pixel the rank of its object by size, the smallest first."""
     values, places, sizes = np.unique(numbers, return_inverse=True, return_counts=True)

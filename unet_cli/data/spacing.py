@@ -7,7 +7,7 @@ from pathlib import Path
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.dicom_series import series_geometry, tells_spacing
 from unet_cli.data.formats.nifti import Geometry, geometry_of
-from unet_cli.data.formats.tiff_spacing import tiff_spacing
+from unet_cli.data.formats.tiff_spacing import tiff_pixel_size, tiff_spacing
 from unet_cli.data.series import is_series
 from unet_cli.data.source import Source
 
@@ -32,3 +32,12 @@ def spacing_of(source: Source) -> tuple[float, float, float] | None:
         geometry = in_space(source)
         return geometry.spacing if geometry else None
     return tiff_spacing(source.path) if len(source.paths) == 1 else None
+
+
+def pixel_size(source: Source) -> tuple[tuple[float, ...], str] | None:
+    """Size of a pixel along (H, W), or of a voxel along (D, H, W), and its unit; None where the file doesn't tell.
+    Raises UserError."""
+    if source.is_volume:
+        spacing = spacing_of(source)
+        return (spacing, "mm") if spacing else None
+    return tiff_pixel_size(source.path)

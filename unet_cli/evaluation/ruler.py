@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unet_cli.config.evaluation import Scoring
+from unet_cli.config.spacing import along_axes
 from unet_cli.data.source import Pair
 from unet_cli.data.spacing import spacing_of
-from unet_cli.errors import UserError
 from unet_cli.system.console import counted
 
 TOLERANCE = 2  # pixels
@@ -63,11 +63,8 @@ def ruler_of(scoring: Scoring, pairs: Sequence[Pair]) -> Ruler:
     is_volumetric = any(pair.image.is_volume for pair in pairs)
     dims = 3 if is_volumetric else 2
     if scoring.spacing is not None:
-        steps, unit = scoring.spacing
-        if len(steps) not in (1, dims):
-            axes = "volumes have three: slices,rows,columns" if is_volumetric else "images have two: rows,columns"
-            raise UserError(f"--spacing has {len(steps)} numbers, but {axes}; or give one for all")
-        return _ruler(scoring, unit or "units", steps * (dims // len(steps)))
+        steps, unit = along_axes(scoring.spacing, dims)
+        return _ruler(scoring, unit, steps)
     if not is_volumetric:
         return _ruler(scoring, "px", (1.0, 1.0))
     own = {pair.name: spacing for pair in pairs if (spacing := spacing_of(pair.image)) is not None}

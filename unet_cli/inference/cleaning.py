@@ -11,7 +11,14 @@ import numpy as np
 
 from unet_cli.config.model import MAX_OVERLAPPING, pixels_of
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.objects import components, components_by_class, neighbours, steps_to_neighbours
+from unet_cli.data.objects import (
+    components,
+    components_by_class,
+    first_pixels,
+    look_up,
+    neighbours,
+    steps_to_neighbours,
+)
 from unet_cli.errors import UserError
 
 MAX_OBJECTS = 2**16 - 1
@@ -93,7 +100,7 @@ def _fill_holes(pred: np.ndarray) -> None:
     filling[0] = 0  # the foreground
     for axis in range(pred.ndim):
         filling[regions.take((0, -1), axis)] = 0  # regions at the border are open to the outside
-    pred += _look_up(filling, regions)
+    pred += look_up(filling, regions)
 
 
 def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
@@ -106,7 +113,7 @@ def _remove_objects(pred: np.ndarray, cleaning: Cleaning) -> None:
         if cleaning.keep_largest:
             removed |= np.arange(count + 1) != sizes.argmax()
         removed[0] = False  # background isn't an object
-        pred[box][_look_up(removed, labels)] = 0
+        pred[box][look_up(removed, labels)] = 0
 
 
 def _split_touching(numbers: np.ndarray, count: int) -> None:
@@ -200,18 +207,7 @@ def _merged(heights: np.ndarray, summits: np.ndarray, saddles: np.ndarray, pairs
 
 def _in_reading_order(numbers: np.ndarray, count: int) -> np.ndarray:
     """([D,] H, W) numbers 1 ... count in any order -> uint16 in the order of their first pixels."""
-    flat = numbers.ravel()
-    starts = np.append(True, flat[1:] != flat[:-1])
-    unique, first = np.unique(flat[starts], return_index=True)
-    ordered = unique[np.argsort(first)]
+    values, first = first_pixels(numbers)
     table = np.zeros(count + 1, dtype=np.uint16)
-    table[ordered[ordered > 0]] = np.arange(1, count + 1)
-    return _look_up(table, numbers)
-
-
-def _look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """table[labels], row by row, or slice by slice, since numpy's index takes 8 bytes a pixel."""
-    values = np.empty(labels.shape, dtype=table.dtype)
-    for line, row in zip(values, labels, strict=True):
-        line[:] = table[row]
-    return values
+    table[values[np.argsort(first)]] = np.arange(1, count + 1)
+    return look_up(table, numbers)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
-from unet_cli.config.spacing import in_mm
+from unet_cli.config.spacing import along_axes, in_mm
 from unet_cli.data.formats import (
     SLIDE_EXTENSIONS,
     TIFF_EXTENSIONS,
@@ -28,6 +28,7 @@ from unet_cli.data.source import CLASS_FOLDERS, Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
+from unet_cli.inference.records import is_our_record, record_files, stale_records
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import sweep
 
@@ -44,7 +45,8 @@ class Job:
 
     pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
     whole stack. Of a volume, the number of its slices. error: why the image can't be read, if known already. by_class:
-    of classes that overlap, the file of each, instead of the mask; extras are named after it all the same.
+    of classes that overlap, the file of each, instead of the mask; extras are named after it all the same. records:
+    files on its objects, see records.py. output: the folder of the whole call.
     """
 
     image: Source
@@ -53,6 +55,8 @@ class Job:
     pages: int = 1
     error: UserError | None = None
     by_class: tuple[Path, ...] = ()
+    records: tuple[Path, ...] = ()
+    output: Path = Path()
 
     @property
     def masks(self) -> tuple[Path, ...]:
@@ -63,7 +67,7 @@ class Job:
     def outputs(self) -> list[Path]:
         """All files to write."""
         files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
-        return [*self.masks, *(self.overlays if "overlay" in self.extras else ()), *files]
+        return [*self.masks, *(self.overlays if "overlay" in self.extras else ()), *files, *self.records]
 
     @property
     def name(self) -> str:
@@ -77,10 +81,14 @@ class Job:
     @property
     def overlays(self) -> list[Path]:
         """The files of the overlays, always PNG: one for each page of a stack."""
-        names = [self.name]
-        if self.pages > 1 and not self.image.is_volume:
-            names = [paged(self.name, page, self.pages) for page in range(self.pages)]
-        return [self.mask.with_name(f"{name}_{OVERLAY}") for name in names]
+        return [self.mask.with_name(f"{name}_{OVERLAY}") for name in self.page_names]
+
+    @property
+    def page_names(self) -> list[str]:
+        """The name of each page of a stack, or the one of any other image."""
+        if self.pages == 1 or self.image.is_volume:
+            return [self.name]
+        return [paged(self.name, page, self.pages) for page in range(self.pages)]
 
     def page(self, page: int) -> Source:
         """The source of a page of a stack, or of a slice of a volume, counted from 0; of any other image the image
@@ -174,9 +182,10 @@ def find_jobs(
     if preprocessing.is_volumetric and config.format == "png":
         raise UserError("--format png is for images, and these weights predict volumes: leave it out, or use tif")
     if config.spacing is not None:
-        if not preprocessing.is_volumetric:
-            raise UserError("--spacing is for volumes, and these weights predict images: leave it out")
-        in_mm(config.spacing)  # refuses what is no spacing of voxels
+        if not preprocessing.is_volumetric and config.table is None:
+            raise UserError("--spacing is for volumes and for --table, and these weights predict images: leave it out")
+        if preprocessing.is_volumetric:
+            in_mm(config.spacing)  # refuses what is no spacing of voxels
 
     def suffix(image: Source) -> str:
         if is_series(image) and not config.format:
@@ -192,14 +201,22 @@ def find_jobs(
         name = place.relative_to(base) if base and is_below else Path(real_path(place).name)
         mask = output / f"{name}.{suffix(image)}"
         by_class = class_files(output, mask, overlapping, training.get(CLASS_FOLDERS, True))
-        job = Job(image, mask, extras, pages, error, by_class)
+        job = Job(image, mask, extras, pages, error, by_class, output=output)
+        job = replace(job, records=record_files(config, job.mask, job.page_names, output))
+        if config.spacing is not None and not preprocessing.is_volumetric:
+            along_axes(config.spacing, 3 if image.is_volume else 2)  # refuses another number of axes
+        if config.polygons and image.is_volume:
+            raise UserError(
+                f"{image} is a volume, and --polygons {config.polygons} is for images: leave it out; "
+                "--table and --instances are of volumes too"
+            )
         for path in job.outputs:
             # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:
                 raise UserError(
                     f"the prediction for {image} would be written over the image {path}: choose another --output"
                 )
-            if os.path.exists(path) and not is_ours(path):
+            if os.path.exists(path) and not (is_ours(path) or is_our_record(path)):
                 raise UserError(f"{path} already exists and was not written by unet: choose another --output")
             if path in writers:
                 raise UserError(
@@ -231,6 +248,11 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
         for job in jobs
         for overlay in job.overlays
     }
+    for path in (path for job in jobs for path in stale_records(job)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain(error, path) from error
     # An image may be called a_overlay: its mask a_overlay.png looks like an extra of a.png, and is kept.
     masks = {path for job in everything for path in job.masks}
     for folder in {stem.parent for stem, _ in stems} | {path.parent for path in outputs}:

@@ -21,6 +21,7 @@ from unet_cli.data.planes import crossing_planes
 from unet_cli.data.spacing import place_for_nifti, spacing_of
 from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume
 from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.described import Describer
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
 from unet_cli.system.files import make_folder
@@ -37,12 +38,24 @@ class Outputs:
     config: PredictConfig
     labels: LabelMap
     keep_alpha: bool
+    planes: int  # probability maps of the predictor, see Predictor
 
     @property
     def maps(self) -> list[str]:
         """The extras that are maps with values in 0 to 1: probability maps in the order of the classes, then attention
         maps."""
         return [extra for extra in self.job.extras if extra.startswith(("probability", "attention"))]
+
+    @property
+    def stored_probabilities(self) -> int:
+        """Number of probability maps in the store, which are its first ones after the classes."""
+        return self.planes if self.config.probabilities or self.config.describes_objects else 0
+
+    @property
+    def stored(self) -> int:
+        """Number of all maps in the store."""
+        unwritten = 0 if self.config.probabilities else self.stored_probabilities
+        return unwritten + len(self.maps)
 
     def write(self, store: Store) -> tuple[float, ...]:
         """Write the files, the mask last, and return the share of each class. Plane 0 of the store holds the class
@@ -56,7 +69,7 @@ class Outputs:
             make_folder(path.parent)
         masks = partial(self._masks, store)
         if (job.pages == 1 or job.image.is_volume) and (
-            config.changes_masks or config.numbers_objects or config.overlay
+            config.changes_masks or config.numbers_objects or config.overlay or config.describes_objects
         ):
             in_memory = [[joined(blocks)] for blocks in masks()]
             masks = partial(iter, in_memory)  # cleaned once for all files
@@ -65,8 +78,11 @@ class Outputs:
         if config.numbers_objects:
             for number, extra in enumerate((one for one in job.extras if one.startswith("instances")), 1):
                 self._write_file(job.beside(extra), self._numbered(masks(), number))
+        if config.describes_objects:
+            probabilities = [self._pages(store.rows(plane)) for plane in range(1, 1 + self.stored_probabilities)]
+            Describer(job, config, self.labels, self.keep_alpha).write(masks(), probabilities)
         # The mask is written last, so an image that has a mask has all its extras.
-        for plane, extra in enumerate(self.maps, 1):
+        for plane, extra in enumerate(self.maps, 1 + self.stored - len(self.maps)):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.
         counts = np.zeros(len(self.labels.members), np.int64)

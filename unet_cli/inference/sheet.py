@@ -39,9 +39,10 @@ class Sheet(Task):
         super().__init__(picture, job.image)
         self.job = job
         self.can_pause = isinstance(picture, (Tiled, Resampled, Stack)) and job.mask.suffix != ".png"
-        self._stopping, self._predictor, self._probabilities = stopping, predictor, config.probabilities
+        self._stopping, self._predictor = stopping, predictor
         self._page_size = picture.size[0] // job.pages, picture.size[1]
-        self._outputs = Outputs(job, self._page_size, config, predictor.labels, predictor.preprocessing.keep_alpha)
+        keep_alpha = predictor.preprocessing.keep_alpha
+        self._outputs = Outputs(job, self._page_size, config, predictor.labels, keep_alpha, predictor.planes)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
         self._is_over = False
@@ -120,7 +121,7 @@ class Sheet(Task):
         """Store finished rows (planes + gates, h, W): their classes, the maps and the highest probability."""
         predictor = self._predictor
         probs, attention = combined[: predictor.planes], combined[predictor.planes :]
-        maps = [*predictor.calibrated(probs), *attention] if self._probabilities else attention
+        maps = [*predictor.calibrated(probs), *attention] if self._outputs.stored_probabilities else attention
         classes = predictor.labels.num_classes - 1
         top_probs = predictor.calibrated(most_confident_pixel(probs, classes))
         planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
@@ -134,7 +135,7 @@ class Sheet(Task):
     def _on_disk(self, predictor: Predictor) -> OnDisk:
         mask = make_folder(self.job.mask.parent) / self.job.mask.name
         files = [path.stat() for path in self.job.image.paths]
-        dtypes = [np.dtype(np.uint8)] + [np.dtype(np.uint16)] * len(self._outputs.maps)
+        dtypes = [np.dtype(np.uint8)] + [np.dtype(np.uint16)] * self._outputs.stored
         # Rows of an earlier call are used only if everything that they depend on is the same, the image file included.
         identity = {
             "version": __version__,

@@ -34,7 +34,7 @@ MAX_TIMES = 4  # as large as its image a bitmap may be
 LAST_BIT = 31
 FAR = 100_000.0  # pixels outside of the image, beyond which Pillow need not look
 
-Claim = tuple[np.ndarray, np.ndarray]  # places in a flat (W, H) array, and the class index that is to be there
+Claim = tuple[np.ndarray, np.ndarray]  # places in a flat (W, H) array, and the value that is to be there
 
 
 def drawn(one: Annotated, size: tuple[int, int], index_of: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,8 @@ def drawn(one: Annotated, size: tuple[int, int], index_of: Mapping[str, int]) ->
     scale = np.array([width, height], np.float64) if one.relative else np.ones(2)
     values = np.zeros(width * height, np.uint8)
     sets = np.zeros(values.shape, np.uint32)
-    for places, classes in _claims(shapes, size, scale, {**index_of, IGNORED_LABEL: IGNORED, BACKGROUND_LABEL: 0}):
+    index_of = {**index_of, IGNORED_LABEL: IGNORED, BACKGROUND_LABEL: 0}
+    for places, classes in _claims(shapes, size, scale, np.array([index_of[one.label] for one in shapes], np.uint8)):
         values[places] = classes  # of a place that comes twice the last one counts
         _add_to_sets(sets, places, classes)
     return _image_of(values, size), _image_of(sets, size)
@@ -71,19 +72,30 @@ def _image_of(flat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
-def _claims(
-    shapes: Sequence[Shape], size: tuple[int, int], scale: np.ndarray, index_of: Mapping[str, int]
-) -> Iterator[Claim]:
-    """What the shapes claim, in their order; those whose pixel centres decide many at a time."""
-    for is_filled, group in groupby(shapes, lambda shape: shape.kind in ("parts", "holes")):
-        several = list(group)
-        classes = np.array([index_of[shape.label] for shape in several], np.uint8)
+def drawn_apart(one: Annotated, size: tuple[int, int]) -> np.ndarray:
+    """The number of the shape that lies on top, from 1 in the order of `one.shapes`, (H, W) int32; 0 for none. Ignored
+    areas lie below all others, as in `drawn`. Raises UserError."""
+    height, width = size
+    scale = np.array([width, height], np.float64) if one.relative else np.ones(2)
+    order = sorted(range(len(one.shapes)), key=lambda place: one.shapes[place].label != IGNORED_LABEL)
+    values = np.zeros(width * height, np.int32)
+    for places, numbers in _claims([one.shapes[place] for place in order], size, scale, np.array(order, np.int32) + 1):
+        values[places] = numbers
+    return _image_of(values, size)
+
+
+def _claims(shapes: Sequence[Shape], size: tuple[int, int], scale: np.ndarray, values: np.ndarray) -> Iterator[Claim]:
+    """What the shapes claim, in their order; those whose pixel centres decide many at a time. values: what is to be
+    there, of each shape."""
+    for is_filled, group in groupby(enumerate(shapes), lambda item: item[1].kind in ("parts", "holes")):
+        numbers, several = zip(*group, strict=True)
+        own = values[list(numbers)]
         if is_filled:
-            yield from _filled(several, classes, size, scale)
+            yield from _filled(several, own, size, scale)
             continue
-        for shape, index in zip(several, classes, strict=True):
+        for shape, value in zip(several, own, strict=True):
             places = _run_places(shape, size) if shape.kind == "runs" else _pillow_places(shape, size)
-            yield places, np.full(places.shape, index, np.uint8)
+            yield places, np.full(places.shape, value, values.dtype)
 
 
 # --- by the centres of pixels ----------------------------------------------------------------------------------------
@@ -102,15 +114,27 @@ def _filled(shapes: Sequence[Shape], classes: np.ndarray, size: tuple[int, int],
             groups.append(len(owners) - 1)
     if not rings:
         return
-    starts, ends, group = _spans(rings, np.array(groups), size)
-    owner = classes[np.array(owners)[group]]
+    of_group = classes[np.array(owners)]
+    for places, group in filled(rings, np.array(groups), size):
+        yield places, of_group[group]
+
+
+def filled(
+    rings: Sequence[np.ndarray], groups: np.ndarray, size: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places in a flat (W, H) array whose centres lie inside of rings, and the group of each, by group.
+
+    rings: each (n, 2), x and y. groups: of each ring, ascending; rings of one group follow the even-odd rule together.
+    Raises UserError where the rings are too intricate.
+    """
+    starts, ends, group = _spans(rings, groups, size)
     lengths = ends - starts
     cuts = np.searchsorted(np.cumsum(lengths), np.arange(PIXELS_AT_ONCE, int(lengths.sum()), PIXELS_AT_ONCE))
     for first, last in pairwise([0, *cuts.tolist(), len(starts)]):
         part = lengths[first:last]
         before = np.cumsum(part) - part
         places = np.arange(int(part.sum())) + np.repeat(starts[first:last] - before, part)
-        yield places, np.repeat(owner[first:last], part)
+        yield places, np.repeat(group[first:last], part)
 
 
 def _spans(

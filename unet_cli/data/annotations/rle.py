@@ -30,6 +30,20 @@ def decompressed(text: str) -> np.ndarray:
     return numbers
 
 
+def compressed(lengths: np.ndarray) -> str:
+    """The inverse of `decompressed`, as `rleToString` there."""
+    differences = lengths.tolist()
+    differences[3:] = (lengths[3:] - lengths[1:-2]).tolist()
+    text = bytearray()
+    for number in differences:
+        goes_on = True
+        while goes_on:
+            code, number = number & 31, number >> 5
+            goes_on = number != (-1 if code & 16 else 0)
+            text.append((code | 32 * goes_on) + ord("0"))
+    return text.decode("ascii")
+
+
 def listed(values: object) -> np.ndarray:
     """Run lengths of a list of whole numbers, (n,) int64. Raises UserError at what is none."""
     try:
