@@ -70,6 +70,12 @@ class PageTable(NamedTuple):
         check_page(page, len(self))
         return self.pages if page is None else [self.pages[page // self.depth]]
 
+    def directory(self, page: int | None) -> TiffPage:
+        """The TIFF page with the tags of a page of ours, or of the first. Raises Refused."""
+        series, number = plane = self.planes(page)[0][0]
+        # a contiguous series may have a directory for its first plane only
+        return series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
+
 
 class OpenTiff:
     """An open TIFF. identity: device, inode, size and modification time when it was opened."""
