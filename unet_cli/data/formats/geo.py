@@ -175,7 +175,7 @@ def _system(keys: dict[int, Any]) -> Place:
     is_projected = model == 1 or (model != 2 and 3072 in keys)
     code = keys.get(3072 if is_projected else 2048)
     name = keys.get(3073 if is_projected else 2049) or keys.get(1026)
-    unit = keys.get(3076) if is_projected else keys.get(2054, DEGREE)
+    unit = keys.get(3076) if is_projected else keys.get(2054, DEGREE if model == 2 else None)
     epsg = code if isinstance(code, int) and 0 < code < USER_DEFINED else None
     return Place(None, epsg, name or None, SQUARES.get(unit or 0))
 

@@ -148,10 +148,11 @@ def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
 
 
 def page_table(tif: TiffFile) -> PageTable:
-    """Assign planes to pages. Pyramid levels, thumbnails and previews are left out."""
+    """Assign planes to pages. Pyramid levels, thumbnails, previews and transparency masks are left out."""
     size = tif.filehandle.size
     _check_ome(tif)
-    series = [one for one in tif.series if not one.keyframe.is_reduced] or list(tif.series[:1])
+    whole = [one for one in tif.series if not (one.keyframe.is_reduced or one.keyframe.is_mask)]
+    series = whole or list(tif.series[:1])
     if series[0].kind not in ("generic", "uniform", "shaped", "imagej", "ome"):
         series = series[:1]  # in vendors' formats the other series are labels and overviews
     keyframe = series[0].keyframe
