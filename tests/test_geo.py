@@ -9,7 +9,7 @@ from conftest import Run, assert_failed, drawn, json_lines
 from PIL import Image
 
 from unet_cli.data.formats import count_pages, decode
-from unet_cli.data.formats.geo import Affine, is_geotiff, place_of, world_text, world_transform
+from unet_cli.data.formats.geo import Affine, Place, is_geotiff, located, place_of, world_text, world_transform
 from unet_cli.data.formats.tiff_write import carried_tags
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.source import Source
@@ -95,6 +95,40 @@ def test_geojson_names_the_system_with_longitude_first(tmp_path):
         place = place_of(write_geotiff(tmp_path / "a.tif", tags=[SCALE, TIES, *tags]))
         assert place.crs_member == {"type": "name", "properties": {"name": name}}
     assert place_of(write_geotiff(tmp_path / "a.tif", tags=[SCALE, TIES])).crs_member is None
+
+
+def test_polygons_of_pixels_become_polygons_of_the_world(tmp_path):
+    """Worked by hand: pixels of 10 x 20 m, to the north up, so that the order of corners is turned round."""
+    place = place_of(write_geotiff(tmp_path / "a.tif"))
+    ring, hole = [[1, 1], [5, 1], [5, 4], [1, 4], [1, 1]], [[2, 2], [2, 3], [3, 3], [3, 2], [2, 2]]
+    several = {"type": "MultiPolygon", "coordinates": [[ring, hole], [ring]]}
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring, hole]}, "properties": {"area": 11}},
+        {"type": "Feature", "geometry": several, "properties": None},
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 2]}, "properties": {"name": "x"}},
+    ]
+    document = {"type": "FeatureCollection", "features": features}
+    world = located(document, place)
+    assert world["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    first, second, third = world["features"]
+    outer = [
+        [500_010, 5_199_980],
+        [500_010, 5_199_920],
+        [500_050, 5_199_920],
+        [500_050, 5_199_980],
+        [500_010, 5_199_980],
+    ]
+    assert first["geometry"]["coordinates"][0] == outer
+    assert first["geometry"]["coordinates"][1][1] == [500_030, 5_199_960]
+    assert first["properties"] == {"area": 11, "world_area": 2200, "world_unit": "m²"}
+    assert second["geometry"]["coordinates"][1] == [outer]
+    assert third["geometry"]["coordinates"] == [500_030, 5_199_960]
+    assert third["properties"] == {"name": "x"}
+    assert located(document, Place(None, epsg=32633)) == document
+    upright = located(document, Place(Affine(1, 0, 0, 0, 1, 0)))
+    assert upright["features"][0]["geometry"]["coordinates"] == [ring, hole]
+    assert "crs" not in upright
+    assert upright["features"][0]["properties"]["world_unit"] is None
 
 
 @pytest.mark.parametrize("raster", [AREA, POINT])

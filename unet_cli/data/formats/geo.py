@@ -79,6 +79,38 @@ class Place:
         return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{code}"}}
 
 
+def located(document: dict[str, Any], place: Place) -> dict[str, Any]:
+    """A FeatureCollection of GeoJSON whose coordinates are pixels (x to the right, y down, from the outer corner of the
+    first pixel) -> the same in the coordinate system of its image.
+
+    The document gets the member `crs` where there is an EPSG code. A property `area`, in pixels, stays; `world_area`
+    and `world_unit` join it, the unit being null where the file doesn't say it. Outer rings stay counterclockwise.
+    Without a transform the document stays as it is.
+    """
+    transform = place.transform
+    if transform is None:
+        return document
+    is_mirrored = transform.a * transform.e < transform.b * transform.d
+
+    def moved(part: Any) -> Any:
+        if part and isinstance(part[0], (int, float)):
+            return [*transform(part[0], part[1]), *part[2:]]
+        several = [moved(one) for one in part]
+        is_ring = len(several) > 3 and bool(part[0]) and isinstance(part[0][0], (int, float))
+        return several[::-1] if is_ring and is_mirrored else several
+
+    features = []
+    for feature in document["features"]:
+        geometry, properties = feature["geometry"], feature.get("properties") or {}
+        if "area" in properties:
+            world = {"world_area": properties["area"] * transform.pixel_area, "world_unit": place.square}
+            properties = {**properties, **world}
+        coordinates = moved(geometry["coordinates"])
+        features.append({**feature, "geometry": {**geometry, "coordinates": coordinates}, "properties": properties})
+    crs = {"crs": place.crs_member} if place.crs_member else {}
+    return {**document, **crs, "features": features}
+
+
 def is_geotiff(path: Path) -> bool:
     """Whether a file is a TIFF whose first directory says where it lies. Nothing but that directory is read; False for
     files that can't be read, and for other formats."""
