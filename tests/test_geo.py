@@ -14,6 +14,7 @@ from unet_cli.data.formats.tiff_write import carried_tags
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.source import Source
 from unet_cli.data.writing import write_mask
+from unet_cli.inference.jobs import Job
 
 AREA, POINT = 1, 2
 NAME = "WGS 84 / UTM zone 33N|"
@@ -374,3 +375,11 @@ def test_a_geotiff_that_is_damaged_fails_alone(unet: Run, trained, tmp_path):
         done = unet("predict", "--weights", trained, "--input", "imgs", "--output", format, "--format", format)
         assert_failed(done, 3, "b.tif is damaged")
         assert {file.stem for file in (tmp_path / format).iterdir()} == {"a"}
+
+
+def test_each_file_of_classes_that_overlap_has_its_own_world_file(tmp_path):
+    files = (tmp_path / "cell/a.png", tmp_path / "nucleus/a.png")
+    job = Job(Source((tmp_path / "a.tif",)), tmp_path / "a.png", ("overlay",), by_class=files, world=Affine(*range(6)))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in job.outputs) == [
+        "a_overlay.png", "cell/a.pgw", "cell/a.png", "nucleus/a.pgw", "nucleus/a.png",
+    ]  # fmt: skip
