@@ -190,6 +190,21 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line draws its figures, which it otherwise composes but leaves blank: see prepared.py."""
+    monkeypatch.setenv("UNET_DRAWS", "1")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are left blank in this process too."""
+    from matplotlib.figure import Figure
+    from prepared import blank
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+
+
+@pytest.fixture
 def unet(tmp_path: Path) -> Run:
     """Call the command line in an empty folder."""
 
@@ -233,7 +248,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """best.pth of a tiny network, trained once for all tests through the command line."""
     folder = tmp_path_factory.mktemp("trained")
     data = write_pairs(folder / "data", count=6, side=64)
-    done = run_unet("train", "--data", data, *TINY, "--epochs", 3, "--output", folder, "--name", "run", cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNET_DRAWS", "1")
+        done = run_unet("train", "--data", data, *TINY, "--epochs", 3, "--output", folder, "--name", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run" / "best.pth"
 

@@ -109,6 +109,7 @@ def test_masks_of_any_tool_are_scored_with_a_table_and_a_row_for_each_image(unet
     assert int(rows[3]["fn"]) == (true & ~pred).sum()
 
 
+@pytest.mark.usefixtures("draws")
 def test_a_page_of_the_images_and_the_count_of_objects(unet, truth, masks, tmp_path):
     done = unet("evaluate", "--pred", masks, "--data", truth, "--report", "out/page.html", "--spacing", "0.5um",
                 "--tolerance", "1um", "--band", "3")  # fmt: skip

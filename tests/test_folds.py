@@ -32,6 +32,7 @@ SETTINGS = {
     "folds": 2, "fold": "all",
 }  # fmt: skip
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("undrawn")  # but for the runs of `finished`
 
 
 def config_of(run: Path, **settings) -> TrainConfig:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("draws")
+
 CPU = ("--device", "cpu", "--precision", "float32")
 
 

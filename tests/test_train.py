@@ -22,6 +22,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("draws")
 def test_a_run_leaves_weights_log_curves_and_pictures(unet: Run, data, tmp_path):
     done = unet("train", "--data", "data", *TINY, "--epochs", 12)
     assert done.returncode == 0, done.stderr
@@ -371,6 +372,7 @@ def painted(tmp_path: Path) -> Path:
     return data
 
 
+@pytest.mark.usefixtures("draws")
 def test_everything_is_drawn_in_the_colours_of_the_masks_with_a_legend(unet: Run, painted, tmp_path):
     colours = [(0, 200, 0), (86, 180, 233)]
 

@@ -117,7 +117,8 @@ class PredictConfig(Inference, Cleaning):
     )
     format: Literal["png", "tif"] | None = setting(
         None, help="File type of the masks; tif keeps a TIFF's resolution and GeoTIFF tags, and a stack's pages in one "
-        "file.  [default: png; tif for a TIFF that is predicted in tiles; volumes: tif, or NIfTI as the volume]",
+        "file.  [default: png; tif for a GeoTIFF, and for any TIFF that is predicted in tiles; volumes: tif, or NIfTI "
+        "as the volume]",
         panel="Files",
     )  # fmt: skip
     skip_existing: bool = setting(

@@ -180,7 +180,7 @@ def open_bands(source: Source, keep_alpha: bool = False) -> Bands:
         for start, decoded in decode_bands(source.path, source.page, top):
             yield start, _our_own(_image_pixels(decoded, source.path, keep_alpha, is_part=True)[0])
 
-    sample = _image_pixels(known.sample, source.path, keep_alpha)
+    sample = _image_pixels(known.sample, source.path, keep_alpha, is_part=True)
     notes = (ALPHA_DROPPED,) if known.sample.alpha and not keep_alpha else ()
     spatial = (known.height, known.width)
     return Bands(sample.shape[1], spatial, sample.dtype, notes, lambda top: _with_numbers(read(top), source))
@@ -288,7 +288,7 @@ def _image_pixels(decoded: Decoded, path: Path, keep_alpha: bool, is_part: bool 
     with explained(path):
         pixels = _resolved(decoded).pixels
         chosen = pixels[:, :-1] if decoded.alpha and not keep_alpha else pixels
-        return _image_numbers(chosen, path, decoded.is_measured, is_part)
+        return _image_numbers(chosen, path, decoded, is_part)
 
 
 def _our_own(pixels: np.ndarray) -> np.ndarray:
@@ -310,12 +310,14 @@ def is_all_nan(pixels: np.ndarray) -> bool:
     return pixels.dtype == np.float32 and bool(np.isnan(pixels).all())
 
 
-def _image_numbers(pixels: np.ndarray, path: Path, is_measured: bool, is_part: bool) -> np.ndarray:
-    if pixels.dtype in (np.uint8, np.uint16) and not is_measured:
+def _image_numbers(pixels: np.ndarray, path: Path, decoded: Decoded, is_part: bool) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16) and not decoded.is_measured:
         return pixels
     with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is reported below
         numbers = pixels.astype(np.float32)
-    if pixels.dtype.kind in "biu":
+        if decoded.nodata is not None:
+            numbers[numbers == np.float32(decoded.nodata)] = np.nan
+    if pixels.dtype.kind in "biu" and decoded.nodata is None:
         return numbers
     if np.isinf(numbers).any():
         raise UserError(f"{path} holds infinite values: replace them, or leave the file out")

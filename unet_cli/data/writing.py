@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unet_cli.data.formats import TIFF_EXTENSIONS, extension_of, is_volume_file
+from unet_cli.data.formats.geo import WORLD_FILES, Affine, world_file, world_text
 from unet_cli.data.formats.nifti import Geometry, description_of
 from unet_cli.data.formats.nifti_write import write_nifti
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
@@ -65,6 +66,12 @@ def write_volume(path: Path, pages: Iterable[Iterable[np.ndarray]], like: Path |
         write_nifti(file, chain([first], slices), like, first.dtype, extension_of(path) == ".nii.gz")
 
 
+def write_world_file(mask: Path, transform: Affine) -> None:
+    """Write the world file of a mask beside it. Raises UserError."""
+    with whole_file(world_file(mask)) as file:
+        file.write(world_text(transform).encode())
+
+
 def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iterator[np.ndarray]:
     return (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
 
@@ -84,10 +91,14 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether unet wrote this PNG, TIFF or NIfTI, so that it may be overwritten: anything else belongs to the user.
+    """Whether unet wrote this PNG, TIFF or NIfTI, so that it may be overwritten: anything else belongs to the user. A
+    world file belongs to whom its image does.
 
     Reads only the header, whatever the size of the image.
     """
+    masks = [path.with_suffix(suffix) for suffix, own in WORLD_FILES.items() if own == path.suffix]
+    if masks:
+        return is_ours(masks[0])
     try:
         if path.suffix.lower() in TIFF_EXTENSIONS:
             return software_of(path) == SIGNATURE[1]

@@ -29,6 +29,7 @@ from unet_cli.data.formats import (
     lacking_packages,
     without_extension,
 )
+from unet_cli.data.formats.geo import is_world_file
 from unet_cli.data.imagefile import is_image_file
 from unet_cli.data.source import CHANNEL_WORDS, Source
 from unet_cli.data.spacing import in_space
@@ -79,14 +80,16 @@ def find_files(
             if predicted:
                 shown = f"{counted(len(predicted), 'mask')} beside the folders of their slices"
                 notes.append(f"left out: {shown}, such as {next(iter(predicted))}")
-        notes += describe(others)
+        notes += describe(file for file in others if not is_world_file(file))
     elif path.is_file():
         images = [path]
         output = output or _ours(output_beside(path.parent))
     elif glob.has_magic(input):
         matching = [Path(name) for name in sorted(glob.glob(input, recursive=True))]
         images = [file for file in matching if is_image_file(file)]
-        notes += describe(file for file in matching if not is_image_file(file) and not file.is_dir())
+        notes += describe(
+            file for file in matching if not (is_image_file(file) or is_world_file(file) or file.is_dir())
+        )
         output = _required(output, "a glob")
     else:
         raise UserError(f"{input} does not exist: give an image, a folder, a quoted glob or - as --input")

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,11 +18,13 @@ from unet_cli.config.prediction import PredictConfig
 from unet_cli.config.spacing import along_axes, in_mm
 from unet_cli.data.formats import (
     SLIDE_EXTENSIONS,
+    STACK_EXTENSIONS,
     TIFF_EXTENSIONS,
     extension_of,
     is_volume_file,
     without_extension,
 )
+from unet_cli.data.formats.geo import WORLD_FILES, Affine, is_geotiff, place_of, world_file, world_transform
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.series import is_series
 from unet_cli.data.source import CLASS_FOLDERS, Source
@@ -29,6 +32,7 @@ from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
 from unet_cli.inference.records import is_our_record, record_files, stale_records
+from unet_cli.system.console import counted
 from unet_cli.system.distributed import this_process
 from unet_cli.system.files import sweep
 
@@ -46,7 +50,8 @@ class Job:
     pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
     whole stack. Of a volume, the number of its slices. error: why the image can't be read, if known already. by_class:
     of classes that overlap, the file of each, instead of the mask; extras are named after it all the same. records:
-    files on its objects, see records.py. output: the folder of the whole call.
+    files on its objects, see records.py. output: the folder of the whole call. world: the transform that is written to
+    a world file beside each mask and each extra of its type, where their own tags don't say it.
     """
 
     image: Source
@@ -57,6 +62,7 @@ class Job:
     by_class: tuple[Path, ...] = ()
     records: tuple[Path, ...] = ()
     output: Path = Path()
+    world: Affine | None = None
 
     @property
     def masks(self) -> tuple[Path, ...]:
@@ -66,8 +72,9 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """All files to write."""
-        files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
-        return [*self.masks, *(self.overlays if "overlay" in self.extras else ()), *files, *self.records]
+        files = [*self.masks, *(self.beside(extra) for extra in self.extras if extra != "overlay")]
+        worlds = [world_file(path) for path in files] if self.world is not None else []
+        return [*files, *(self.overlays if "overlay" in self.extras else ()), *worlds, *self.records]
 
     @property
     def name(self) -> str:
@@ -187,13 +194,21 @@ def find_jobs(
         if preprocessing.is_volumetric:
             in_mm(config.spacing)  # refuses what is no spacing of voxels
 
+    unplaced = 0
+
+    @cache
+    def is_located(path: Path) -> bool:
+        return extension_of(path) in STACK_EXTENSIONS and is_geotiff(path)
+
     def suffix(image: Source) -> str:
-        if is_series(image) and not config.format:
+        if config.format:
+            return config.format
+        if is_series(image):
             return "nii.gz"
-        if is_volume_file(image.path) and image.is_volume and not config.format:
+        if is_volume_file(image.path) and image.is_volume:
             return extension_of(image.path)[1:]
         in_tiff = mode == "tile" and image.path.suffix.lower() in SLIDE_EXTENSIONS.union(TIFF_EXTENSIONS)
-        return config.format or ("tif" if in_tiff or image.is_volume else "png")
+        return "tif" if in_tiff or image.is_volume or is_located(image.path) else "png"
 
     for image, place, pages, error in sources_in(images, preprocessing, suffix, training):
         # A folder of slices that is the whole input has its own name.
@@ -201,7 +216,8 @@ def find_jobs(
         name = place.relative_to(base) if base and is_below else Path(real_path(place).name)
         mask = output / f"{name}.{suffix(image)}"
         by_class = class_files(output, mask, overlapping, training.get(CLASS_FOLDERS, True))
-        job = Job(image, mask, extras, pages, error, by_class, output=output)
+        world = _world(image, mask, is_located(image.path))
+        job = Job(image, mask, extras, pages, error, by_class, output=output, world=world)
         job = replace(job, records=record_files(config, job.mask, job.page_names, output))
         if config.spacing is not None and not preprocessing.is_volumetric:
             along_axes(config.spacing, 3 if image.is_volume else 2)  # refuses another number of axes
@@ -210,6 +226,7 @@ def find_jobs(
                 f"{image} is a volume, and --polygons {config.polygons} is for images: leave it out; "
                 "--table and --instances are of volumes too"
             )
+        unplaced += mask.suffix == ".png" and is_located(image.path)
         for path in job.outputs:
             # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:
@@ -225,7 +242,26 @@ def find_jobs(
                 )
             writers[path] = image
         jobs.append(job)
+    if unplaced:
+        notes.append(
+            f"PNG can't hold the coordinate system of {counted(unplaced, 'GeoTIFF')}: the masks have world files "
+            "(.pgw), which say where they lie in it; leave out --format png for masks as GeoTIFF"
+        )
     return FoundJobs(jobs, output, unread, notes)
+
+
+def _world(image: Source, mask: Path, is_located: bool) -> Affine | None:
+    """The transform for the world file of a mask. is_located: whether the image is a GeoTIFF, whose tags a TIFF takes
+    over."""
+    if image.is_volume or mask.suffix not in WORLD_FILES:
+        return None
+    if not is_located:
+        return world_transform(image.path)
+    try:
+        place = place_of(image.path, image.page) if mask.suffix == ".png" else None
+    except UserError:  # reported when it is read
+        return None
+    return place.transform if place else None
 
 
 def share_of(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
@@ -261,7 +297,9 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
             belongs = any((folder / stem, suffix) in stems for stem, suffix in _extra_of(path.name))
             if path in outputs or (belongs and path not in masks and is_ours(path)):
                 try:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
+                    if path.suffix in WORLD_FILES:
+                        world_file(path).unlink(missing_ok=True)
                 except OSError as error:
                     raise explain(error, path) from error
 

@@ -19,7 +19,7 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.pictures import outlined
 from unet_cli.data.planes import crossing_planes
 from unet_cli.data.spacing import place_for_nifti, spacing_of
-from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume
+from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume, write_world_file
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.described import Describer
 from unet_cli.inference.jobs import Job
@@ -163,6 +163,11 @@ class Outputs:
                 yield decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
+        self._write_pixels(path, pages, palette)
+        if self.job.world is not None:
+            write_world_file(path, self.job.world)
+
+    def _write_pixels(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None) -> None:
         if is_volume_file(path):
             write_volume(path, pages, place_for_nifti(self.job.image))
             return

@@ -70,6 +70,12 @@ class PageTable(NamedTuple):
         check_page(page, len(self))
         return self.pages if page is None else [self.pages[page // self.depth]]
 
+    def directory(self, page: int | None) -> TiffPage:
+        """The TIFF page with the tags of a page of ours, or of the first. Raises Refused."""
+        series, number = plane = self.planes(page)[0][0]
+        # a contiguous series may have a directory for its first plane only
+        return series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
+
 
 class OpenTiff:
     """An open TIFF. identity: device, inode, size and modification time when it was opened."""
@@ -142,10 +148,11 @@ def open_tiff(file: BinaryIO) -> Iterator[OpenTiff]:
 
 
 def page_table(tif: TiffFile) -> PageTable:
-    """Assign planes to pages. Pyramid levels, thumbnails and previews are left out."""
+    """Assign planes to pages. Pyramid levels, thumbnails, previews and transparency masks are left out."""
     size = tif.filehandle.size
     _check_ome(tif)
-    series = [one for one in tif.series if not one.keyframe.is_reduced] or list(tif.series[:1])
+    whole = [one for one in tif.series if not (one.keyframe.is_reduced or one.keyframe.is_mask)]
+    series = whole or list(tif.series[:1])
     if series[0].kind not in ("generic", "uniform", "shaped", "imagej", "ome"):
         series = series[:1]  # in vendors' formats the other series are labels and overviews
     keyframe = series[0].keyframe

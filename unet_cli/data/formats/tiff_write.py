@@ -12,6 +12,18 @@ from numpy.typing import DTypeLike
 from tifffile import TiffFile, TiffPage, TiffWriter
 
 from unet_cli.data.formats.decoded import read
+from unet_cli.data.formats.geo import (
+    KEY_NUMBERS,
+    KEY_TEXTS,
+    KEYS,
+    ORIENTATION,
+    PIXEL_SCALE,
+    RATIONAL_POLYNOMIALS,
+    TIE_POINTS,
+    TRANSFORMATION,
+    tagged_place,
+    turned_tags,
+)
 from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES, open_tiff
 from unet_cli.system.prefetch import default_workers
 
@@ -30,12 +42,13 @@ PLACES = {
     RESOLUTION_UNIT: SHORT,
     285: ASCII,  # page name
     297: SHORT,  # page number
-    33550: DOUBLE,  # GeoTIFF: pixel scale
-    33922: DOUBLE,  # tie points
-    34264: DOUBLE,  # transformation
-    34735: SHORT,  # keys
-    34736: DOUBLE,  # their numbers
-    34737: ASCII,  # their texts
+    PIXEL_SCALE: DOUBLE,
+    TIE_POINTS: DOUBLE,
+    TRANSFORMATION: DOUBLE,
+    KEYS: SHORT,
+    KEY_NUMBERS: DOUBLE,
+    KEY_TEXTS: ASCII,
+    RATIONAL_POLYNOMIALS: DOUBLE,
 }
 
 
@@ -113,10 +126,11 @@ def _software(file: BinaryIO) -> str | None:
 
 def _carried(file: BinaryIO, page: int | None) -> Tags:
     with open_tiff(file) as stack:
-        series, number = plane = stack.table.planes(page)[0][0]
-        # a contiguous series may have a directory for its first plane only
-        directory = series.keyframe if series.dataoffset is not None and number else plane.page.aspage()
+        directory = stack.table.directory(page)
         values = {tag: _plain(directory, tag, kind) for tag, kind in PLACES.items()}
+        place = tagged_place(directory) if directory.tags.valueof(ORIENTATION, default=1) != 1 else None
+    if place is not None and place.transform is not None:  # masks are upright
+        values |= {PIXEL_SCALE: None, TIE_POINTS: None, TRANSFORMATION: turned_tags(place)}
     if values[X_RESOLUTION] is None or values[Y_RESOLUTION] is None:
         values[X_RESOLUTION] = values[Y_RESOLUTION] = values[RESOLUTION_UNIT] = None
     return tuple(
