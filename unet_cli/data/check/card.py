@@ -146,6 +146,12 @@ class Card:
             return ()
         return self.spacing(pairs) or () if self.resample == "median" else in_mm(parse_spacing(self.resample))
 
+    @property
+    def voxel_spacing(self) -> tuple[float, ...] | None:
+        """Spacing along (D, H, W) in mm of the voxels that a network sees: `network_spacing`, or the median of volumes
+        that stay as they are; None where a file doesn't tell it."""
+        return self.network_spacing or self.spacing(self.pairs("train"))
+
     def network_sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
         """`sizes` after resampling to `network_spacing`. Raises UserError where one would be too large."""
         facts_of, wanted = dict(self.everything), self.network_spacing
