@@ -140,7 +140,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
 
 def _augmentation(config: TrainConfig, template: Checkpoint) -> Augmentation | None:
     preprocessing = template.preprocessing
-    return augmentation_of(config.augment, preprocessing.orientation, preprocessing.mirrors)
+    return augmentation_of(config.augment, preprocessing.orientation, preprocessing.mirrors, preprocessing.sides)
 
 
 def _cutting(
