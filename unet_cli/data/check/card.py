@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,14 +163,15 @@ class Card:
                 raise pair.image.named(error) from error
         return sizes
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, pairs: Container[Pair] | None = None) -> str:
         """16 hexadecimal digits that identify the data set, independent of machine, folder and order: a hash of the
-        names and contents of all pairs.
+        names and contents of all pairs, or of these.
 
         Contents as far as the facts cover them: all pixels of an image's first channel, sums of the others; of a mask,
         the number of pixels with each value, and roughly where.
         """
-        contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in self.everything)
+        known = [one for one in self.everything if pairs is None or one[0] in pairs]
+        contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in known)
         return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
     def image_marks(self, pairs: Sequence[Pair]) -> list[str]:

@@ -47,17 +47,20 @@ def hold_out_pages(pairs: Sequence[Pair], content: np.ndarray, val_fraction: flo
 def hold_out_fold(pairs: Sequence[Pair], folds: int, fold: int, gap: int = 1) -> Split:
     """Divide each file's pages into `folds` blocks, of which the `fold`th, counted from 1, is held out; so each page is
     in the validation part of exactly one fold. Raises UserError if there is no such fold or there are too few pages."""
-    if folds < 2 or not 1 <= fold <= folds:
-        raise UserError(f"--fold is {fold}, of --folds {folds}: give 1 to {max(folds, 2)}, and at least 2 folds")
     parts = np.zeros(len(pairs), np.int64)
     for path, rows in _by_file(pairs).items():
-        pages = len(rows)
-        if pages < 2 * folds:
-            raise UserError(
-                f"--folds {folds}: {path} has only {pages} pages, and each fold needs two: give fewer folds"
-            )
-        parts[rows] = parts_of(pages, pages * (fold - 1) // folds, pages * fold // folds, gap)
+        parts[rows] = parts_of(len(rows), *block_of_fold(len(rows), folds, fold, path), gap)
     return _split(pairs, parts, f"fold {fold} of {folds}, a block of each file's pages, {apart(gap)}")
+
+
+def block_of_fold(pages: int, folds: int, fold: int, path: Path, what: str = "pages") -> Range:
+    """The first and the end of the block of a file's pages that is held out in a fold, counted from 1. Raises UserError
+    if there is no such fold or there are too few pages."""
+    if folds < 2 or not 1 <= fold <= folds:
+        raise UserError(f"--fold is {fold}, of --folds {folds}: give 1 to {max(folds, 2)}, and at least 2 folds")
+    if pages < 2 * folds:
+        raise UserError(f"--folds {folds}: {path} has only {pages} {what}, and each fold needs two: give fewer folds")
+    return pages * (fold - 1) // folds, pages * fold // folds
 
 
 def is_divisible(pages: int, gap: int) -> bool:
