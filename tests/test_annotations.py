@@ -57,9 +57,9 @@ def test_areas_are_those_of_pycocotools():
 def test_the_later_shape_is_on_top_and_what_both_claim_is_counted():
     ring = np.array(SQUARE, float)
     shapes = (Shape("a", "parts", (ring,)), Shape("b", "parts", (ring + [1, 0],)), Shape("b", "parts", (ring,)))
-    values, overlap = drawn(Annotated((5, 5), shapes), (5, 5), {"a": 1, "b": 2})
+    values, sets = drawn(Annotated((5, 5), shapes), (5, 5), {"a": 1, "b": 2})
     assert values[1].tolist() == [0, 2, 2, 2, 0]
-    assert overlap == 4
+    assert np.count_nonzero(sets == 0b11) == 4
 
 
 def test_compressed_run_lengths_are_pycocotools():

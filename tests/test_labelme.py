@@ -190,7 +190,8 @@ def test_overlapping_classes_are_said_with_their_share(tmp_path):
     card = card_of(data)
     assert card.labels.names == ("background", "cell", "wall")
     assert not card.refusals
-    assert any("overlap in 1 image, in 0.5% of the pixels" in note for note in card.plain()["notes"])
+    [note] = [note for note in card.plain()["notes"] if "overlap" in note]
+    assert note.startswith("classes overlap: cell and wall (100.0% of the smaller one); each is learned by itself")
 
 
 def test_labelme_end_to_end(unet, tmp_path):

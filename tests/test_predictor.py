@@ -194,9 +194,9 @@ def test_the_temperature_of_several_networks_lies_between_theirs(trained):
 
 
 def test_the_surest_pixel_is_that_of_the_highest_foreground_probability():
-    assert most_confident_pixel(torch.tensor([[[0.1, 0.3], [0.9, 0.2]]])).tolist() == pytest.approx([0.9])
+    assert most_confident_pixel(torch.tensor([[[0.1, 0.3], [0.9, 0.2]]]), 1).tolist() == pytest.approx([0.9])
     three = torch.tensor([[[0.9, 0.5, 0.2]], [[0.1, 0.1, 0.3]], [[0.0, 0.4, 0.5]]])
-    assert most_confident_pixel(three).tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert most_confident_pixel(three, 2).tolist() == pytest.approx([0.2, 0.3, 0.5])
 
 
 @pytest.mark.parametrize("intensity", ["image", "percentile"])

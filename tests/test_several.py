@@ -10,7 +10,7 @@ from PIL import Image
 from unet_cli.config.data import DataConfig
 from unet_cli.data.check.examine import examine
 from unet_cli.data.folder.layout import find_layout
-from unet_cli.data.maskfile import read_mask
+from unet_cli.data.maskfile import SETS, read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.system.console import Console
@@ -59,15 +59,13 @@ def test_a_file_of_the_background_is_no_class(tmp_path):
     assert any("the files of Background are not read" in note for note in layout.notes)
 
 
-def test_a_class_whose_file_is_missing_is_asked_about_or_taken_as_absent(tmp_path):
+def test_a_class_whose_file_is_missing_beside_others_is_absent(tmp_path):
     touch(tmp_path, *(f"images/p{n}.jpg" for n in PLOTS), *(f"masks/p{n}_leaf.png" for n in PLOTS))
     touch(tmp_path, "masks/p0_stem.png", "masks/p2_stem.png")
     layout = find_layout(tmp_path)
-    assert layout.unmasked == 2
-    assert layout.left[0] == f"image without a mask of stem: {tmp_path / 'images/p1.jpg'}"
-    taken = find_layout(tmp_path, takes_missing=True)
-    assert [pair.mask.classes for pair in taken.splits["train"]] == [(1, 2), (1,), (1, 2), (1,)]
-    assert (taken.left, taken.unmasked) == ((), 0)
+    assert [pair.mask.classes for pair in layout.splits["train"]] == [(1, 2), (1,), (1, 2), (1,)]
+    assert (layout.left, layout.unmasked) == ((), 0)
+    assert "2 images without a mask of stem, but with others: taken for images that show none" in layout.notes
 
 
 @pytest.mark.parametrize("form", ["{}_mask{}.png", "{}{}.png"])
@@ -164,7 +162,7 @@ def test_what_a_class_file_calls_unlabelled_stays_so_where_no_class_is(tmp_path)
     leaf, stem = tmp_path / "leaf.npy", tmp_path / "stem.tif"
     assert (read_mask(Source((leaf,), classes=(2,))).values[0] == np.where(RING == 255, -1, 2 * HALF.astype(int))).all()
     assert (read_mask(Source((stem,), classes=(2,))).values[0] == np.where(RING == 0, -1, 2)).all()
-    assert read_mask(Source((stem, leaf), classes=(1, 2))).values.max() == 2
+    assert read_mask(Source((stem, leaf), classes=(1, 2))).values.max() == SETS | 0b11
 
 
 @pytest.mark.parametrize(
@@ -180,18 +178,18 @@ def test_a_class_file_of_more_than_background_and_class_is_refused(tmp_path, mas
         read_mask(Source((draw(tmp_path / "leaf.png", mask),), classes=(1,)))
 
 
-def test_overlapping_classes_are_refused_with_the_option_for_each(tmp_path):
+def test_two_versions_of_a_mask_are_refused_with_the_option_for_each(tmp_path):
     chance = np.random.default_rng(0)
     for n in PLOTS:
         draw(tmp_path / f"images/p{n}.png", chance.integers(0, 255, (16, 16), np.uint8))
-        for name, rows in (("leaf", slice(2, 8)), ("stem", slice(7 if n == 3 else 8, 12))):
+        for name, rows in (("leaf", slice(2, 12)), ("stem", slice(2, 11))):
             mask = np.zeros((16, 16), np.uint8)
             mask[rows] = 255
             draw(tmp_path / f"masks/p{n}_{name}.png", mask)
     card = examine(find_layout(tmp_path), DataConfig(data=tmp_path), Console(quiet=True))
     [problem] = card.refusals
-    assert "leaf, stem overlap in 1 of 4 masks, by up to 6.2% of the pixels" in problem.text
+    assert "leaf and stem mark 90% of their pixels both" in problem.text
     assert "--pair 'images/{id}=masks/{id}_leaf'" in problem.text
     assert card.labels.names == ("background", "leaf", "stem")
-    left_out = examine(find_layout(tmp_path), DataConfig(data=tmp_path, skip_bad=True), Console(quiet=True))
-    assert len(left_out.pairs("train")) == 3
+    named = DataConfig(data=tmp_path, classes="background,leaf,stem")
+    assert examine(find_layout(tmp_path), named, Console(quiet=True)).labels.overlapping

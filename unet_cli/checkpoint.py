@@ -16,7 +16,7 @@ from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.source import CHANNEL_WORDS, MASKS_BESIDE
+from unet_cli.data.source import CHANNEL_WORDS, CLASS_FOLDERS, MASKS_BESIDE
 from unet_cli.errors import UserError, explain
 from unet_cli.foreign import recognised
 from unet_cli.models import Network, build_model, weightless
@@ -31,13 +31,14 @@ FORMAT = "unet-checkpoint"
 LEARNED, VALIDATED, DIVIDED = "learned_images", "validated_images", "divided_volumes"
 BESIDE_SETTINGS = {
     "device_kind": str, "data_fingerprint": str, LEARNED: list[str], VALIDATED: list[str], DIVIDED: list[str],
-    MASKS_BESIDE: list[str], CHANNEL_WORDS: list[str],
+    MASKS_BESIDE: list[str], CHANNEL_WORDS: list[str], CLASS_FOLDERS: bool,
 }  # fmt: skip
 MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # Format 1 had fewer settings of networks and of preprocessing; 2 had no temperature; in 3 the first class was always
-# background; in 4 label maps used values as stored, each on its own, and images had no orientation; 5 had no volumes.
-FORMAT_VERSION = 6
+# background; in 4 label maps used values as stored, each on its own, and images had no orientation; 5 had no volumes;
+# in 6 no classes overlapped.
+FORMAT_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     model, labels, preprocessing = checkpoint.model, checkpoint.labels, checkpoint.preprocessing
     if labels.num_classes != model.num_classes:
         raise Misfit(f"labels has {labels.num_classes} classes, and model {model.num_classes}")
+    if labels.overlapping != model.overlapping:
+        raise Misfit("labels and model differ in whether classes overlap")
     if preprocessing.in_channels != model.in_channels:
         raise Misfit(f"preprocessing has {preprocessing.in_channels} channels, model {model.in_channels}")
     _check_training(checkpoint.training)

@@ -54,9 +54,11 @@ def predict(config: PredictConfig, console: Console) -> int:
     predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
     names = predictor.labels.names
     listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
-    extras = extras_of(config, names, predictor.gates)
+    labels = predictor.labels
+    extras = extras_of(config, labels, predictor.gates)
+    overlapping = labels.scored_names if labels.overlapping else ()
     everything, folder, unread, notes = find_jobs(
-        config, predictor.mode, extras, listed, predictor.preprocessing, checkpoints[0].training
+        config, predictor.mode, extras, listed, predictor.preprocessing, checkpoints[0].training, overlapping
     )
     writable_folder(folder)
     share = share_of(everything, config.shard)
@@ -100,10 +102,10 @@ def predict(config: PredictConfig, console: Console) -> int:
 
 def _still_there(outcome: Outcome) -> Outcome:
     """Mark a written mask as failed if it has vanished meanwhile, as when its folder was moved away."""
-    if outcome.error or outcome.job.mask.exists():
+    if outcome.error or all(path.exists() for path in outcome.job.masks):
         return outcome
     what = "was written, but has disappeared: was the folder moved?"
-    return replace(outcome, error=f"{outcome.job.image}: its mask {outcome.job.mask} {what}")
+    return replace(outcome, error=f"{outcome.job.image}: its mask {outcome.job.masks[0]} {what}")
 
 
 def _of(number: int, total: int) -> str:
@@ -125,7 +127,7 @@ def _plan(predictor: Predictor) -> str:
     network += f" and {counted(more, 'other network')}" if more else ""
     tile = sides(reversed(tile_sides(predictor.members))) if predictor.mode == "tile" else ""
     way = f"in tiles of {tile}" if tile else f"at {first.preprocessing.describe_size()}"
-    threshold = f", threshold {predictor.threshold:g}" if predictor.labels.num_classes == 2 else ""
+    threshold = f", threshold {predictor.threshold:g}" if predictor.labels.has_threshold else ""
     symmetries = max((member.symmetries for member in predictor.members), key=len)
     turns = " and quarter turns" if any(turns for turns, _ in symmetries) else ""
     flips = f", averaged over {f'flips{turns}' if len(symmetries) > 2 else 'the mirror image'}"
@@ -163,7 +165,7 @@ def _say_what_was_odd(written: list[Outcome], predictor: Predictor, config: Pred
         if written and all(outcome.shares[index] == 1 for outcome in written):
             top = max(outcome.top_probability for outcome in written)
             hint = "Check that these images look like the training images"
-            if len(predictor.labels.names) == 2:
+            if predictor.labels.has_threshold:
                 hint += f", or try a {'higher' if index else 'lower'} --threshold"
                 if not index and config.changes_masks and top >= predictor.threshold:
                     hint = "All objects were removed as too small: see --remove-smaller"

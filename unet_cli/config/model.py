@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from unet_cli.config.base import Checked, setting, within
 from unet_cli.errors import UserError
 
 IGNORED = 255  # class index of mask pixels that no loss and no score counts: the last of 8 bits
 MAX_CLASSES = IGNORED
+MAX_OVERLAPPING = 7  # classes that may overlap: an index of 8 bits is a set of them
 DEFAULT_SIZE, MIN_SIZE, MAX_SIZE = 512, 32, 8192  # of what a network sees, pixels
 MAX_DEPTH = 12
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width
@@ -47,10 +48,11 @@ class ImportConfig(Checked):
 class ModelConfig(Checked):
     """A network: enough to build it again.
 
-    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax. The others are None
-    where the network doesn't take them; while it is not resolved, also for what is usual. deep_supervision: losses at
-    several heads. flat: of a network for volumes, the number of its uppermost levels that leave each axis (D, H, W) as
-    it is, with kernels of 1 and without pooling, because its voxels are longer there.
+    num_classes counts the background. Two classes are one logit and a sigmoid; more are a softmax, or, overlapping, a
+    sigmoid each but the background. The others are None where the network doesn't take them; while it is not resolved,
+    also for what is usual. deep_supervision: losses at several heads. flat: of a network for volumes, the number of its
+    uppermost levels that leave each axis (D, H, W) as it is, with kernels of 1 and without pooling, because its voxels
+    are longer there.
     """
 
     name: str = "unet"
@@ -63,6 +65,7 @@ class ModelConfig(Checked):
     dropout: float | None = within(0, 1, None)
     deep_supervision: bool | None = None
     flat: tuple[int, ...] | None = None
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +78,7 @@ class ModelConfig(Checked):
 
     @property
     def out_channels(self) -> int:
-        return 1 if self.num_classes == 2 else self.num_classes
+        return outputs_for(self.num_classes, self.overlapping)
 
     def describe(self) -> str:
         """In words, as far as it is known."""
@@ -94,6 +97,22 @@ class ModelConfig(Checked):
         }
         said = [text for name, text in spelled.items() if text and getattr(self, name) is not None]
         return ", ".join([self.name, *said])
+
+
+def outputs_for(num_classes: int, overlapping: bool) -> int:
+    """The number of logits of each pixel: one for each class but the background with sigmoids, else one for each."""
+    return num_classes - 1 if overlapping or num_classes == 2 else num_classes
+
+
+def pixels_of(indices: Any, number: int, overlapping: bool) -> Any:
+    """Where a class is: an array or tensor of class indices -> bool of the same shape.
+
+    Where classes overlap, an index is a set of them: bit k - 1 stands for class k, and 0, the empty set, is background.
+    Ignored pixels are of no class.
+    """
+    if not overlapping or number == 0:
+        return indices == number
+    return ((indices >> (number - 1)) & 1 > 0) & (indices != IGNORED)
 
 
 MODEL_SETTINGS = {  # of a network that has them, and their names as settings of a run

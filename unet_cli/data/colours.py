@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from unet_cli.config.model import IGNORED, pixels_of
 from unet_cli.data.labels import CLASS_COLOURS, LabelMap
 
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0 to 255
@@ -52,7 +53,7 @@ class Colours:
     names: of the classes. areas: the fill colour of each class. lines: the outline colour of each class. errors: the
     colour of each kind in ERROR_COLOURS. replaced: classes that are not drawn in the masks' own colours, which are
     indistinguishable or invisible. background: whether the first class is background. ignored: whether masks have
-    ignored pixels; areas show them in IGNORED_COLOUR.
+    ignored pixels; areas show them in IGNORED_COLOUR. overlapping: whether class indices are sets of classes.
     """
 
     names: tuple[str, ...]
@@ -62,10 +63,31 @@ class Colours:
     replaced: frozenset[int] = frozenset()
     background: bool = True
     ignored: bool = False
+    overlapping: bool = False
+
+    @property
+    def indices(self) -> int:
+        """The number of different class indices."""
+        return 2 ** (len(self.names) - 1) if self.overlapping else len(self.names)
+
+    def layers(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Class indices in which no class hides another: themselves, or where classes overlap those of each class,
+        together with what is ignored."""
+        if not self.overlapping:
+            return [indices]
+        ignored = indices == IGNORED
+        numbers = range(1, len(self.names))
+        alone = (np.where(pixels_of(indices, number, True), number, 0).astype(np.uint8) for number in numbers)
+        return [np.where(ignored, np.uint8(IGNORED), one) for one in alone]
 
     def area_palette(self) -> np.ndarray:
-        """(256, 3) uint8: the fill colour of each class index; IGNORED_COLOUR for all others."""
-        return _table(self.areas)
+        """(256, 3) uint8: the fill colour of each class index, of a set of classes their mean; IGNORED_COLOUR for all
+        others."""
+        if not self.overlapping:
+            return _table(self.areas)
+        held = np.arange(1, self.indices)[:, None] >> np.arange(len(self.names) - 1) & 1
+        mixed = held @ np.array(self.areas[1:], float) / held.sum(1, keepdims=True)
+        return _table([self.areas[0], *mixed.round().astype(int)])
 
     def line_palette(self) -> np.ndarray:
         """(256, 3) uint8: the outline colour of each class index; IGNORED_COLOUR for all others."""
@@ -102,9 +124,9 @@ def colours_of(labels: LabelMap) -> Colours:
     unseen = lightness < DARK if len(areas) > 2 else np.hypot(*hue.T) < COLOURLESS
     lines = tuple(OUTLINE if lost else colour for colour, lost in zip(areas, unseen.tolist(), strict=True))
     seen = set(areas[int(labels.background) :]) | set(areas if own else ())
-    return Colours(
-        labels.names, areas, lines, _marks(sorted(seen)), replaced, labels.background, labels.ignore is not None
-    )
+    is_ignoring = labels.ignore is not None
+    marks = _marks(sorted(seen))
+    return Colours(labels.names, areas, lines, marks, replaced, labels.background, is_ignoring, labels.overlapping)
 
 
 def distance(colours: Sequence[Colour], others: Sequence[Colour]) -> np.ndarray:
@@ -166,7 +188,7 @@ def _marks(classes: Sequence[Colour]) -> dict[str, Colour]:
     return ERROR_COLOURS | dict(zip(MARKS, (pool[place] for place in best), strict=True))
 
 
-def _table(colours: Sequence[Colour]) -> np.ndarray:
+def _table(colours: Sequence[Colour | np.ndarray]) -> np.ndarray:
     table = np.full((256, 3), IGNORED_COLOUR, np.uint8)
     table[: len(colours)] = colours
     return table

@@ -21,6 +21,8 @@ UNLABELLED = -1  # value of unlabelled pixels
 STAND_FOR_NOTHING = (-9999, -128, -32768, -(2**31))  # nodata values; the last three are the lowest of a type
 ROUNDING = 1e-4  # of whole numbers that a file stores with a factor
 TRANSPARENT = 0x1000000  # colour of transparent pixels: outside the range of 0xRRGGBB
+SETS = 0x2000000  # added to a set of classes: values from here on are pixels of several classes, see MaskPixels
+MAX_IN_SETS, LAST_BIT = 24, 32  # classes that a set may be of, and that are told apart
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class MaskPixels:
     palette: r, g, b, r, g, b ... if the values are palette indices. colour: whether values are colours, 0xRRGGBB, or
     TRANSPARENT. planes: number of planes of a one-hot mask, whose values are then the index of the marked plane, from
     1; 0 for other masks. nodata: the file's nodata value. is_blank: there is no file, and all is background, whatever
-    its value. overlap: number of pixels marked in the files, or shapes, of several
-    classes; the last class wins.
+    its value. overlap: number of pixels marked in the files, or shapes, of several classes. With at most MAX_IN_SETS
+    classes their value is SETS plus 1 << k - 1 for each class k; with more it is the last class.
     """
 
     values: np.ndarray
@@ -89,11 +91,11 @@ def _drawn_mask(source: Source, entry: Entry) -> MaskPixels:
         )
     with explained(source.path):
         try:
-            values, overlap = drawn(found, source.size, _indices(found, entry))
+            values, sets = drawn(found, source.size, _indices(found, entry))
         except UserError as error:
             raise source.named(error) from error
     palette = [part for colour in entry.colours for part in (colour >> 16, colour >> 8 & 255, colour & 255)]
-    return MaskPixels(values[None], palette or None, overlap=overlap)
+    return _with_sets(MaskPixels(values[None], palette or None), sets[None])
 
 
 def _indices(found: Annotated, entry: Entry) -> dict[str, int]:
@@ -139,18 +141,28 @@ def _joined_mask(source: Source) -> MaskPixels:
 def _classes_joined(parts: list[MaskPixels], source: Source) -> MaskPixels:
     """A binary mask for each class -> class indices, 0 for none, UNLABELLED if no class but a nodata value is set."""
     values = np.zeros(parts[0].values.shape, np.uint8)
+    sets = np.zeros(values.shape, np.uint32)
     unlabelled = np.zeros(values.shape, bool)
-    overlap = 0
     for part, index, path in zip(parts, source.classes, source.paths, strict=True):
         nothing = np.isin(part.values, [UNLABELLED, part.nodata or UNLABELLED])  # nodata 0 is background
         of_class = where_marked(_channels(part, nothing), path)
-        overlap += int(np.count_nonzero(values[of_class]))
         values[of_class] = index
+        sets[of_class] |= np.uint32(1 << min(index, LAST_BIT) - 1)
         unlabelled |= nothing
     unlabelled &= values == 0
     if unlabelled.any():
-        return MaskPixels(np.where(unlabelled, np.int32(UNLABELLED), values), overlap=overlap)
-    return MaskPixels(values, overlap=overlap)
+        values = np.where(unlabelled, np.int32(UNLABELLED), values)
+    return _with_sets(MaskPixels(values), sets)
+
+
+def _with_sets(mask: MaskPixels, sets: np.ndarray) -> MaskPixels:
+    """The mask with the sets of classes where pixels are of several. sets: uint32 of the mask's shape, bit k - 1 for
+    class k."""
+    several = (sets & (sets - 1)) > 0
+    overlap = int(np.count_nonzero(several))
+    if not overlap or int(sets.max()) >= 1 << MAX_IN_SETS:
+        return replace(mask, overlap=overlap)
+    return replace(mask, values=np.where(several, SETS | sets.astype(np.int32), mask.values), overlap=overlap)
 
 
 def _channels(part: MaskPixels, nothing: np.ndarray) -> np.ndarray:

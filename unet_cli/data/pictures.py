@@ -161,8 +161,9 @@ def _drawn(pixels: np.ndarray, indices: np.ndarray, width: int, colours: Colours
     canvas = to_rgb(pixels)
     diagonal = np.add.outer(*(np.arange(length) for length in indices.shape)) % (4 * width)
     canvas[(indices == IGNORED) & (diagonal < width)] = IGNORED_GRAY
-    border = _border(indices, width)
-    canvas[border] = colours.line_palette()[indices[border]]
+    for layer in colours.layers(indices):
+        border = _border(layer, width)
+        canvas[border] = colours.line_palette()[layer[border]]
     return Image.fromarray(canvas)
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Turn = tuple[tuple[int, int], ...]
 
-# Keys in a checkpoint's training record: see path_rules.rules_beside, and Paired.channels.
-MASKS_BESIDE, CHANNEL_WORDS = "masks_beside", "channel_words"
+# Keys in a checkpoint's training record: see path_rules.rules_beside, Paired.channels, and Layout.class_folders.
+MASKS_BESIDE, CHANNEL_WORDS, CLASS_FOLDERS = "masks_beside", "channel_words", "class_folders"
 
 
 @dataclass(frozen=True)

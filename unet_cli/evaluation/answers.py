@@ -32,11 +32,18 @@ class Mask:
     """A semantic and an instance mask of one image, (H, W), or volume, (D, H, W).
 
     classes: uint8 class indices, 255 for ignored. numbers: object numbers, 0 for none; pixels of one number but
-    different classes are different objects.
+    different classes are different objects. Where classes overlap, each foreground class has numbers of its own, along
+    the first axis.
     """
 
     classes: np.ndarray
     numbers: np.ndarray
+
+    def numbers_of(self, labels: LabelMap, number: int) -> np.ndarray:
+        """The object numbers of one class."""
+        if labels.overlapping:
+            return self.numbers[number - 1]
+        return np.where(labels.region(self.classes, number), self.numbers, 0)
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,9 @@ def of_network(
     predicted = whole_images(predictor, samples, StageTimes("scoring"))
     for sample, rows in console.progress(predicted, len(pairs), "scoring at original size", kind_of(pairs)):
         probs = rows.reshape(len(rows), *sample.target.classes.shape)  # slices come one below the other
-        pred = clean(predictor.classes(probs), cleaning)
-        yield Answer(sample.pair, sample.target, Mask(pred, objects_of(pred, cleaning)), probs, predictor.temperature)
+        pred = clean(predictor.classes(probs), cleaning, labels.overlapping)
+        mask = Mask(pred, objects_of(pred, cleaning, labels.overlapping_classes))
+        yield Answer(sample.pair, sample.target, mask, probs, predictor.temperature)
 
 
 def of_masks(
@@ -136,7 +144,9 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
         elif len(source.paths) > 1 and not source.classes and not source.is_volume:
             numbers = _numbered_by_file(source, labels)
         else:
-            numbers = objects_of(np.where(classes == IGNORED, np.uint8(0), classes), Cleaning())
+            numbers = objects_of(
+                np.where(classes == IGNORED, np.uint8(0), classes), Cleaning(), labels.overlapping_classes
+            )
     except UserError as error:
         raise source.named(error) from error
     return Mask(classes, numbers)
@@ -182,6 +192,6 @@ def _read_both(
         sizes = [size_text(mask.classes.shape) for mask in (pred, target)]
         raise UserError(f"{source} is {sizes[0]} but its truth {pair.mask} is {sizes[1]}: give masks of the same size")
     if cleaning.changes_masks or cleaning.split_touching:
-        classes = clean(pred.classes, cleaning)
-        pred = Mask(classes, objects_of(classes, cleaning))
+        classes = clean(pred.classes, cleaning, their_labels.overlapping)
+        pred = Mask(classes, objects_of(classes, cleaning, their_labels.overlapping_classes))
     return Answer(pair, target, pred)

@@ -18,7 +18,7 @@ from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
 from unet_cli.evaluation.ruler import Ruler, ruler_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_temperature
-from unet_cli.metrics.overlap import counted_pixels, counts_of, ratio, set_dice, summarize
+from unet_cli.metrics.overlap import counted_pixels, counts_of, present_classes, ratio, set_dice, summarize
 from unet_cli.metrics.ranking import coarse
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import prefetch
@@ -48,12 +48,12 @@ class Evaluation:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(images, K, 3) TP, FP, FN of each class."""
-        return counts_of(np.stack([one.confusion for one in self.images]))
+        """(images, K, 4) TP, FP, FN, TN of each class."""
+        return counts_of(np.stack([one.confusion for one in self.images]), self.labels.members)
 
     @property
     def foreground(self) -> np.ndarray:
-        """(images, C, 3) counts of the scored classes."""
+        """(images, C, 4) counts of the scored classes."""
         return self.counts[:, self.labels.scored.start :]
 
     @cached_property
@@ -70,9 +70,7 @@ class Evaluation:
     def sample(self) -> PixelSample:
         """The pixel samples of all images together."""
         samples = [one.sample for one in self.images if one.sample is not None]
-        return PixelSample(
-            np.concatenate([one.probs for one in samples]), np.concatenate([one.target for one in samples])
-        )
+        return samples[0].joined(samples[1:])
 
     @property
     def temperature(self) -> float:
@@ -82,12 +80,14 @@ class Evaluation:
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:
         """The threshold of THRESHOLDS with the highest set Dice, as a calibrated probability, and that set Dice; the
-        middle one of several that tie. None with several foreground classes."""
+        middle one of several that tie. None with several foreground
+        classes, unless they overlap: then the mean of their set Dice decides."""
         sweeps = [one.sweep for one in self.images if one.sweep is not None]
         if not sweeps:
             return None
-        pixels = counted_pixels(self.counts)[:, None, None]
-        by_threshold = set_dice(ratio(np.stack(sweeps), pixels, 0.0))
+        pixels = counted_pixels(self.counts)[:, None, None, None]
+        present = present_classes(self.foreground)
+        by_threshold = set_dice(ratio(np.stack(sweeps)[:, present], pixels, 0.0)).mean(0)
         # Ties are common on a plateau: its middle is the most robust threshold.
         best = np.flatnonzero(by_threshold >= by_threshold.max() - 1e-9)
         middle = best[len(best) // 2]
@@ -116,7 +116,7 @@ def evaluate(
     workers = at_once(pairs, workers)
     measured: list[Measured] = []
     levels: np.ndarray | None = None
-    for one in prefetch(partial(measure, classes=labels.scored, wanted=wanted), answers, workers, depth=workers):
+    for one in prefetch(partial(measure, labels=labels, wanted=wanted), answers, workers, depth=workers):
         if one.levels is not None:
             levels = one.levels if levels is None else levels + one.levels
             # The fine histogram of each image would take 1 MB a class; only their sum stays fine.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ import torch
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
+from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.answers import Answer
 from unet_cli.evaluation.panels import Panels, draw_panels
 from unet_cli.evaluation.planes import draw_planes
@@ -45,11 +48,12 @@ class Wanted:
 class Measured:
     """The measurements of one image or volume; K classes, C of them scored: all but the background.
 
-    size: (H, W) or (D, H, W). confusion: (K, K) int64 pixels, [target, pred]. surfaces: (C, 4) 95th percentile
+    size: (H, W) or (D, H, W). confusion: int64 pixels, [target, pred], for each class index, which is a set where
+    classes overlap. surfaces: (C, 4) 95th percentile
     Hausdorff distance, average symmetric surface distance, surface Dice, boundary IoU, NaN where the class is in
     neither mask. matches: one for each foreground class. membranes: (11, 2), see membrane_scores. With probabilities:
-    levels (C, 2, 65536), see count_levels; sweep (thresholds, 3) TP, FP, FN of the only foreground class at each of
-    THRESHOLDS; sample, and the temperature that calibrates it.
+    levels (C, 2, 65536), see count_levels; sweep (C, thresholds, 3) TP, FP, FN of the only foreground class, or of each
+    that may overlap, at each of THRESHOLDS; sample, and the temperature that calibrates it.
     """
 
     name: str
@@ -66,17 +70,16 @@ class Measured:
     doubt: Doubt | None = None
 
 
-def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
-    """Measure one image; classes: the scored ones. Raises UserError where the image can't be read again for its
-    panels."""
-    target, pred, num_classes = answer.target.classes, answer.pred.classes, classes.stop
+def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
+    """Measure one image. Raises UserError where the image can't be read again for its panels."""
+    target, pred, classes = answer.target.classes, answer.pred.classes, labels.scored
     found = Measured(
         name=answer.pair.name,
         size=target.shape,
-        confusion=_confusion(pred, target, num_classes),
-        surfaces=np.array([_surface(answer, one, wanted.ruler) for one in classes]),
-        matches=[_matches(answer, one) for one in classes],
-        membranes=_membranes(answer, num_classes) if wanted.isbi else None,
+        confusion=_confusion(pred, target, len(labels.members)),
+        surfaces=np.array([_surface(answer, labels, one, wanted.ruler) for one in classes]),
+        matches=[_matches(answer, labels, one) for one in classes],
+        membranes=_membranes(answer, labels) if wanted.isbi else None,
         temperature=answer.temperature,
         panels=_panels(answer, wanted) if wanted.colours else None,
     )
@@ -84,44 +87,48 @@ def measure(answer: Answer, classes: range, wanted: Wanted) -> Measured:
         return found
     foreground = answer.probs[-len(classes) :]
     counted = target != IGNORED
+    truth = [labels.region(target, one) for one in classes]
+    calibrate = partial(calibrated, temperature=answer.temperature, overlapping=labels.overlapping)
     return replace(
         found,
         levels=np.stack(
-            [count_levels(probs, target == one, counted) for one, probs in zip(classes, foreground, strict=True)]
+            [count_levels(probs, inside, counted) for inside, probs in zip(truth, foreground, strict=True)]
         ),
-        sweep=_sweep(foreground[0].numpy(), target) if num_classes == 2 else None,
-        sample=sample_pixels(answer.probs, target, wanted.pixels),
-        doubt=doubt(calibrated(answer.probs, answer.temperature), target) if wanted.doubts else None,
+        sweep=_sweeps(foreground.numpy(), truth, counted) if labels.has_threshold else None,
+        sample=sample_pixels(answer.probs, target, wanted.pixels, labels.overlapping),
+        doubt=doubt(calibrate(answer.probs), target, labels.overlapping) if wanted.doubts else None,
     )
 
 
-def _confusion(pred: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K, K) pixels, [target, pred]; of volumes slice by slice, since counting takes 24 bytes a voxel."""
+def _confusion(pred: np.ndarray, target: np.ndarray, indices: int) -> np.ndarray:
+    """(indices, indices) pixels, [target, pred]; of volumes slice by slice, since counting takes 24 bytes a voxel."""
     if target.ndim > 2:
-        return np.sum([_confusion(*both, num_classes) for both in zip(pred, target, strict=True)], axis=0)
-    return confusion(torch.from_numpy(pred)[None], torch.from_numpy(target)[None], num_classes)[0].numpy()
+        return np.sum([_confusion(*both, indices) for both in zip(pred, target, strict=True)], axis=0)
+    return confusion(torch.from_numpy(pred)[None], torch.from_numpy(target)[None], indices)[0].numpy()
 
 
-def _surface(answer: Answer, one: int, ruler: Ruler) -> tuple[float, float, float, float]:
+def _surface(answer: Answer, labels: LabelMap, one: int, ruler: Ruler) -> tuple[float, float, float, float]:
     """Surface metrics in the ruler's unit."""
-    pred, target, name = answer.pred.classes == one, answer.target.classes == one, answer.pair.name
+    pred, target = (labels.region(mask.classes, one) for mask in (answer.pred, answer.target))
+    name = answer.pair.name
     band = ruler.band_of(name, target.shape)
     found = compare_surfaces(pred, target, ruler.step_of(name), ruler.tolerance, band, answer.ignored)
     return found.hd95, found.assd, found.surface_dice, found.boundary_iou
 
 
-def _matches(answer: Answer, one: int) -> Matches:
-    pred, target = (np.where(mask.classes == one, mask.numbers, 0) for mask in (answer.pred, answer.target))
+def _matches(answer: Answer, labels: LabelMap, one: int) -> Matches:
+    pred, target = (mask.numbers_of(labels, one) for mask in (answer.pred, answer.target))
     return match_objects(pred, target, answer.ignored)
 
 
-def _membranes(answer: Answer, num_classes: int) -> np.ndarray:
+def _membranes(answer: Answer, labels: LabelMap) -> np.ndarray:
     """Membrane metrics of cells against the rest: foreground and background, whatever the class."""
     target = answer.target.classes
     if answer.probs is None:
         cells = (answer.pred.classes > 0).astype(np.float32)
     else:
-        cells = answer.probs[0].numpy() if num_classes == 2 else 1 - answer.probs[0].numpy()
+        foreground = answer.probs.numpy()
+        cells = foreground.max(0) if labels.has_threshold else 1 - foreground[0]
     return membrane_scores(cells, (target > 0) & (target != IGNORED), answer.ignored)
 
 
@@ -134,14 +141,15 @@ def _panels(answer: Answer, wanted: Wanted) -> Panels:
     return draw_planes(pixels, target, pred, colours, wanted.ruler.step_of(answer.pair.name))
 
 
-def _sweep(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Probabilities and ground truth of one shape -> (thresholds, 3) TP, FP, FN of the foreground at each threshold.
+def _sweeps(probs: np.ndarray, truth: Sequence[np.ndarray], counted: np.ndarray) -> np.ndarray:
+    """Probabilities of each foreground class (C, *spatial) and where it is -> (C, thresholds, 3), see `_sweep`.
+    counted: bool, pixels that are not ignored."""
+    return np.stack([_sweep(one[counted], inside[counted]) for one, inside in zip(probs, truth, strict=True)])
 
-    Ignored pixels are not counted.
-    """
-    probs, target = probs[target != IGNORED], target[target != IGNORED]
+
+def _sweep(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(P) probabilities and bool -> (thresholds, 3) TP, FP, FN at each threshold."""
     passed = np.searchsorted(THRESHOLDS.astype(np.float32), probs, side="right")  # number of thresholds passed
-    truth = target > 0
     bins = len(THRESHOLDS) + 1
     # One histogram and its reversed cumulative sum replace a pass over the image for each threshold.
     reached_true, reached_false = (

@@ -44,12 +44,12 @@ def draw_panels(pixels: np.ndarray, target: np.ndarray, pred: np.ndarray, colour
     shows the worst kind of the pixels that it covers.
     """
     height, width = _size(*target.shape)
-    num_classes = len(colours.names)
-    palette = colours.area_palette()[: num_classes + 1]  # the last colour is for ignored pixels
+    ignored = colours.indices  # the last colour of the palette
+    palette = colours.area_palette()[: ignored + 1]
     kinds = error_kinds(target, pred, int(colours.background))
     return Panels(
         image=jpeg(to_rgb(small(pixels, height, width))),
-        mask=png(nearest(np.where(target == IGNORED, num_classes, target), height, width), palette),
+        mask=png(nearest(np.where(target == IGNORED, ignored, target), height, width), palette),
         pred=png(nearest(pred, height, width), palette),
         errors=png(highest(kinds, height, width), np.array([colours.errors[kind] for kind in ERROR_COLOURS])),
     )

@@ -27,7 +27,7 @@ def write_csv(path: Path, found: Evaluation) -> None:
         writer.writerow(["image", "class", *sides, "tp", "fp", "fn", "objects", "found", "false", *table])
         for row, image in enumerate(found.images):
             for column, name in enumerate(found.labels.scored_names):
-                counts = found.counts[row, found.labels.scored[column]].tolist()
+                counts = found.counts[row, found.labels.scored[column], :3].tolist()
                 true, false, missed = (int(part) for part in image.matches[column].counts[0])
                 writer.writerow([
                     image.name, name, *image.size, *counts, true + missed, true, false,

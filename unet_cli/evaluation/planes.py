@@ -31,7 +31,7 @@ def draw_planes(
     kinds = error_kinds(target, pred, int(colours.background))
     place = worst_place(kinds)
     sizes = plane_sizes(target.shape, spacing, PANEL)
-    ignored = len(colours.names)  # the last colour of the palette, which fills the gaps too
+    ignored = colours.indices  # the last colour of the palette, which fills the gaps too
     palette = colours.area_palette()[: ignored + 1]
     truth = np.where(target == IGNORED, np.uint8(ignored), target)
     return Panels(

@@ -39,7 +39,7 @@ def as_classes(
     if is_given and sorted(found.names) == sorted(wanted.names):
         order = [found.names.index(name) for name in wanted.names]
         values = tuple(found.values[place] for place in order)
-        return replace(found, names=wanted.names, values=values, background=wanted.background), []
+        return _called_as(replace(found, values=values), wanted), []
     alike = (wanted.kind, found.kind) in (("values", "values"), ("values", "soft"), ("colours", "colours"))
     alike &= wanted.reading == found.reading or found.reading != "gray"  # palettes that hold other things than indices
     alike |= wanted.kind == "colours" and any(one.palette is not None for one in stats)
@@ -59,7 +59,11 @@ def as_classes(
     note = (
         [] if found.values == wanted.values else [f"{what} are read in the order of their values: {found.describe()}"]
     )
-    return replace(found, names=wanted.names, background=wanted.background), note
+    return _called_as(found, wanted), note
+
+
+def _called_as(found: LabelMap, wanted: LabelMap) -> LabelMap:
+    return replace(found, names=wanted.names, background=wanted.background, overlapping=wanted.overlapping)
 
 
 def _fall_together(found: LabelMap, wanted: LabelMap) -> bool:

@@ -119,9 +119,9 @@ def is_significant(difference: Score) -> bool:
 def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     """(images, classes) of each image metric; as --empty says where a class is in neither mask; NaN for an image whose
     pixels are all ignored."""
-    counts, empty, pixels = found.foreground, EMPTY[found.scoring.empty], _pixels(found)[:, None]
+    counts, empty = found.foreground, EMPTY[found.scoring.empty]
     table = {name: function(counts, empty) for name, function in FROM_COUNTS.items()}
-    table["accuracy"] = accuracy(counts, pixels)
+    table["accuracy"] = accuracy(counts)
     surfaces = np.stack([one.surfaces for one in found.images])
     diagonals = np.array([found.ruler.diagonal(one.name, one.size) for one in found.images])[:, None]
     for place, name in enumerate(SURFACES):
@@ -131,7 +131,8 @@ def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1)):
         values = score(matches)
         table[name] = np.where(np.isnan(values), empty, values)
-    return {name: np.where(pixels == 0, math.nan, values) for name, values in table.items()}
+    is_ignored = _pixels(found)[:, None] == 0
+    return {name: np.where(is_ignored, math.nan, values) for name, values in table.items()}
 
 
 def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
@@ -159,14 +160,16 @@ def _drawn(images: int) -> np.ndarray:
 
 def _pooled(found: Evaluation, weights: np.ndarray) -> Sampled:
     """(resamples, classes) metrics of the pixels of all images together."""
-    counts, pixels = _weighted(found.foreground, weights), _weighted(_pixels(found)[:, None], weights)
+    counts = _weighted(found.foreground, weights)
     table = {name: function(counts, EMPTY[found.scoring.empty]) for name, function in FROM_COUNTS.items()}
-    return table | {"accuracy": accuracy(counts, pixels)}
+    return table | {"accuracy": accuracy(counts)}
 
 
 def _accuracy_of_all(found: Evaluation, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(resamples) fraction of the pixels whose class is correct: mean over images, and of all pixels together."""
-    right, pixels = found.counts[..., 0].sum(1)[:, None], _pixels(found)[:, None]
+    """(resamples) fraction of the pixels whose class, or set of classes, is correct: mean over images, and of all
+    pixels together."""
+    right = np.stack([np.trace(one.confusion) for one in found.images])[:, None]
+    pixels = _pixels(found)[:, None]
     pooled = ratio(_weighted(right, weights), _weighted(pixels, weights), math.nan)
     return _mean(ratio(right, pixels, math.nan), weights)[:, 0], pooled[:, 0]
 

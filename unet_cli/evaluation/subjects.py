@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +26,9 @@ from unet_cli.data.source import Pair, Source, page_name
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
+from unet_cli.inference.jobs import file_names
 from unet_cli.inference.predictor import Predictor
-from unet_cli.system.console import Console, counted
+from unet_cli.system.console import Console, counted, few
 from unet_cli.system.device import choose_compute
 from unet_cli.system.prefetch import prefetch
 
@@ -35,7 +37,7 @@ SCORED_BY_THEMSELVES = (
     "scores may be a little lower"
 )
 
-BESIDE = re.compile(r"_(overlay|instances|probability(_[^/]*)?|attention_\d+)$")  # other outputs of unet predict
+BESIDE = re.compile(r"_(overlay|(instances|probability)(_[^/]*)?|attention_\d+)$")  # other outputs of unet predict
 
 Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # ensemble members, and pairs that none of them was trained on
 
@@ -182,7 +184,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     facts_of = dict(card.everything)
     pairs = {pair.name: pair for pair in judged_by(card)}
     has_pages = any(pair.image.page is not None for pair in pairs.values())
-    matching, sources = _matched(folder, list(pairs), has_pages)
+    matching, sources = _matched(folder, list(pairs), has_pages, labels)
     of = {pairs[name]: replace(sources[mask], is_volume=pairs[name].image.is_volume) for name, mask in matching.pairs}
     read = dict(zip(of, prefetch(_stats, of.values(), config.workers), strict=True))
     problems = [f"image without a mask: {pairs[name].image}" for name in matching.images_left]
@@ -198,8 +200,10 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
         hint = "Put these right" + ("" if config.skip_bad else ", or leave them out with --skip-bad")
         raise UserError("\n".join([f"{folder}: {counted(len(problems), 'problem')} with the masks:", *problems, hint]))
     stats = [found[0] for found in read.values() if not isinstance(found, UserError)]
-    values = values_or_objects(stats, labels)
-    theirs, more = as_classes(stats, values, labels, f"{folder}: the masks")
+    if labels.overlapping:
+        theirs, more = replace(labels, values=tuple(range(labels.num_classes)), ignore=None), list[str]()
+    else:
+        theirs, more = as_classes(stats, values_or_objects(stats, labels), labels, f"{folder}: the masks")
     notes = [f"{folder}: {counted(len(read), 'mask')}, {matching.rule.describe()}"]
     notes += [f"left out: {problem}" for problem in problems]
     if matching.masks_left:
@@ -210,7 +214,7 @@ def masks(folder: Path, card: Card, labels: LabelMap, config: EvaluateConfig) ->
     return Masks({pair: of[pair] for pair in read}, theirs, config, config.workers, notes + more, lacking)
 
 
-def _matched(folder: Path, names: list[str], has_pages: bool) -> tuple[Matching, dict[str, Source]]:
+def _matched(folder: Path, names: list[str], has_pages: bool, labels: LabelMap) -> tuple[Matching, dict[str, Source]]:
     """Which mask name belongs to which image name, and the mask of each name. has_pages: whether the pages of a file
     are masks of their own, as those of the images are. Raises UserError where that is ambiguous."""
     # By name without extension, since masks and images mostly differ in it.
@@ -224,7 +228,9 @@ def _matched(folder: Path, names: list[str], has_pages: bool) -> tuple[Matching,
         raise UserError(f"{folder} holds no masks: give the folder that masks were predicted into")
     files = {name: path for name, path in found.items() if _is_mask(name, found)}
     sources = {name: Source((path,)) for name, path in files.items()}
-    for name, path in files.items() if has_pages else ():
+    if labels.overlapping:
+        sources = _by_class(folder, found, labels)
+    for name, path in files.items() if has_pages and not labels.overlapping else ():
         if (pages := count_pages(path)) > 1:
             del sources[name]
             sources |= {page_name(name, page): Source((path,), page=page) for page in range(pages)}
@@ -235,6 +241,22 @@ def _matched(folder: Path, names: list[str], has_pages: bool) -> tuple[Matching,
             f"{folder}: it isn't clear which mask is of which image: give the masks the names of the images, such as "
             f"{names[0]}.png, one file an image, and nothing else beside them"
         ) from error
+
+
+def _by_class(folder: Path, found: Mapping[str, Path], labels: LabelMap) -> dict[str, Source]:
+    """The files of each mask, one for each class, as `unet predict` names them: CLASS/NAME or NAME_CLASS. Raises
+    UserError where there are none."""
+    files: defaultdict[str, dict[int, Path]] = defaultdict(dict)
+    for name, path in found.items():
+        for number, called in enumerate(file_names(labels.scored_names), 1):
+            if name.startswith(f"{called}/"):
+                files[name.removeprefix(f"{called}/")][number] = path
+            elif name.endswith(f"_{called}") and not BESIDE.search(name):
+                files[name.removesuffix(f"_{called}")][number] = path
+    if not files:
+        shown = few(f"{folder / name}/" for name in file_names(labels.scored_names))
+        raise UserError(f"{folder} has no masks of classes that overlap: give each class a folder, {shown}")
+    return {name: Source(tuple(of.values()), classes=tuple(of)) for name, of in files.items()}
 
 
 def _is_mask(name: str, names: Container[str]) -> bool:

@@ -11,12 +11,12 @@ whole images instead of pixels, and pixels near borders are left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from unet_cli.config.model import IGNORED
+from unet_cli.config.model import IGNORED, pixels_of
 
 CONFIDENCE = 0.95  # minimum probability that the mask's class is wrong
 ZONE = 0.02  # fraction of the shorter side: closer than this to a border in the mask, annotators disagree
@@ -42,14 +42,21 @@ class Doubt:
     seen: int
 
 
-def doubt(probs: Tensor | np.ndarray, target: np.ndarray) -> Doubt:
+def doubt(probs: Tensor | np.ndarray, target: np.ndarray, overlapping: bool = False) -> Doubt:
     """Compare (K, *spatial) float32 calibrated probabilities of a training image with its uint8 class indices.
 
     A pixel is doubtful if the mask's class has a probability below 1 - CONFIDENCE and the mask has no other class
     within ZONE, measured along the axes, since annotators draw borders differently. IGNORED pixels are never doubtful
-    and count as a border.
+    and count as a border. Of overlapping classes the most doubtful one counts.
     """
     probs = np.asarray(probs)
+    if overlapping:
+        doubts = []
+        for number in range(1, len(probs) + 1):
+            alone = np.where(target == IGNORED, IGNORED, pixels_of(target, number, True)).astype(np.uint8)
+            found = doubt(probs[[number - 1]], alone)
+            doubts.append(replace(found, given=number * found.given, seen=number * found.seen))
+        return max(doubts, key=lambda one: one.share)
     if len(probs) == 1:
         probs = np.concatenate([1 - probs, probs])
     seen = probs.argmax(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unet_cli.config.model import MAX_OVERLAPPING, pixels_of
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.objects import components, components_by_class, neighbours, steps_to_neighbours
 from unet_cli.errors import UserError
@@ -22,14 +23,19 @@ STEP = 0.75  # and in pixels
 SMALLEST_PAIR = 24  # pixels; smaller objects can't have a neck by these measures
 
 
-def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+def clean(pred: np.ndarray, cleaning: Cleaning, overlapping: bool = False) -> np.ndarray:
     """Uint8 class indices ([D,] H, W), 0 being background -> a new array after fill_holes, remove_smaller and
     keep_largest.
 
     A hole is background that doesn't reach the image's border and is surrounded by a single class: it gets that class.
-    Removed objects become background. Of several largest objects of a class, the first in reading order is kept. Needs
-    up to 8 bytes a pixel of temporary memory.
+    Removed objects become background. Classes that overlap are cleaned each by itself. Of several largest objects of a
+    class, the first in reading order is kept. Needs up to 8 bytes a pixel of temporary memory.
     """
+    if overlapping and cleaning.changes_masks:
+        cleaned_sets = np.zeros_like(pred)
+        for number in range(1, MAX_OVERLAPPING + 1):
+            cleaned_sets |= clean(pixels_of(pred, number, True).astype(np.uint8), cleaning) << (number - 1)
+        return cleaned_sets
     cleaned = pred.copy()
     if cleaning.fill_holes:
         _fill_holes(cleaned)
@@ -38,14 +44,18 @@ def clean(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     return cleaned
 
 
-def objects_of(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+def objects_of(pred: np.ndarray, cleaning: Cleaning, overlapping: int = 0) -> np.ndarray:
     """Uint8 class indices ([D,] H, W) -> int32 of the same shape: background 0, the objects 1, 2, ... without gaps,
     class by class.
 
     An object has one class. With cleaning.split_touching, parts that are joined by necks become objects of their own,
     see `_parts`; their union is still exactly the foreground. Needs up to 9 bytes a pixel of temporary memory, and to
-    split, 70 more for each pixel of the largest bounding box of an object.
+    split, 70 more for each pixel of the largest bounding box of an object. overlapping: the number of foreground
+    classes where they may overlap; each then has numbers of its own, (overlapping, [D,] H, W).
     """
+    if overlapping:
+        of_each = (pixels_of(pred, number, True).astype(np.uint8) for number in range(1, overlapping + 1))
+        return np.stack([objects_of(one, cleaning) for one in of_each])
     numbers, count = components(pred)
     if cleaning.split_touching:
         _split_touching(numbers, count)

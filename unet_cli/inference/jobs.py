@@ -22,8 +22,9 @@ from unet_cli.data.formats import (
     is_volume_file,
     without_extension,
 )
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.series import is_series
-from unet_cli.data.source import Source
+from unet_cli.data.source import CLASS_FOLDERS, Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
@@ -32,7 +33,7 @@ from unet_cli.system.files import sweep
 
 OVERLAY = "overlay.png"  # a PNG for every type of mask
 EXTRA_NAME = re.compile(
-    r"(?P<overlay>overlay\.png)|(instances|probability(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
+    r"(?P<overlay>overlay\.png)|((instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
 )
 MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems limit to 255 bytes
 
@@ -42,7 +43,8 @@ class Job:
     """One image, the mask file to write for it, and the extra files beside the mask: NAME_<extra>.
 
     pages: number of pages of a stack whose masks go to one TIFF, in the order of the image's pages; image is then the
-    whole stack. Of a volume, the number of its slices. error: why the image can't be read, if known already.
+    whole stack. Of a volume, the number of its slices. error: why the image can't be read, if known already. by_class:
+    of classes that overlap, the file of each, instead of the mask; extras are named after it all the same.
     """
 
     image: Source
@@ -50,12 +52,18 @@ class Job:
     extras: tuple[str, ...] = ()
     pages: int = 1
     error: UserError | None = None
+    by_class: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """The mask's file, or the files of its classes."""
+        return self.by_class or (self.mask,)
 
     @property
     def outputs(self) -> list[Path]:
         """All files to write."""
         files = [self.beside(extra) for extra in self.extras if extra != "overlay"]
-        return [self.mask, *(self.overlays if "overlay" in self.extras else ()), *files]
+        return [*self.masks, *(self.overlays if "overlay" in self.extras else ()), *files]
 
     @property
     def name(self) -> str:
@@ -104,7 +112,7 @@ class Outcome:
             return {"input": str(self.job.image), "error": self.error}
         return {
             "input": str(self.job.image),
-            "output": str(self.job.mask),
+            "output": str(self.job.mask) if not self.job.by_class else list(map(str, self.job.by_class)),
             "size": [self.width, self.height, *([self.job.pages] if self.job.image.is_volume else [])],
             **({"pages": self.job.pages} if self.job.pages > 1 and not self.job.image.is_volume else {}),
             "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
@@ -144,9 +152,11 @@ def find_jobs(
     listed: Iterable[str],
     preprocessing: Preprocessing,
     training: Mapping[str, Any] = MappingProxyType({}),
+    overlapping: Sequence[str] = (),
 ) -> FoundJobs:
     """The images of `config.input`, with the files to write for each, and the output folder. Masks in an input folder
-    are left out; training: Checkpoint.training, by which they are recognised.
+    are left out; training: Checkpoint.training, by which they are recognised. overlapping: names of the classes that
+    get files of their own.
 
     The input is a file, a folder (its subfolders are mirrored in the output), a glob, or '-' for the paths in `listed`.
     Files are merged into channels, and split into pages, as for training. mode: 'resize' or 'tile'. Raises UserError
@@ -180,7 +190,9 @@ def find_jobs(
         # A folder of slices that is the whole input has its own name.
         is_below = base is not None and place != base
         name = place.relative_to(base) if base and is_below else Path(real_path(place).name)
-        job = Job(image, output / f"{name}.{suffix(image)}", extras, pages, error)
+        mask = output / f"{name}.{suffix(image)}"
+        by_class = class_files(output, mask, overlapping, training.get(CLASS_FOLDERS, True))
+        job = Job(image, mask, extras, pages, error, by_class)
         for path in job.outputs:
             # Links are resolved, or a mask could be written over an image by another name.
             if real_path(path) in inputs:
@@ -211,6 +223,7 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
     """Remove the files of earlier calls for these jobs: masks, which would look like results of this call if it is
     stopped; their extras, requested now or not; and incomplete files. everything: the jobs of all shards, whose masks
     are not mistaken for extras. Raises UserError."""
+    jobs = list(jobs)
     outputs = {path for job in jobs for path in job.outputs}
     stems = {(without_extension(job.mask), suffix) for job in jobs for suffix in (extension_of(job.mask), OVERLAY)}
     stems |= {
@@ -219,8 +232,8 @@ def remove_stale_outputs(jobs: Iterable[Job], everything: Iterable[Job]) -> None
         for overlay in job.overlays
     }
     # An image may be called a_overlay: its mask a_overlay.png looks like an extra of a.png, and is kept.
-    masks = {job.mask for job in everything}
-    for folder in {stem.parent for stem, _ in stems}:
+    masks = {path for job in everything for path in job.masks}
+    for folder in {stem.parent for stem, _ in stems} | {path.parent for path in outputs}:
         sweep(folder)
         for path in folder.iterdir() if folder.is_dir() else ():
             belongs = any((folder / stem, suffix) in stems for stem, suffix in _extra_of(path.name))
@@ -245,13 +258,24 @@ def is_done(job: Job) -> bool:
     return all(os.path.exists(path) for path in job.outputs)
 
 
-def extras_of(config: PredictConfig, classes: Sequence[str], gates: int) -> tuple[str, ...]:
+def extras_of(config: PredictConfig, labels: LabelMap, gates: int) -> tuple[str, ...]:
     """The extras beside each mask: an overlay, a probability map (for each class, by its name, where there are
-    several), a map of each attention gate, and the instance map."""
-    maps = ("probability",) if len(classes) == 2 else tuple(f"probability_{name}" for name in file_names(classes))
+    several), a map of each attention gate, and the instance map (for each class where they overlap)."""
+    names = file_names(labels.scored_names if labels.overlapping else labels.names)
+    maps = ("probability",) if labels.num_classes == 2 else tuple(f"probability_{name}" for name in names)
+    instances = tuple(f"instances_{name}" for name in names) if labels.overlapping else ("instances",)
     attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
     extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
-    return extras + ("instances",) * config.numbers_objects
+    return extras + instances * config.numbers_objects
+
+
+def class_files(output: Path, mask: Path, classes: Sequence[str], in_folders: bool) -> tuple[Path, ...]:
+    """The mask of each class that may overlap: CLASS/NAME below the output folder, or NAME_CLASS beside the mask."""
+    if in_folders:
+        return tuple(output / name / mask.relative_to(output) for name in file_names(classes))
+    return tuple(
+        mask.with_name(f"{without_extension(mask.name)}_{name}{extension_of(mask)}") for name in file_names(classes)
+    )
 
 
 def file_names(classes: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,8 @@ class Outputs:
         memory. Objects of a volume extend over its slices, so they need the whole mask.
         """
         job, config = self.job, self.config
-        make_folder(job.mask.parent)
+        for path in job.outputs:
+            make_folder(path.parent)
         masks = partial(self._masks, store)
         if (job.pages == 1 or job.image.is_volume) and (
             config.changes_masks or config.numbers_objects or config.overlay
@@ -62,15 +63,27 @@ class Outputs:
         if config.overlay:
             self._write_overlays(masks())
         if config.numbers_objects:
-            self._write_file(job.beside("instances"), self._numbered(masks()))
+            for number, extra in enumerate((one for one in job.extras if one.startswith("instances")), 1):
+                self._write_file(job.beside(extra), self._numbered(masks(), number))
         # The mask is written last, so an image that has a mask has all its extras.
         for plane, extra in enumerate(self.maps, 1):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.
-        counts = np.zeros(self.labels.num_classes, np.int64)
-        decoded = (self._decoded(blocks, counts) for blocks in masks())
-        self._write_file(job.mask, decoded, self.labels.written_palette)
-        return tuple((counts / counts.sum()).tolist())
+        counts = np.zeros(len(self.labels.members), np.int64)
+        if job.by_class:
+            for number, path in enumerate(job.by_class, 1):
+                counts[:] = 0
+                alone = self.labels.alone(number)
+                decoded = (self._decoded(blocks, counts, partial(self._of_class, number)) for blocks in masks())
+                self._write_file(path, decoded, alone.written_palette)
+        else:
+            decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
+            self._write_file(job.mask, decoded, self.labels.written_palette)
+        return tuple((counts @ self.labels.members / counts.sum()).tolist())
+
+    def _of_class(self, number: int, indices: np.ndarray) -> np.ndarray:
+        """Class indices -> the mask of one class, in its own values."""
+        return self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
 
     def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
         """Of each page; of a volume one, with three planes."""
@@ -85,19 +98,28 @@ class Outputs:
             pixels = read_image(job.page(page), self.keep_alpha)
             write_png(job.overlays[page], outlined(pixels, joined(blocks), colours))
 
-    def _numbered(self, masks: Iterator[Iterable[np.ndarray]]) -> Iterator[Iterable[np.ndarray]]:
-        """The instance map of each page, or the slices of a volume's."""
+    def _numbered(self, masks: Iterator[Iterable[np.ndarray]], number: int) -> Iterator[Iterable[np.ndarray]]:
+        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap."""
+
+        def objects(indices: np.ndarray) -> np.ndarray:
+            chosen = self.labels.region(indices, number).astype(np.uint8) if self.labels.overlapping else indices
+            return number_objects(chosen, self.config)
+
         if self.job.image.is_volume:
-            return ([page] for page in number_objects(_volume(masks), self.config))
-        return ([number_objects(joined(blocks), self.config)] for blocks in masks)
+            return ([page] for page in objects(_volume(masks)))
+        return ([objects(joined(blocks))] for blocks in masks)
 
     def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
         """Class indices of each page in blocks, after the requested postprocessing."""
         if self.job.image.is_volume and self.config.changes_masks:
-            yield from ([page] for page in clean(_volume(self._pages(store.rows(0))), self.config))
+            whole = _volume(self._pages(store.rows(0)))
+            yield from ([page] for page in clean(whole, self.config, self.labels.overlapping))
             return
         for blocks in self._pages(store.rows(0)):
-            yield [clean(joined(blocks), self.config)] if self.config.changes_masks else blocks
+            if self.config.changes_masks:
+                yield [clean(joined(blocks), self.config, self.labels.overlapping)]
+            else:
+                yield blocks
 
     def _pages(self, blocks: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
         """Blocks of rows, of which those that extend over several pages hold whole ones -> the blocks of each page, to
@@ -114,13 +136,15 @@ class Outputs:
             remaining -= len(block)
             yield block
 
-    def _decoded(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> Iterator[np.ndarray]:
-        """Class indices -> the user's mask values; the pixels of each class are added to `counts`."""
+    def _decoded(
+        self, blocks: Iterable[np.ndarray], counts: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Class indices -> the user's mask values; the pixels of each index are added to `counts`."""
         for block in blocks:
             for top in range(0, len(block), ROWS_AT_ONCE):
                 rows = block[top : top + ROWS_AT_ONCE]
                 counts += np.bincount(rows.ravel(), minlength=len(counts))
-                yield self.labels.decode(rows)
+                yield decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
         if is_volume_file(path):

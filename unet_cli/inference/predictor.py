@@ -43,10 +43,9 @@ class Predictor:
     """One or several networks on their device. Threads may share it: between calls it keeps nothing
     but batch_size, which `through_network` lowers where the memory doesn't suffice.
 
-    labels: label map of the masks. mode: 'resize' or 'tile'. planes: probability maps, 1 for two classes, else one for
-    each class; attention maps follow them. temperature: calibrates the probabilities that users see. threshold:
-    calibrated probability from which a pixel is foreground.
-    Raises UserError where the networks can't be averaged, or don't support the settings.
+    labels: label map of the masks. mode: 'resize' or 'tile'. planes: probability maps, see LabelMap.outputs; attention
+    maps follow them. temperature: calibrates the probabilities that users see. threshold: calibrated probability from
+    which a pixel is foreground. Raises UserError where the networks can't be averaged, or don't support the settings.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], compute: Compute, settings: Inference | None = None) -> None:
@@ -78,7 +77,7 @@ class Predictor:
 
     @property
     def planes(self) -> int:
-        return 1 if self.labels.num_classes == 2 else self.labels.num_classes
+        return self.labels.outputs
 
     @property
     def gates(self) -> int:
@@ -112,7 +111,8 @@ class Predictor:
 
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         """The mask of an image or volume in the values or colours of the training masks, as `unet predict` writes it:
-        ([D,] H, W) uint8 or uint16, or ([D,] H, W, 3) uint8.
+        ([D,] H, W) uint8 or uint16, or ([D,] H, W, 3) uint8. Of classes that overlap (K, [D,] H, W) uint8, a mask of 0
+        and 255 for each but the background.
 
         image: a path, which for volumes may be a folder of slices, a Pillow image, or an array ([D,] H, W) or ([D,] H,
         W, C) in the value range of the training files. Raises UserError.
@@ -126,15 +126,22 @@ class Predictor:
             pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels
             picture = self._picture(*pixels(image, channels, keep_alpha))
         rows = [self.classes(band.finished()[: self.planes]) for band in self.bands(picture)]
-        return self.labels.decode(np.concatenate(rows).reshape(picture.shape))
+        indices = np.concatenate(rows).reshape(picture.shape)
+        if not self.labels.overlapping:
+            return self.labels.decode(indices)
+        masks = [
+            self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
+            for number in self.labels.scored
+        ]
+        return np.stack(masks)
 
     def classes(self, probs: Tensor) -> np.ndarray:
         """(planes, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices."""
-        return to_classes(probs[None], self._raw_threshold)[0].numpy()
+        return to_classes(probs[None], self._raw_threshold, self.labels.overlapping)[0].numpy()
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""
-        return calibrated(probs, self.temperature)
+        return calibrated(probs, self.temperature, self.labels.overlapping)
 
     def bands(self, picture: Picture) -> Iterator[Band]:
         """Predict one image on its own: its finished rows, from top to bottom. Raises UserError."""
@@ -216,7 +223,7 @@ class Predictor:
         memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
         logits, maps = output[:, : self.planes], output[:, self.planes :]
-        probs = logits.sigmoid() if self.planes == 1 else logits.softmax(1)
+        probs = logits.sigmoid() if self.labels.has_threshold else logits.softmax(1)
         return torch.cat([probs, maps], dim=1) if self.gates else probs
 
     def _turned(self, model: nn.Module, image: Tensor, turns: int, flipped: tuple[int, ...]) -> Tensor:
@@ -235,11 +242,13 @@ def _temperature(checkpoints: Sequence[Checkpoint]) -> float:
 def _chosen_threshold(checkpoints: Sequence[Checkpoint], settings: Inference, temperature: float) -> float:
     """The calibrated threshold: --threshold, else the checkpoint's; 'auto' is the mean of the members' best thresholds,
     taken on uncalibrated probabilities and calibrated with the common temperature."""
-    foreground = checkpoints[0].labels.num_classes - 1
+    labels = checkpoints[0].labels
     if settings.threshold is None:
         return checkpoints[0].threshold
-    if foreground > 1:
-        raise UserError(f"--threshold is for one foreground class, and these weights have {foreground}: leave it out")
+    if not labels.has_threshold:
+        raise UserError(
+            f"--threshold is for one foreground class, and these weights have {labels.num_classes - 1}: leave it out"
+        )
     if settings.threshold != "auto":
         return float(settings.threshold)
     best = [(one.best_threshold, one.temperature) for one in checkpoints if one.best_threshold is not None]
@@ -266,7 +275,9 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
     Raises UserError."""
     first = checkpoints[0]
     for other in checkpoints[1:]:
-        if (other.labels.names, other.labels.values) != (first.labels.names, first.labels.values):
+        if any(
+            getattr(other.labels, name) != getattr(first.labels, name) for name in ("names", "values", "overlapping")
+        ):
             raise UserError(
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "
                 "only networks for the same classes can be averaged"

@@ -121,9 +121,10 @@ class Sheet(Task):
         predictor = self._predictor
         probs, attention = combined[: predictor.planes], combined[predictor.planes :]
         maps = [*predictor.calibrated(probs), *attention] if self._probabilities else attention
-        top_probs = predictor.calibrated(most_confident_pixel(probs))
+        classes = predictor.labels.num_classes - 1
+        top_probs = predictor.calibrated(most_confident_pixel(probs, classes))
         planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
-        self._store.add(top, planes, float(foreground(top_probs).max()))
+        self._store.add(top, planes, float(top_probs[-classes:].max()))
 
     def _drop_empty_store(self) -> None:
         """Remove the hidden file where it is empty; else it stays open for rows in flight."""
@@ -146,15 +147,10 @@ class Sheet(Task):
         return OnDisk(mask.with_name(f".{mask.name}.part"), identity, self.picture.size[1], dtypes)
 
 
-def foreground(probs: Tensor) -> Tensor:
-    """(K, ...) probabilities -> those of the foreground classes; at K = 1 all."""
-    return probs if len(probs) == 1 else probs[1:]
-
-
-def most_confident_pixel(probs: Tensor) -> Tensor:
+def most_confident_pixel(probs: Tensor, classes: int) -> Tensor:
     """(K, H, W) probabilities -> (K,) probabilities of the pixel with the highest one of a foreground class.
 
-    With several classes another pixel may have the highest one after calibration; finding it would take calibrating all
-    pixels.
+    classes: number of these; they are the last of the K. With several classes another pixel may have the highest one
+    after calibration; finding it would take calibrating all pixels.
     """
-    return probs.flatten(1)[:, int(foreground(probs).argmax()) % probs[0].numel()]
+    return probs.flatten(1)[:, int(probs[-classes:].argmax()) % probs[0].numel()]

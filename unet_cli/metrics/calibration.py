@@ -7,13 +7,14 @@ overconfident; then T is above 1. The predicted classes stay the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unet_cli.config.model import IGNORED
+from unet_cli.config.model import IGNORED, pixels_of
 
 BINS = 15  # as in Guo et al. 2017, section 5
 BOUNDS = (0.25, 10.0)  # range of the temperature: the optimum for a few perfectly predicted images would be 0
@@ -28,10 +29,24 @@ class PixelSample:
     """Sampled pixels with their ground truth.
 
     probs: (P, K) float32, not calibrated. target: (P) uint8 class indices without ignored ones; 0 or 1 for K = 1.
+    overlapping: whether these are sets of K classes, which have probabilities by themselves.
     """
 
     probs: np.ndarray
     target: np.ndarray
+    overlapping: bool = False
+
+    def joined(self, others: Sequence[PixelSample]) -> PixelSample:
+        """All samples as one."""
+        every = [self, *others]
+        probs, target = (np.concatenate([getattr(one, name) for one in every]) for name in ("probs", "target"))
+        return PixelSample(probs, target, self.overlapping)
+
+    def of_each(self) -> list[PixelSample]:
+        """A sample of two classes for each of overlapping ones."""
+        numbers = range(1, self.probs.shape[1] + 1)
+        targets = [pixels_of(self.target, number, True).astype(np.uint8) for number in numbers]
+        return [PixelSample(self.probs[:, [row]], target) for row, target in enumerate(targets)]
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,11 @@ class Reliability:
     count: np.ndarray
 
 
-def calibrated(probs: Tensor, temperature: float) -> Tensor:
-    """softmax(log(p) / T) over the first dimension, for K = 1 sigmoid(logit(p) / T): (K, ...) float32 -> the same
-    shape.
+def calibrated(probs: Tensor, temperature: float, overlapping: bool = False) -> Tensor:
+    """softmax(log(p) / T) over the first dimension, for K = 1, or overlapping, sigmoid(logit(p) / T): (K, ...) float32
+    -> the same shape.
 
-    0 and 1 are unchanged. The argmax is unchanged, and with K = 1 so is the side of 0.5, whatever the rounding of
+    0 and 1 are unchanged. The argmax is unchanged, and with sigmoids so is the side of 0.5, whatever the rounding of
     float32. Returns `probs` itself for T = 1.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. log(p) stands for their
@@ -59,8 +74,8 @@ def calibrated(probs: Tensor, temperature: float) -> Tensor:
     """
     if temperature == 1:
         return probs
-    if len(probs) == 1:
-        return calibrated(torch.cat([1 - probs, probs]), temperature)[1:]
+    if len(probs) == 1 or overlapping:
+        return torch.stack([calibrated(torch.stack([1 - one, one]), temperature)[1] for one in probs])
     # Dividing by the maximum first keeps p ** (1 / T) from underflowing in all classes at once.
     ratios = probs / probs.amax(0)
     powers = ratios.pow(1 / temperature)
@@ -81,7 +96,7 @@ def uncalibrated(probability: float, temperature: float) -> float:
     return calibrated_number(probability, 1 / temperature)
 
 
-def sample_pixels(probs: Tensor, target: np.ndarray, most: int) -> PixelSample:
+def sample_pixels(probs: Tensor, target: np.ndarray, most: int, overlapping: bool = False) -> PixelSample:
     """(K, *spatial) probabilities and uint8 class indices -> at most `most` of the pixels that are not IGNORED.
 
     Returns all pixels if there are no more than that; otherwise one from each of `most` equal row-major intervals, at
@@ -95,7 +110,7 @@ def sample_pixels(probs: Tensor, target: np.ndarray, most: int) -> PixelSample:
         offsets = np.arange(most) * GOLDEN % 1
         positions = positions[starts[:-1] + (offsets * np.diff(starts)).astype(np.int64)]
     chosen = probs.flatten(1)[:, torch.from_numpy(positions)]
-    return PixelSample(chosen.T.float().contiguous().numpy(), target.ravel()[positions])
+    return PixelSample(chosen.T.float().contiguous().numpy(), target.ravel()[positions], overlapping)
 
 
 def fit_temperature(sample: PixelSample) -> float:
@@ -110,6 +125,9 @@ def fit_temperature(sample: PixelSample) -> float:
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
+    if sample.overlapping:
+        first, *others = sample.of_each()
+        sample = first.joined(others)
     if len(np.unique(sample.target)) < 2:
         return 1.0
     probs = sample.probs.astype(np.float64)
@@ -133,6 +151,12 @@ def reliability(sample: PixelSample, temperature: float = 1.0, first: int = 1) -
     Source: the reliability diagram of Niculescu-Mizil, Caruana, "Predicting Good Probabilities with Supervised
     Learning", ICML 2005, section 4, with 15 bins instead of 10.
     """
+    if sample.overlapping:
+        classes = [reliability(one, temperature) for one in sample.of_each()]
+        of_all = (
+            np.concatenate([getattr(one, name) for one in classes]) for name in ("confidence", "frequency", "count")
+        )
+        return Reliability(*of_all)
     probs = calibrated(torch.from_numpy(sample.probs).T, temperature).double().numpy()
     foreground = probs if len(probs) == 1 else probs[first:]
     edges = np.linspace(0, 1, BINS + 1)

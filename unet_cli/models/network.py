@@ -54,10 +54,12 @@ class Network(nn.Module):
         biases = [value for name, value in heads.named_parameters() if name.endswith("bias")]
         if len(biases) != len(self.head_weights):  # more heads than outputs: their logits are summed
             return
-        # Softmax of the logs is the shares; with a single logit it is their difference, whose sigmoid is the share.
+        # Softmax of the logs is the shares; of a sigmoid's class it is the difference of its log and that of the rest.
         logs = torch.tensor([math.log(max(share, MIN_SHARE)) for share in shares])
+        rest = shares[:1] if len(shares) == 2 else [1 - share for share in shares[1:]]
+        others = torch.tensor([math.log(max(share, MIN_SHARE)) for share in rest])
         for bias in biases:
-            bias.copy_(logs if len(bias) > 1 else logs[1:] - logs[:1])
+            bias.copy_(logs if len(bias) == len(shares) else logs[1:] - others)
 
     def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Call the block, with gradient checkpointing where it is turned on and gradients are needed."""

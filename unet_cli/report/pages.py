@@ -95,7 +95,7 @@ def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, 
         sizes=sizes_of(found.images),
         before=before,
         after=after if any(temperature != 1 for temperature in page.temperatures) else None,
-        confusion=np.sum([one.confusion for one in found.images], axis=0),
+        confusion=None if found.labels.overlapping else np.sum([one.confusion for one in found.images], axis=0),
         notes=[*notes, *filter(None, [found.ruler.note, few])],
     )
 

@@ -23,7 +23,7 @@ from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
 from unet_cli.data.samples.keeping import DiskCopies
 from unet_cli.data.samples.split import Split
-from unet_cli.data.source import CHANNEL_WORDS, MASKS_BESIDE, Pair, spread
+from unet_cli.data.source import CHANNEL_WORDS, CLASS_FOLDERS, MASKS_BESIDE, Pair, spread
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS, Geometry, Network
 from unet_cli.runs.patch import sides_for, smaller
@@ -75,6 +75,7 @@ def template_of(call: Call, card: Card, split: Split, mode: Mode, model: ModelCo
             DIVIDED: list(call.divided),
             MASKS_BESIDE: list(card.layout.beside),
             CHANNEL_WORDS: list(card.layout.channels),
+            CLASS_FOLDERS: card.layout.class_folders,
         },
         data=card.describe(),
     )
@@ -90,7 +91,7 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
                 f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "
                 f"{getattr(now, name)}: restore the images, or start a new run"
             )
-    if (saved.labels.names, saved.labels.values) != (card.labels.names, card.labels.values):
+    if any(getattr(saved.labels, name) != getattr(card.labels, name) for name in ("names", "values", "overlapping")):
         raise UserError(
             f"--resume: the run was trained on other classes, {saved.labels.describe()}, and now they are "
             f"{card.labels.describe()}: restore the masks, or start a new run"
@@ -107,8 +108,13 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     train_data, val_data = _datasets(call, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
+    labels = card.labels
+    if labels.overlapping and config.class_weights != "none":
+        raise UserError(
+            f"--class-weights weigh classes against each other, and {', '.join(labels.names[1:])} overlap: leave it out"
+        )
     class_weights = class_weights_for(config.class_weights, class_shares(card, split.train))
-    loss = loss_for(config.loss, template.model.num_classes, class_weights, card.labels.scored.start)
+    loss = loss_for(config.loss, labels.num_classes, class_weights, labels.scored.start, labels.overlapping)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, call.console, batch_size, context, factor)
     loader = TrainLoader(
@@ -211,8 +217,7 @@ def _datasets(
 
 def class_shares(card: Card, train: list[Pair]) -> list[float]:
     """Share of each class in the pixels of the training part."""
-    counts = card.contents_of(train).sum(0)
-    return (counts / max(1, counts.sum())).tolist()
+    return [share for _, share in card.shares(train)]
 
 
 def _measuring_seconds(dataset: SegmentationDataset, config: TrainConfig, sizes: Sequence[tuple[int, ...]]) -> float:
@@ -248,7 +253,7 @@ def _batch_size(call: Call, template: Checkpoint, model: Network, *data: Segment
     call.console.say("Searching for the fastest batch size")
     name = config.optimizer
     optimizer = partial(make_optimizer, name, lr=LRS[name], weight_decay=0.0, device=compute.device)
-    throughput = trial(model.to(compute.device), compute, shape, template.model.num_classes, optimizer)
+    throughput = trial(model.to(compute.device), compute, shape, template.model.out_channels, optimizer)
     return world.lowest(fastest_batch_size(throughput, min(MAX_GPU_BATCH, limit)))
 
 

@@ -307,7 +307,7 @@ def _speed(candidate: ModelConfig, config: TrainConfig, compute: Compute, sides:
     shape = (model.in_channels, *sides)
     network = build_model(model).to(compute.device)
     # Throughput is compared at one batch size for all networks, without the search for the fastest.
-    speed = trial(network, compute, shape, model.num_classes, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
+    speed = trial(network, compute, shape, model.out_channels, optimizer)(config.batch_size or CPU_TRAIN_BATCH)
     if speed is None:
         raise UserError(f"there is not enough memory for {model.name}: give a smaller --batch-size, --size or --width")
     return speed

@@ -169,7 +169,7 @@ def trial(
     model: Network,
     compute: Compute,
     shape: tuple[int, ...],
-    num_classes: int,
+    out_channels: int,
     optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
 ) -> Callable[[int], float | None]:
     """A function from batch size to training throughput (images a second) on this device, for fastest_batch_size().
@@ -182,7 +182,7 @@ def trial(
     def throughput(batch_size: int) -> float | None:
         devices = [compute.device] if compute.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            speed = _speed(model, compute, (batch_size, *shape), num_classes, optimizer_factory)
+            speed = _speed(model, compute, (batch_size, *shape), out_channels, optimizer_factory)
         free_memory(compute.device)
         return speed
 
@@ -193,7 +193,7 @@ def _speed(
     model: Network,
     compute: Compute,
     shape: tuple[int, ...],
-    num_classes: int,
+    out_channels: int,
     optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
 ) -> float | None:
     limit = _reservable_bytes(compute.device)
@@ -202,7 +202,7 @@ def _speed(
         optimizer = optimizer_factory(network.parameters())
         memory_format = compute.memory_format(model.spatial_dims)
         image = torch.rand(shape, device=compute.device).contiguous(memory_format=memory_format)
-        target = torch.randint(num_classes, (shape[0], *shape[2:]), device=compute.device)
+        target = torch.randint(max(out_channels, 2), (shape[0], *shape[2:]), device=compute.device)
         network.train()
         _train_steps(WARMUP_STEPS, network, optimizer, image, target, compute)
         start = _time(compute.device)
@@ -229,7 +229,7 @@ def step_seconds(model: ModelConfig, compute: Compute, sides: tuple[int, ...], b
         memory_format = compute.memory_format(network.network.spatial_dims)
         network.to(memory_format=memory_format)
         image = torch.rand(batch_size, model.in_channels, *sides).contiguous(memory_format=memory_format)
-        target = torch.randint(model.num_classes, (batch_size, *sides))
+        target = torch.randint(max(model.out_channels, 2), (batch_size, *sides))
     optimizer = make_optimizer("adam", network.parameters(), 1e-4, 0.0, compute.device)
     start = _time(compute.device)
     _train_steps(1, network, optimizer, image, target, compute)

@@ -15,7 +15,7 @@ from unet_cli.data.pictures import shown_slice
 from unet_cli.data.preprocess import middle_slice
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
 from unet_cli.data.samples.warp import center_crop
-from unet_cli.metrics.overlap import count_pixels, summarize
+from unet_cli.metrics.overlap import confusion, counts_of, summarize
 from unet_cli.models.classes import to_classes
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.loader import to_device
@@ -49,11 +49,12 @@ def validate(
     """
     if not len(data):
         return {}
-    world, num_classes = learner.world, data.labels.num_classes
+    world, labels = learner.world, data.labels
+    members = labels.members
     batches = data.batches(range(world.rank, len(data), world.count), batch_size, learner.config.workers)
     # All processes take part in as many rounds, since each has a collective; in the last, some have no batch.
     rounds = -(-len(data) // (batch_size * world.count))
-    counts = np.zeros((len(data.pairs), num_classes, 3), dtype=np.int64)
+    counts = np.zeros((len(data.pairs), labels.num_classes, 4), dtype=np.int64)
     loss_sum = 0.0
     padded: Iterator[Batch | None] = islice(chain(batches, repeat(None)), rounds)
     for batch in learner.console.progress(padded, rounds, "validating", "steps"):
@@ -68,16 +69,17 @@ def validate(
         # The loss is per image, so that the mean doesn't depend on how images are batched.
         losses = [learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
         loss_sum += float(torch.stack(losses).sum())
-        batch_counts = count_pixels(to_classes(logits), mask, num_classes).cpu().numpy()
+        pred = to_classes(logits, overlapping=labels.overlapping)
+        batch_counts = counts_of(confusion(pred, mask, len(members)).cpu().numpy(), members)
         # add.at, since several tiles of one image may be in a batch: += would count only one of them.
         np.add.at(counts, [data.image_numbers[index] for index in batch.indices], batch_counts)
     gathered = world.gathered((counts, loss_sum))
     counts = np.sum([part for part, _ in gathered], axis=0)
-    foreground = {"foreground": _foreground_share(counts)} if data.labels.background else {}
+    foreground = {"foreground": _foreground_share(counts)} if labels.background else {}
     return {
         "loss": sum(part for _, part in gathered) / len(data),
         **foreground,
-        **summarize(counts, data.labels.names, data.labels.scored.start),
+        **summarize(counts, labels.names, labels.scored.start),
     }
 
 
@@ -107,11 +109,13 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
         # The modulus removes object numbers, which a mask may hold above the class indices.
         classes = center_crop(mask[0], data.sides).cpu().numpy().astype(np.int32) % CLASSES
         pixels = middle_slice(batch.image[0], data.preprocessing.slices)
-        shown = center_crop(pixels, data.sides).numpy(), classes, to_classes(logits)[0].cpu().numpy()
+        pred = to_classes(logits, overlapping=data.labels.overlapping)[0].cpu().numpy()
+        shown = center_crop(pixels, data.sides).numpy(), classes, pred
         predicted.append(PredictedSample(*shown_slice(*shown)))
     return predicted
 
 
 def _foreground_share(counts: np.ndarray) -> float:
-    """(images, classes, 3) counts -> share of all pixels that are predicted as foreground."""
-    return float(counts[:, 1:, :2].sum() / max(1, counts[:, :, [0, 2]].sum()))
+    """(images, classes, 4) counts -> share of all pixels that are predicted as foreground: not as background."""
+    background = counts[:, 0]
+    return float(background[:, 2:].sum() / max(1, background.sum()))

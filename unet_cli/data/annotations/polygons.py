@@ -31,31 +31,44 @@ FIFTHS = 5  # parts of a pixel that vertices are rounded to
 MAX_CROSSINGS = 20_000_000  # of edges and columns, of one image
 PIXELS_AT_ONCE = 2**22  # that are painted
 MAX_TIMES = 4  # as large as its image a bitmap may be
+LAST_BIT = 31
 FAR = 100_000.0  # pixels outside of the image, beyond which Pillow need not look
 
 Claim = tuple[np.ndarray, np.ndarray]  # places in a flat (W, H) array, and the class index that is to be there
 
 
-def drawn(one: Annotated, size: tuple[int, int], index_of: Mapping[str, int]) -> tuple[np.ndarray, int]:
-    """The mask (H, W) uint8, and how many pixels several classes claim.
+def drawn(one: Annotated, size: tuple[int, int], index_of: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The mask (H, W) uint8, the last shape on top; and (H, W) uint32 all classes of each pixel, bit k - 1 for class k.
 
-    size: (H, W) of the image. index_of: class indices by label. Ignored areas are drawn first: where an object is
-    known, it counts. Raises UserError where the shapes can't be drawn.
+    From the 32nd on classes share the last bit. size: (H, W) of the image. index_of: class indices by label. Ignored
+    areas are drawn first: where an object is known, it counts. Raises UserError where the shapes can't be drawn.
     """
     height, width = size
     shapes = sorted(one.shapes, key=lambda shape: shape.label != IGNORED_LABEL)
     scale = np.array([width, height], np.float64) if one.relative else np.ones(2)
     values = np.zeros(width * height, np.uint8)
-    lowest, highest = np.full(values.shape, IGNORED, np.uint8), np.zeros(values.shape, np.uint8)
-    several = len({shape.label for shape in shapes} - {IGNORED_LABEL, BACKGROUND_LABEL}) > 1
+    sets = np.zeros(values.shape, np.uint32)
     for places, classes in _claims(shapes, size, scale, {**index_of, IGNORED_LABEL: IGNORED, BACKGROUND_LABEL: 0}):
         values[places] = classes  # of a place that comes twice the last one counts
-        if several:
-            is_class = (classes > 0) & (classes != IGNORED)
-            np.minimum.at(lowest, places[is_class], classes[is_class])
-            np.maximum.at(highest, places[is_class], classes[is_class])
-    overlap = int(np.count_nonzero(lowest < highest)) if several else 0
-    return np.ascontiguousarray(values.reshape(width, height).T), overlap
+        _add_to_sets(sets, places, classes)
+    return _image_of(values, size), _image_of(sets, size)
+
+
+def _add_to_sets(sets: np.ndarray, places: np.ndarray, classes: np.ndarray) -> None:
+    """Background takes all classes away."""
+    borders = np.flatnonzero(np.diff(classes == 0)) + 1
+    for first, end in pairwise([0, *borders.tolist(), len(classes)]):
+        claimed, these = places[first:end], classes[first:end]
+        for index in np.flatnonzero(np.bincount(these)).tolist():
+            if index == 0:
+                sets[claimed] = 0
+            elif index != IGNORED:
+                sets[claimed[these == index]] |= np.uint32(1 << min(index - 1, LAST_BIT))
+
+
+def _image_of(flat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
 def _claims(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
@@ -180,10 +181,13 @@ class Card:
         facts_of = dict(self.everything)
         return [mark_of(facts_of[pair]) for pair in pairs]
 
-    def shares(self) -> list[tuple[str, float]]:
-        """Name and fraction of the pixels of each class."""
-        counts = self.contents.sum(0)
-        return list(zip(self.labels.names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+    def shares(self, pairs: Sequence[Pair] | None = None) -> list[tuple[str, float]]:
+        """Name and fraction of the pixels of each class, in all pairs or in these."""
+        chosen = [pair for pair, _ in self.everything] if pairs is None else pairs
+        counts = self.contents_of(chosen).sum(0)
+        # Where classes overlap, a pixel counts for each of its classes.
+        pixels = sum(map(math.prod, self.sizes(chosen))) if self.labels.overlapping else counts.sum()
+        return list(zip(self.labels.names, (counts / max(pixels, 1)).tolist(), strict=True))
 
 
 def mark_of(facts: Facts) -> str:

@@ -11,7 +11,7 @@ from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.check.facts import value_range
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import REMEDIES
-from unet_cli.data.labels import remarks
+from unet_cli.data.labels import describe_overlaps, overlaps, remarks
 from unet_cli.system.console import counted
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def notes_on(card: Card) -> list[str]:
         notes.append("the pages of an image's file are its channels, since its mask has one page")
     if len(card.layout.classes) > 1 and not any(one.overlap for one in facts):
         notes.append(f"{', '.join(card.layout.classes)} overlap nowhere")
-    if card.layout.tool:
-        notes += _overlap(card)
+    if shared := describe_overlaps(card.labels, overlaps([one.values for one in facts], len(card.layout.classes))):
+        notes.append(shared)
     scaled = [one for one in facts if one.mask_size is not None]
     if scaled:
         mask_height, mask_width = scaled[0].mask_size or (0, 0)
@@ -129,20 +129,6 @@ def _spacings(card: Card) -> str:
     middle = tuple(np.median(steps, axis=0).tolist())
     low, high = (describe_spacing(tuple(ends.tolist())) for ends in (steps.min(0), steps.max(0)))
     return f", voxels of {describe_spacing(middle)} in the median ({low} to {high})"
-
-
-def _overlap(card: Card) -> list[str]:
-    """Of drawn masks what several classes claim."""
-    found = [(pair, facts) for pair, facts in card.everything if facts.overlap]
-    if not found:
-        return []
-    pair, _ = max(found, key=lambda one: one[1].overlap / one[1].pixels)
-    pixels = sum(facts.overlap for _, facts in found)
-    share = pixels / max(int(card.contents[:, 1:].sum()), 1)
-    return [
-        f"shapes of different classes overlap in {counted(len(found), 'image')}, in {share:.1%} of the pixels that "
-        f"are drawn, most in {pair.mask}: the later shape counts there"
-    ]
 
 
 def _depth(card: Card) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,16 +16,21 @@ from unet_cli.data.check.facts import Facts, Known, flat
 from unet_cli.data.check.problems import Problem, odd_things
 from unet_cli.data.check.reading import size_mismatch
 from unet_cli.data.check.recall import read_all
-from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, one_class_options, redrawn, swapped
+from unet_cli.data.folder.flags import one_class_options, swapped
+from unet_cli.data.folder.layout import Layout, holds_volumes, of_volumes, redrawn
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import (
     ClassSpec,
     LabelMap,
+    Overlap,
     ValueStats,
     find_labels,
+    may_overlap,
     objects_or_classes,
+    overlaps,
     parse_classes,
+    single,
     spec_of,
     with_background,
 )
@@ -67,13 +72,17 @@ def examine(
     layout, spec = _with_names(layout, spec, [facts.values for pair, facts in flat(known) if not pair.mask.is_blank])
     if not spec.names:
         _refuse_swapped(known["train"], layout)
+    held = [facts.values for pair, facts in known["train"] if not pair.mask.is_blank]
     try:
-        labels = find_labels([facts.values for pair, facts in known["train"] if not pair.mask.is_blank], spec)
+        labels = find_labels([single(stats) for stats in held], spec)
     except UserError as error:
         if not problems:
             raise
         raise refusal(layout, [*problems, Problem("classes", str(error), refuses=True)], config.skip_bad) from error
 
+    shared = overlaps(held, len(layout.classes))
+    if may_overlap(labels, shared) if spec.overlapping is None else spec.overlapping:
+        labels = replace(labels, overlapping=True)
     known = {split: [_as_background(one, labels) for one in part] for split, part in known.items()}
     everything = flat(known)
     contents, strangers = labels.count_classes([facts.values for _, facts in everything])
@@ -94,6 +103,8 @@ def examine(
     doubts = []
     if not spec.names and labels.may_be_objects([facts.values for _, facts in known["train"]]):
         doubts.append(Problem(DOUBTFUL, objects_or_classes(labels), refuses=True))
+    if config.classes is None and not layout.tool:
+        doubts += _versions(known, layout, shared)
     odd = [*doubts, *_not_found(known, contents, labels), *odd_things(known, labels, config.keep_alpha)]
     facts = known["train"][0][1]
     return Card(
@@ -110,16 +121,15 @@ def examine(
 
 
 def _with_classes(layout: Layout, spec: ClassSpec) -> tuple[Layout, ClassSpec]:
-    """Where masks have a file for each class, or are drawn, their names and values; drawn masks get the numbers of the
-    classes that are asked for, as those of a network, by their names."""
+    """Where masks have a file for each class, or are drawn, their names and values; they get the numbers of the classes
+    that are asked for, as those of a network, by their names."""
     if not layout.classes:
         return layout, spec
-    if layout.tool:
-        if spec.names and set(layout.classes) <= set(spec.names[1:]):
-            layout = redrawn(layout, spec.names)
-            spec = replace(spec, values=tuple(range(len(spec.names))), colour=False)
-        if layout.ignores and spec.ignore is None:
-            spec = replace(spec, ignore=IGNORED)
+    if spec.names and set(layout.classes) <= set(spec.names[1:]):
+        layout = redrawn(layout, spec.names)
+        spec = replace(spec, values=tuple(range(len(spec.names))), colour=False)
+    if layout.ignores and spec.ignore is None:
+        spec = replace(spec, ignore=IGNORED)
     if not spec.names:
         values = tuple(range(len(layout.classes) + 1))
         spec = replace(spec, names=("background", *layout.classes), values=values)
@@ -157,7 +167,7 @@ def _read(layout: Layout, config: DataConfig, console: Console) -> tuple[dict[st
         else:
             known[split] += found
     problems += [Problem("no partner", text, refuses=True) for text in layout.left]  # after damaged files
-    misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha), *_overlapping(known, layout)]
+    misfits = [*_other_sizes(known), *_other_kinds(known, config.keep_alpha)]
     return _without(known, misfits), problems + misfits
 
 
@@ -236,23 +246,18 @@ def _other_sizes(known: dict[str, list[Known]]) -> Iterable[Problem]:
             yield Problem("bad file", size_mismatch(pair, facts), (pair,), refuses=True)
 
 
-def _overlapping(known: dict[str, list[Known]], layout: Layout) -> Iterable[Problem]:
-    """Classes in separate files that mark the same pixels; of drawn shapes the later one wins."""
-    if layout.tool:
-        return
-    found = [(pair, facts) for pair, facts in flat(known) if facts.overlap]
-    if not found:
-        return
-    pair, facts = max(found, key=lambda one: one[1].overlap / one[1].pixels)
-    share = facts.overlap / facts.pixels
-    masks = sum(bool(one.mask.classes) for one, _ in flat(known))
-    lines = "".join(f"\n    {option}" for option in one_class_options(layout))
-    yield Problem(
-        "overlap", f"the classes {', '.join(layout.classes)} overlap in {len(found):,} of {counted(masks, 'mask')}, by "
-        f"up to {share:.1%} of the pixels, as in {pair.mask}: overlapping classes can't be trained together yet. "
-        "Correct the masks; train one class, or one of several versions of the same mask; or leave these pairs out "
-        f"with --skip-bad{lines}", tuple(pair for pair, _ in found), refuses=True,
-    )  # fmt: skip
+def _versions(known: dict[str, list[Known]], layout: Layout, shared: Sequence[Overlap]) -> Iterable[Problem]:
+    """Classes in separate files that mark nearly the same pixels."""
+    for one in shared:
+        if one.are_versions:
+            names = [layout.classes[number - 1] for number in one.numbers]
+            pair, _ = max(flat(known), key=lambda each: each[1].overlap / each[1].pixels)
+            lines = "".join(f"\n    {option}" for option in one_class_options(layout))
+            yield Problem(
+                "overlap", f"{' and '.join(names)} mark {one.pixels / one.union:.0%} of their pixels both, most in "
+                f"{pair.mask}: are they two versions of one mask? If so, take one of them:{lines}\nIf they are "
+                f"different classes, name them: --classes background,{','.join(layout.classes)}", refuses=True,
+            )  # fmt: skip
 
 
 def _other_kinds(known: dict[str, list[Known]], keep_alpha: bool) -> Iterable[Problem]:

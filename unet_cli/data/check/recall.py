@@ -17,7 +17,7 @@ from unet_cli.errors import UserError
 from unet_cli.system.console import Console
 from unet_cli.system.prefetch import prefetch
 
-LAYOUT_OF_FACTS = 10  # version of the cached facts, raised when they are computed or stored in another way
+LAYOUT_OF_FACTS = 11  # version of the cached facts, raised when they are computed or stored in another way
 PAIRS_AT_A_TIME = 32  # chunk size of prefetch
 
 

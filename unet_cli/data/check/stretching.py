@@ -212,7 +212,16 @@ def _look_at(labels: LabelMap, size: int, pair: Pair) -> tuple[dict[int, float],
         mask = labels.encode(read_mask(pair.mask))[0]
     except UserError as error:
         raise pair.mask.named(error) from error
-    return compare_with_stretched(mask, size, labels.num_classes)
+    if not labels.overlapping:
+        return compare_with_stretched(mask, size, labels.num_classes)
+    found: dict[int, float] = {}
+    is_large = False
+    for number in labels.scored:
+        alone = np.where(mask == IGNORED, np.uint8(IGNORED), labels.region(mask, number).astype(np.uint8))
+        dice, has_large = compare_with_stretched(alone, size, 2)
+        found |= {number: dice[1]} if 1 in dice else {}
+        is_large |= has_large
+    return found, is_large
 
 
 @lru_cache(maxsize=64)

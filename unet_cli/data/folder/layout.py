@@ -20,10 +20,9 @@ from unet_cli.data.annotations.labelmap import Colours, colours_beside
 from unet_cli.data.folder.advice import choose, no_layout, types_choice
 from unet_cli.data.folder.dataset_json import Numbers, numbers_beside
 from unet_cli.data.folder.file_pairs import not_used, paired_by_hand, paired_files
-from unet_cli.data.folder.name_rules import Rule, as_text, parse_pair
 from unet_cli.data.folder.pairing import SeveralRules
 from unet_cli.data.folder.passed_over import describe
-from unet_cli.data.folder.path_rules import masks_beside, option_for, rules_beside
+from unet_cli.data.folder.path_rules import masks_beside, rules_beside
 from unet_cli.data.folder.roles import File, assign_roles, common_root, located, meaning, twins_of, without_companions
 from unet_cli.data.folder.several import Paired
 from unet_cli.data.folder.volume_folders import paired_folders
@@ -46,7 +45,7 @@ class Layout:
     with mask files of their own, or of drawn masks, without background. beside: see path_rules.rules_beside. tool:
     annotation format that the masks are drawn from. colours: names and colours of a labelmap.txt, background first.
     numbers: names and values of a dataset.json. channels: see Paired. ignores: whether some annotations mark
-    ignored pixels.
+    ignored pixels. class_folders: whether the masks of a class lie, or are to lie, in a folder of their own.
     """
 
     root: Path
@@ -63,6 +62,7 @@ class Layout:
     numbers: Numbers = ()
     channels: tuple[str, ...] = ()
     ignores: bool = False
+    class_folders: bool = True
 
 
 def layout_of(config: DataConfig) -> Layout:
@@ -128,7 +128,7 @@ def find_layout(
     layout = replace(_joined(root, found, notes, takes_missing), colours=colours, numbers=numbers)
     if volume_folders:
         return of_volumes(layout)
-    return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores)
+    return layout if drawn is None else replace(layout, tool=drawn.tool, ignores=drawn.ignores, class_folders=True)
 
 
 def holds_volumes(layout: Layout) -> bool:
@@ -147,16 +147,20 @@ def _of_volume(pair: Pair) -> Pair:
 
 
 def redrawn(layout: Layout, names: Sequence[str]) -> Layout:
-    """The same masks, drawn with these classes, which hold all of the layout's: the background first."""
+    """The same masks with the numbers of these classes, which hold all of the layout's: the background first."""
     classes = tuple(names[1:])
-    splits = {split: [_redrawn(pair, classes) for pair in pairs] for split, pairs in layout.splits.items()}
+    if classes == layout.classes:
+        return layout
+    number_of = {number: names.index(name) for number, name in enumerate(layout.classes, 1)}
+    splits = {split: [_redrawn(pair, classes, number_of) for pair in pairs] for split, pairs in layout.splits.items()}
     return replace(layout, splits=splits, classes=classes)
 
 
-def _redrawn(pair: Pair, classes: tuple[str, ...]) -> Pair:
-    if pair.mask.entry is None:
-        return pair
-    return replace(pair, mask=replace(pair.mask, entry=replace(pair.mask.entry, classes=classes, colours=())))
+def _redrawn(pair: Pair, classes: tuple[str, ...], number_of: Mapping[int, int]) -> Pair:
+    mask = pair.mask
+    if mask.entry is not None:
+        mask = replace(mask, entry=replace(mask.entry, classes=classes, colours=()))
+    return replace(pair, mask=replace(mask, classes=tuple(number_of[number] for number in mask.classes)))
 
 
 def _by_names(
@@ -214,6 +218,7 @@ def _joined(root: Path, found: dict[str, Paired], notes: list[str], takes_missin
         classes,
         rules_beside(found["train"].pairs),
         channels=found["train"].channels,
+        class_folders=found["train"].class_folders or not classes,
     )
 
 
@@ -323,27 +328,3 @@ def masks_among(root: Path, paths: Sequence[Path], training: Mapping[str, Any]) 
 
 def _look_swapped(images: str, masks: str) -> bool:
     return meaning(Path(images).name)[0] == "masks" and meaning(Path(masks).name)[0] == "images"
-
-
-def swapped(layout: Layout) -> str:
-    """The flags that exchange images and masks."""
-    if layout.beside:
-        rule = parse_pair(layout.beside[0])
-        return f"--pair '{as_text(Rule(rule.mask, rule.image))}'"
-    pair = layout.splits["train"][0]
-    return f"--images {pair.mask.path.parent} --masks {pair.image.path.parent}"
-
-
-def one_class_options(layout: Layout) -> list[str]:
-    """For classes in files of their own, the --pair for each single class."""
-    inside = list(walk(layout.root))
-    options = []
-    for number in range(1, len(layout.classes) + 1):
-        pairs = [
-            (pair.image.path, pair.mask.paths[pair.mask.classes.index(number)])
-            for part in layout.splits.values()
-            for pair in part
-            if number in pair.mask.classes
-        ]
-        options.append(option_for(layout.root, pairs, inside))
-    return [option for option in options if option]

@@ -5,7 +5,7 @@ Decided from names alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os.path import commonprefix
@@ -36,7 +36,8 @@ class Paired:
 
     unmasked: images without a mask, each as a pair with a blank mask, and a message. left: a message for each other
     file without a partner. classes: names of the classes if each has mask files of its own. channels: the words in
-    the names of the files of an image, in order, if its channels are named by words.
+    the names of the files of an image, in order, if its channels are named by words. class_folders: whether the files
+    of a class lie in a folder of their own.
     """
 
     pairs: list[Pair]
@@ -47,6 +48,7 @@ class Paired:
     unmasked: list[tuple[Pair, str]] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    class_folders: bool = False
 
 
 def result(matching: Matching, images: Files, masks: Files) -> Paired:
@@ -134,23 +136,23 @@ def with_parts(images: dict[str, Path], masks: dict[str, Path]) -> Paired | None
     background = _background(names)
     ordered = sorted(forms.keys() - {background}, key=lambda form: names[form])
     classes = tuple(names[form] for form in ordered)
-    pairs, unmasked = [], []
+    pairs, unmasked, lacking = [], [], Counter[str]()
     for image, path in images.items():
         found = {n: masks[forms[form][image]] for n, form in enumerate(ordered, 1) if image in forms[form]}
         if not found:
             unmasked.append(without_mask(image, (path,)))
             continue
-        pair = Pair(image, Source((path,)), Source(tuple(found.values()), classes=tuple(found)))
-        lacking = ", ".join(name for n, name in enumerate(classes, 1) if n not in found)
-        if lacking:
-            unmasked.append((pair, f"image without a mask of {lacking}: {path}"))
-        else:
-            pairs.append(pair)
+        pairs.append(Pair(image, Source((path,)), Source(tuple(found.values()), classes=tuple(found))))
+        lacking.update(name for n, name in enumerate(classes, 1) if n not in found)
     notes = [f"{len(forms)} mask files of each image, a class each: {', '.join(classes)}"]
+    if lacking:
+        told = ", ".join(f"{counted(count, 'image')} without a mask of {name}" for name, count in lacking.items())
+        notes.append(f"{told}, but with others: taken for images that show none")
     if background is not None:
         notes.append(f"the files of {names[background]} are not read: background is what no class marks")
     rule = "; ".join("mask {}NAME{} for image NAME".format(*form) for form in ordered)
-    return Paired(pairs, rule, notes=notes, unmasked=unmasked, classes=classes)
+    in_folders = all("/" in before for before, _ in ordered)
+    return Paired(pairs, rule, notes=notes, unmasked=unmasked, classes=classes, class_folders=in_folders)
 
 
 Form = tuple[str, str]  # prefix and suffix of the image's name in that of its mask

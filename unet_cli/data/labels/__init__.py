@@ -8,8 +8,10 @@ label_map: the result. doubts: questions to the user. remarks: notes for the use
 from unet_cli.data.labels.doubts import objects_or_classes
 from unet_cli.data.labels.find import find_labels
 from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap, with_background
+from unet_cli.data.labels.overlaps import Overlap, describe_overlaps, may_overlap, overlaps
 from unet_cli.data.labels.readings import mask_as
 from unet_cli.data.labels.remarks import remarks
+from unet_cli.data.labels.sets import single
 from unet_cli.data.labels.spec import ClassSpec, has_sides, parse_classes, spec_of
 from unet_cli.data.labels.stats import ValueStats, value_stats
 
@@ -17,13 +19,18 @@ __all__ = [
     "CLASS_COLOURS",
     "ClassSpec",
     "LabelMap",
+    "Overlap",
     "ValueStats",
+    "describe_overlaps",
     "find_labels",
     "has_sides",
     "mask_as",
+    "may_overlap",
     "objects_or_classes",
+    "overlaps",
     "parse_classes",
     "remarks",
+    "single",
     "spec_of",
     "value_stats",
     "with_background",

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config.model import IGNORED, MAX_CLASSES
+from unet_cli.config.model import IGNORED, MAX_CLASSES, MAX_OVERLAPPING, outputs_for, pixels_of
 from unet_cli.data.folder.words import BACKGROUND_NAMES
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
 from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
+from unet_cli.data.labels.sets import last_of_sets, sets_of, single, without_sets
 from unet_cli.data.labels.spec import ClassSpec
 from unet_cli.data.labels.stats import ValueStats, unpacked
 from unet_cli.data.maskfile import TRANSPARENT, UNLABELLED, MaskPixels
@@ -24,6 +25,7 @@ from unet_cli.system.console import few
 MAX_NAME = 200  # characters of a class's name
 SMALL_INTEGERS = 15  # masks of values up to this are nearly black in gray, and so written with a palette
 NEAR_COLOURS = 24.0  # maximum Euclidean distance in RGB from the colour of a class
+MAX_SETS_OF = MAX_OVERLAPPING + 1  # background included
 MAX_STRAYS = 0.5  # maximum fraction of a mask's pixels that may be noise; else all of them are unknown values
 
 # Paul Tol's 'bright' and 'light' schemes, distinguishable for colour-blind people. Background is black.
@@ -46,7 +48,8 @@ class LabelMap:
     class is background. reading: how files become values; colours always as such. strays: whether values without a
     class that cover no area are noise, replaced by the class of the nearest intended pixel. reach: maximum distance
     from a class's value that JPEG causes; such values belong to the class. unlabelled_is_background: whether unlabelled
-    pixels (NaN, -1) belong to the first class; else they are ignored.
+    pixels (NaN, -1) belong to the first class; else they are ignored. overlapping: whether a pixel may be of several
+    classes; its index is then a set of them, see config.model.pixels_of. values are the numbers of the classes' files.
     """
 
     values: tuple[int, ...]
@@ -59,6 +62,7 @@ class LabelMap:
     strays: bool = False
     reach: int = 0
     unlabelled_is_background: bool = False
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError if the fields are inconsistent."""
@@ -81,12 +85,36 @@ class LabelMap:
             raise UserError(f"classes are called {few(self.names)}: give each a name of its own")
         if len(self.values) == 2 and not self.background:
             raise UserError("of two classes the first is always background")
+        if self.overlapping and not (self.background and self.kind == "values" and len(self.values) <= MAX_SETS_OF):
+            raise UserError(f"at most {MAX_OVERLAPPING} classes may overlap, beside a background")
         if len(self.palette or ()) not in range(0, 769, 3) or not all(0 <= part < 256 for part in self.palette or ()):
             raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
 
     @property
     def num_classes(self) -> int:
         return len(self.values)
+
+    @property
+    def outputs(self) -> int:
+        """The number of a network's logits, or probabilities, for each pixel."""
+        return outputs_for(self.num_classes, self.overlapping)
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a threshold decides of each class by itself: with one foreground class, or several that overlap."""
+        return self.overlapping or self.num_classes == 2
+
+    @property
+    def overlapping_classes(self) -> int:
+        """How many classes may overlap: none, or all but the background."""
+        return self.num_classes - 1 if self.overlapping else 0
+
+    @property
+    def members(self) -> np.ndarray:
+        """(indices, num_classes) bool: which classes an index that a mask may have is of; its own where none
+        overlap."""
+        indices = np.arange(2 ** (self.num_classes - 1) if self.overlapping else self.num_classes)
+        return np.stack([self.region(indices, number) for number in range(self.num_classes)], axis=1)
 
     @property
     def scored(self) -> range:
@@ -105,7 +133,8 @@ class LabelMap:
         if self.kind == "instances":
             return ClassSpec(self.names, ignore=self.ignore)
         ignore = -1 if self.ignore is None else self.ignore
-        return ClassSpec(self.names, self.values, self.kind == "colours", ignore, self.unlabelled_is_background)
+        unlabelled, overlapping = self.unlabelled_is_background, self.overlapping
+        return ClassSpec(self.names, self.values, self.kind == "colours", ignore, unlabelled, overlapping=overlapping)
 
     def encode(self, mask: MaskPixels) -> np.ndarray:
         """Mask values (P, H, W) -> uint8 class indices of the same shape. Raises UserError for a value of no class."""
@@ -136,6 +165,10 @@ class LabelMap:
                 indices[values == self.ignore] = IGNORED
             indices[values == UNLABELLED] = IGNORED
             return indices
+        if self.overlapping:
+            alone = replace(self, overlapping=False)
+            return sets_of(values, self.values[1:], alone.indices_of(without_sets(values)))
+        values = last_of_sets(values)
         known, index_of = self._known()
         places = np.searchsorted(known, values).clip(max=len(known) - 1)
         indices = np.where(known[places] == values, index_of[places], np.int16(-1))
@@ -157,7 +190,8 @@ class LabelMap:
     def count_classes(self, masks: Sequence[ValueStats]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
         """Pixels of each class in each mask without ignored ones and noise, (masks, num_classes) int64; and the values
         of no class: index of the mask, value, number of pixels."""
-        masks = self.read(masks)
+        if not self.overlapping:
+            masks = self.read(masks)
         # One array for all masks is much faster than one each: there may be tens of thousands.
         row = np.repeat(np.arange(len(masks)), [len(stats.counts) for stats in masks])
         values = np.fromiter(chain.from_iterable(stats.counts for stats in masks), np.int64, len(row))
@@ -166,9 +200,8 @@ class LabelMap:
         if not self._takes_colours:
             indices[np.array([stats.colour for stats in masks], bool)[row]] = -1
         known, strange = (indices >= 0) & (indices != IGNORED), indices < 0
-        place = row[known] * self.num_classes + indices[known]
-        pixels = np.bincount(place, counts[known], len(masks) * self.num_classes)
-        pixels = pixels.reshape(-1, self.num_classes).astype(np.int64)
+        of_class = [known & self.region(indices, number) for number in range(self.num_classes)]
+        pixels = np.stack([np.bincount(row[one], counts[one], len(masks)) for one in of_class], axis=1).astype(np.int64)
         if self.kind == "instances":
             pixels[:, 1] += [stats.rest for stats in masks]
         if self.strays and strange.any():
@@ -205,8 +238,8 @@ class LabelMap:
         return self.kind == "values" and self.num_classes > 2 and could_be_objects(self.read(masks), self.ignore)
 
     def read(self, masks: Sequence[ValueStats]) -> Sequence[ValueStats]:
-        """The statistics for the values as this map reads them."""
-        return masks if self._reading == "stored" else [stats_as(self._reading, stats) for stats in masks]
+        """The statistics for the values as this map reads them, of several classes of a pixel the last."""
+        return [stats_as(self._reading, single(stats)) for stats in masks]
 
     @property
     def _reading(self) -> Reading:
@@ -218,7 +251,7 @@ class LabelMap:
 
     def region(self, indices: np.ndarray, number: int) -> np.ndarray:
         """Where class `number` is in an array of class indices: bool, of the same shape."""
-        return indices == number
+        return pixels_of(indices, number, self.overlapping)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
@@ -249,6 +282,8 @@ class LabelMap:
             rule = "numbered objects are foreground, 0 is background"
         elif self.kind == "soft":
             rule = f"values from {(self.values[0] + self.values[1]) / 2:g} on are {self.names[1]}"
+        elif self.overlapping:
+            rule = f"{', '.join(self.names[1:])}, which may overlap"
         elif self.num_classes == 2:
             rule = f"{self.spelled(0)} is {self.names[0]}, {self.spelled(1)} {self.names[1]}"
         else:
@@ -267,6 +302,10 @@ class LabelMap:
     def from_plain(cls, value: dict[str, Any]) -> LabelMap:
         parts: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
         return cls(**parts)
+
+    def alone(self, number: int) -> LabelMap:
+        """The map of masks that hold this class alone, as overlapping classes are written."""
+        return LabelMap((0, 255), (self.names[0], self.names[number]))
 
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
         """All values of classes and the ignored one, ascending, and the class index of each."""

@@ -25,7 +25,8 @@ class ClassSpec:
     names: background first. values: the mask value of each class, if given. ignore: the ignored mask value; -1 for none
     unless masks contain -1, None to detect it. unlabelled_is_background: whether unlabelled pixels (NaN, -1), like 0,
     belong to the first class. is_exact: whether every value in the masks is intended, since their format, of volumes,
-    knows neither soft edges nor JPEG; then a rare and thin one is a class too.
+    knows neither soft edges nor JPEG; then a rare and thin one is a class too. overlapping: whether a pixel may be of
+    several classes; None to detect it.
     """
 
     names: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class ClassSpec:
     ignore: int | None = None
     unlabelled_is_background: bool = False
     is_exact: bool = False
+    overlapping: bool | None = None
 
 
 FOUND = ClassSpec()  # everything is detected

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unet_cli.config.losses import LOSSES, parse_class_weights, parse_loss
-from unet_cli.config.model import IGNORED
+from unet_cli.config.model import IGNORED, pixels_of
 from unet_cli.errors import UserError
 from unet_cli.training.losses import pixel, region
 
@@ -46,25 +46,32 @@ class Loss:
     """A weighted sum of terms. num_classes: background included. terms: factor and name in LOSSES of each term.
 
     class_weights: weight of each class's pixels in pixel and image terms, background first; None: all 1. first: index
-    of the first class that region terms count, 0 where no class is background.
+    of the first class that region terms count, 0 where no class is background. overlapping: whether the target's
+    indices are sets of classes, each class then being a target of its own: see `each_class`.
     """
 
     num_classes: int
     terms: tuple[tuple[float, str], ...]
     class_weights: tuple[float, ...] | None = None
     first: int = 1
+    overlapping: bool = False
 
     def denominators(self, target: Tensor, images: int | None = None) -> Denominators:
         """Denominators of a target (N, *spatial). images: how many of the N images count, by default all."""
-        return _denominators(self._weights(target), len(target) if images is None else images)
+        images = len(target) if images is None else images
+        if self.overlapping:
+            return self._of_each.denominators(each_class(target, self.num_classes), images * (self.num_classes - 1))
+        return _denominators(self._weights(target), images)
 
     def __call__(self, logits: Tensor, target: Tensor, denominators: Denominators | None = None) -> Tensor:
         """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar float32.
 
-        K is the number of classes, or 1 for two classes. denominators: those of the batch of which this is a
-        micro-batch; the losses of its micro-batches, and their gradients, then sum to those of the batch. An image that
-        is ignored everywhere adds exactly 0.
+        K is the number of classes, less the background where they overlap, or 1 for two classes. denominators: those of
+        the batch of which this is a micro-batch; the losses of its micro-batches, and their gradients, then sum to
+        those of the batch. An image that is ignored everywhere adds exactly 0.
         """
+        if self.overlapping:
+            return self._of_each(logits.flatten(0, 1)[:, None], each_class(target, self.num_classes), denominators)
         logits, weights = logits.float(), self._weights(target)
         denominators = denominators or _denominators(weights, len(target))
         # An all-ignored batch has numerators of 0, so any positive denominator gives a loss of 0 rather than NaN.
@@ -113,12 +120,24 @@ class Loss:
         probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, self.first :]
         return probs, (target[:, None] == classes).float(), (target != IGNORED).float()[:, None]
 
+    @property
+    def _of_each(self) -> Loss:
+        """The same loss of a single class."""
+        return Loss(2, self.terms)
+
     def _weights(self, target: Tensor) -> Tensor:
         """Weight of each pixel (N, *spatial) float32, 0 where ignored."""
         known = (target != IGNORED).float()
         if self.class_weights is None:
             return known
         return torch.tensor(self.class_weights, device=target.device)[(target * known).long()] * known
+
+
+def each_class(target: Tensor, num_classes: int) -> Tensor:
+    """Sets of classes, (N, *spatial) -> (N * foreground classes, *spatial) uint8 of 0, 1 and IGNORED: the target of
+    each class by itself, in the order of logits (N, K, *spatial) whose first two dimensions are flattened."""
+    classes = torch.stack([pixels_of(target, number, True) for number in range(1, num_classes)], dim=1).to(torch.uint8)
+    return classes.masked_fill((target == IGNORED)[:, None], IGNORED).flatten(0, 1)
 
 
 def _denominators(weights: Tensor, images: int) -> Denominators:
@@ -152,13 +171,20 @@ def _factor(sides: Sequence[int], spatial: Sequence[int]) -> int | None:
     return min(fitting, key=lambda f: (f & (f - 1) != 0, f), default=None)
 
 
-def loss_for(expression: str, num_classes: int, class_weights: Sequence[float] | None = None, first: int = 1) -> Loss:
+def loss_for(
+    expression: str,
+    num_classes: int,
+    class_weights: Sequence[float] | None = None,
+    first: int = 1,
+    overlapping: bool = False,
+) -> Loss:
     """The loss for an expression such as 'bce+dice', see `parse_loss`; for the class weights see `class_weights_for`.
 
     Raises UserError where the expression can't be read.
     """
     assert class_weights is None or len(class_weights) == num_classes
-    return Loss(num_classes, parse_loss(expression), None if class_weights is None else tuple(class_weights), first)
+    weights = None if class_weights is None else tuple(class_weights)
+    return Loss(num_classes, parse_loss(expression), weights, first, overlapping)
 
 
 def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] | None:
