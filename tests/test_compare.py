@@ -19,7 +19,7 @@ from unet_cli.runs.compare import chosen
 def test_names_all_and_all_but_some():
     assert chosen("unet++, unet") == ["unet++", "unet"]
     assert chosen("all,-transunet") == [name for name in MODELS if name != "transunet" and not name.endswith("3d")]
-    assert chosen("all", dims=3) == ["unet3d", "resunet3d", "attention3d", "nnunet3d"]
+    assert chosen("all", dims=3) == ["unet3d", "resunet3d", "attention3d", "nnunet3d", "nnunet-resenc3d"]
     with pytest.raises(UserError, match="did you mean attention"):
         chosen("unet,atention")
     with pytest.raises(UserError, match="leaves no network"):

@@ -19,7 +19,7 @@ from unet_cli.models import MODELS, Fitted, Network, build_model, defaults_of, p
 from unet_cli.models.attention import attention3d
 from unet_cli.models.cost import multiply_adds
 from unet_cli.models.fold import fold_batch_norm
-from unet_cli.models.nnunet import nnunet3d
+from unet_cli.models.nnunet import nnunet3d, nnunet_resenc3d
 from unet_cli.models.resunet import resunet3d
 from unet_cli.system.console import Console
 from unet_cli.system.device import Compute
@@ -76,7 +76,7 @@ def test_the_smallest_volume_of_each_axis_is_taken_and_a_smaller_one_refused(nam
 def test_moved_by_the_stride_along_an_axis_the_answer_moves_with_the_volume(name, dim):
     model = with_statistics(built(small(name, (1, 0, 0))))
     axis = model.geometry.along(dim - 2)
-    if name == "nnunet3d":  # instance norm sees the whole volume
+    if name.startswith("nnunet"):  # instance norm sees the whole volume
         assert axis.reach is None
         return
     assert axis.stride == (2 if dim == 2 else 4)
@@ -212,6 +212,11 @@ def test_flat_levels_have_kernels_and_strides_of_one_in_every_network():
     assert [stage[0].kernel_size for stage in plan.encoder] == [*[(1, 3, 3)] * 2, *[(3, 3, 3)] * 3]
     assert [stage[0].stride for stage in plan.encoder] == [(1, 1, 1), *[(1, 2, 2)] * 2, *[(2, 2, 2)] * 2]
     assert [stage[0].out_channels for stage in plan.encoder] == [32, 64, 128, 256, 320]
+    residual = nnunet_resenc3d(1, 2, base_channels=2, depth=2, flat=(1, 0, 0))
+    blocks = [stage[-1] for stage in residual.encoder]
+    assert [block.convs[0].kernel_size for block in blocks] == [(1, 3, 3), *[(3, 3, 3)] * 2]
+    assert [stage[0].shortcut[0].kernel_size for stage in residual.encoder[1:]] == [(1, 2, 2), (2, 2, 2)]
+    assert [len(stage) for stage in residual.encoder] == [2, 3, 4]  # with the first convolution
 
 
 def test_the_heads_of_the_plan_keep_an_axis_that_its_levels_keep():

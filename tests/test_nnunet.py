@@ -57,8 +57,10 @@ def test_blocks_of_each_stage_of_the_residual_encoder(depth, blocks):
 def test_a_residual_block_begins_as_its_shortcut_average_pooled_and_unprojected_where_the_channels_stay():
     image = torch.arange(32.0).reshape(1, 2, 4, 4)
     pooled = torch.tensor([[[2.5, 4.5], [10.5, 12.5]], [[18.5, 20.5], [26.5, 28.5]]])[None]
-    torch.testing.assert_close(Residual(2, 2, stride=2)(image - 20), torch.where(pooled < 20, 0.01, 1) * (pooled - 20))
-    projected = Residual(2, 3, stride=2).shortcut
+    torch.testing.assert_close(
+        Residual(2, 2, (3, 3), (2, 2))(image - 20), torch.where(pooled < 20, 0.01, 1) * (pooled - 20)
+    )
+    projected = Residual(2, 3, (3, 3), (2, 2)).shortcut
     assert [type(layer) for layer in projected] == [nn.AvgPool2d, nn.Conv2d, nn.InstanceNorm2d]
     assert (projected[1].kernel_size, projected[1].bias) == ((1, 1), None)
 

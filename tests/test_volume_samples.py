@@ -2,14 +2,16 @@
 test volume are their own places, so that a sample says where it was cut."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from unet_cli.config.model import IGNORED
-from unet_cli.data.samples.augment import Augmentation, augment
+from unet_cli.data.samples.augment import Augmentation, augment, augmentation_of
 from unet_cli.data.samples.cutting import CachedSample, Crops, Grid, patch_of
+from unet_cli.data.samples.space import SpaceWarp, rotation_in_space, warped_in_space
 from unet_cli.models.geometry import Geometry
 from unet_cli.runs.patch import patch_for, smaller
 
@@ -85,7 +87,7 @@ def test_tiles_cover_each_voxel_once():
     assert (counts == 1).all()
 
 
-@pytest.mark.parametrize(("sides", "ways"), [((8, 8, 8), 32), ((4, 8, 8), 16)])
+@pytest.mark.parametrize(("sides", "ways"), [((8, 8, 8), 48), ((4, 8, 8), 16)])
 def test_flips_and_turns_turn_around_each_axis_of_a_cube_and_one_of_a_slab(sides, ways):
     image = places(*sides)[None].expand(300, -1, -1, -1, -1)
     mask = (image[:, 0] * 64 + image[:, 1] * 8 + image[:, 2]).to(torch.int32)
@@ -93,6 +95,14 @@ def test_flips_and_turns_turn_around_each_axis_of_a_cube_and_one_of_a_slab(sides
     assert torch.equal(moved[:, 0] * 64 + moved[:, 1] * 8 + moved[:, 2], moved_mask.float())
     steps = [torch.stack([sample.diff(dim=axis).mean((1, 2, 3)) for axis in (1, 2, 3)]) for sample in moved]
     assert len({tuple(step.flatten().tolist()) for step in steps}) == ways
+
+
+def test_volumes_whose_mirror_images_are_unknown_are_only_turned():
+    image = places(8, 8, 8)[None].expand(200, -1, -1, -1, -1)
+    moved, _ = augment(image, image[:, 0].long(), replace(FLIPS, mirrors=False), [(0, 1, n) for n in range(200)])
+    steps = torch.stack([moved.diff(dim=axis).mean((2, 3, 4)) for axis in (2, 3, 4)], 1)
+    assert len(steps.unique(dim=0)) == 24
+    assert torch.linalg.det(steps).round().eq(1).all()
 
 
 def test_upright_volumes_are_mirrored_from_left_to_right_alone():
@@ -115,3 +125,49 @@ def test_a_volume_and_its_mask_are_warped_alike(sides):
     places_of_mask = torch.stack([picked // 1024, picked // 32 % 32, picked % 32], 1)
     assert (warped - places_of_mask).abs().max() < 0.51
     assert (warped - warped.round()).abs().mean() > 0.05  # it was interpolated
+
+
+@pytest.mark.parametrize("size", [10, 11])
+def test_a_warp_that_interpolates_lies_where_one_that_does_not_lies(size):
+    image, draw = places(16, 16, 16), np.random.default_rng(0)
+    mask = (image[0] * 256 + image[1] * 16 + image[2]).to(torch.int32)
+    for _ in range(8):
+        ways = SpaceWarp(tuple(draw.permutation(3).tolist()), tuple(draw.integers(2, size=3).astype(bool).tolist()))
+        moved = warped_in_space(image, mask, ways, size)
+        still = {"linear": np.eye(3)}, {"elastic": np.zeros((3, 4, 4, 4))}
+        for sampled in (warped_in_space(image, mask, replace(ways, **change), size) for change in still):
+            torch.testing.assert_close(sampled[0], moved[0], rtol=0, atol=1e-4)
+            assert torch.equal(sampled[1], moved[1])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_rotation_about_an_axis_leaves_it_and_turns_the_others(axis):
+    image, radians = places(25, 25, 25) - 12, np.zeros(3)
+    radians[axis] = math.radians(30)
+    warp = SpaceWarp(linear=1.25 * rotation_in_space(radians))
+    moved, _ = warped_in_space(image, image[0].int(), warp, 9)
+    one, two = [other for other in range(3) if other != axis]
+    centre = [4, 4, 4]
+    centre[axis], centre[one] = 8, 6
+    place = moved[:, *centre]  # from the centre 4 along the axis and 2 along another
+    cos, sin = 1.25 * 2 * math.cos(radians[axis]), 1.25 * 2 * math.sin(radians[axis])
+    assert place[axis] == pytest.approx(1.25 * 4, abs=1e-3)
+    assert (place[one], place[two]) == (pytest.approx(cos, abs=1e-3), pytest.approx(sin, abs=1e-3))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_cubes_are_rotated_about_all_axes_and_slabs_within_their_slices(upright):
+    orientation = "upright" if upright else "any"
+    cube, slab = (augmentation_of("full", orientation, sides=sides) for sides in ((16, 16, 16), (6, 16, 16)))
+    assert (cube.rotation, cube.scale, slab.rotation, slab.scale) == (30, 1.4, 20, 1.25)
+    for strength, sides in ((cube, (16, 16, 16)), (slab, (6, 16, 16))):
+        always = replace(strength, ramp=0, chance=1.0, elastic=0, gamma=1, contrast=1, brightness=0, noise=0, blur=0)
+        image = places(*patch_of(sides))[None].expand(8, -1, -1, -1, -1)
+        keys = [(0, 1, index) for index in range(8)]
+        moved, _ = augment(image, image[:, 0].long(), always, keys, sides)
+        again, _ = augment(image[5:], image[5:, 0].long(), always, keys[5:], sides)
+        assert torch.equal(moved[5:], again)
+        middle = moved[:, :, sides[0] // 2, 7:9, 7:9]
+        is_mixed = (middle[:, 0].amax((1, 2)) - middle[:, 0].amin((1, 2))) > 0.01  # a slice runs through several
+        assert is_mixed.all() == (strength is cube)
+        assert is_mixed.any() == (strength is cube)

@@ -103,8 +103,15 @@ class SampleConfig(Checked):
         help="Folder to write images/ and masks/ into.", panel="Data", metavar="DIR", positional=True
     )
     count: int = setting(32, help="Number of images, each with its mask.", panel="Data", minimum=1, maximum=100_000)
+    volumes: Literal["nii.gz", "tif"] | None = setting(
+        None,
+        help="Draw volumes in files of this format, CT with thick slices of an organ and its lesions, instead of "
+        "images of cells.",
+        panel="Data",
+        metavar="nii.gz|tif",
+    )
     seed: int = setting(
-        0, help="Random seed: another seed draws other cells.", panel="Data", minimum=0, maximum=2**63 - 1
+        0, help="Random seed: another seed draws other images.", panel="Data", minimum=0, maximum=2**63 - 1
     )
 
 

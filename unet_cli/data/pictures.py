@@ -232,3 +232,11 @@ def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) uint8 -> (H, W, 3), a copy to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
+
+
+def nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (..., H, W) to (..., height, width) by nearest neighbour, at pixel centres."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), pixels.shape[-2:], strict=True)
+    )
+    return pixels[..., rows[:, None], columns]

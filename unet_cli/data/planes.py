@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import Bands
-from unet_cli.data.pictures import GAP, PAPER, outlined, with_legend
+from unet_cli.data.pictures import GAP, PAPER, nearest, outlined, with_legend
 
 MAX_STRETCH = 10.0  # of an axis whose voxels are longer
 
@@ -24,13 +25,12 @@ def crossing_planes(
     planes are stretched. Raises UserError as reading does.
     """
     place = middle_of(indices)
-    steps = np.ones(3) if spacing is None else np.minimum(np.asarray(spacing) / min(spacing), MAX_STRETCH)
+    sizes = plane_sizes(indices.shape, spacing or (1.0, 1.0, 1.0))
     pictures = []
-    for axis, pixels in enumerate(_planes(bands, place)):
-        first, second = (_stretched(length, step) for length, step in _sides(pixels.shape[1:], steps, axis))
-        grid = np.ix_(first if axis == 0 else first[::-1], second)
-        plane = np.ascontiguousarray(indices.take(place[axis], axis)[grid])
-        pictures.append(outlined(np.stack([channel[grid] for channel in pixels]), plane, colours, has_legend=False))
+    for pixels, found, size in zip(
+        planes_through(bands.rows(), place), planes_through([(0, indices)], place), sizes, strict=True
+    ):
+        pictures.append(outlined(nearest(pixels, *size), nearest(found, *size), colours, has_legend=False))
     width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
     left = 0
@@ -51,23 +51,23 @@ def middle_of(indices: np.ndarray) -> tuple[int, ...]:
     return tuple(int(np.searchsorted(total, total[-1] / 2)) for total in totals)
 
 
-def _planes(bands: Bands, place: tuple[int, ...]) -> list[np.ndarray]:
-    """(C, H, W), (C, D, W) and (C, D, H) pixels of the planes through a voxel."""
+def planes_through(slabs: Iterable[tuple[int, np.ndarray]], place: Sequence[int]) -> list[np.ndarray]:
+    """The planes (..., H, W), (..., D, W) and (..., D, H) through a voxel, the latter two with the last slice at the
+    top. slabs: (first slice, (..., d, H, W) voxels), as in Bands.rows; an array is one slab."""
     across, rows, columns = [], [], []
-    for start, slab in bands.rows():
-        if start <= place[0] < start + slab.shape[1]:
-            across = [slab[:, place[0] - start].copy()]
-        rows.append(slab[:, :, place[1]].copy())
-        columns.append(slab[:, :, :, place[2]].copy())
-    return [across[0], np.concatenate(rows, axis=1), np.concatenate(columns, axis=1)]
+    for start, slab in slabs:
+        if start <= place[0] < start + slab.shape[-3]:
+            across = [slab[..., place[0] - start, :, :].copy()]
+        rows.append(slab[..., place[1], :].copy())
+        columns.append(slab[..., place[2]].copy())
+    return [across[0], *(np.concatenate(parts, axis=-2)[..., ::-1, :] for parts in (rows, columns))]
 
 
-def _sides(lengths: Sequence[int], steps: np.ndarray, axis: int) -> zip[tuple[int, float]]:
-    """The sides of the plane across an axis, with the step between voxels along each."""
-    return zip(lengths, np.delete(steps, axis).tolist(), strict=True)
-
-
-def _stretched(length: int, step: float) -> np.ndarray:
-    """Indices that stretch `length` pixels by the nearest one."""
-    count = max(1, round(length * step))
-    return np.minimum((np.arange(count) / step).astype(int), length - 1)
+def plane_sizes(sides: Sequence[int], spacing: Sequence[float], longest: float = math.inf) -> list[tuple[int, int]]:
+    """Height and width in pixels of the three planes of (D, H, W), to one scale, in which no side is longer than
+    `longest`."""
+    steps = [min(step / min(spacing), MAX_STRETCH) for step in spacing]
+    depth, height, width = (side * step for side, step in zip(sides, steps, strict=True))
+    scale = min(1, longest / max(depth, height, width))
+    planes = ((height, width), (depth, width), (depth, height))
+    return [(max(1, round(rows * scale)), max(1, round(columns * scale))) for rows, columns in planes]

@@ -59,17 +59,22 @@ def write_sample(folder: Path, count: int = 32, seed: int = 0) -> None:
 
     Raises UserError if the images or masks folder exists already, or the folder can't be written.
     """
-    images, masks = folder / "images", folder / "masks"
-    for existing in (images, masks):
-        if existing.exists() and (not existing.is_dir() or any(existing.iterdir())):
-            raise UserError(f"{existing} exists already: choose a new folder")
-    writable_folder(images), writable_folder(masks)
+    images, masks = fresh_folders(folder)
     digits = max(2, len(str(count - 1)))
     for index in range(count):
         image, mask = draw_pair(seed, index)
         with whole_file(images / f"cells_{index:0{digits}d}.jpg") as file:
             Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
         write_mask(masks / f"cells_{index:0{digits}d}.png", mask)
+
+
+def fresh_folders(folder: Path) -> tuple[Path, Path]:
+    """The new folders images and masks within `folder`. Raises UserError if they exist already, or can't be written."""
+    images, masks = folder / "images", folder / "masks"
+    for existing in (images, masks):
+        if existing.exists() and (not existing.is_dir() or any(existing.iterdir())):
+            raise UserError(f"{existing} exists already: choose a new folder")
+    return writable_folder(images), writable_folder(masks)
 
 
 def draw_pair(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

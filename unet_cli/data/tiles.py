@@ -87,7 +87,7 @@ class Canvas:
     """Merges tiles, one layer of them along the first axis after the other, and returns what is complete: the rows of
     an image, or the slices of a volume.
 
-    Memory: one layer of tiles, (K, side, *rest of the image) float32, and as much again while it is shifted.
+    Memory: one layer of tiles, (K, side, *rest of the image) float32, and what is complete of it.
     """
 
     def __init__(self, axes: Sequence[Axis], first: int = 0) -> None:
@@ -125,7 +125,9 @@ class Canvas:
         done = self._sums[:, top - start : bottom - start].clone() if bottom > top else None
         self._layer += 1
         if not is_last:
-            kept = axis.side - (axis.starts[self._layer] - start)
-            self._sums[:, :kept] = self._sums[:, axis.side - kept :].clone()
+            shift = axis.starts[self._layer] - start
+            kept = axis.side - shift
+            for place in range(kept):  # one by one, since a copy of all would double the memory
+                self._sums[:, place] = self._sums[:, place + shift]
             self._sums[:, kept:] = 0
         return None if done is None else (top, done)

@@ -47,7 +47,9 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     compared = _compared(config)
     as_volumes = next((reads for reads in map(_reads_volumes, (named, compared)) if reads is not None), None)
     card, labels, notes = examine_for_evaluation(layout, config, known, console, spec, as_volumes)
-    ranges = _trained_in_part(card, [named, compared])
+    volumes = _trained_in_part(card, [named, compared])
+    ranges = {paths: parts for paths, (_, parts) in volumes.items()}
+    marks = {paths: mark for paths, (mark, _) in volumes.items()}
     if ranges:
         parts = divided(layout, ranges)
         card, labels, notes = examine_for_evaluation(parts, config, known, console, spec, as_volumes)
@@ -55,11 +57,11 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
             *notes,
             f"{counted(len(ranges), 'volume')} divided as in training, into slices that were held out or not",
         ]
-    subject = _subject(named, card, labels, config)
+    subject = _subject(named, card, labels, config, marks)
     pairs, other = subject.pairs, None
     if compared is not None:
         try:
-            other = _subject(compared, card, labels, config)
+            other = _subject(compared, card, labels, config, marks)
         except UserError as error:
             raise UserError(f"--compare: {error}") from error
         # Paired tests need the same images on both sides, and none that either network was trained on.
@@ -105,16 +107,16 @@ def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
 
 def _trained_in_part(
     card: Card, named: Sequence[Mapping[Path, Checkpoint] | Path | None]
-) -> dict[tuple[Path, ...], list[Range]]:
-    """Of volumes that networks were trained on in part, known by their contents, the ranges of slices that were told
-    apart then; by the files of the image. None beside masks of other tools, which are of whole volumes."""
+) -> dict[tuple[Path, ...], tuple[str, list[Range]]]:
+    """Of volumes that networks were trained on in part, the mark, and the ranges of slices that were told apart then,
+    by any of them; by the files of the image. None beside masks of other tools, which are of whole volumes."""
     if any(isinstance(some, Path) for some in named):
         return {}
     records = [one for some in named if some is not None and not isinstance(some, Path) for one in some.values()]
-    ranges = ranges_in(mark for one in records for mark in one.training.get(DIVIDED, ()))
+    ranges = ranges_in({mark for one in records for mark in one.training.get(DIVIDED, ())})
     pairs = [pair for pair, _ in card.everything] if ranges else []
     return {
-        pair.image.paths: ranges[mark]
+        pair.image.paths: (mark, ranges[mark])
         for pair, mark in zip(pairs, card.image_marks(pairs), strict=True)
         if pair.image.is_volume and mark in ranges
     }
@@ -143,7 +145,13 @@ def _reads_volumes(named: Mapping[Path, Checkpoint] | Path | None) -> bool | Non
     return next(iter(named.values())).preprocessing.is_volumetric
 
 
-def _subject(named: Mapping[Path, Checkpoint] | Path, card: Card, labels: LabelMap, config: EvaluateConfig) -> Subject:
+def _subject(
+    named: Mapping[Path, Checkpoint] | Path,
+    card: Card,
+    labels: LabelMap,
+    config: EvaluateConfig,
+    volumes: Mapping[tuple[Path, ...], str],
+) -> Subject:
     if isinstance(named, Path):
         return masks(named, card, labels, config)
-    return networks(named, card, labels, config, config)
+    return networks(named, card, labels, config, config, volumes)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.pictures import small, to_rgb
+from unet_cli.data.pictures import nearest, small, to_rgb
 
 PANEL = 320  # pixels of the longer side
 JPEG_QUALITY = 80
@@ -70,14 +70,6 @@ def error_kinds(target: np.ndarray, pred: np.ndarray, first: int = 1) -> np.ndar
 def _size(height: int, width: int) -> tuple[int, int]:
     scale = min(1, PANEL / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def nearest(indices: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize to (height, width) by nearest neighbour, at pixel centres."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), indices.shape, strict=True)
-    )
-    return indices[rows[:, None], columns]
 
 
 def highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:

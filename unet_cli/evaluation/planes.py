@@ -8,9 +8,9 @@ import numpy as np
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.pictures import CUT, IGNORED_GRAY, averaged, stretched, to_rgb
-from unet_cli.data.planes import MAX_STRETCH
-from unet_cli.evaluation.panels import LEFT_OUT, PANEL, RIGHT, Panels, error_kinds, highest, jpeg, nearest, png
+from unet_cli.data.pictures import CUT, IGNORED_GRAY, averaged, nearest, stretched, to_rgb
+from unet_cli.data.planes import plane_sizes, planes_through
+from unet_cli.evaluation.panels import LEFT_OUT, PANEL, RIGHT, Panels, error_kinds, highest, jpeg, png
 
 GAP = 6  # pixels between planes
 BLOCKS = 8  # along each axis, of which the one with most errors is shown
@@ -30,7 +30,7 @@ def draw_planes(
     """
     kinds = error_kinds(target, pred, int(colours.background))
     place = worst_place(kinds)
-    sizes = _sizes(target.shape, spacing)
+    sizes = plane_sizes(target.shape, spacing, PANEL)
     ignored = colours.indices  # the last colour of the palette, which fills the gaps too
     palette = colours.area_palette()[: ignored + 1]
     truth = np.where(target == IGNORED, np.uint8(ignored), target)
@@ -67,21 +67,6 @@ def _amid(shown: np.ndarray) -> Place:
     return int(depth), int(height), int(width)
 
 
-def _sizes(sides: Sequence[int], spacing: Sequence[float]) -> list[tuple[int, int]]:
-    """Height and width in pixels of the three planes."""
-    steps = [min(step / min(spacing), MAX_STRETCH) for step in spacing]
-    depth, height, width = (side * step for side, step in zip(sides, steps, strict=True))
-    scale = min(1, PANEL / max(depth, height, width))
-    planes = ((height, width), (depth, width), (depth, height))
-    return [(max(1, round(rows * scale)), max(1, round(columns * scale))) for rows, columns in planes]
-
-
-def _planes(volume: np.ndarray, place: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The planes (..., rows, columns) of (..., D, H, W) through a voxel."""
-    depth, row, column = place
-    return volume[..., depth, :, :], volume[..., ::-1, row, :], volume[..., ::-1, :, column]
-
-
 def _strip(
     resize: Callable[[np.ndarray, int, int], np.ndarray],
     volume: np.ndarray,
@@ -90,12 +75,13 @@ def _strip(
     filling: int,
 ) -> np.ndarray:
     """(D, H, W) indices -> (rows, columns), the resized planes one below the other."""
-    return _stacked([resize(plane, *size) for plane, size in zip(_planes(volume, place), sizes, strict=True)], filling)
+    planes = planes_through([(0, volume)], place)
+    return _stacked([resize(plane, *size) for plane, size in zip(planes, sizes, strict=True)], filling)
 
 
 def _image(pixels: np.ndarray, place: Place, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     """(C, D, H, W) -> (rows, columns, 3) uint8, with one contrast for all planes."""
-    planes = [averaged(plane, *size) for plane, size in zip(_planes(pixels, place), sizes, strict=True)]
+    planes = [averaged(plane, *size) for plane, size in zip(planes_through([(0, pixels)], place), sizes, strict=True)]
     joined = stretched(np.concatenate([plane.reshape(len(plane), -1) for plane in planes], axis=1), CUT)
     ends = np.cumsum([plane[0].size for plane in planes])[:-1]
     shown = [part.reshape(-1, *size) for part, size in zip(np.split(joined, ends, axis=1), sizes, strict=True)]

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
-from unet_cli.checkpoint import LEARNED, VALIDATED, Checkpoint
+from unet_cli.checkpoint import DIVIDED, LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.evaluation import EvaluateConfig
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.check.card import Card
@@ -20,6 +21,7 @@ from unet_cli.data.formats import count_pages, is_volume_file
 from unet_cli.data.imagefile import NAN_FILLED
 from unet_cli.data.labels import LabelMap, ValueStats, value_stats
 from unet_cli.data.maskfile import one_mask, read_mask
+from unet_cli.data.samples.blocks import ranges_in
 from unet_cli.data.source import Pair, Source, page_name
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
@@ -110,10 +112,17 @@ def judged_by(card: Card) -> list[Pair]:
 
 
 def networks(
-    weights: Mapping[Path, Checkpoint], card: Card, labels: LabelMap, inference: Inference, cleaning: Cleaning
+    weights: Mapping[Path, Checkpoint],
+    card: Card,
+    labels: LabelMap,
+    inference: Inference,
+    cleaning: Cleaning,
+    volumes: Mapping[tuple[Path, ...], str] = MappingProxyType({}),
 ) -> Networks:
     """Assign each pair to those networks that were not trained on its image, whatever its file name. weights: the
-    checkpoints by file. labels: the label map of the ground truth.
+    checkpoints by file. labels: the label map of the ground truth. volumes: marks of the volumes that are divided, by
+    their files: a network that was trained on a part of one sees only those parts for the first time that it was
+    validated on, since those of other networks overlap.
 
     Raises UserError if no pair is left, and for networks of other classes or dimensions.
     """
@@ -135,11 +144,17 @@ def networks(
     learned, validated = (
         [frozenset(checkpoint.training.get(part, ())) for checkpoint in checkpoints] for part in (LEARNED, VALIDATED)
     )
+    divided = [frozenset(ranges_in(one.training.get(DIVIDED, ()))) for one in checkpoints]
     # Images are compared by content hash, since copies of a training image may have another name.
     groups: dict[tuple[int, ...], list[Pair]] = {}
     chose = 0
     for pair, mark in zip(pairs, card.image_marks(pairs), strict=True):
-        fresh = tuple(number for number, marks in enumerate(learned) if mark not in marks)
+        in_part = [volumes.get(pair.image.paths) in known for known in divided]
+        fresh = tuple(
+            number
+            for number, marks in enumerate(learned)
+            if mark not in marks and (not in_part[number] or mark in validated[number])
+        )
         groups.setdefault(fresh, []).append(pair)
         chose += any(mark in validated[number] for number in fresh)
     known = groups.pop((), [])

@@ -21,7 +21,7 @@ from unet_cli.models.encoders import EncoderUNet
 from unet_cli.models.fitted import Fitted
 from unet_cli.models.geometry import Geometry, flat_for
 from unet_cli.models.network import Network
-from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, nnunet3d, stages_for
+from unet_cli.models.nnunet import NNUNet, NNUNetResEnc, nnunet3d, nnunet_resenc3d, stages_for
 from unet_cli.models.resunet import ResUNet, resunet3d
 from unet_cli.models.transunet import TransUNet, transunet_light
 from unet_cli.models.unet import UNet
@@ -91,6 +91,7 @@ MODELS: dict[str, Row] = {
     "resunet3d": Row(resunet3d, "resunet for volumes"),
     "attention3d": Row(attention3d, "attention for volumes"),
     "nnunet3d": Row(nnunet3d, "Isensee et al. 2021, for volumes", lr_factor=2.0),
+    "nnunet-resenc3d": Row(nnunet_resenc3d, "Isensee et al. 2024, for volumes", lr_factor=2.0),
     "resnet18-unet": Row(partial(EncoderUNet, "resnet18"), "encoder of He et al. 2016", lr_factor=0.5),
     "resnet34-unet": Row(partial(EncoderUNet, "resnet34"), "encoder of He et al. 2016", lr_factor=0.5),
     "resnet50-unet": Row(partial(EncoderUNet, "resnet50"), "encoder of He et al. 2016", lr_factor=0.5),

@@ -1,7 +1,8 @@
-"""The networks of nnU-Net: the plain one, also for volumes, and the one with a residual encoder."""
+"""The networks of nnU-Net: the plain one, and the one with a residual encoder; both also for volumes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,7 @@ from unet_cli.models.network import Network
 MIN_EDGE = 4  # minimum side at the bottom, in pixels
 MAX_CHANNELS = {2: 512, 3: 320}  # by the number of dimensions
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # blocks of each stage; further stages have as many as the last
+AVG_POOLS: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 SLOPE = 0.01  # of LeakyReLU
 
 
@@ -62,24 +64,24 @@ class Convs(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two convolutions and a shortcut around them: (N, in, H, W) -> (N, out, H/stride, W/stride), stride 1 or 2.
+    """Two convolutions and a shortcut around them: (N, in, *spatial) -> (N, out, *spatial / stride).
 
     Source: He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019, figure 2c
     (ResNet-D): the shortcut is average-pooled, then projected where the channels change, by a convolution without bias.
     The residual branch is initially zero: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
         super().__init__()
-        second, norm = _normed_conv(out_channels, out_channels)
+        second, norm = _normed_conv(out_channels, out_channels, kernel)
         assert isinstance(norm.weight, Tensor)
         nn.init.zeros_(norm.weight)  # so that the block is initially its shortcut
-        self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, stride=stride), second, norm)
+        self.convs = nn.Sequential(*Convs(in_channels, out_channels, 1, kernel, stride), second, norm)
         self.shortcut = nn.Sequential()
-        if stride > 1:
-            self.shortcut.append(nn.AvgPool2d(stride))
+        if max(stride) > 1:
+            self.shortcut.append(AVG_POOLS[len(stride)](stride))
         if in_channels != out_channels:
-            self.shortcut.extend(_normed_conv(in_channels, out_channels, kernel=(1, 1), bias=False))
+            self.shortcut.extend(_normed_conv(in_channels, out_channels, kernel=(1,) * len(kernel), bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.convs(x) + self.shortcut(x), SLOPE, inplace=True)
@@ -217,7 +219,7 @@ class NNUNetResEnc(DeeplySupervised):
     stages of 6. A block is initially its shortcut alone.
 
     Source: Isensee et al., "nnU-Net Revisited: A Call for Rigorous Validation in 3D Medical Image Segmentation", MICCAI
-    2024, in two dimensions, with the numbers of blocks and the initialisation of the authors' code (ResEncUNetPlanner
+    2024, with the numbers of blocks and the initialisation of the authors' code (ResEncUNetPlanner
     of nnU-Net, and ResidualEncoderUNet with BasicBlockD of dynamic_network_architectures).
     """
 
@@ -229,13 +231,36 @@ class NNUNetResEnc(DeeplySupervised):
         base_channels: int = 32,
         depth: int = 7,
         deep_supervision: bool = True,
+        axes: tuple[int, ...] = (0, 0),
     ) -> None:
-        widths = _widths(base_channels, depth)
-        encoder: list[nn.Module] = [nn.Sequential(Convs(in_channels, widths[0], 1), *_blocks(widths[0], widths[0], 0))]
+        widths = _widths(base_channels, depth, len(axes))
+        stem = Convs(in_channels, widths[0], 1, kernel_at(0, axes))
+        encoder: list[nn.Module] = [nn.Sequential(stem, *_blocks(widths[0], widths[0], 0, axes))]
         encoder += [
-            nn.Sequential(*_blocks(before, width, stage)) for stage, (before, width) in enumerate(pairwise(widths), 1)
+            nn.Sequential(*_blocks(before, width, stage, axes))
+            for stage, (before, width) in enumerate(pairwise(widths), 1)
         ]
-        super().__init__(encoder, widths, out_channels, convs=1, deep_supervision=deep_supervision)
+        super().__init__(encoder, widths, out_channels, 1, deep_supervision, axes)
+
+
+def nnunet_resenc3d(
+    in_channels: int,
+    out_channels: int,
+    *,
+    base_channels: int = 32,
+    depth: int = 4,
+    deep_supervision: bool = True,
+    flat: tuple[int, ...] = (0, 0, 0),
+) -> NNUNetResEnc:
+    """NNUNetResEnc for volumes, see nnunet3d."""
+    return NNUNetResEnc(
+        in_channels,
+        out_channels,
+        base_channels=base_channels,
+        depth=depth,
+        deep_supervision=deep_supervision,
+        axes=flat,
+    )
 
 
 def _widths(base_channels: int, depth: int, dims: int = 2) -> list[int]:
@@ -243,11 +268,12 @@ def _widths(base_channels: int, depth: int, dims: int = 2) -> list[int]:
     return [min(base_channels * 2**stage, max(MAX_CHANNELS[dims], base_channels)) for stage in range(depth + 1)]
 
 
-def _blocks(in_channels: int, out_channels: int, stage: int) -> list[nn.Module]:
+def _blocks(in_channels: int, out_channels: int, stage: int, axes: tuple[int, ...]) -> list[nn.Module]:
     """Residual blocks of an encoder stage, the first of which changes the shape."""
-    first = Residual(in_channels, out_channels, stride=2 if stage else 1)
+    kernel, same = kernel_at(stage, axes), (1,) * len(axes)
+    first = Residual(in_channels, out_channels, kernel, stride_after(stage - 1, axes) if stage else same)
     count = RESIDUAL_BLOCKS[min(stage, len(RESIDUAL_BLOCKS) - 1)]
-    return [first, *(Residual(out_channels, out_channels) for _ in range(count - 1))]
+    return [first, *(Residual(out_channels, out_channels, kernel, same) for _ in range(count - 1))]
 
 
 def _halving_weights(heads: int) -> tuple[float, ...]:

@@ -83,9 +83,10 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack these two
     settings["volume_folders"] = bool(settings["volume_folders"])
     config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
-    layout = layout_of(config)
+    layout, ranges = layout_of(config), {}
     if checkpoints[0].preprocessing.is_volumetric:
-        ranges = ranges_in(set().union(*names_in(paths[0].parent / "split.json")))
+        named = [set().union(*names_in(path.parent / "split.json")) for path in paths]
+        ranges = ranges_in(set().union(*named))  # each fold has other ones
         train = layout.splits["train"]
         layout = divided(layout, {pair.image.paths: ranges[pair.name] for pair in train if pair.name in ranges})
     card, labels, notes = examine_for_evaluation(
@@ -98,7 +99,8 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
     if len(set(validated)) < len(validated):
         raise UserError(f"{run} holds {len(runs)} runs, which are not folds of one run: give one, such as {runs[0]}")
     notes += describe_unfinished([run])
-    if training.get("data_fingerprint") != card.fingerprint():
+    of_first = {*splits[0].train, *splits[0].val, *splits[0].gap} if ranges and len(runs) > 1 else None
+    if training.get("data_fingerprint") != card.fingerprint(of_first):
         notes.append("The data have changed since the training.")
     return Trained(runs, checkpoints, splits, labels, notes)
 

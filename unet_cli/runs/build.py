@@ -21,6 +21,7 @@ from unet_cli.data.samples.augment import Augmentation, augmentation_of
 from unet_cli.data.samples.blocks import ranges_in
 from unet_cli.data.samples.cutting import Crops, Cutting, Grid, Whole, patch_of
 from unet_cli.data.samples.dataset import CACHE_SHARE, SegmentationDataset
+from unet_cli.data.samples.keeping import DiskCopies
 from unet_cli.data.samples.split import Split
 from unet_cli.data.source import CHANNEL_WORDS, CLASS_FOLDERS, MASKS_BESIDE, Pair, spread
 from unet_cli.errors import UserError
@@ -104,7 +105,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     # In tile mode the surroundings of a crop are read from the image; stretched images are padded by reflection.
     context = model.geometry.margin if template.preprocessing.mode == "tile" else 0
     cut = _cutting(config, card.network_sizes(split.train), template, context, model.geometry, plan.repeats)
-    train_data, val_data = _datasets(config, card, split, template, context, plan, cut)
+    train_data, val_data = _datasets(call, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
     labels = card.labels
@@ -145,7 +146,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
 
 def _augmentation(config: TrainConfig, template: Checkpoint) -> Augmentation | None:
     preprocessing = template.preprocessing
-    return augmentation_of(config.augment, preprocessing.orientation, preprocessing.mirrors)
+    return augmentation_of(config.augment, preprocessing.orientation, preprocessing.mirrors, preprocessing.sides)
 
 
 def _cutting(
@@ -177,7 +178,7 @@ def _cutting(
 
 
 def _datasets(
-    config: TrainConfig,
+    call: Call,
     card: Card,
     split: Split,
     template: Checkpoint,
@@ -186,16 +187,18 @@ def _datasets(
     cut: Callable[[int], Crops],
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training data, and the part of the validation data that the plan uses. They share the memory for decoded
-    images in proportion to their number.
+    images in proportion to their number, and the disk for copies of volumes beyond that.
 
     context: pixels around a tile that the network needs.
     """
-    sides, needs_objects = template.preprocessing.sides, any(name == "paper" for _, name in parse_loss(config.loss))
+    sides, losses = template.preprocessing.sides, parse_loss(call.config.loss)
+    needs_objects = any(name == "paper" for _, name in losses)
     val = spread(split.val, plan.val_images or len(split.val))
     is_whole, val_sizes = template.preprocessing.mode == "resize", card.network_sizes(val)
     val_cutting: Cutting = Whole() if is_whole else Grid(val_sizes, sides, context)
     # Each process caches its own samples, so they share the memory of the machine.
     share = int(CACHE_SHARE * total_memory() / processes_here() / (len(split.train) + len(val)))
+    copies = DiskCopies(call.console.say, processes_here())
     train_data, val_data = (
         SegmentationDataset(
             pairs,
@@ -205,6 +208,7 @@ def _datasets(
             share * len(pairs),
             with_numbers,
             stored=card.sizes(pairs) if card.is_volumetric else None,
+            copies=copies,
         )
         for pairs, cutting, with_numbers in ((split.train, cut(sides[-1]), needs_objects), (val, val_cutting, False))
     )

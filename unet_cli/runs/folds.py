@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.base import marked
 from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
@@ -29,7 +30,7 @@ from unet_cli.run_folder import (
     write_settings,
 )
 from unet_cli.runs.finish import Report
-from unet_cli.runs.prepare import drawn_split, examine_for_training
+from unet_cli.runs.prepare import divided_for, drawn_split, examine_for_training
 from unet_cli.runs.resume import AlreadyFinished, refuse_changes
 from unet_cli.runs.train import train, with_resume_hint
 from unet_cli.system.console import Console
@@ -111,8 +112,14 @@ def _splits(config: TrainConfig, layout: Layout, console: Console) -> list[Split
     """The split of each fold, from the data as they are now. Raises UserError where they can't be split or trained
     on."""
     assert config.folds is not None
-    card = examine_for_training(config, layout, console)
-    return [drawn_split(replace(config, fold=number), card) for number in range(1, config.folds + 1)]
+    init = load_checkpoint(config.init) if config.init else None
+    drawn: list[Split] = []
+    for number in range(1, config.folds + 1):
+        one, division = divided_for(replace(config, fold=number), layout, None, init)
+        if number == 1 or division.held:  # of divided volumes each fold has other parts
+            card = examine_for_training(one, division.layout, console)
+        drawn.append(division.split(card.pairs("train")) if division.held else drawn_split(one, card))
+    return drawn
 
 
 def _write_splits(runs: Sequence[Path], splits: Sequence[Split]) -> None:

@@ -44,7 +44,7 @@ def network_of(call: Call, card: Card, initial: Checkpoint | None) -> tuple[Mode
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
     model = replace(model, overlapping=card.labels.overlapping)
     model = resolved(model, config.size)
-    spacing = card.network_spacing or card.spacing(card.pairs("train"))
+    spacing = card.voxel_spacing
     if initial and initial.model.name == model.name:
         model = replace(model, flat=initial.model.flat)
     elif model.flat is not None and model.depth and spacing:

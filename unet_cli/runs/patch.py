@@ -22,8 +22,7 @@ def sides_for(card: Card, train: Sequence[Pair], model: ModelConfig, size: int, 
     if not card.is_volumetric:
         return (size, size)
     geometry = weightless(model).geometry
-    spacing = card.network_spacing or card.spacing(train) or (1.0, 1.0, 1.0)
-    return patch_for(card.network_sizes(train), spacing, geometry, VOXELS[kind], size)
+    return patch_for(card.network_sizes(train), card.voxel_spacing or (1.0, 1.0, 1.0), geometry, VOXELS[kind], size)
 
 
 def patch_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,9 +61,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     call.check_lasting()
     init = call.restart_from or config.init
     initial = call.saved or (load_checkpoint(init) if init else None)
-    config = replace(config, model=model_name(config, call.layout, initial), slices=_slices(config, initial))
-    sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
-    division = divide(config, call.layout, call.folder) if sees_volumes else Division(call.layout)
+    config, division = divided_for(config, call.layout, call.folder, initial)
     call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
         card = examine_for_training(config, call.layout, console)
@@ -114,6 +113,16 @@ def prepare(call: Call) -> tuple[Run, Saver]:
         *(describe_resumed(call, run, template, unused) if record.is_written() else []),
     )
     return run, Saver(record, template, config.save_every, console)
+
+
+def divided_for(
+    config: TrainConfig, layout: Layout, folder: Path | None, initial: Checkpoint | None
+) -> tuple[TrainConfig, Division]:
+    """The settings with the name of the network and what it sees at once, and the pairs. folder: of the run, if it has
+    one. Raises UserError."""
+    config = replace(config, model=model_name(config, layout, initial), slices=_slices(config, initial))
+    sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
+    return config, divide(config, layout, folder) if sees_volumes else Division(layout)
 
 
 def rescore_best(run: Run, weights: dict[str, Tensor]) -> None:
@@ -220,8 +229,7 @@ def _split(call: Call, card: Card, division: Division) -> Split:
     if config.split is not None:
         return read_split(config.split, pairs, config.skip_bad)
     if division.held:
-        train, val = ([pair for pair in pairs if (pair.name in division.held) == is_val] for is_val in (False, True))
-        return Split(train, val, division.how)
+        return division.split(pairs)
     return drawn_split(config, card)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from unet_cli.errors import UserError, explain
 
 HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]  # part of the names of temporary files
+MOUNTS = Path("/proc/mounts")
 
 
 @contextmanager
@@ -116,3 +118,19 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise explain(error, folder) from error
     return folder
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space for this user on the disk of a folder. Raises OSError."""
+    return shutil.disk_usage(folder).free
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether the folder's files take memory instead of space on a disk, as far as the system tells."""
+    try:
+        mounts = [line.split()[1:3] for line in MOUNTS.read_text().splitlines()]
+    except (OSError, UnicodeError):  # other systems have no such list
+        return False
+    real = folder.resolve()
+    holding = [(len(place), kind) for place, kind in mounts if real.is_relative_to(place.replace("\\040", " "))]
+    return bool(holding) and max(holding)[1] in ("tmpfs", "ramfs")

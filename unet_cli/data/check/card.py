@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,6 +147,12 @@ class Card:
             return ()
         return self.spacing(pairs) or () if self.resample == "median" else in_mm(parse_spacing(self.resample))
 
+    @property
+    def voxel_spacing(self) -> tuple[float, ...] | None:
+        """Spacing along (D, H, W) in mm of the voxels that a network sees: `network_spacing`, or the median of volumes
+        that stay as they are; None where a file doesn't tell it."""
+        return self.network_spacing or self.spacing(self.pairs("train"))
+
     def network_sizes(self, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
         """`sizes` after resampling to `network_spacing`. Raises UserError where one would be too large."""
         facts_of, wanted = dict(self.everything), self.network_spacing
@@ -158,14 +164,15 @@ class Card:
                 raise pair.image.named(error) from error
         return sizes
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, pairs: Container[Pair] | None = None) -> str:
         """16 hexadecimal digits that identify the data set, independent of machine, folder and order: a hash of the
-        names and contents of all pairs.
+        names and contents of all pairs, or of these.
 
         Contents as far as the facts cover them: all pixels of an image's first channel, sums of the others; of a mask,
         the number of pixels with each value, and roughly where.
         """
-        contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in self.everything)
+        known = [one for one in self.everything if pairs is None or one[0] in pairs]
+        contents = sorted(json.dumps([pair.name, *_contents(facts)]) for pair, facts in known)
         return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
     def image_marks(self, pairs: Sequence[Pair]) -> list[str]:

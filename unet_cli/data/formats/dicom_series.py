@@ -31,6 +31,12 @@ class Place(NamedTuple):
     thickness: float
 
 
+def slice_of(path: Path) -> tuple[str, float] | None:
+    """What a DICOM file is a slice of, a name of its series, and its position in mm along the normal of the slices;
+    None for files that are no slices, such as radiographs. Raises UserError."""
+    return read(path, _slice)
+
+
 def in_order(paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files of a DICOM series from its first slice to its last, along the normal of the slices, which points
     upwards for axial ones. Raises UserError where a file is no slice of it, or one is missing."""
@@ -115,6 +121,18 @@ def _height(path: Path, place: Place, first: Place, first_path: Path) -> float:
             "a folder of its own"
         )
     return float((place.position - first.position) @ np.cross(*first.directions))
+
+
+def _slice(file: BinaryIO, head: bytes) -> tuple[str, float] | None:
+    if not is_dicom(head):
+        return None
+    try:
+        place = _place(file, head)
+    except Refused:
+        return None
+    file.seek(0)
+    dataset: Any = needed(DICOM).dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+    return str(dataset.get("SeriesInstanceUID") or ""), float(place.position @ np.cross(*place.directions))
 
 
 def _place_of(path: Path) -> Place:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unet_cli.config.data import Orientation
+from unet_cli.data.samples.space import SpaceWarp, rotation_in_space, warped_in_space
 from unet_cli.data.samples.warp import Warp, center_crop, is_cube, rotation, warped
 
 
@@ -21,12 +22,13 @@ class Augmentation:
 
     flips: mirror and quarter turns, always drawn. upright: no quarter turns, so that of all flips and turns only left
     and right are exchanged. mirrors: whether there are flips, and not only turns. scale: maximum zoom factor, in or
-    out. rotation: degrees beyond the quarter turn. shear: degrees. elastic: standard deviation of the displacements of
-    a coarse grid, as a fraction of the image's side; elastic_pixels: likewise, in pixels and for a 3x3 grid.
-    brightness: in standard deviations of the data set's intensity. contrast, gamma: maximum factor, up or down. noise:
-    maximum standard deviation, relative to that of the data set. blur: maximum Gaussian sigma, pixels. chance:
-    probability of each transform. ramp: number of passes over which the probabilities grow to `chance`: an untrained
-    network learns faster from unchanged images, and repetition only matters later.
+    out. rotation: degrees beyond the quarter turn, of volumes about each axis. shear: degrees, of images. elastic:
+    standard deviation of the displacements of a coarse grid, as a fraction of the image's side; elastic_pixels:
+    likewise, in pixels and for a 3x3 grid. brightness: in standard deviations of the data set's intensity. contrast,
+    gamma: maximum factor, up or down. noise: maximum standard deviation, relative to that of the data set. blur:
+    maximum Gaussian sigma, pixels. chance: probability of each transform. ramp: number of passes over which the
+    probabilities grow to `chance`: an untrained network learns faster from unchanged images, and repetition only
+    matters later.
     """
 
     flips: bool = True
@@ -55,28 +57,35 @@ class Augmentation:
         return self.scale != 1.0 or bool(self.rotation or self.shear or self.elastic or self.elastic_pixels)
 
 
+FULL = Augmentation(
+    scale=1.25,
+    rotation=20,
+    shear=8,
+    elastic=0.015,
+    brightness=0.3,
+    contrast=1.3,
+    gamma=1.4,
+    noise=0.15,
+    blur=1.0,
+    ramp=30,
+)  # fmt: skip
 AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
     "light": Augmentation(brightness=0.1, contrast=1.1, chance=1.0),
-    "full": Augmentation(
-        scale=1.25,
-        rotation=20,
-        shear=8,
-        elastic=0.015,
-        brightness=0.3,
-        contrast=1.3,
-        gamma=1.4,
-        noise=0.15,
-        blur=1.0,
-        ramp=30,
-    ),  # fmt: skip
+    "full": FULL,
     "paper": Augmentation(brightness=0.1, contrast=1.1, elastic_pixels=10, chance=1.0),
 }
+# Cubes of volumes, which are warped in space, with the ranges of nnU-Net: see space.py.
+IN_SPACE = {"full": replace(FULL, scale=1.4, rotation=30, shear=0)}
 
 
-def augmentation_of(name: str, orientation: Orientation, mirrors: bool = True) -> Augmentation | None:
-    """The augmentation of that name, for images of that orientation; mirrors: see Preprocessing."""
-    strength = AUGMENTATIONS[name]
+def augmentation_of(
+    name: str, orientation: Orientation, mirrors: bool = True, sides: Sequence[int] = (1, 1)
+) -> Augmentation | None:
+    """The augmentation of that name, for images of that orientation; mirrors: see Preprocessing. sides: of what the
+    network sees."""
+    is_in_space = len(sides) == 3 and is_cube(sides)
+    strength = IN_SPACE.get(name, AUGMENTATIONS[name]) if is_in_space else AUGMENTATIONS[name]
     return strength and replace(strength, upright=orientation == "upright", mirrors=mirrors)
 
 
@@ -97,7 +106,7 @@ def augment(
     keys: (seed, epoch, sample index) of each sample, which determines its transforms. sides: (S, S), or (D, S, S) of
     volumes, by default those of the patch; with a larger patch the undistorted result is its centre, and the
     surroundings fill rotated corners. All geometric transforms are one warp, so the image is interpolated at most once.
-    A volume is warped within its slices, or within the planes across any axis if it is a cube.
+    A volume is warped in space if it is a cube, else within its slices.
     """
     draws = [np.random.default_rng(key) for key in keys]
     sides = tuple(sides or image.shape[2:])
@@ -118,21 +127,35 @@ def augment(
 def _warped_volume(
     image: Tensor, mask: Tensor, strength: Augmentation, draw: np.random.Generator, sides: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, *patch) and mask (*patch) of a volume -> (C, D, S, S) and (D, S, S): one warp of all the planes across
-    an axis, and a flip along it."""
-    # Upright volumes are turned neither around the axis from left to right nor upside down.
-    axes = (2 if strength.upright else 3) if is_cube(sides) else 1
-    axis = int(draw.integers(axes))
-    image, mask = image.movedim(1 + axis, 1), mask.movedim(axis, 0)
-    planes = (sides[axis], *mask.shape[1:])
+    """Image (C, *patch) and mask (*patch) of a volume -> (C, D, S, S) and (D, S, S): a warp of the cube, or one of all
+    slices and a flip across them."""
+    if is_cube(sides):
+        return warped_in_space(image, mask, _draw_in_space(strength, draw, sides[-1]), sides[-1])
+    planes = (sides[0], *mask.shape[1:])
     image, mask = center_crop(image, planes), center_crop(mask, planes)
     warp = _draw_warp(strength, draw, sides[-1])
-    # The planes are channels of one image, so that all are warped alike.
+    # The slices are channels of one image, so that all are warped alike.
     flat, flat_mask = warped(image.flatten(0, 1)[None], mask[None], [warp], sides[-1])
-    image, mask = flat[0].unflatten(0, (len(image), sides[axis])), flat_mask[0]
+    image, mask = flat[0].unflatten(0, (len(image), sides[0])), flat_mask[0]
     if strength.flips and strength.mirrors and not strength.upright and draw.integers(2):
         image, mask = image.flip(1), mask.flip(0)
-    return image.movedim(1, 1 + axis).contiguous(), mask.movedim(0, axis).contiguous()
+    return image.contiguous(), mask.contiguous()
+
+
+def _draw_in_space(strength: Augmentation, draw: np.random.Generator, size: int) -> SpaceWarp:
+    axes, ends = draw.permutation(3), draw.integers(2, size=3).astype(bool)
+    if not strength.mirrors:  # an odd number of exchanges and reversals is a mirror image
+        ends[0] ^= round(np.linalg.det(np.eye(3)[axes])) * (-1) ** int(ends.sum()) < 0
+    if strength.upright:
+        axes, ends = np.arange(3), np.array([False, False, bool(ends[2]) and strength.mirrors])
+    if not strength.flips:
+        axes, ends = np.arange(3), np.zeros(3, bool)
+    amounts, hits = draw.uniform(-1, 1, 4), draw.random(2) < strength.chance
+    zoom, angles = amounts[0] * hits[0] * math.log(strength.scale), amounts[1:] * hits[1] * strength.rotation
+    linear = math.exp(zoom) * rotation_in_space(np.radians(angles)) if zoom or angles.any() else None
+    elastic = _draw_elastic(strength, draw, size, 3)
+    shift = None if linear is None else _draw_shift(linear, draw)
+    return SpaceWarp(tuple(axes.tolist()), tuple(ends.tolist()), linear, shift, elastic)
 
 
 def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> Warp:
@@ -140,16 +163,24 @@ def _draw_warp(strength: Augmentation, draw: np.random.Generator, size: int) -> 
     # Drawn nevertheless, so that the other random numbers don't depend on it.
     turns, mirror = turns * (not strength.upright), mirror and strength.mirrors
     linear = _draw_linear(strength, draw)
-    elastic = None
+    elastic = _draw_elastic(strength, draw, size, 2)
+    return Warp(turns, mirror, linear, None if linear is None else _draw_shift(linear, draw), elastic)
+
+
+def _draw_elastic(strength: Augmentation, draw: np.random.Generator, size: int, dims: int) -> np.ndarray | None:
+    """(dims, *grid) displacements of control points, at random; None without any."""
     points, share = (
         (PAPER_GRID, strength.elastic_pixels / size) if strength.elastic_pixels else (ELASTIC_GRID, strength.elastic)
     )
-    if share and draw.random() < strength.chance:
-        elastic = draw.normal(size=(2, points, points)) * (2 * share)  # coordinates from -1 to 1
-    if linear is None:
-        return Warp(turns, mirror, elastic=elastic)
-    room = np.maximum(1 - np.abs(linear).sum(1), 0)  # room to shift a zoomed-in window within the patch
-    return Warp(turns, mirror, linear, room * draw.uniform(-1, 1, 2), elastic)
+    if not share or draw.random() >= strength.chance:
+        return None
+    return draw.normal(size=(dims, *[points] * dims)) * (2 * share)  # coordinates from -1 to 1
+
+
+def _draw_shift(linear: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Shift of a zoomed-in window, as far as there is room within the patch."""
+    room = np.maximum(1 - np.abs(linear).sum(1), 0)
+    return room * draw.uniform(-1, 1, len(linear))
 
 
 def _draw_linear(strength: Augmentation, draw: np.random.Generator) -> np.ndarray | None:

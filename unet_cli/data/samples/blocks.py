@@ -12,6 +12,7 @@ import numpy as np
 
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split
+from unet_cli.data.series import stack_of
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.console import counted
@@ -26,7 +27,7 @@ Range = tuple[int, int]  # first and end, from 0
 
 def are_few_stacks(pairs: Sequence[Pair], gap: int = 1) -> bool:
     """Whether these pairs are pages of so few files that blocks of their pages are held out."""
-    pages = _by_file(pairs).values()
+    pages = _by_stack(pairs).values()
     return len(pages) < MIN_STACKS and any(is_divisible(len(rows), gap) for rows in pages)
 
 
@@ -35,7 +36,7 @@ def hold_out_pages(pairs: Sequence[Pair], content: np.ndarray, val_fraction: flo
     classes) pixels of each class in each mask. gap: number of pages beside a block that are in neither part."""
     parts = np.zeros(len(pairs), np.int64)
     shown = []
-    for path, rows in _by_file(pairs).items():
+    for (path, _), rows in _by_stack(pairs).items():
         if not is_divisible(len(rows), gap):
             continue
         first, end = block_of(content[rows], val_fraction, gap)
@@ -47,17 +48,20 @@ def hold_out_pages(pairs: Sequence[Pair], content: np.ndarray, val_fraction: flo
 def hold_out_fold(pairs: Sequence[Pair], folds: int, fold: int, gap: int = 1) -> Split:
     """Divide each file's pages into `folds` blocks, of which the `fold`th, counted from 1, is held out; so each page is
     in the validation part of exactly one fold. Raises UserError if there is no such fold or there are too few pages."""
+    parts = np.zeros(len(pairs), np.int64)
+    for (path, _), rows in _by_stack(pairs).items():
+        parts[rows] = parts_of(len(rows), *block_of_fold(len(rows), folds, fold, path), gap)
+    return _split(pairs, parts, f"fold {fold} of {folds}, a block of each file's pages, {apart(gap)}")
+
+
+def block_of_fold(pages: int, folds: int, fold: int, path: Path, what: str = "pages") -> Range:
+    """The first and the end of the block of a file's pages that is held out in a fold, counted from 1. Raises UserError
+    if there is no such fold or there are too few pages."""
     if folds < 2 or not 1 <= fold <= folds:
         raise UserError(f"--fold is {fold}, of --folds {folds}: give 1 to {max(folds, 2)}, and at least 2 folds")
-    parts = np.zeros(len(pairs), np.int64)
-    for path, rows in _by_file(pairs).items():
-        pages = len(rows)
-        if pages < 2 * folds:
-            raise UserError(
-                f"--folds {folds}: {path} has only {pages} pages, and each fold needs two: give fewer folds"
-            )
-        parts[rows] = parts_of(pages, pages * (fold - 1) // folds, pages * fold // folds, gap)
-    return _split(pairs, parts, f"fold {fold} of {folds}, a block of each file's pages, {apart(gap)}")
+    if pages < 2 * folds:
+        raise UserError(f"--folds {folds}: {path} has only {pages} {what}, and each fold needs two: give fewer folds")
+    return pages * (fold - 1) // folds, pages * fold // folds
 
 
 def is_divisible(pages: int, gap: int) -> bool:
@@ -141,12 +145,13 @@ def _parts(pair: Pair, ranges: Sequence[Range]) -> list[Pair]:
     ] or [pair]
 
 
-def _by_file(pairs: Sequence[Pair]) -> dict[Path, list[int]]:
-    """The rows of each file's pages, in order."""
-    rows: defaultdict[Path, list[int]] = defaultdict(list)
-    for row, pair in enumerate(pairs):
-        rows[pair.image.path].append(row)
-    return {path: sorted(some, key=lambda row: pairs[row].image.page or 0) for path, some in rows.items()}
+def _by_stack(pairs: Sequence[Pair]) -> dict[tuple[Path, str], list[int]]:
+    """The rows of each file's pages, or of the slices of a DICOM series, in order; by `stack_of`."""
+    rows: defaultdict[tuple[Path, str], list[int]] = defaultdict(list)
+    places = [stack_of(pair.image) for pair in pairs]
+    for row, (stack, _) in enumerate(places):
+        rows[stack].append(row)
+    return {stack: sorted(some, key=lambda row: places[row][1]) for stack, some in rows.items()}
 
 
 def _split(pairs: Sequence[Pair], parts: np.ndarray, how: str) -> Split:

@@ -34,8 +34,9 @@ class ForegroundIndex:
 
 @dataclass(frozen=True, eq=False)
 class CachedSample:
-    """A decoded pair: image (C, *spatial) as in the file, mask (*spatial) as in the data set, statistics (4,) of the
-    whole image if tiles need them, and a foreground index if crops are centred on foreground."""
+    """A decoded pair: image (C, *spatial) with the values of the file, perhaps in a smaller type that holds them; mask
+    (*spatial) as in the data set, statistics (4,) of the whole image if tiles need them, and a foreground index if
+    crops are centred on foreground."""
 
     image: Tensor
     mask: Tensor
@@ -128,7 +129,7 @@ class Crops:
         draw = np.random.default_rng((self.seed, epoch, index, CROP_DRAWS))
         pixel = None
         if draw.random() < self.foreground and cached.places is not None:
-            pixel = _draw_foreground(_classes(cached.mask), cached.places, draw)
+            pixel = _draw_foreground(cached.mask, cached.places, draw)
         starts = [
             self._start(axis, length, None if pixel is None else pixel[axis], draw) - self._rims[axis]
             for axis, length in enumerate(cached.mask.shape)
@@ -212,7 +213,7 @@ def find_places(mask: np.ndarray) -> ForegroundIndex | None:
     return ForegroundIndex(present + 1, counts[:, present].cumsum(0)) if len(present) else None
 
 
-def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, ...]:
+def _draw_foreground(mask: Tensor, places: ForegroundIndex, draw: np.random.Generator) -> tuple[int, ...]:
     """Place of a foreground pixel along each axis; its class and then the pixel are drawn uniformly."""
     which = int(draw.integers(len(places.classes)))
     up_to = places.up_to[:, which]
@@ -220,7 +221,7 @@ def _draw_foreground(mask: np.ndarray, places: ForegroundIndex, draw: np.random.
     # The n-th pixel of the class: the row by binary search in the cumulative counts, then the column within the row. So
     # only an (H, classes) table is cached, not all coordinates.
     row = int(np.searchsorted(up_to, rank, side="right"))
-    columns = np.flatnonzero(mask.reshape(-1, mask.shape[-1])[row] == places.classes[which])
+    columns = np.flatnonzero(_classes(mask.view(-1, mask.shape[-1])[row]) == places.classes[which])
     around = np.unravel_index(row, mask.shape[:-1])
     return *map(int, around), int(columns[rank - (up_to[row - 1] if row else 0)])
 

@@ -26,12 +26,14 @@ from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, middle_slice, own_intensities, seen, whole_intensities
 from unet_cli.data.resample import resampled, resampled_mask
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
+from unet_cli.data.samples.keeping import Cache, DiskCopies, narrowed
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.system.memory import total_memory
 from unet_cli.system.prefetch import buffered, prefetch
 
 CACHE_SHARE = 0.25  # fraction of the machine's memory for decoded images
+LOCKS = 64  # of images that are being read
 
 
 @dataclass(frozen=True)
@@ -52,27 +54,12 @@ class Batch:
 Sample = tuple[Tensor, Tensor, Tensor | None]
 
 
-class _Cache:
-    """Thread-safe cache of decoded pairs by index, up to a number of bytes."""
-
-    def __init__(self, bytes_left: int) -> None:
-        self.cached: dict[int, CachedSample] = {}
-        self.bytes_left = bytes_left
-        self._lock = threading.Lock()
-
-    def keep(self, number: int, cached: CachedSample) -> None:
-        with self._lock:
-            if number not in self.cached and cached.nbytes <= self.bytes_left:
-                self.cached[number] = cached
-                self.bytes_left -= cached.nbytes
-
-
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     """Samples as (image (C, *sides) as in the file, mask (*sides) uint8 class indices, or int32 with object numbers).
 
     Decoded images are cached, up to CACHE_SHARE of the machine's memory (or `cache_bytes`): resized images, or whole
-    ones for crops or tiles. An image that doesn't fit is decoded again for each of its samples. Samples may be read
-    from several threads.
+    ones for crops or tiles. A volume that doesn't fit is copied to a file, if there are `copies`; any other image is
+    decoded again for each of its samples. Samples may be read from several threads.
 
     image_numbers: the index of the pair of each sample; samples of one image are adjacent.
     """
@@ -86,17 +73,20 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         cache_bytes: int | None = None,
         with_numbers: bool = False,
         stored: Sequence[tuple[int, ...]] | None = None,
+        copies: DiskCopies | None = None,
     ) -> None:
         """cutting: how images become samples; by default resized to the network's size. with_numbers: whether instance
         masks keep object numbers beside the classes, see objects.numbered. stored: sizes of the files of volumes, which
-        are resampled to those of the cutting where they differ."""
+        are resampled to those of the cutting where they differ. copies: of volumes that don't fit the memory."""
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
         self.numbered = with_numbers and labels.kind == "instances"
         self.cut_by(cutting or Whole())
         self._stored = None if stored is None else list(stored)
-        self._cache = _Cache(int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes)
+        memory = int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes
+        self._cache = Cache(memory, copies if preprocessing.is_volumetric else None)
+        self._reading = [threading.Lock() for _ in range(LOCKS)]
         self._latest: tuple[int, CachedSample] | None = None  # the next tile of a grid is mostly of the same image
 
     def __len__(self) -> int:
@@ -125,8 +115,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         preprocessing = self.preprocessing
         sizes = self.cutting.sizes or [preprocessing.sides] * len(self.pairs)
         pixel = np.dtype(preprocessing.dtype).itemsize * preprocessing.in_channels + (4 if self.numbered else 1)
-        cached = sum(one.nbytes for one in self._cache.cached.values())
-        return max(0, min(self._cache.bytes_left, pixel * sum(map(math.prod, sizes)) - cached))
+        return max(0, min(self._cache.bytes_left, pixel * sum(map(math.prod, sizes)) - self._cache.nbytes))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and mask of `sample` in epoch 0."""
@@ -143,14 +132,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises UserError if the files have changed or vanished since they were examined.
         """
         number = self.image_numbers[index]
-        latest = self._latest
-        cached = latest[1] if latest and latest[0] == number else self._cache.cached.get(number)
-        if cached is None:
-            cached = self._read(number)
-            self._cache.keep(number, cached)
-            self._latest = number, cached
+        cached = self._cached(number)
         image, mask = self.cutting.cut(cached, index - self._firsts[number], index, epoch)
-        return image, mask, cached.intensities
+        return image.to(self._dtype), mask, cached.intensities
 
     def batches(
         self,
@@ -177,6 +161,26 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         for group in groups:
             yield _stack(group, [next(samples) for _ in group], pin)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of images as in the files."""
+        return getattr(torch, self.preprocessing.dtype)
+
+    def _cached(self, number: int) -> CachedSample:
+        """The decoded pair of that number, read unless it is there."""
+        found = self._held(number)
+        if found is None:
+            with self._reading[number % LOCKS]:  # so that threads that want one volume don't each read it
+                found = self._held(number)
+                if found is None:
+                    found = self._cache.keep(number, self._read(number))
+                    self._latest = number, found
+        return found
+
+    def _held(self, number: int) -> CachedSample | None:
+        latest = self._latest
+        return latest[1] if latest and latest[0] == number else self._cache.cached.get(number)
+
     def _read(self, number: int) -> CachedSample:
         pair, preprocessing = self.pairs[number], self.preprocessing
         try:
@@ -201,7 +205,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except UserError as error:
             raise pair.mask.named(error) from error
         sample = self._resampled(number, torch.from_numpy(image), torch.from_numpy(mask))
-        cached = self.cutting.hold(*sample, intensities, preprocessing.size)
+        held = self.cutting.hold(*sample, intensities, preprocessing.size)
+        cached = replace(held, image=narrowed(held.image))
         if shared is not None:
             return replace(cached, intensities=shared)
         if self.cutting.sizes or preprocessing.intensity == "dataset":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unet_cli.data.series import stack_of
 from unet_cli.data.source import Pair
 from unet_cli.errors import UserError, explain
 from unet_cli.system.files import whole_file
@@ -83,11 +84,12 @@ def group_names(pairs: Sequence[Pair], pattern: str | None) -> list[str]:
     """The group of each pair, extracted from its name by a regular expression.
 
     The group is the content of the pattern's parentheses, joined by '/' if there are several, or the whole match.
-    Without a pattern each pair is its own group, and so are the pages of a file, since adjacent ones are nearly
-    identical. Raises UserError for an invalid regular expression, and for names without a match.
+    Without a pattern each pair is its own group, and so are the pages of a file and the slices of a DICOM series, since
+    adjacent ones are nearly identical. Raises UserError for an invalid regular expression, and for names without a
+    match.
     """
     if pattern is None:
-        return [pair.name if pair.image.page is None else str(pair.image.path) for pair in pairs]
+        return [_own_group(pair) for pair in pairs]
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -100,6 +102,12 @@ def group_names(pairs: Sequence[Pair], pattern: str | None) -> list[str]:
             "change the pattern so that it matches every name"
         )
     return names
+
+
+def _own_group(pair: Pair) -> str:
+    stack = stack_of(pair.image)[0]
+    is_alone = stack == (pair.image.path, "") and pair.image.page is None
+    return pair.name if is_alone else "/".join(map(str, stack)).rstrip("/")
 
 
 def write_split(path: Path, split: Split) -> None:

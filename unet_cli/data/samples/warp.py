@@ -100,7 +100,7 @@ def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) ->
     across, down, columns = factors[:, :, :1], factors[:, :, 1:2], factors[:, :, 2:]
     grid = (across + down.transpose(-1, -2)).flatten(0, 1)
     if points:
-        rows = torch.from_numpy(_cubic(size, points)).to(device)
+        rows = torch.from_numpy(cubic_weights(size, points)).to(device)
         grid.baddbmm_(rows.expand(len(grid), -1, -1), columns.flatten(0, 1))
     return grid.unflatten(0, (-1, 2)).movedim(1, -1)
 
@@ -108,20 +108,26 @@ def _grid(warps: Sequence[Warp], patch: int, size: int, device: torch.device) ->
 def _factors(warp: Warp, patch: int, size: int, points: int) -> np.ndarray:
     """(2, 2 + points, S) float32, for x and y: the part of the source position that depends on the column, the part
     that depends on the row, and the displacements along the columns for each row of control points."""
-    share = size / patch
-    window = 2 * ((patch - size) // 2) / patch - (1 - share)  # its centre: off by half a pixel if one side is odd
-    place = (2 * np.arange(size) + 1 - size) / size
+    share, window, place = places_in(patch, size)
     matrix, shift = warp.matrix(), np.zeros(2) if warp.shift is None else warp.shift
     factors = np.zeros((2, 2 + points, size))
     factors[:, 0] = share * (matrix[:, :1] * place + shift[:, None]) + window
     factors[:, 1] = share * matrix[:, 1:] * place
     if warp.elastic is not None:
-        factors[:, 2:] = share * warp.elastic @ _cubic(size, points).T
+        factors[:, 2:] = share * warp.elastic @ cubic_weights(size, points).T
     return factors.astype(np.float32)
 
 
+def places_in(patch: int, size: int) -> tuple[float, float, np.ndarray]:
+    """How a window of `size` pixels lies amid a patch along one axis: its share of the patch, its centre in the
+    coordinates of the patch, and (S,) where its pixels are in its own."""
+    share = size / patch
+    window = 2 * ((patch - size) // 2) / patch - (1 - share)  # off by half a pixel if one side is odd
+    return share, window, (2 * np.arange(size) + 1 - size) / size
+
+
 @lru_cache
-def _cubic(size: int, points: int) -> np.ndarray:
+def cubic_weights(size: int, points: int) -> np.ndarray:
     """(S, points) float32: the bicubic weight of each control point at each pixel of a row."""
     each = torch.eye(points)[None, None]
     return F.interpolate(each, (size, points), mode="bicubic", align_corners=True)[0, 0].numpy()
