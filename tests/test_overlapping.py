@@ -200,7 +200,7 @@ def test_a_run_predicts_and_scores_a_mask_for_each_class(unet: Run, overlapping_
     assert np.array_equal(load(folder)(data / "images/p0.png")[1], mask)
     scored = unet("evaluate", "--pred", tmp_path / "out", "--data", data, "--json")
     assert scored.returncode == 0, scored.stderr
-    found = {(row["metric"], row["class"]): row["value"] for row in json.loads(scored.stdout)["scores"]}
+    found = {(row["metric"], row["name"]): row["value"] for row in json.loads(scored.stdout)["scores"]}
     assert found["dice", "disc"] > 0.8
     again = unet("evaluate", "--weights", folder, "--data", write_set(tmp_path / "new", count=4), "--json")
     assert again.returncode == 0, again.stderr

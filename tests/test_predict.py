@@ -26,7 +26,8 @@ from unet_cli.data.source import Source
 from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 from unet_cli.inference.inputs import listed_paths
-from unet_cli.inference.jobs import MAX_CLASS_BYTES, Job, Outcome, file_names
+from unet_cli.inference.jobs import Job, Outcome
+from unet_cli.inference.naming import MAX_CLASS_BYTES, file_names
 from unet_cli.inference.pipeline import predict_all
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Tiled

@@ -48,7 +48,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     """
     from unet_cli.checkpoint import describe_unfinished, find_checkpoints, load_checkpoint
     from unet_cli.inference.inputs import listed_paths
-    from unet_cli.inference.jobs import extras_of, find_jobs, is_done, remove_stale_outputs, share_of
+    from unet_cli.inference.jobs import find_jobs, is_done, remove_stale_outputs, share_of
+    from unet_cli.inference.naming import extras_of
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.inference.records import begin_records, check_records, join_records

@@ -26,7 +26,7 @@ from unet_cli.data.source import Pair, Source, page_name
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
-from unet_cli.inference.jobs import file_names
+from unet_cli.inference.naming import file_names
 from unet_cli.inference.predictor import Predictor
 from unet_cli.system.console import Console, counted, few
 from unet_cli.system.device import choose_compute

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,12 +23,12 @@ from unet_cli.data.formats import (
     without_extension,
 )
 from unet_cli.data.formats.geo import WORLD_FILES, Affine, is_geotiff, place_of, world_file, world_transform
-from unet_cli.data.labels import LabelMap
 from unet_cli.data.series import is_series
 from unet_cli.data.source import CLASS_FOLDERS, Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
+from unet_cli.inference.naming import class_files
 from unet_cli.inference.records import is_our_record, record_files, stale_records
 from unet_cli.system.console import counted
 from unet_cli.system.distributed import this_process
@@ -40,7 +38,6 @@ OVERLAY = "overlay.png"  # a PNG for every type of mask
 EXTRA_NAME = re.compile(
     r"(?P<overlay>overlay\.png)|((instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
 )
-MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems limit to 255 bytes
 
 
 @dataclass(frozen=True)
@@ -316,43 +313,3 @@ def _extra_of(name: str) -> Iterator[tuple[str, str]]:
 def is_done(job: Job) -> bool:
     """Whether all files of the job exist; files are renamed into place only when they are complete."""
     return all(os.path.exists(path) for path in job.outputs)
-
-
-def extras_of(config: PredictConfig, labels: LabelMap, gates: int) -> tuple[str, ...]:
-    """The extras beside each mask: an overlay, a probability map (for each class, by its name, where there are
-    several), a map of each attention gate, and the instance map (for each class where they overlap)."""
-    names = file_names(labels.scored_names if labels.overlapping else labels.names)
-    maps = ("probability",) if labels.num_classes == 2 else tuple(f"probability_{name}" for name in names)
-    instances = tuple(f"instances_{name}" for name in names) if labels.overlapping else ("instances",)
-    attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
-    extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
-    return extras + instances * config.numbers_objects
-
-
-def class_files(output: Path, mask: Path, classes: Sequence[str], in_folders: bool) -> tuple[Path, ...]:
-    """The mask of each class that may overlap: CLASS/NAME below the output folder, or NAME_CLASS beside the mask."""
-    if in_folders:
-        return tuple(output / name / mask.relative_to(output) for name in file_names(classes))
-    return tuple(
-        mask.with_name(f"{without_extension(mask.name)}_{name}{extension_of(mask)}") for name in file_names(classes)
-    )
-
-
-def file_names(classes: Sequence[str]) -> list[str]:
-    """Class names as parts of file names on any system: letters, digits, '_' and '-', at most MAX_CLASS_BYTES long and
-    unique regardless of case. A name that isn't unique gets the index of its class."""
-    names = [_safe(name, MAX_CLASS_BYTES) for name in classes]
-    seen = Counter(name.casefold() for name in names)
-    for index, name in enumerate(names):
-        if not name or seen[name.casefold()] > 1:
-            number = f"{name}-{index}".lstrip("-")
-            while number.casefold() in seen:
-                number = f"{number}-{index}"
-            seen[number.casefold()] += 1
-            names[index] = number
-    return names
-
-
-def _safe(name: str, max_bytes: int) -> str:
-    text = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")
-    return text.encode()[:max_bytes].decode(errors="ignore")
