@@ -191,17 +191,16 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line draws its figures, which it otherwise composes but leaves blank: see prepared.py."""
+    """The command line draws its figures, which it otherwise leaves blank: see prepared.py."""
     monkeypatch.setenv("UNET_DRAWS", "1")
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are left blank in this process too."""
-    from matplotlib.figure import Figure
-    from prepared import blank
+    from prepared import Blank
 
-    monkeypatch.setattr(Figure, "savefig", blank)
+    monkeypatch.setattr("matplotlib.figure.Figure", Blank)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import atexit
 import gc
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -61,14 +62,36 @@ def warm_up() -> None:
     gc.freeze()  # else the children's collections copy every page
 
 
-def blank(figure: object, file: io.IOBase, format: str, **options: object) -> None:
-    """Instead of Figure.savefig: drawing takes longer than all else that training tiny networks does."""
-    from PIL import Image
+class Blank:
+    """Instead of matplotlib's Figure: what draws on it is called as usual, and the file is blank. With axes, ticks and
+    glyphs, drawing takes as long as all else that training tiny networks does."""
 
-    if format == "svg":
-        file.write('<svg viewBox="0 0 1 1"></svg>')
-    else:
-        Image.new("L", (1, 1)).save(file, format=format)
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def add_axes(self, place: tuple[float, ...]) -> "Anything":
+        return Anything()
+
+    def subplots(self, rows: int, columns: int, **options: object) -> "list[Anything]":
+        return [Anything() for _ in range(rows * columns)]
+
+    def savefig(self, file: io.IOBase, format: str, **options: object) -> None:
+        from PIL import Image
+
+        if format == "svg":
+            file.write('<svg viewBox="0 0 1 1"></svg>')
+        else:
+            Image.new("L", (1, 1)).save(file, format=format)
+
+
+class Anything:
+    """Has all attributes and takes all calls."""
+
+    def __getattr__(self, name: str) -> "Anything":
+        return self
+
+    def __call__(self, *arguments: object, **options: object) -> "Anything":
+        return self
 
 
 def become(request: dict) -> None:
@@ -88,9 +111,11 @@ def become(request: dict) -> None:
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
     if "UNET_DRAWS" not in os.environ:  # see the fixture draws
-        from matplotlib.figure import Figure
+        import matplotlib.figure
 
-        Figure.savefig = blank
+        matplotlib.figure.Figure = Blank
+    # Children of this process are forked from it, which has imported torch; test_child and test_compare have others.
+    import_module("unet_cli.system.child")._context = lambda module: multiprocessing.get_context("fork")
     from unet_cli.cli import main as unet
 
     code = 1  # as of an exception that nobody caught
