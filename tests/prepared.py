@@ -3,6 +3,7 @@ for the command, not for torch. Requests come on stdin, a line of JSON each, and
 process that was begun, or how one has ended."""
 
 import atexit
+import ctypes
 import gc
 import io
 import json
@@ -12,11 +13,15 @@ import signal
 import sys
 import threading
 import traceback
+import uuid
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 NEEDED = (
     "imagecodecs._png", "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "multiprocessing.synchronize",
-    "scipy.optimize", "torch.utils.serialization.config", "torchvision", "typer._adapters", "unet_cli.cli.compare",
+    "scipy.optimize", "torch.distributed.run", "torch.utils.serialization.config", "torchvision", "typer._adapters",
+    "unet_cli.cli.compare",
     "unet_cli.cli.evaluate", "unet_cli.cli.predict", "unet_cli.cli.train", "unet_cli.runs.benchmarks",
     "unet_cli.runs.compare", "unet_cli.runs.folds",
 )  # fmt: skip # and with these all others
@@ -120,13 +125,34 @@ def become(request: dict) -> None:
 
     code = 1  # as of an exception that nobody caught
     try:
-        unet()
+        if request["torchrun"] is None:
+            unet()
+        else:
+            launch(request["torchrun"], unet)
         code = 0
     except SystemExit as stopped:
         code = stopped.code or 0
     except BaseException:
         traceback.print_exc()
     leave(code)
+
+
+def launch(options: list[str], unet: Callable[[], None]) -> None:
+    """What `torchrun OPTIONS -m unet_cli ARGUMENTS` is, but that its processes are forked from this one, too."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
+
+    def work() -> None:
+        os.setsid()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as soon as this one ends
+            Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")
+        unet()
+
+    config, _, _ = run.config_from_args(run.parse_args([*options, "-m", "unet_cli"]))
+    config.start_method, config.run_id = "fork", uuid.uuid4().hex
+    config.rdzv_backend, config.rdzv_endpoint = "c10d", "localhost:0"  # as with --standalone
+    elastic_launch(config, work)()
 
 
 def leave(code: int) -> None:
