@@ -66,18 +66,9 @@ class Started:
     returncode: int | None = None
 
     def __init__(
-        self,
-        server: Prepared,
-        arguments: list[str],
-        cwd: Path,
-        stdin: str | None,
-        torchrun: list[str] | None,
-        **to: str,
+        self, server: Prepared, arguments: list[str], cwd: Path, stdin: str | None, to: dict[str, str], **others: object
     ) -> None:
-        """torchrun: its options, where it starts the command line in several processes.
-
-        to: where stdout or stderr goes, if it isn't wanted.
-        """
+        """to: where stdout or stderr goes, if it isn't wanted. others: what prepared.py can be asked for besides."""
         self._server, self._folder = server, tempfile.mkdtemp()
         names = [to.get(name, os.path.join(self._folder, name)) for name in ("stdin", "stdout", "stderr")]
         Path(names[0]).write_text(stdin or "")
@@ -87,7 +78,7 @@ class Started:
             cwd=str(cwd),
             environment=dict(os.environ),
             streams=names,
-            torchrun=torchrun,
+            **others,
         )
         assert self.pid is not None
 
@@ -133,9 +124,16 @@ class Prepared:
         self._process: subprocess.Popen[str] | None = None
 
     def start(
-        self, arguments: list[str], cwd: Path, stdin: str | None = None, torchrun: list[str] | None = None, **to: str
+        self,
+        arguments: list[str],
+        cwd: Path,
+        stdin: str | None = None,
+        to: dict[str, str] | None = None,
+        **others: object,
     ) -> Started:
-        return Started(self, arguments, cwd, stdin, torchrun, **to)
+        """others: torchrun, its options where it starts the command line in several processes; file_limit, the bytes
+        beyond which no file can grow."""
+        return Started(self, arguments, cwd, stdin, to or {}, **others)
 
     def close(self) -> None:
         """With what tests that failed have left running."""
@@ -178,7 +176,7 @@ def kill_midway(*arguments: object, part: Path, least: int, cwd: Path) -> None:
 
 def start_unet(*arguments: object, cwd: Path, **to: str) -> Started:
     """Likewise, but without waiting for its end. to: where stdout or stderr goes, if it isn't wanted."""
-    return PREPARED.start([*map(str, arguments)], cwd, **to)
+    return PREPARED.start([*map(str, arguments)], cwd, to=to)
 
 
 def wait_for(path: Path, process: Started | subprocess.Popen[str]) -> None:
@@ -321,16 +319,20 @@ def full_disk(tmp_path: Path) -> Run:
     """Call the command line where no file can grow beyond a number of bytes: a write then fails as on a full disk."""
 
     def call(limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-        resource = pytest.importorskip("resource")
-        command = [sys.executable, "-B", "-m", "unet_cli", *map(str, arguments)]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )
+        pytest.importorskip("resource")
+        words = [*map(str, arguments)]
+        with tempfile.TemporaryDirectory() as folder:
+            pipes = {name: os.path.join(folder, name) for name in ("stdout", "stderr")}  # which grow nonetheless
+            for pipe in pipes.values():
+                os.mkfifo(pipe)
+            readers = [os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) for pipe in pipes.values()]
+            process = PREPARED.start(words, tmp_path, to=pipes, file_limit=limit)
+            code = process.wait()
+            assert code is not None
+            out, err = (os.read(reader, 1 << 16).decode() for reader in readers)  # all that a pipe holds
+            for reader in readers:
+                os.close(reader)
+        return subprocess.CompletedProcess(words, code, out, err)
 
     return call
 

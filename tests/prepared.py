@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -115,6 +116,8 @@ def become(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
+    if limit := request.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if "UNET_DRAWS" not in os.environ:  # see the fixture draws
         import matplotlib.figure
 
@@ -125,10 +128,10 @@ def become(request: dict) -> None:
 
     code = 1  # as of an exception that nobody caught
     try:
-        if request["torchrun"] is None:
-            unet()
+        if options := request.get("torchrun"):
+            launch(options, unet)
         else:
-            launch(request["torchrun"], unet)
+            unet()
         code = 0
     except SystemExit as stopped:
         code = stopped.code or 0

@@ -60,7 +60,9 @@ def test_annotations_without_their_image_are_said(tool, tmp_path):
     assert "cell3" in problem.text
 
 
+@pytest.mark.parametrize("tool", ["napari", *(pytest.param(t, marks=pytest.mark.slow) for t in TOOLS if t != "napari")])
 def test_from_check_to_predict(unet: Run, tool, tmp_path):
+    """Other formats by hand: they differ up to the card only."""
     learns(unet, WRITERS[tool](tmp_path / "data"), ["object" if tool == "napari" else "cell"])
 
 

@@ -21,7 +21,7 @@ from conftest import TINY, Run, Started, assert_failed, start_unet, wait_for, wr
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 
-EPOCHS = 20
+EPOCHS = 12
 OFTEN, SELDOM = ("--save-every", "0.02s"), ("--save-every", "1h")  # often: most moments lie behind some saved state
 LEFT_ALONE = "whole"
 
