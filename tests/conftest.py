@@ -207,12 +207,14 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNET_DRAWS", "1")
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are left blank in this process too."""
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Figures are left blank in this process too, throughout a file."""
     from prepared import Blank
 
-    monkeypatch.setattr("matplotlib.figure.Figure", Blank)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure", Blank)
+        yield
 
 
 @pytest.fixture

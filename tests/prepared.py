@@ -150,7 +150,10 @@ def launch(options: list[str], unet: Callable[[], None]) -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as soon as this one ends
             Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")
-        unet()
+        try:
+            unet()
+        finally:  # one that has ended waits for the others, or to be terminated
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     config, _, _ = run.config_from_args(run.parse_args([*options, "-m", "unet_cli"]))
     config.start_method, config.run_id = "fork", uuid.uuid4().hex

@@ -32,7 +32,7 @@ SETTINGS = {
     "folds": 2, "fold": "all",
 }  # fmt: skip
 QUIET = Console(quiet=True)
-pytestmark = pytest.mark.usefixtures("undrawn")  # but for the runs of `finished`
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def config_of(run: Path, **settings) -> TrainConfig:
@@ -55,7 +55,7 @@ def cross_validate(folder: Path, **settings) -> Folds:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Folds]:
+def finished(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> tuple[Path, Folds]:
     """A folder with data and a finished cross-validation, checkpoints/data-1, and what it returned."""
     folder = tmp_path_factory.mktemp("folds")
     write_pairs(folder / "data")

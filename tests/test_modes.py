@@ -23,6 +23,7 @@ from unet_cli.system.console import Console
 TINY = {"size": 32, "width": 4, "depth": 2, "batch_size": 2, "device": "cpu", "precision": "float32", "epochs": 1}
 NETWORK = ModelConfig(name="unet", in_channels=1, num_classes=2, base_channels=8)
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 LINES = [line(72)] * 5
 BLOBS = [disc(72, radius) for radius in (15, 18, 21, 24, 27)]
 

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import Run, assert_failed, json_lines, kill_midway, pixels, run_unet, start_unet
+from conftest import PREPARED, Run, assert_failed, json_lines, kill_midway, pixels, run_unet, start_unet, wait_for
 from PIL import Image
 
 from unet_cli.checkpoint import load_checkpoint, save_checkpoint
@@ -386,11 +384,8 @@ def test_files_that_are_not_ours_are_never_written_over(unet: Run, trained, imag
 def test_a_stop_finishes_the_files_at_hand_and_tells_of_each(trained, images, tmp_path):
     for index in range(300):
         shutil.copy(images / "a.png", images / f"copy{index:03d}.png")
-    command = [sys.executable, "-m", "unet_cli", "predict", "--weights", str(trained), "--input", "imgs", "--json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "imgs_masks" / "a.png").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = start_unet("predict", "--weights", trained, "--input", "imgs", "--json", cwd=tmp_path)
+    wait_for(tmp_path / "imgs_masks" / "a.png", process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
@@ -704,13 +699,11 @@ def test_torchrun_shares_a_job_and_every_process_comes_to_its_end(trained, image
     for index in range(6):
         shutil.copy(images / "a.png", images / f"copy{index}.png")
     (images / "a.png").write_text("junk")
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unet_cli", "predict", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, *words, "--weights", trained, "--input", "imgs", "--output", "out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "a.png is not an image" in done.stderr
+    words = ["predict", "--device", "cpu", "--weights", str(trained), "--input", "imgs", "--output", "out"]
+    process = PREPARED.start(words, tmp_path, torchrun=["--nproc-per-node", "2"])
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "a.png is not an image" in err
     assert len(list((tmp_path / "out").rglob("*.png"))) == 8
 
 

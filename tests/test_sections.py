@@ -40,6 +40,7 @@ from unet_cli.system.console import Console
 from unet_cli.system.device import choose_compute
 
 pytest.importorskip("nibabel", reason="pip install nibabel, the extra medical")
+pytestmark = pytest.mark.usefixtures("undrawn")
 QUIET = Console(quiet=True)
 
 

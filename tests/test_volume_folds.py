@@ -18,6 +18,7 @@ from unet_cli.runs.folds import Folds, train_folds
 from unet_cli.system.console import Console
 
 pytest.importorskip("nibabel", reason="pip install nibabel, the extra medical")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def write_heads(root: Path, *names: str) -> Path:
