@@ -17,6 +17,7 @@ from unet_cli.data.objects import components
 from unet_cli.inference.cleaning import clean, number_objects, objects_of
 
 SIDE = 64
+TINY = ("--size", SIDE, "--width", 4, "--depth", 2)
 OBJECTS = LabelMap((0, 255), ("background", "cell"), "instances", cores=True)
 
 
@@ -104,8 +105,8 @@ def test_cleaning_counts_objects_rather_than_what_touches():
 @pytest.fixture(scope="module")
 def run_on_objects(tmp_path_factory) -> tuple[Path, Path]:
     data = write_set(tmp_path_factory.mktemp("objects") / "data", count=16)
-    run = run_unet("train", "--data", data, "--output", data.parent / "runs", "--epochs", 40, "--size", SIDE, "--width", 4,
-                   "--depth", 2, "--lr", 0.01, "--seed", 1, cwd=data)  # fmt: skip
+    run = run_unet("train", "--data", data, "--output", data.parent / "runs", "--epochs", 40, *TINY,
+                   "--lr", 0.01, "--seed", 1, cwd=data)  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "each object is learned by itself" in run.stderr
     [folder] = (data.parent / "runs").iterdir()
@@ -118,8 +119,8 @@ def test_numbered_objects_are_learned_predicted_and_scored(unet: Run, run_on_obj
     assert checkpoint.labels.cores
     assert checkpoint.model.out_channels == 2
     out = tmp_path / "out"
-    done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--class-mask", "--overlay",
-                "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson", "--json")  # fmt: skip
+    done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--class-mask",
+                "--overlay", "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     numbers = np.asarray(Image.open(out / "p3.png"))
     assert numbers.dtype in (np.uint16, np.int32)

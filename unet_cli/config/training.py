@@ -123,8 +123,8 @@ class TrainConfig(DataConfig, Batches, Spaced):
         panel="Data", lasting="run",
     )  # fmt: skip
     target: Literal["auto", "objects", "classes"] = setting(
-        "auto", help="What is learned. objects: each by itself, so that touching ones are told apart, and predict numbers "
-        "them. classes: foreground and background. auto: objects where the masks tell them apart.",
+        "auto", help="What is learned. objects: each by itself, so that touching ones are told apart, and predict "
+        "numbers them. classes: foreground and background. auto: objects where the masks tell them apart.",
         panel="Data", lasting="run",
     )  # fmt: skip
     max_time: float | None = setting(
