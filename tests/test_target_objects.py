@@ -120,7 +120,8 @@ def test_numbered_objects_are_learned_predicted_and_scored(unet: Run, run_on_obj
     assert checkpoint.model.out_channels == 2
     out = tmp_path / "out"
     done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--class-mask",
-                "--overlay", "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson", "--json")  # fmt: skip
+                "--overlay", "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson",
+                "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     numbers = np.asarray(Image.open(out / "p3.png"))
     assert numbers.dtype in (np.uint16, np.int32)
