@@ -24,7 +24,7 @@ def written(drawing: Drawing, place: Place | None = None) -> bytes:
 
 
 def _feature(drawing: Drawing, number: int, parts: list[list[np.ndarray]]) -> dict[str, Any]:
-    name, figures = drawing.name_of(number), drawing.figures(number)
+    name, figures, in_map = drawing.name_of(number), drawing.figures(number), int(drawing.objects.in_map[number - 1])
     colour = drawing.colours[int(drawing.objects.classes[number - 1])]
     measured = {"area px^2": figures["area"]} | ({"score": figures["score"]} if "score" in figures else {})
     polygons = [[_closed(ring) for ring in part] for part in parts]
@@ -37,11 +37,11 @@ def _feature(drawing: Drawing, number: int, parts: list[list[np.ndarray]]) -> di
         },
         "properties": {
             "objectType": "annotation",
-            "name": f"{name} {number}",
+            "name": f"{name} {in_map}",
             "classification": {"name": name, "color": list(colour)},
             "measurements": measured,
             "class": name,
-            "number": number,
+            "number": in_map,
             **figures,
         },
     }
