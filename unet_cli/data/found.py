@@ -62,7 +62,7 @@ class Objects:
 def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarray], np.ndarray]) -> Objects:
     """The objects of class indices ([D,] H, W), those of the first class being background.
 
-    numbered: uint8 1 and 0 -> int32 numbers from 1 without gaps.
+    numbered: uint8 1 and 0, of objects with cores their indices -> int32 numbers from 1 without gaps.
     """
     found = []
     for index in range(1, labels.num_classes):
@@ -71,7 +71,7 @@ def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarr
         sides = [np.flatnonzero(region.any(tuple(other for other in axes if other != axis))) for axis in axes]
         if len(sides[0]):
             box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
-            numbers = numbered(region[box].astype(np.uint8))
+            numbers = numbered(np.where(region, indices, 0)[box] if labels.cores else region[box].astype(np.uint8))
             classes = np.full(int(numbers.max()), index)
             found.append((Layer(numbers, tuple(part.start for part in box)), classes))
     return gathered(indices.shape, found, labels.overlapping)

@@ -37,7 +37,9 @@ SCORED_BY_THEMSELVES = (
     "scores may be a little lower"
 )
 
-BESIDE = re.compile(r"_(overlay|(instances|probability)(_[^/]*)?|attention_\d+)$")  # other outputs of unet predict
+BESIDE = re.compile(
+    r"_(overlay|classes|(instances|probability)(_[^/]*)?|attention_\d+)$"
+)  # other outputs of unet predict
 
 Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # ensemble members, and pairs that none of them was trained on
 

@@ -48,7 +48,7 @@ class Describer:
         foreground alone. A volume's pages are its slices. Raises UserError."""
         entries: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
-        number = partial(objects_of, cleaning=self.config)
+        number = partial(objects_of, cleaning=self.config, labels=self.labels if self.labels.cores else None)
         if self.job.image.is_volume:
             objects = by_class(np.stack([joined(blocks) for blocks in masks]), self.labels, number)
             blocks = (

@@ -36,7 +36,7 @@ from unet_cli.system.files import sweep
 
 OVERLAY = "overlay.png"  # a PNG for every type of mask
 EXTRA_NAME = re.compile(
-    r"(?P<overlay>overlay\.png)|((instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
+    r"(?P<overlay>overlay\.png)|(classes|(instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
 )
 
 

@@ -17,13 +17,14 @@ MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems l
 
 def extras_of(config: PredictConfig, labels: LabelMap, gates: int) -> tuple[str, ...]:
     """The extras beside each mask: an overlay, a probability map (for each class, by its name, where there are
-    several), a map of each attention gate, and the instance map (for each class where they overlap)."""
+    several), a map of each attention gate, the instance map (for each class where they overlap), and the mask of
+    classes."""
     names = file_names(labels.scored_names if labels.overlapping else labels.names)
     maps = ("probability",) if labels.num_classes == 2 else tuple(f"probability_{name}" for name in names)
     instances = tuple(f"instances_{name}" for name in names) if labels.overlapping else ("instances",)
     attention = tuple(f"attention_{gate + 1}" for gate in range(gates))
     extras = ("overlay",) * config.overlay + maps * config.probabilities + attention
-    return extras + instances * config.numbers_objects
+    return extras + instances * config.numbers_objects + ("classes",) * (config.class_mask and labels.cores)
 
 
 def class_files(output: Path, mask: Path, classes: Sequence[str], in_folders: bool) -> tuple[Path, ...]:

@@ -16,11 +16,12 @@ from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.tiff_write import Tags, carried_tags
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.objects import separated
 from unet_cli.data.pictures import outlined
 from unet_cli.data.planes import crossing_planes
 from unet_cli.data.spacing import place_for_nifti, spacing_of
 from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume, write_world_file
-from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.cleaning import clean, number_objects, objects_of
 from unet_cli.inference.described import Describer
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
@@ -69,7 +70,11 @@ class Outputs:
             make_folder(path.parent)
         masks = partial(self._masks, store)
         if (job.pages == 1 or job.image.is_volume) and (
-            config.changes_masks or config.numbers_objects or config.overlay or config.describes_objects
+            self.labels.cores
+            or config.changes_masks
+            or config.numbers_objects
+            or config.overlay
+            or config.describes_objects
         ):
             in_memory = [[joined(blocks)] for blocks in masks()]
             masks = partial(iter, in_memory)  # cleaned once for all files
@@ -92,10 +97,24 @@ class Outputs:
                 alone = self.labels.alone(number)
                 decoded = (self._decoded(blocks, counts, partial(self._of_class, number)) for blocks in masks())
                 self._write_file(path, decoded, alone.written_palette)
+        elif self.labels.cores:
+            if config.class_mask:
+                decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
+                self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
+            counts[:] = 0
+            self._write_file(job.mask, self._numbered(self._counted(masks(), counts), 1))
         else:
             decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
             self._write_file(job.mask, decoded, self.labels.written_palette)
         return tuple((counts @ self.labels.members / counts.sum()).tolist())
+
+    @staticmethod
+    def _counted(masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
+        """The same masks; the pixels of each index are added to `counts`."""
+        for blocks in masks:
+            whole = joined(blocks)
+            counts += np.bincount(whole.ravel(), minlength=len(counts))
+            yield [whole]
 
     def _of_class(self, number: int, indices: np.ndarray) -> np.ndarray:
         """Class indices -> the mask of one class, in its own values."""
@@ -108,18 +127,25 @@ class Outputs:
             bands = open_bands(job.image, self.keep_alpha)
             stated = self.config.spacing
             spacing = in_mm(stated) if stated else spacing_of(job.image)
-            write_png(job.overlays[0], crossing_planes(bands, _volume(masks), colours, spacing))
+            write_png(job.overlays[0], crossing_planes(bands, self._shown(_volume(masks)), colours, spacing))
             return
         for page, blocks in enumerate(masks):
             pixels = read_image(job.page(page), self.keep_alpha)
-            write_png(job.overlays[page], outlined(pixels, joined(blocks), colours))
+            write_png(job.overlays[page], outlined(pixels, self._shown(joined(blocks)), colours))
+
+    def _shown(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices as an overlay outlines them: touching objects with a line between them."""
+        if not self.labels.cores:
+            return indices
+        return (separated(objects_of(indices, self.config, self.labels)) > 0).astype(np.uint8)
 
     def _numbered(self, masks: Iterator[Iterable[np.ndarray]], number: int) -> Iterator[Iterable[np.ndarray]]:
         """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap."""
 
         def objects(indices: np.ndarray) -> np.ndarray:
-            chosen = self.labels.region(indices, number).astype(np.uint8) if self.labels.overlapping else indices
-            return number_objects(chosen, self.config)
+            if self.labels.overlapping:
+                return number_objects(self.labels.region(indices, number).astype(np.uint8), self.config)
+            return number_objects(indices, self.config, self.labels, is_wide=self.job.mask.suffix == ".tif")
 
         if self.job.image.is_volume:
             return ([page] for page in objects(_volume(masks)))
@@ -129,11 +155,11 @@ class Outputs:
         """Class indices of each page in blocks, after the requested postprocessing."""
         if self.job.image.is_volume and self.config.changes_masks:
             whole = _volume(self._pages(store.rows(0)))
-            yield from ([page] for page in clean(whole, self.config, self.labels.overlapping))
+            yield from ([page] for page in clean(whole, self.config, self.labels))
             return
         for blocks in self._pages(store.rows(0)):
             if self.config.changes_masks:
-                yield [clean(joined(blocks), self.config, self.labels.overlapping)]
+                yield [clean(joined(blocks), self.config, self.labels)]
             else:
                 yield blocks
 

@@ -24,6 +24,7 @@ from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
 from unet_cli.data.spacing import in_space
+from unet_cli.data.truth import numbers_objects
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.models import build_model, weightless
 from unet_cli.models.trainable import check_trainable
@@ -64,7 +65,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     config, division = divided_for(config, call.layout, call.folder, initial)
     call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
-        card = examine_for_training(config, call.layout, console)
+        card = with_target(examine_for_training(config, call.layout, console), config, initial)
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
@@ -174,6 +175,25 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
             "assign their values to classes with --classes FILE.toml"
         )
     return _with_spacing(card, config)
+
+
+def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None) -> Card:
+    """The card with what is learned: objects or classes, by --target, else as the initial weights, else objects where
+    the masks tell them apart. Raises UserError where there are no objects of one class."""
+    labels = card.labels
+    if config.target == "objects" and (labels.num_classes > 2 or labels.overlapping):
+        raise UserError(
+            f"--target objects is for objects of one class, and the masks hold {', '.join(labels.names[1:])}: leave it "
+            "out, or name one class with --classes background,object"
+        )
+    if config.target == "auto" and initial is not None:
+        is_target = initial.labels.cores
+    elif config.target == "auto":
+        masks = [pair.mask for pair in card.pairs("train")]
+        is_target = labels.num_classes == 2 and any(numbers_objects(mask, labels) for mask in masks)
+    else:
+        is_target = config.target == "objects"
+    return replace(card, labels=replace(labels, cores=is_target))
 
 
 def _with_spacing(card: Card, config: TrainConfig) -> Card:
