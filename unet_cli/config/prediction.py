@@ -149,7 +149,8 @@ class PredictConfig(Inference, Cleaning):
     )  # fmt: skip
     polygons: Literal["geojson", "coco", "yolo", "labelme", "roi"] | None = setting(
         None, help="Also write the outline of each object, with its class, score and area, as QuPath (geojson), COCO "
-        "tools, Ultralytics (yolo), labelme or ImageJ (roi) open it: beside each mask; coco: one instances.json.",
+        "tools, Ultralytics (yolo), labelme or ImageJ (roi) open it: beside each mask; coco: one instances.json. "
+        "geojson of a GeoTIFF is in its coordinate system, for QGIS.",
         panel="Masks",
     )  # fmt: skip
     simplify: float = setting(

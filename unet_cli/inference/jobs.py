@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.config.spacing import along_axes, in_mm
+from unet_cli.data.class_names import class_files
 from unet_cli.data.formats import (
     SLIDE_EXTENSIONS,
     STACK_EXTENSIONS,
@@ -28,7 +29,6 @@ from unet_cli.data.source import CLASS_FOLDERS, Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
-from unet_cli.inference.naming import class_files
 from unet_cli.inference.records import is_our_record, record_files, stale_records
 from unet_cli.system.console import counted
 from unet_cli.system.distributed import this_process

@@ -94,9 +94,9 @@ class Outputs:
         if job.by_class:
             for number, path in enumerate(job.by_class, 1):
                 counts[:] = 0
-                alone = self.labels.alone(number)
-                decoded = (self._decoded(blocks, counts, partial(self._of_class, number)) for blocks in masks())
-                self._write_file(path, decoded, alone.written_palette)
+                mask_of = partial(self.labels.mask_of, number=number)
+                decoded = (self._decoded(blocks, counts, mask_of) for blocks in masks())
+                self._write_file(path, decoded, self.labels.alone(number).written_palette)
         elif self.labels.cores:
             if config.class_mask:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
@@ -115,10 +115,6 @@ class Outputs:
             whole = joined(blocks)
             counts += np.bincount(whole.ravel(), minlength=len(counts))
             yield [whole]
-
-    def _of_class(self, number: int, indices: np.ndarray) -> np.ndarray:
-        """Class indices -> the mask of one class, in its own values."""
-        return self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
 
     def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
         """Of each page; of a volume one, with three planes."""

@@ -144,11 +144,7 @@ class Predictor:
             return number_objects(clean(indices, cleaning, self.labels), cleaning, self.labels)
         if not self.labels.overlapping:
             return self.labels.decode(indices)
-        masks = [
-            self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
-            for number in self.labels.scored
-        ]
-        return np.stack(masks)
+        return np.stack([self.labels.mask_of(indices, number) for number in self.labels.scored])
 
     def classes(self, probs: Tensor) -> np.ndarray:
         """(planes and more, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices, of objects with

@@ -315,6 +315,10 @@ class LabelMap:
         """The map of masks that hold this class alone, as overlapping classes are written."""
         return LabelMap((0, 255), (self.names[0], self.names[number]))
 
+    def mask_of(self, indices: np.ndarray, number: int) -> np.ndarray:
+        """Class indices -> the mask of one class, in its own values."""
+        return self.alone(number).decode(self.region(indices, number).astype(np.uint8))
+
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
         """All values of classes and the ignored one, ascending, and the class index of each."""
         index_of = {value: index for index, value in enumerate(self.values)}
