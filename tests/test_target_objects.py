@@ -124,6 +124,8 @@ def test_numbered_objects_are_learned_predicted_and_scored(unet: Run, run_on_obj
                 "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     numbers = np.asarray(Image.open(out / "p3.png"))
+    lines = {Path(line["output"]).stem: line for line in map(json.loads, done.stdout.splitlines())}
+    assert lines["p3"]["objects"] == numbers.max()
     assert numbers.dtype in (np.uint16, np.int32)
     assert np.array_equal(load(folder)(data / "images/p3.png"), numbers)
     classes = np.asarray(Image.open(out / "p3_classes.png"))
