@@ -169,3 +169,16 @@ def test_objects_of_several_classes_are_refused(unet: Run, tmp_path):
     run = unet("train", "--data", data, "--target", "objects", "--classes", "background,a,b")
     assert run.returncode == 1
     assert "--target objects is for objects of one class" in run.stderr
+
+
+def test_thin_concave_and_ring_shaped_objects_stay_whole():
+    numbers = np.zeros((128, 128), np.uint16)
+    numbers[disc(30, 30, 20, 128) & ~disc(30, 30, 13, 128)] = 1  # a ring
+    numbers[disc(30, 90, 20, 128) & ~disc(30, 98, 16, 128)] = 2  # a crescent
+    numbers[70:73, 5:120] = 3  # a line
+    numbers[80:120, 10:16] = numbers[112:120, 10:60] = 4  # a corner
+    rows, columns = np.mgrid[:128, :128]
+    numbers[(abs(rows - 96 - 10 * np.sin(columns / 6)) < 3) & (columns > 66)] = 5  # a wave
+    found = objects_of(with_cores((numbers > 0).astype(np.uint8), numbers), Cleaning(), OBJECTS)
+    assert np.array_equal(found > 0, numbers > 0)
+    assert len(np.unique(found)) == len(np.unique(numbers))
