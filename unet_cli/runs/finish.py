@@ -139,7 +139,7 @@ def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
         necks = ", separated at their necks" if is_split else ""
         f1 = overall(evaluation.fitted(), "object_f1").value
         console.say(
-            f"Objects of the validation part are told apart best with cores from a probability of {threshold:g} on{necks}, "
+            f"Validation objects are told apart best by cores from a probability of {threshold:g} on{necks}, "
             f"without those below {smallest} pixels (F1 at IoU 0.5: {f1:.3f})"
         )
     return evaluation
