@@ -9,6 +9,7 @@ import pytest
 from annotated import card_of
 from conftest import Run, assert_failed, write_pairs
 from PIL import Image
+from test_overlapping import write_set
 from test_polygons_out import blobs
 
 from unet_cli.data.check.card import Card
@@ -88,6 +89,43 @@ def test_objects_that_touch_stay_apart_from_annotations_to_annotations(unet: Run
     was, now = classes_of(one), classes_of(other)
     assert all((was[key] == now[key]).all() for key in was)
     assert {255} < set(np.unique(next(iter(now.values()))))
+
+
+def test_classes_that_overlap_become_a_folder_of_masks_each(unet: Run, tmp_path):
+    for split in ("train", "val"):
+        write_set(tmp_path / "data" / split, count=4)
+    assert unet("convert", "--data", "data", "--to", "coco", "--simplify", 0, "--output", "coco").returncode == 0
+    done = unet("convert", "--data", "coco", "--to", "masks", "--output", "masks")
+    assert done.returncode == 0, done.stderr
+    masks = {path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("masks/*/*.png")}
+    assert masks == {f"{split}/masks/{name}/p{n}.png" for split in ("train", "val") for name in ("box", "disc")
+                     for n in range(4)}  # fmt: skip
+    one, other = card_of(tmp_path / "data"), card_of(tmp_path / "masks")
+    assert not other.refusals
+    assert one.labels == other.labels
+    for split in ("train", "val"):
+        was, now = classes_of(one, split), classes_of(other, split)
+        assert was.keys() == now.keys()
+        assert all((was[key] == now[key]).all() for key in was)
+        assert any((indices == 0b11).any() for indices in now.values())
+
+
+def test_masks_of_a_class_each_lose_what_is_ignored_and_say_so(unet: Run, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    corners = {"a/b": [[2, 2], [19, 19]], "..": [[8, 8], [28, 28]], "__ignore__": [[1, 30], [9, 38]]}
+    shapes = [{"label": name, "points": two, "shape_type": "rectangle"} for name, two in corners.items()]
+    for number in range(2):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (40, 40), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        content = {"imagePath": f"{number}.png", "imageHeight": 40, "imageWidth": 40, "shapes": shapes}
+        (folder / f"{number}.json").write_text(json.dumps(content))
+    done = unet("convert", "--data", "data", "--to", "masks", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "no ignored pixels: those of 2 images are background now" in done.stderr
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.png")} == {"images", "0", "a-b"}
+    assert "masks/0/ holds .., masks/a-b/ holds a/b" in done.stderr
 
 
 def test_numbered_objects_stay_apart(unet: Run, tmp_path):

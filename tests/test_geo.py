@@ -1,5 +1,7 @@
 """Where images lie in the world: what the tags of GeoTIFF and world files say, by hand; and masks that lie there."""
 
+import csv
+import json
 import shutil
 
 import numpy as np
@@ -128,7 +130,8 @@ def test_polygons_of_pixels_become_polygons_of_the_world(tmp_path):
     assert located(document, Place(None, epsg=32633)) == document
     upright = located(document, Place(Affine(1, 0, 0, 0, 1, 0)))
     assert upright["features"][0]["geometry"]["coordinates"] == [ring, hole]
-    assert "crs" not in upright
+    assert upright["crs"] is None
+    assert list(world) == ["type", "crs", "features"]
     assert upright["features"][0]["properties"]["world_unit"] is None
 
 
@@ -299,6 +302,49 @@ def test_masks_of_classes_keep_their_colours_as_geotiff(unet: Run, trained, tmp_
     write_geotiff(tmp_path / "a.tif")
     assert unet("predict", "--weights", trained, "--input", "a.tif", "--output", "out").returncode == 0
     assert decode(tmp_path / "out" / "a.tif").palette == palette
+
+
+@pytest.mark.parametrize("raster", [AREA, POINT])
+def test_polygons_and_sizes_of_a_geotiff_are_in_its_coordinate_system(unet: Run, trained, tmp_path, raster):
+    (tmp_path / "imgs").mkdir()
+    path = write_geotiff(tmp_path / "imgs" / "a.tif", tags=[SCALE, TIES, *keys_of(UTM | {1025: raster}, NAME)])
+    Image.fromarray(read_image(Source((path,))).transpose(1, 2, 0)).save(tmp_path / "imgs" / "b.png")
+    call = ["predict", "--weights", trained, "--input", "imgs", "--polygons", "geojson", "--table", "objects.csv"]
+    assert unet(*call).returncode == 0
+    world, plain = (json.loads((tmp_path / "imgs_masks" / f"{name}.geojson").read_text()) for name in "ab")
+    assert world["crs"] == place_of(path).crs_member
+    assert "crs" not in plain
+    assert plain["features"]
+    shift = 0.5 if raster == POINT else 0
+    for one, other in zip(world["features"], plain["features"], strict=True):
+        assert one["properties"]["world_area"] == 200 * one["properties"]["area"]
+        rings = zip(polygons_in(one), polygons_in(other), strict=True)
+        for corners, pixel in ((np.array(mine[0]), np.array(theirs[0])) for mine, theirs in rings):
+            expected = np.array([500_000, 5_200_000]) + (pixel - shift) * [10, -20]
+            assert corners[::-1] == pytest.approx(expected)
+    rows = list(csv.DictReader((tmp_path / "objects.csv").read_text(encoding="utf-8").splitlines()))
+    sizes = [[row["area_m2"], row["area_px"]] for row in rows]
+    half = len(plain["features"])
+    assert [float(area) for area, _ in sizes[:half]] == [200 * int(area) for _, area in sizes[half:]]
+    assert all(area == "" for _, area in sizes[:half])
+
+
+def polygons_in(feature):
+    geometry = feature["geometry"]
+    return geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+
+
+def test_the_size_of_a_pixel_is_known_where_it_is_a_rectangle_and_no_angle():
+    turned = Affine(3, -8, 0, 4, 6, 0)
+    assert Place(turned, square="m²").pixel_size == ((10, 5), "m")
+    assert Place(turned, square="US survey ft²").pixel_size == ((10, 5), "US survey ft")
+    for place in (
+        Place(turned),
+        Place(turned, square="degree²"),
+        Place(turned._replace(b=8), square="m²"),
+        Place(None),
+    ):
+        assert place.pixel_size is None
 
 
 def test_pages_of_a_geotiff_are_masks_in_one_file(unet: Run, trained, tmp_path):

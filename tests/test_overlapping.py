@@ -142,10 +142,10 @@ def test_a_temperature_and_cleaning_treat_each_class_by_itself():
     assert fit_temperature(sample) == pytest.approx(3, rel=0.35)
     pred = np.zeros((8, 8), np.uint8)
     pred[1:6, 1:6], pred[3, 3], pred[7, 7] = 0b01, 0b10, 0b11
-    cleaned = clean(pred, Cleaning(fill_holes=True, remove_smaller=2), overlapping=True)
+    cleaned = clean(pred, Cleaning(fill_holes=True, remove_smaller=2), LABELS)
     assert cleaned[3, 3] == 0b01
     assert cleaned[7, 7] == 0
-    assert objects_of(pred, Cleaning(), 2).max((1, 2)).tolist() == [2, 2]
+    assert objects_of(pred, Cleaning(), LABELS).max((1, 2)).tolist() == [2, 2]
 
 
 def test_a_pixel_of_two_classes_has_both_outlines_and_their_mean_colour():

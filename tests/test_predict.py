@@ -18,6 +18,7 @@ from unet_cli.checkpoint import load_checkpoint, save_checkpoint
 from unet_cli.cli.predict import _still_there
 from unet_cli.config.model import ModelConfig
 from unet_cli.config.prediction import Inference, PredictConfig
+from unet_cli.data.class_names import MAX_CLASS_BYTES, file_names
 from unet_cli.data.folder.walk import walk
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Source
@@ -25,7 +26,6 @@ from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 from unet_cli.inference.inputs import listed_paths
 from unet_cli.inference.jobs import Job, Outcome
-from unet_cli.inference.naming import MAX_CLASS_BYTES, file_names
 from unet_cli.inference.pipeline import predict_all
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Tiled

@@ -37,7 +37,7 @@ MAX_NAME = 100  # characters
 REQUIRED = {"model", "preprocessing", "labels", "training", "data", "metrics", "threshold", "version"}
 # Format 1 had fewer settings of networks and of preprocessing; 2 had no temperature; in 3 the first class was always
 # background; in 4 label maps used values as stored, each on its own, and images had no orientation; 5 had no volumes;
-# in 6 no classes overlapped.
+# in 6 no classes overlapped, and objects had no cores.
 FORMAT_VERSION = 7
 
 
@@ -45,12 +45,14 @@ FORMAT_VERSION = 7
 class Checkpoint:
     """A trained network with all that is needed to use it.
 
-    temperature: divisor of the logits that calibrates the probabilities, 1 where none was fitted; thresholds are on
-    calibrated probabilities. threshold: default probability from which a pixel is foreground; best_threshold: the one
-    that scored best on the validation part at original size (None before the end of a run, without a validation part
-    and for several classes). training: the settings as plain values; data: description of the training data; metrics:
-    those of the epoch of the weights, and with the prefix 'final_' those at original size; resume: state of optimizer,
-    epoch and step, in last.pth only.
+    core_threshold: probability from which a pixel is of an object's core, see data/cores.py; smallest_object: pixels of
+    the smallest that is kept; split_cores: whether cores are separated at their necks. temperature: divisor of the
+    logits that calibrates the probabilities, 1 where none was fitted; thresholds are on calibrated probabilities.
+    threshold: default probability from which a pixel is foreground; best_threshold: the one that scored best on the
+    validation part at original size (None before the end of a run, without a validation part and for several classes).
+    training: the settings as plain values; data: description of the training data; metrics: those of the epoch of the
+    weights, and with the prefix 'final_' those at original size; resume: state of optimizer, epoch and step, in
+    last.pth only.
     """
 
     model: ModelConfig
@@ -63,6 +65,9 @@ class Checkpoint:
     threshold: float = 0.5
     best_threshold: float | None = None
     temperature: float = 1.0
+    core_threshold: float = 0.5
+    smallest_object: int = 0
+    split_cores: bool = False
     version: str = __version__
     resume: dict[str, Any] | None = None
 
@@ -86,6 +91,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "threshold": checkpoint.threshold,
         "best_threshold": checkpoint.best_threshold,
         "temperature": checkpoint.temperature,
+        "core_threshold": checkpoint.core_threshold,
+        "smallest_object": checkpoint.smallest_object,
+        "split_cores": checkpoint.split_cores,
         "training": checkpoint.training,
         "data": checkpoint.data,
         "metrics": checkpoint.metrics,
@@ -141,15 +149,22 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     if missing := REQUIRED - parts.keys():
         raise Misfit(f"{min(missing)} is missing")
     checkpoint = replace(parsed(Checkpoint, parts), resume=resume)
-    for name, low, high in (("threshold", 0, 1), ("best_threshold", 0, 1), ("temperature", 1e-6, 1e6)):
+    for name, low, high in (
+        ("threshold", 0, 1),
+        ("best_threshold", 0, 1),
+        ("temperature", 1e-6, 1e6),
+        ("core_threshold", 0, 1),
+    ):
         number = getattr(checkpoint, name)
         if number is not None and not low <= number <= high:  # false for NaN, so it is refused too
             raise Misfit(f"{name} is {number:g}, and not {low:g} to {high:g}")
+    if checkpoint.smallest_object < 0:
+        raise Misfit(f"smallest_object is {checkpoint.smallest_object}")
     model, labels, preprocessing = checkpoint.model, checkpoint.labels, checkpoint.preprocessing
     if labels.num_classes != model.num_classes:
         raise Misfit(f"labels has {labels.num_classes} classes, and model {model.num_classes}")
-    if labels.overlapping != model.overlapping:
-        raise Misfit("labels and model differ in whether classes overlap")
+    if (labels.overlapping, labels.cores) != (model.overlapping, model.cores):
+        raise Misfit("labels and model differ in what they say of classes that overlap, or of objects")
     if preprocessing.in_channels != model.in_channels:
         raise Misfit(f"preprocessing has {preprocessing.in_channels} channels, model {model.in_channels}")
     _check_training(checkpoint.training)

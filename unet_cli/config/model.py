@@ -52,7 +52,7 @@ class ModelConfig(Checked):
     sigmoid each but the background. The others are None where the network doesn't take them; while it is not resolved,
     also for what is usual. deep_supervision: losses at several heads. flat: of a network for volumes, the number of its
     uppermost levels that leave each axis (D, H, W) as it is, with kernels of 1 and without pooling, because its voxels
-    are longer there.
+    are longer there. cores: whether the cores of objects have a sigmoid after those of the classes.
     """
 
     name: str = "unet"
@@ -66,6 +66,7 @@ class ModelConfig(Checked):
     deep_supervision: bool | None = None
     flat: tuple[int, ...] | None = None
     overlapping: bool = False
+    cores: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +79,7 @@ class ModelConfig(Checked):
 
     @property
     def out_channels(self) -> int:
-        return outputs_for(self.num_classes, self.overlapping)
+        return outputs_for(self.num_classes, self.overlapping) + self.cores
 
     def describe(self) -> str:
         """In words, as far as it is known."""

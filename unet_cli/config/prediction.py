@@ -143,9 +143,14 @@ class PredictConfig(Inference, Cleaning):
     instances: bool = setting(
         False, help="Also write NAME_instances, 16-bit, in which objects are numbered from 1.", panel="Masks"
     )
+    class_mask: bool = setting(
+        False, help="With weights that predict numbered objects: also write NAME_classes, the mask without numbers.",
+        panel="Masks",
+    )  # fmt: skip
     polygons: Literal["geojson", "coco", "yolo", "labelme", "roi"] | None = setting(
         None, help="Also write the outline of each object, with its class, score and area, as QuPath (geojson), COCO "
-        "tools, Ultralytics (yolo), labelme or ImageJ (roi) open it: beside each mask; coco: one instances.json.",
+        "tools, Ultralytics (yolo), labelme or ImageJ (roi) open it: beside each mask; coco: one instances.json. "
+        "geojson of a GeoTIFF is in its coordinate system, for QGIS.",
         panel="Masks",
     )  # fmt: skip
     simplify: float = setting(

@@ -122,6 +122,11 @@ class TrainConfig(DataConfig, Batches, Spaced):
         "range of the file type. auto: image if images differ in brightness more than their pixels do, else dataset.",
         panel="Data", lasting="run",
     )  # fmt: skip
+    target: Literal["auto", "objects", "classes"] = setting(
+        "auto", help="What is learned. objects: each by itself, so that touching ones are told apart, and predict "
+        "numbers them. classes: foreground and background. auto: objects where the masks tell them apart.",
+        panel="Data", lasting="run",
+    )  # fmt: skip
     max_time: float | None = setting(
         None, help="Time for the whole command, such as 45s, 3m or 2h30m; the run is planned to fit it.",
         panel="Training", parse=parse_duration, spell=spell_duration, metavar="TIME",

@@ -29,11 +29,11 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The objects of a mask of `shape` ([D,] H, W), numbered from 1 in reading order of their first pixels, as in an
-    instance map.
+    """The objects of a mask of `shape` ([D,] H, W), numbered from 1 in reading order of their first pixels.
 
     layers: where they are; several where classes may overlap. on: (n,) the layer of each. classes: (n,) index of each.
-    areas: (n,) pixels. boxes: (n, 2, axes) first pixel and end.
+    areas: (n,) pixels. boxes: (n, 2, axes) first pixel and end. in_map: (n,) their numbers in the instance map, which
+    are the same, or in that of their class, where classes overlap.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +42,7 @@ class Objects:
     classes: np.ndarray
     areas: np.ndarray
     boxes: np.ndarray
+    in_map: np.ndarray
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -61,7 +62,7 @@ class Objects:
 def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarray], np.ndarray]) -> Objects:
     """The objects of class indices ([D,] H, W), those of the first class being background.
 
-    numbered: uint8 1 and 0 -> int32 numbers from 1 without gaps.
+    numbered: uint8 1 and 0, of objects with cores their indices -> int32 numbers from 1 without gaps.
     """
     found = []
     for index in range(1, labels.num_classes):
@@ -70,14 +71,17 @@ def by_class(indices: np.ndarray, labels: LabelMap, numbered: Callable[[np.ndarr
         sides = [np.flatnonzero(region.any(tuple(other for other in axes if other != axis))) for axis in axes]
         if len(sides[0]):
             box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
-            numbers = numbered(region[box].astype(np.uint8))
+            numbers = numbered(np.where(region, indices, 0)[box] if labels.cores else region[box].astype(np.uint8))
             classes = np.full(int(numbers.max()), index)
             found.append((Layer(numbers, tuple(part.start for part in box)), classes))
-    return gathered(indices.shape, found)
+    return gathered(indices.shape, found, labels.overlapping)
 
 
-def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int] | np.ndarray]]) -> Objects:
-    """Layers with any numbers of their own, and the class of each number from 1 on -> all of their objects."""
+def gathered(
+    shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int] | np.ndarray]], overlapping: bool = False
+) -> Objects:
+    """Layers with any numbers of their own, and the class of each number from 1 on -> all of their objects.
+    overlapping: whether each class has an instance map of its own."""
     from scipy.ndimage import find_objects
 
     values, places, kinds, owners = [], [], [], []
@@ -92,7 +96,7 @@ def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int]
         owners.append(np.full(len(own), number))
     if not parts:
         none = np.zeros(0, np.int64)
-        return Objects(shape, (), none, none, none, np.zeros((0, 2, len(shape)), np.int64))
+        return Objects(shape, (), none, none, none, np.zeros((0, 2, len(shape)), np.int64), none)
     owner, value = np.concatenate(owners), np.concatenate(values)
     order = np.lexsort((owner, np.concatenate(places)))
     rank = np.empty(len(order), np.int64)
@@ -111,7 +115,12 @@ def gathered(shape: tuple[int, ...], layers: Iterable[tuple[Layer, Sequence[int]
             if box is not None:
                 boxes[index] = np.array([[part.start, part.stop] for part in box]).T + layer.origin
         renumbered.append(new)
-    return Objects(shape, tuple(renumbered), owner[order], np.concatenate(kinds)[order], areas, boxes)
+    classes = np.concatenate(kinds)[order]
+    in_map = np.arange(1, len(order) + 1)
+    for index in np.unique(classes) if overlapping else ():
+        own = classes == index
+        in_map[own] = np.arange(1, np.count_nonzero(own) + 1)
+    return Objects(shape, tuple(renumbered), owner[order], classes, areas, boxes, in_map)
 
 
 def mean_values(objects: Objects, blocks: Iterable[Block], chosen: Callable[[Layer], int] | None = None) -> np.ndarray:

@@ -38,7 +38,7 @@ def rows_of(
     )
     columns: dict[str, np.ndarray] = {
         "class": np.array(names, object)[objects.classes],
-        "number": np.arange(1, len(objects) + 1),
+        "number": objects.in_map,
         "score": scores,
         f"{'area' if dims == 2 else 'volume'}_{sized}": size if steps else objects.areas,
     }

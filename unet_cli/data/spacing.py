@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.dicom_series import series_geometry, tells_spacing
+from unet_cli.data.formats.geo import place_of
 from unet_cli.data.formats.nifti import Geometry, geometry_of
 from unet_cli.data.formats.tiff_spacing import tiff_pixel_size, tiff_spacing
 from unet_cli.data.series import is_series
@@ -35,9 +36,10 @@ def spacing_of(source: Source) -> tuple[float, float, float] | None:
 
 
 def pixel_size(source: Source) -> tuple[tuple[float, ...], str] | None:
-    """Size of a pixel along (H, W), or of a voxel along (D, H, W), and its unit; None where the file doesn't tell.
-    Raises UserError."""
+    """Size of a pixel along (H, W), or of a voxel along (D, H, W), and its unit; None where the file doesn't tell. That
+    of an image which lies in the world is in the unit of its coordinate system. Raises UserError."""
     if source.is_volume:
         spacing = spacing_of(source)
         return (spacing, "mm") if spacing else None
-    return tiff_pixel_size(source.path)
+    place = place_of(source.path, source.page)
+    return place.pixel_size if place else tiff_pixel_size(source.path)

@@ -12,9 +12,9 @@ from torch import Tensor
 from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.imagefile import missing_pixels
-from unet_cli.data.labels import LabelMap, mask_as
-from unet_cli.data.maskfile import one_mask, read_mask
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
+from unet_cli.data.truth import Mask, read_truth
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task, whole_images
 from unet_cli.inference.cleaning import clean, objects_of
@@ -28,34 +28,16 @@ VOLUMES_AT_ONCE = 2  # that are read ahead or measured, as measuring takes up to
 
 
 @dataclass(frozen=True)
-class Mask:
-    """A semantic and an instance mask of one image, (H, W), or volume, (D, H, W).
-
-    classes: uint8 class indices, 255 for ignored. numbers: object numbers, 0 for none; pixels of one number but
-    different classes are different objects. Where classes overlap, each foreground class has numbers of its own, along
-    the first axis.
-    """
-
-    classes: np.ndarray
-    numbers: np.ndarray
-
-    def numbers_of(self, labels: LabelMap, number: int) -> np.ndarray:
-        """The object numbers of one class."""
-        if labels.overlapping:
-            return self.numbers[number - 1]
-        return np.where(labels.region(self.classes, number), self.numbers, 0)
-
-
-@dataclass(frozen=True)
 class Answer:
     """One image's ground truth and prediction. probs: (K, *spatial) float32, uncalibrated; None for masks of another
-    tool. temperature: calibrates them."""
+    tool. temperature: calibrates them. cores: (*spatial) probabilities of objects' cores, where they are predicted."""
 
     pair: Pair
     target: Mask
     pred: Mask
     probs: Tensor | None = None
     temperature: float = 1.0
+    cores: np.ndarray | None = None
 
     @cached_property
     def ignored(self) -> np.ndarray | None:
@@ -85,14 +67,16 @@ def of_network(
 
     Raises UserError at a file that can't be read.
     """
-    threads = at_once(pairs, workers)
+    threads, own = at_once(pairs, workers), predictor.labels
+    cleaning = predictor.cleaning(cleaning)
     samples = prefetch(partial(_read, predictor, labels), pairs, threads, _depth(pairs, threads))
     predicted = whole_images(predictor, samples, StageTimes("scoring"))
     for sample, rows in console.progress(predicted, len(pairs), "scoring at original size", kind_of(pairs)):
         probs = rows.reshape(len(rows), *sample.target.classes.shape)  # slices come one below the other
-        pred = clean(predictor.classes(probs), cleaning, labels.overlapping)
-        mask = Mask(pred, objects_of(pred, cleaning, labels.overlapping_classes))
-        yield Answer(sample.pair, sample.target, mask, probs, predictor.temperature)
+        pred = clean(predictor.classes(probs), cleaning, own)
+        mask = Mask(own.without_cores(pred), objects_of(pred, cleaning, own))
+        cores = probs[predictor.planes].numpy() if own.cores else None
+        yield Answer(sample.pair, sample.target, mask, probs[: predictor.planes], predictor.temperature, cores)
 
 
 def of_masks(
@@ -131,38 +115,6 @@ def size_text(sides: Sequence[int]) -> str:
     return "x".join(str(side) for side in reversed(sides))
 
 
-def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> Mask:
-    """A mask and its objects: numbered in the file, one in each of several files, or connected components, over corners
-    too. missing: bool, missing pixels of the image, which are ignored. Raises UserError."""
-    try:
-        found = read_mask(source)
-        classes = one_mask(labels.encode(found), source)
-        if missing is not None and missing.shape == classes.shape:
-            classes[missing] = IGNORED
-        if labels.kind == "instances":
-            numbers = np.where(classes == IGNORED, 0, one_mask(mask_as(labels.reading, found), source))
-        elif len(source.paths) > 1 and not source.classes and not source.is_volume:
-            numbers = _numbered_by_file(source, labels)
-        else:
-            numbers = objects_of(
-                np.where(classes == IGNORED, np.uint8(0), classes), Cleaning(), labels.overlapping_classes
-            )
-    except UserError as error:
-        raise source.named(error) from error
-    return Mask(classes, numbers)
-
-
-def _numbered_by_file(source: Source, labels: LabelMap) -> np.ndarray:
-    """Object numbers from one file an object; where objects overlap, the later file wins."""
-    numbers: np.ndarray | None = None
-    for number, path in enumerate(source.paths, start=1):
-        inside = labels.encode(read_mask(replace(source, paths=(path,))))[0] > 0
-        numbers = np.zeros(inside.shape, np.int32) if numbers is None else numbers
-        numbers[inside] = number
-    assert numbers is not None
-    return numbers
-
-
 def _read(predictor: Predictor, labels: LabelMap, pair: Pair) -> _Sample:
     is_float = any(member.preprocessing.dtype == "float32" for member in predictor.members)
     missing = _missing(pair.image) if is_float else None
@@ -192,6 +144,6 @@ def _read_both(
         sizes = [size_text(mask.classes.shape) for mask in (pred, target)]
         raise UserError(f"{source} is {sizes[0]} but its truth {pair.mask} is {sizes[1]}: give masks of the same size")
     if cleaning.changes_masks or cleaning.split_touching:
-        classes = clean(pred.classes, cleaning, their_labels.overlapping)
-        pred = Mask(classes, objects_of(classes, cleaning, their_labels.overlapping_classes))
+        classes = clean(pred.classes, cleaning, their_labels)
+        pred = Mask(classes, objects_of(classes, cleaning, their_labels))
     return Answer(pair, target, pred)

@@ -42,7 +42,7 @@ def case_of(config: EvaluateConfig, console: Console) -> Case:
     else:
         named = _loaded(config.weights)
         first = next(iter(named.values()))
-        known, spec, layout = first.labels, spec_of(first), _paired_as(first, config)
+        known, spec, layout = replace(first.labels, cores=False), spec_of(first), _paired_as(first, config)
         config = replace(config, keep_alpha=config.keep_alpha or first.preprocessing.keep_alpha)
     compared = _compared(config)
     as_volumes = next((reads for reads in map(_reads_volumes, (named, compared)) if reads is not None), None)

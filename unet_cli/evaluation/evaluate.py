@@ -18,6 +18,7 @@ from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
 from unet_cli.evaluation.ruler import Ruler, ruler_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_temperature
+from unet_cli.metrics.objects import bowl_score
 from unet_cli.metrics.overlap import counted_pixels, counts_of, present_classes, ratio, set_dice, summarize
 from unet_cli.metrics.ranking import coarse
 from unet_cli.system.console import Console
@@ -78,6 +79,22 @@ class Evaluation:
         return self.images[0].temperature
 
     @cached_property
+    def best_fit(self) -> int | None:
+        """Which of CORE_FITS gives the highest mean of the images' `bowl_score`, the first of equals; None where
+        objects have no cores."""
+        if not self.images[0].fits:
+            return None
+        scores = bowl_score(np.stack([[match.counts for match in one.fits] for one in self.images]))
+        return int(np.where(np.isnan(scores), 0, scores).mean(0).argmax())
+
+    def fitted(self) -> Evaluation:
+        """The same with the objects that the best fit gives."""
+        best = self.best_fit
+        if best is None:
+            return self
+        return replace(self, images=[replace(one, matches=[one.fits[best]], fits=()) for one in self.images])
+
+    @cached_property
     def best_threshold(self) -> tuple[float, float] | None:
         """The threshold of THRESHOLDS with the highest set Dice, as a calibrated probability, and that set Dice; the
         middle one of several that tie. None with several foreground
@@ -104,15 +121,17 @@ def evaluate(
     panels: bool = False,
     keep_alpha: bool = False,
     doubts: bool = False,
+    fits: bool = False,
 ) -> Evaluation:
     """Measure the predictions in threads, as they arrive.
 
-    pairs: in the order of the evaluation's images. panels: draw panels, reading images with keep_alpha. doubts:
-    compute label doubts. Raises UserError where a prediction is not available, and where --spacing doesn't fit.
+    pairs: in the order of the evaluation's images. panels: draw panels, reading images with keep_alpha. doubts: compute
+    label doubts. fits: try how objects are best grown from their cores. Raises UserError where a prediction is not
+    available, and where --spacing doesn't fit.
     """
     ruler = ruler_of(scoring, pairs)
     pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(pairs))
-    wanted = Wanted(ruler, scoring.isbi, pixels, colours_of(labels) if panels else None, keep_alpha, doubts)
+    wanted = Wanted(ruler, scoring.isbi, pixels, colours_of(labels) if panels else None, keep_alpha, doubts, fits)
     workers = at_once(pairs, workers)
     measured: list[Measured] = []
     levels: np.ndarray | None = None
@@ -127,10 +146,16 @@ def evaluate(
 
 
 def evaluate_network(
-    predictor: Predictor, pairs: Sequence[Pair], workers: int | None, console: Console, panels: bool = False
+    predictor: Predictor,
+    pairs: Sequence[Pair],
+    workers: int | None,
+    console: Console,
+    panels: bool = False,
+    fits: bool = False,
 ) -> Evaluation:
     """Evaluate one network as `unet evaluate` does with its default options."""
-    answers = of_network(predictor, pairs, predictor.labels, Cleaning(), workers, console)
+    labels = replace(predictor.labels, cores=False)  # of the truth
+    answers = of_network(predictor, pairs, labels, Cleaning(), workers, console)
     keep_alpha = predictor.preprocessing.keep_alpha
     scoring = Scoring(spacing=predictor.settings.spacing)
-    return evaluate(answers, predictor.labels, pairs, scoring, workers, panels, keep_alpha)
+    return evaluate(answers, labels, pairs, scoring, workers, panels, keep_alpha, fits=fits)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 
 from unet_cli.config.model import IGNORED
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
@@ -18,6 +20,7 @@ from unet_cli.evaluation.panels import Panels, draw_panels
 from unet_cli.evaluation.planes import draw_planes
 from unet_cli.evaluation.ruler import Ruler
 from unet_cli.evaluation.suspects import Doubt, doubt
+from unet_cli.inference.cleaning import objects_of
 from unet_cli.metrics.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.metrics.membranes import membrane_scores
 from unet_cli.metrics.objects import Matches, match_objects
@@ -26,6 +29,9 @@ from unet_cli.metrics.ranking import count_levels
 from unet_cli.metrics.surface import compare_surfaces
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+CORE_THRESHOLDS, SMALLEST = (0.3, 0.5, 0.7), (0, 10, 20, 40, 80)
+# Probability of a core, whether cores are separated at their necks, and pixels of the smallest object.
+CORE_FITS = tuple(product(CORE_THRESHOLDS, (False, True), SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Wanted:
 
     isbi: the membrane scores. pixels: maximum number of pixels in the calibration sample. colours: colours of the
     panels, None for no panels; keep_alpha: how images are read for them. doubts: whether to look for label errors.
+    fits: whether to try how objects are best grown from their cores.
     """
 
     ruler: Ruler
@@ -42,6 +49,7 @@ class Wanted:
     colours: Colours | None = None
     keep_alpha: bool = False
     doubts: bool = False
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Measured:
     Hausdorff distance, average symmetric surface distance, surface Dice, boundary IoU, NaN where the class is in
     neither mask. matches: one for each foreground class. membranes: (11, 2), see membrane_scores. With probabilities:
     levels (C, 2, 65536), see count_levels; sweep (C, thresholds, 3) TP, FP, FN of the only foreground class, or of each
-    that may overlap, at each of THRESHOLDS; sample, and the temperature that calibrates it.
+    that may overlap, at each of THRESHOLDS; sample, and the temperature that calibrates it. fits: matches at each of
+    CORE_FITS.
     """
 
     name: str
@@ -68,6 +77,7 @@ class Measured:
     temperature: float = 1.0
     panels: Panels | None = None
     doubt: Doubt | None = None
+    fits: tuple[Matches, ...] = ()
 
 
 def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
@@ -82,6 +92,7 @@ def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
         membranes=_membranes(answer, labels) if wanted.isbi else None,
         temperature=answer.temperature,
         panels=_panels(answer, wanted) if wanted.colours else None,
+        fits=_fits(answer, labels) if wanted.fits and answer.cores is not None else (),
     )
     if answer.probs is None:
         return found
@@ -119,6 +130,22 @@ def _surface(answer: Answer, labels: LabelMap, one: int, ruler: Ruler) -> tuple[
 def _matches(answer: Answer, labels: LabelMap, one: int) -> Matches:
     pred, target = (mask.numbers_of(labels, one) for mask in (answer.pred, answer.target))
     return match_objects(pred, target, answer.ignored)
+
+
+def _fits(answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
+    """The objects grown from cores, for each of CORE_FITS."""
+    assert answer.cores is not None
+    inside, with_cores = answer.pred.classes == 1, replace(labels, cores=True)
+    target = answer.target.numbers_of(labels, 1)
+    found = []
+    for threshold, is_split in product(CORE_THRESHOLDS, (False, True)):
+        sets = inside.astype(np.uint8) | (inside & (answer.cores >= threshold)).astype(np.uint8) << 1
+        numbers = objects_of(sets, Cleaning(split_touching=is_split), with_cores)
+        areas = np.bincount(numbers.ravel())
+        for smallest in SMALLEST:
+            kept = np.where((areas >= smallest)[numbers], numbers, 0)
+            found.append(match_objects(kept, target, answer.ignored))
+    return tuple(found)
 
 
 def _membranes(answer: Answer, labels: LabelMap) -> np.ndarray:

@@ -14,6 +14,7 @@ from unet_cli.checkpoint import DIVIDED, LEARNED, VALIDATED, Checkpoint
 from unet_cli.config.evaluation import EvaluateConfig
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.data.check.card import Card
+from unet_cli.data.class_names import file_names
 from unet_cli.data.folder.name_rules import Matching
 from unet_cli.data.folder.pairing import find_rule
 from unet_cli.data.folder.walk import stem, walk
@@ -26,7 +27,6 @@ from unet_cli.data.source import Pair, Source, page_name
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
-from unet_cli.inference.naming import file_names
 from unet_cli.inference.predictor import Predictor
 from unet_cli.system.console import Console, counted, few
 from unet_cli.system.device import choose_compute
@@ -37,7 +37,9 @@ SCORED_BY_THEMSELVES = (
     "scores may be a little lower"
 )
 
-BESIDE = re.compile(r"_(overlay|(instances|probability)(_[^/]*)?|attention_\d+)$")  # other outputs of unet predict
+BESIDE = re.compile(
+    r"_(overlay|classes|(instances|probability)(_[^/]*)?|attention_\d+)$"
+)  # other outputs of unet predict
 
 Group = tuple[tuple[Checkpoint, ...], list[Pair]]  # ensemble members, and pairs that none of them was trained on
 

@@ -7,10 +7,13 @@ have any number of dimensions, and in all of them pixels count as equally long.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from unet_cli.config.model import MAX_OVERLAPPING, pixels_of
 from unet_cli.config.prediction import Cleaning
+from unet_cli.data.cores import grown
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import (
     components,
     components_by_class,
@@ -30,7 +33,7 @@ STEP = 0.75  # and in pixels
 SMALLEST_PAIR = 24  # pixels; smaller objects can't have a neck by these measures
 
 
-def clean(pred: np.ndarray, cleaning: Cleaning, overlapping: bool = False) -> np.ndarray:
+def clean(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = None) -> np.ndarray:
     """Uint8 class indices ([D,] H, W), 0 being background -> a new array after fill_holes, remove_smaller and
     keep_largest.
 
@@ -38,11 +41,13 @@ def clean(pred: np.ndarray, cleaning: Cleaning, overlapping: bool = False) -> np
     Removed objects become background. Classes that overlap are cleaned each by itself. Of several largest objects of a
     class, the first in reading order is kept. Needs up to 8 bytes a pixel of temporary memory.
     """
-    if overlapping and cleaning.changes_masks:
+    if labels is not None and labels.overlapping and cleaning.changes_masks:
         cleaned_sets = np.zeros_like(pred)
-        for number in range(1, MAX_OVERLAPPING + 1):
-            cleaned_sets |= clean(pixels_of(pred, number, True).astype(np.uint8), cleaning) << (number - 1)
+        for number in labels.scored:
+            cleaned_sets |= clean(labels.region(pred, number).astype(np.uint8), cleaning) << (number - 1)
         return cleaned_sets
+    if labels is not None and labels.cores and cleaning.changes_masks:
+        return _with_whole_objects(pred, cleaning, labels)
     cleaned = pred.copy()
     if cleaning.fill_holes:
         _fill_holes(cleaned)
@@ -51,37 +56,58 @@ def clean(pred: np.ndarray, cleaning: Cleaning, overlapping: bool = False) -> np
     return cleaned
 
 
-def objects_of(pred: np.ndarray, cleaning: Cleaning, overlapping: int = 0) -> np.ndarray:
+def objects_of(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = None) -> np.ndarray:
     """Uint8 class indices ([D,] H, W) -> int32 of the same shape: background 0, the objects 1, 2, ... without gaps,
     class by class.
 
     An object has one class. With cleaning.split_touching, parts that are joined by necks become objects of their own,
     see `_parts`; their union is still exactly the foreground. Needs up to 9 bytes a pixel of temporary memory, and to
-    split, 70 more for each pixel of the largest bounding box of an object. overlapping: the number of foreground
-    classes where they may overlap; each then has numbers of its own, (overlapping, [D,] H, W).
+    split, 70 more for each pixel of the largest bounding box of an object. labels: of the classes; where these overlap
+    each has numbers of its own, (classes, [D,] H, W), and where cores are known, touching objects are told apart by
+    them.
     """
-    if overlapping:
-        of_each = (pixels_of(pred, number, True).astype(np.uint8) for number in range(1, overlapping + 1))
+    if labels is not None and labels.overlapping:
+        of_each = (labels.region(pred, number).astype(np.uint8) for number in labels.scored)
         return np.stack([objects_of(one, cleaning) for one in of_each])
+    if labels is not None and labels.cores:
+        cores, count = components(labels.cores_in(pred))
+        if cleaning.split_touching:
+            _split_touching(cores, count)
+        return grown(labels.region(pred, 1), cores)
     numbers, count = components(pred)
     if cleaning.split_touching:
         _split_touching(numbers, count)
     return numbers
 
 
-def number_objects(pred: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+def number_objects(
+    pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = None, is_wide: bool = False
+) -> np.ndarray:
     """The instance map: ([D,] H, W) uint16, objects numbered in reading order of their first pixels; see objects_of.
 
-    Raises UserError for more than 65,535 objects.
+    is_wide: whether more than 65,535 objects are numbered by 32 bits, as a TIFF holds; else they raise UserError.
     """
-    numbers = objects_of(pred, cleaning)
+    numbers = objects_of(pred, cleaning, labels)
     count = int(numbers.max(initial=0))
-    if count > MAX_OBJECTS:
+    if count > MAX_OBJECTS and not is_wide:
         raise UserError(
             f"the mask has {count:,} objects, and 16 bits number {MAX_OBJECTS:,} at most: "
-            "remove the small ones with --remove-smaller PIXELS"
+            "remove the small ones with --remove-smaller PIXELS, or number them by 32 bits with --format tif"
         )
-    return _in_reading_order(numbers, count)
+    return _in_reading_order(numbers, count, np.uint16 if count <= MAX_OBJECTS else np.uint32)
+
+
+def _with_whole_objects(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap) -> np.ndarray:
+    """Objects with cores after filling and removing, where each counts by itself, however it touches others."""
+    plain = labels.without_cores(pred)
+    if cleaning.fill_holes:
+        _fill_holes(plain)
+    filled = np.where(plain > 0, pred | plain, np.uint8(0))
+    sizes = np.bincount((numbers := objects_of(filled, cleaning, labels)).ravel())
+    kept = sizes >= cleaning.remove_smaller
+    if cleaning.keep_largest and len(sizes) > 1:
+        kept &= np.arange(len(sizes)) == 1 + sizes[1:].argmax()
+    return np.where((numbers > 0) & kept[numbers], filled, np.uint8(0))
 
 
 def _fill_holes(pred: np.ndarray) -> None:
@@ -205,9 +231,9 @@ def _merged(heights: np.ndarray, summits: np.ndarray, saddles: np.ndarray, pairs
     return np.array([owner(basin) for basin in owners])
 
 
-def _in_reading_order(numbers: np.ndarray, count: int) -> np.ndarray:
-    """([D,] H, W) numbers 1 ... count in any order -> uint16 in the order of their first pixels."""
+def _in_reading_order(numbers: np.ndarray, count: int, kind: type[np.unsignedinteger[Any]]) -> np.ndarray:
+    """([D,] H, W) numbers 1 ... count in any order -> in the order of their first pixels."""
     values, first = first_pixels(numbers)
-    table = np.zeros(count + 1, dtype=np.uint16)
+    table = np.zeros(count + 1, kind)
     table[values[np.argsort(first)]] = np.arange(1, count + 1)
     return look_up(table, numbers)

@@ -16,6 +16,7 @@ from unet_cli.config.spacing import along_axes
 from unet_cli.data.colours import colours_of
 from unet_cli.data.export import coco, geojson, labelme, roi, yolo
 from unet_cli.data.export.drawing import Drawing
+from unet_cli.data.formats.geo import Place, place_of
 from unet_cli.data.found import Block, Objects, by_class, mean_values
 from unet_cli.data.imagefile import open_bands
 from unet_cli.data.labels import LabelMap
@@ -47,7 +48,7 @@ class Describer:
         foreground alone. A volume's pages are its slices. Raises UserError."""
         entries: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
-        number = partial(objects_of, cleaning=self.config)
+        number = partial(objects_of, cleaning=self.config, labels=self.labels if self.labels.cores else None)
         if self.job.image.is_volume:
             objects = by_class(np.stack([joined(blocks) for blocks in masks]), self.labels, number)
             blocks = (
@@ -88,7 +89,9 @@ class Describer:
         drawing = Drawing(file, objects, self.labels.names, colours, self.config.simplify, scores)
         if kind == "coco":
             return [coco.entry(drawing)]
-        write_polygons(kind, job.records[page], drawing)
+        source = job.page(page)
+        place = place_of(source.path, source.page) if kind == "geojson" else None
+        write_polygons(kind, job.records[page], drawing, place)
         return []
 
     def _rows(self, objects: Objects, source: Source, scores: np.ndarray) -> list[dict[str, Any]]:
@@ -104,14 +107,16 @@ class Describer:
         return [told | row for row in rows]
 
 
-def write_polygons(kind: str, path: Path, drawing: Drawing) -> None:
-    """The file of one image. Raises UserError."""
-    if kind != "roi":
-        write_bytes(path, {"geojson": geojson.written, "labelme": labelme.written, "yolo": yolo.written}[kind](drawing))
-        return
-    make_folder(path.parent)
-    with whole_file(path) as file:
-        roi.write(file, drawing)
+def write_polygons(kind: str, path: Path, drawing: Drawing, place: Place | None = None) -> None:
+    """The file of one image. place: where it lies, for GeoJSON. Raises UserError."""
+    if kind == "roi":
+        make_folder(path.parent)
+        with whole_file(path) as file:
+            roi.write(file, drawing)
+    elif kind == "geojson":
+        write_bytes(path, geojson.written(drawing, place))
+    else:
+        write_bytes(path, {"labelme": labelme.written, "yolo": yolo.written}[kind](drawing))
 
 
 def _stacked(planes: Sequence[Blocks]) -> Iterator[Block]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import PredictConfig
 from unet_cli.config.spacing import along_axes, in_mm
+from unet_cli.data.class_names import class_files
 from unet_cli.data.formats import (
     SLIDE_EXTENSIONS,
     STACK_EXTENSIONS,
@@ -28,7 +29,6 @@ from unet_cli.data.source import CLASS_FOLDERS, Source
 from unet_cli.data.writing import is_ours
 from unet_cli.errors import UserError, explain
 from unet_cli.inference.inputs import find_files, paged, real_path, sources_in
-from unet_cli.inference.naming import class_files
 from unet_cli.inference.records import is_our_record, record_files, stale_records
 from unet_cli.system.console import counted
 from unet_cli.system.distributed import this_process
@@ -36,7 +36,7 @@ from unet_cli.system.files import sweep
 
 OVERLAY = "overlay.png"  # a PNG for every type of mask
 EXTRA_NAME = re.compile(
-    r"(?P<overlay>overlay\.png)|((instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
+    r"(?P<overlay>overlay\.png)|(classes|(instances|probability)(_.+)?|attention_\d+)(?P<suffix>\.png|\.tif|\.nii|\.nii\.gz)"
 )
 
 
@@ -105,8 +105,8 @@ class Outcome:
     """The outcome of one image or stack: its size, or that of its pages, and the share of each class in its mask, or
     the error.
 
-    note: conversions that were made. top_probability: calibrated probability of the foreground pixel that had the
-    highest before calibration.
+    objects: their number, where they are predicted. note: conversions that were made. top_probability: calibrated
+    probability of the foreground pixel that had the highest before calibration.
     """
 
     job: Job
@@ -115,6 +115,7 @@ class Outcome:
     width: int = 0
     height: int = 0
     shares: tuple[float, ...] = ()
+    objects: int | None = None
     top_probability: float = 0.0
     seconds: float = 0.0
 
@@ -128,6 +129,7 @@ class Outcome:
             "size": [self.width, self.height, *([self.job.pages] if self.job.image.is_volume else [])],
             **({"pages": self.job.pages} if self.job.pages > 1 and not self.job.image.is_volume else {}),
             "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
+            **({"objects": self.objects} if self.objects is not None else {}),
             "highest_probability": round(self.top_probability, 6),
             "note": self.note,
             "seconds": round(self.seconds, 4),

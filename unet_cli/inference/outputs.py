@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,17 +17,25 @@ from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.tiff_write import Tags, carried_tags
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.labels import LabelMap
+from unet_cli.data.objects import separated
 from unet_cli.data.pictures import outlined
 from unet_cli.data.planes import crossing_planes
 from unet_cli.data.spacing import place_for_nifti, spacing_of
 from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume, write_world_file
-from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.cleaning import clean, number_objects, objects_of
 from unet_cli.inference.described import Describer
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.store import Store
 from unet_cli.system.files import make_folder
 
 ROWS_AT_ONCE = 256  # rows that are decoded in one call: numpy's index takes 8 bytes a pixel
+
+
+class Written(NamedTuple):
+    """What the files of an image hold: the share of each class, and the number of objects where they are predicted."""
+
+    shares: tuple[float, ...]
+    objects: int | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Outputs:
         unwritten = 0 if self.config.probabilities else self.stored_probabilities
         return unwritten + len(self.maps)
 
-    def write(self, store: Store) -> tuple[float, ...]:
-        """Write the files, the mask last, and return the share of each class. Plane 0 of the store holds the class
+    def write(self, store: Store) -> Written:
+        """Write the files, the mask last. Plane 0 of the store holds the class
         indices, the next planes the maps; the pages of a stack lie one below the other. Raises UserError.
 
         A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
@@ -69,7 +78,11 @@ class Outputs:
             make_folder(path.parent)
         masks = partial(self._masks, store)
         if (job.pages == 1 or job.image.is_volume) and (
-            config.changes_masks or config.numbers_objects or config.overlay or config.describes_objects
+            self.labels.cores
+            or config.changes_masks
+            or config.numbers_objects
+            or config.overlay
+            or config.describes_objects
         ):
             in_memory = [[joined(blocks)] for blocks in masks()]
             masks = partial(iter, in_memory)  # cleaned once for all files
@@ -85,21 +98,32 @@ class Outputs:
         for plane, extra in enumerate(self.maps, 1 + self.stored - len(self.maps)):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.
-        counts = np.zeros(len(self.labels.members), np.int64)
+        counts, objects = np.zeros(len(self.labels.members), np.int64), list[int]()
         if job.by_class:
             for number, path in enumerate(job.by_class, 1):
                 counts[:] = 0
-                alone = self.labels.alone(number)
-                decoded = (self._decoded(blocks, counts, partial(self._of_class, number)) for blocks in masks())
-                self._write_file(path, decoded, alone.written_palette)
+                mask_of = partial(self.labels.mask_of, number=number)
+                decoded = (self._decoded(blocks, counts, mask_of) for blocks in masks())
+                self._write_file(path, decoded, self.labels.alone(number).written_palette)
+        elif self.labels.cores:
+            if config.class_mask:
+                decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
+                self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
+            counts[:] = 0
+            self._write_file(job.mask, self._numbered(self._counted(masks(), counts), 1, objects))
         else:
             decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
             self._write_file(job.mask, decoded, self.labels.written_palette)
-        return tuple((counts @ self.labels.members / counts.sum()).tolist())
+        shares = tuple((counts @ self.labels.members / counts.sum()).tolist())
+        return Written(shares, sum(objects) if self.labels.cores else None)
 
-    def _of_class(self, number: int, indices: np.ndarray) -> np.ndarray:
-        """Class indices -> the mask of one class, in its own values."""
-        return self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
+    @staticmethod
+    def _counted(masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
+        """The same masks; the pixels of each index are added to `counts`."""
+        for blocks in masks:
+            whole = joined(blocks)
+            counts += np.bincount(whole.ravel(), minlength=len(counts))
+            yield [whole]
 
     def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
         """Of each page; of a volume one, with three planes."""
@@ -108,18 +132,31 @@ class Outputs:
             bands = open_bands(job.image, self.keep_alpha)
             stated = self.config.spacing
             spacing = in_mm(stated) if stated else spacing_of(job.image)
-            write_png(job.overlays[0], crossing_planes(bands, _volume(masks), colours, spacing))
+            write_png(job.overlays[0], crossing_planes(bands, self._shown(_volume(masks)), colours, spacing))
             return
         for page, blocks in enumerate(masks):
             pixels = read_image(job.page(page), self.keep_alpha)
-            write_png(job.overlays[page], outlined(pixels, joined(blocks), colours))
+            write_png(job.overlays[page], outlined(pixels, self._shown(joined(blocks)), colours))
 
-    def _numbered(self, masks: Iterator[Iterable[np.ndarray]], number: int) -> Iterator[Iterable[np.ndarray]]:
-        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap."""
+    def _shown(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices as an overlay outlines them: touching objects with a line between them."""
+        if not self.labels.cores:
+            return indices
+        return (separated(objects_of(indices, self.config, self.labels)) > 0).astype(np.uint8)
+
+    def _numbered(
+        self, masks: Iterator[Iterable[np.ndarray]], number: int, counts: list[int] | None = None
+    ) -> Iterator[Iterable[np.ndarray]]:
+        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap. counts:
+        list to which the number of objects in each is added."""
 
         def objects(indices: np.ndarray) -> np.ndarray:
-            chosen = self.labels.region(indices, number).astype(np.uint8) if self.labels.overlapping else indices
-            return number_objects(chosen, self.config)
+            if self.labels.overlapping:
+                return number_objects(self.labels.region(indices, number).astype(np.uint8), self.config)
+            numbers = number_objects(indices, self.config, self.labels, is_wide=self.job.mask.suffix == ".tif")
+            if counts is not None:
+                counts.append(int(numbers.max(initial=0)))
+            return numbers
 
         if self.job.image.is_volume:
             return ([page] for page in objects(_volume(masks)))
@@ -129,11 +166,11 @@ class Outputs:
         """Class indices of each page in blocks, after the requested postprocessing."""
         if self.job.image.is_volume and self.config.changes_masks:
             whole = _volume(self._pages(store.rows(0)))
-            yield from ([page] for page in clean(whole, self.config, self.labels.overlapping))
+            yield from ([page] for page in clean(whole, self.config, self.labels))
             return
         for blocks in self._pages(store.rows(0)):
             if self.config.changes_masks:
-                yield [clean(joined(blocks), self.config, self.labels.overlapping)]
+                yield [clean(joined(blocks), self.config, self.labels)]
             else:
                 yield blocks
 

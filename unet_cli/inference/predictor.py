@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
-from unet_cli.config.prediction import Inference
+from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
 from unet_cli.data.folder.volume_folders import volume_in
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
@@ -29,12 +29,15 @@ from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
 from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
+from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.member import Member, make_member
 from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.models.classes import to_classes
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
+
+AnyCleaning = TypeVar("AnyCleaning", bound=Cleaning)
 
 UNTOLD = "the file doesn't tell the spacing of its voxels, so they are taken for the network's; --spacing states it"
 
@@ -64,6 +67,7 @@ class Predictor:
         _check_alike(checkpoints, settings)
         self.temperature = _temperature(checkpoints)
         self.threshold = _chosen_threshold(checkpoints, settings, self.temperature)
+        self.core_threshold = sum(checkpoint.core_threshold for checkpoint in checkpoints) / len(checkpoints)
         self._raw_threshold = uncalibrated(self.threshold, self.temperature)  # of uncalibrated probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
         if settings.attention_maps and len(self.members) > 1:
@@ -77,7 +81,16 @@ class Predictor:
 
     @property
     def planes(self) -> int:
-        return self.labels.outputs
+        return self.labels.outputs - self.labels.cores
+
+    def cleaning(self, wanted: AnyCleaning) -> AnyCleaning:
+        """What is done to masks: as wanted, and of objects with cores what the validation part found best."""
+        if not self.labels.cores:
+            return wanted
+        fits = [member.checkpoint for member in self.members]
+        smallest = wanted.remove_smaller or min(fit.smallest_object for fit in fits)
+        is_split = wanted.split_touching or all(fit.split_cores for fit in fits)
+        return replace(wanted, remove_smaller=smallest, split_touching=is_split)
 
     @property
     def gates(self) -> int:
@@ -95,6 +108,7 @@ class Predictor:
             "flips": self.settings.flips,
             "prune": self.settings.prune,
             "threshold": self.threshold,
+            "core_threshold": self.core_threshold,
             "spacing": self._stated,
             "temperature": self.temperature,
             "computing": [self.compute.kind, self.compute.precision, self.batch_size, self.settings.compile],
@@ -112,7 +126,7 @@ class Predictor:
     def __call__(self, image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         """The mask of an image or volume in the values or colours of the training masks, as `unet predict` writes it:
         ([D,] H, W) uint8 or uint16, or ([D,] H, W, 3) uint8. Of classes that overlap (K, [D,] H, W) uint8, a mask of 0
-        and 255 for each but the background.
+        and 255 for each but the background. Of objects their numbers, uint16.
 
         image: a path, which for volumes may be a folder of slices, a Pillow image, or an array ([D,] H, W) or ([D,] H,
         W, C) in the value range of the training files. Raises UserError.
@@ -125,19 +139,22 @@ class Predictor:
             channels, keep_alpha = self.preprocessing.in_channels, self.preprocessing.keep_alpha
             pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels
             picture = self._picture(*pixels(image, channels, keep_alpha))
-        rows = [self.classes(band.finished()[: self.planes]) for band in self.bands(picture)]
+        rows = [self.classes(band.finished()) for band in self.bands(picture)]
         indices = np.concatenate(rows).reshape(picture.shape)
+        if self.labels.cores:
+            cleaning = self.cleaning(Cleaning())
+            return number_objects(clean(indices, cleaning, self.labels), cleaning, self.labels)
         if not self.labels.overlapping:
             return self.labels.decode(indices)
-        masks = [
-            self.labels.alone(number).decode(self.labels.region(indices, number).astype(np.uint8))
-            for number in self.labels.scored
-        ]
-        return np.stack(masks)
+        return np.stack([self.labels.mask_of(indices, number) for number in self.labels.scored])
 
     def classes(self, probs: Tensor) -> np.ndarray:
-        """(planes, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices."""
-        return to_classes(probs[None], self._raw_threshold, self.labels.overlapping)[0].numpy()
+        """(planes and more, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices, of objects with
+        cores the sets of both."""
+        indices = to_classes(probs[None, : self.planes], self._raw_threshold, self.labels.overlapping)[0].numpy()
+        if not self.labels.cores:
+            return indices
+        return indices | (indices & (probs[self.planes].numpy() >= self.core_threshold)) << 1
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""
@@ -222,7 +239,7 @@ class Predictor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
         memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
-        logits, maps = output[:, : self.planes], output[:, self.planes :]
+        logits, maps = output[:, : self.labels.outputs], output[:, self.labels.outputs :]
         probs = logits.sigmoid() if self.labels.has_threshold else logits.softmax(1)
         return torch.cat([probs, maps], dim=1) if self.gates else probs
 
@@ -276,7 +293,8 @@ def _check_alike(checkpoints: Sequence[Checkpoint], settings: Inference) -> None
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if any(
-            getattr(other.labels, name) != getattr(first.labels, name) for name in ("names", "values", "overlapping")
+            getattr(other.labels, name) != getattr(first.labels, name)
+            for name in ("names", "values", "overlapping", "cores")
         ):
             raise UserError(
                 f"--weights have different classes, {first.labels.describe()} and {other.labels.describe()}: "

@@ -42,7 +42,9 @@ class Sheet(Task):
         self._stopping, self._predictor = stopping, predictor
         self._page_size = picture.size[0] // job.pages, picture.size[1]
         keep_alpha = predictor.preprocessing.keep_alpha
-        self._outputs = Outputs(job, self._page_size, config, predictor.labels, keep_alpha, predictor.planes)
+        self._outputs = Outputs(
+            job, self._page_size, predictor.cleaning(config), predictor.labels, keep_alpha, predictor.planes
+        )
         self._started = time.perf_counter()
         self._lock = threading.Lock()
         self._is_over = False
@@ -101,7 +103,7 @@ class Sheet(Task):
     def finish(self) -> Outcome:
         """Write the files."""
         try:
-            shares = self._outputs.write(self._store)
+            written = self._outputs.write(self._store)
         except UserError as error:
             self._store.close()  # kept on disk, so that the next call only has to write the files
             return failed(self.job, error)
@@ -112,19 +114,20 @@ class Sheet(Task):
             note="; ".join(sorted(self.picture.notes)) or None,
             width=width,
             height=height,
-            shares=shares,
+            shares=written.shares,
+            objects=written.objects,
             top_probability=self._store.top_probability,
             seconds=time.perf_counter() - self._started,
         )
 
     def _store_rows(self, top: int, combined: Tensor) -> None:
-        """Store finished rows (planes + gates, h, W): their classes, the maps and the highest probability."""
+        """Store finished rows (outputs + gates, h, W): their classes, the maps and the highest probability."""
         predictor = self._predictor
-        probs, attention = combined[: predictor.planes], combined[predictor.planes :]
+        probs, attention = combined[: predictor.planes], combined[predictor.labels.outputs :]
         maps = [*predictor.calibrated(probs), *attention] if self._outputs.stored_probabilities else attention
         classes = predictor.labels.num_classes - 1
         top_probs = predictor.calibrated(most_confident_pixel(probs, classes))
-        planes = [predictor.classes(probs), *map(sixteen_bit, maps)]
+        planes = [predictor.classes(combined), *map(sixteen_bit, maps)]
         self._store.add(top, planes, float(top_probs[-classes:].max()))
 
     def _drop_empty_store(self) -> None:

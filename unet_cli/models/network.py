@@ -59,7 +59,8 @@ class Network(nn.Module):
         rest = shares[:1] if len(shares) == 2 else [1 - share for share in shares[1:]]
         others = torch.tensor([math.log(max(share, MIN_SHARE)) for share in rest])
         for bias in biases:
-            bias.copy_(logs if len(bias) == len(shares) else logs[1:] - others)
+            start = logs if len(bias) == len(shares) else logs[1:] - others
+            bias[: len(start)].copy_(start)  # that of objects' cores, which follows, stays as it is
 
     def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Call the block, with gradient checkpointing where it is turned on and gradients are needed."""

@@ -91,7 +91,10 @@ def _same_images(saved: Checkpoint, now: Preprocessing, card: Card) -> Preproces
                 f"--resume: the run was trained on images with {name} {getattr(then, name)}, and now it is "
                 f"{getattr(now, name)}: restore the images, or start a new run"
             )
-    if any(getattr(saved.labels, name) != getattr(card.labels, name) for name in ("names", "values", "overlapping")):
+    if any(
+        getattr(saved.labels, name) != getattr(card.labels, name)
+        for name in ("names", "values", "overlapping", "cores")
+    ):
         raise UserError(
             f"--resume: the run was trained on other classes, {saved.labels.describe()}, and now they are "
             f"{card.labels.describe()}: restore the masks, or start a new run"
@@ -108,7 +111,7 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     train_data, val_data = _datasets(call, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
-    labels = card.labels
+    labels = card.labels.targets
     if labels.overlapping and config.class_weights != "none":
         raise UserError(
             f"--class-weights weigh classes against each other, and {', '.join(labels.names[1:])} overlap: leave it out"

@@ -19,6 +19,7 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import kind_of
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
+from unet_cli.evaluation.measure import CORE_FITS
 from unet_cli.evaluation.scores import overall
 from unet_cli.inference.predictor import Predictor
 from unet_cli.report.page import write_report
@@ -65,6 +66,10 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
         console.say(f"Scoring the best weights on {_counted(val_pairs, len(val_pairs))} at original size")
     evaluation = _scored(checkpoint, run) if val_pairs else None
     if evaluation is not None:
+        if evaluation.best_fit is not None:
+            threshold, is_split, smallest = CORE_FITS[evaluation.best_fit]
+            checkpoint = replace(checkpoint, core_threshold=threshold, split_cores=is_split, smallest_object=smallest)
+        evaluation = evaluation.fitted()
         checkpoint = replace(
             checkpoint,
             metrics=checkpoint.metrics | {f"final_{name}": value for name, value in evaluation.scores.items()},
@@ -118,7 +123,9 @@ def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
     inference = Inference(batch_size=run.learner.micro_batch, spacing=run.learner.config.spacing)
     predictor = Predictor([checkpoint], run.learner.compute, inference)
     pairs, console = run.val_data.pairs, run.learner.console
-    evaluation = evaluate_network(predictor, pairs, run.learner.config.workers, console, panels=True).calibrated()
+    evaluation = evaluate_network(
+        predictor, pairs, run.learner.config.workers, console, panels=True, fits=True
+    ).calibrated()
     if evaluation.best_threshold is not None:
         threshold, best = evaluation.best_threshold
         console.say(
@@ -127,6 +134,14 @@ def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
         )
     if not evaluation.foreground[..., :2].any():
         console.say("The best weights predict nothing but background: train longer, or check the masks")
+    if evaluation.best_fit is not None:
+        threshold, is_split, smallest = CORE_FITS[evaluation.best_fit]
+        necks = ", separated at their necks" if is_split else ""
+        f1 = overall(evaluation.fitted(), "object_f1").value
+        console.say(
+            f"Validation objects are told apart best by cores from a probability of {threshold:g} on{necks}, "
+            f"without those below {smallest} pixels (F1 at IoU 0.5: {f1:.3f})"
+        )
     return evaluation
 
 

@@ -42,7 +42,7 @@ def network_of(call: Call, card: Card, initial: Checkpoint | None) -> tuple[Mode
     in_channels = card.in_channels * (config.slices or 1)
     in_channels = max(in_channels, initial.model.in_channels) if initial else in_channels
     model = ModelConfig(name=config.model, in_channels=in_channels, num_classes=card.labels.num_classes, **settings)
-    model = replace(model, overlapping=card.labels.overlapping)
+    model = replace(model, overlapping=card.labels.overlapping, cores=card.labels.cores)
     model = resolved(model, config.size)
     spacing = card.voxel_spacing
     if initial and initial.model.name == model.name:

@@ -23,7 +23,9 @@ from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
+from unet_cli.data.source import spread
 from unet_cli.data.spacing import in_space
+from unet_cli.data.truth import numbers_objects
 from unet_cli.errors import UserError, is_out_of_memory
 from unet_cli.models import build_model, weightless
 from unet_cli.models.trainable import check_trainable
@@ -51,6 +53,7 @@ from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
 MAX_READING = 0.5  # share of --max-time spent on reading the data, above which there is a message
+MASKS_LOOKED_AT = 64  # to find whether they tell objects apart
 # Exceptions that torch raises for a state that is not an optimizer's or a network's.
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
@@ -64,7 +67,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     config, division = divided_for(config, call.layout, call.folder, initial)
     call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
-        card = examine_for_training(config, call.layout, console)
+        card = with_target(examine_for_training(config, call.layout, console), config, initial)
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
@@ -174,6 +177,26 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
             "assign their values to classes with --classes FILE.toml"
         )
     return _with_spacing(card, config)
+
+
+def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None) -> Card:
+    """The card with what is learned: objects or classes, by --target, else as the initial weights, else objects where
+    the masks tell them apart. Raises UserError where there are no objects of one class."""
+    labels = card.labels
+    if config.target == "objects" and (labels.num_classes > 2 or labels.overlapping):
+        raise UserError(
+            f"--target objects is for objects of one class, and the masks hold {', '.join(labels.names[1:])}: leave it "
+            "out, or name one class with --classes background,object"
+        )
+    if config.target == "auto" and initial is not None:
+        is_target = initial.labels.cores
+    elif config.target == "auto":
+        masks = spread([pair.mask for pair in card.pairs("train") if not pair.mask.is_blank], MASKS_LOOKED_AT)
+        several = [mask for mask in masks if numbers_objects(mask, labels)]
+        is_target = labels.num_classes == 2 and not labels.overlapping and 4 * len(several) >= len(masks)
+    else:
+        is_target = config.target == "objects"
+    return replace(card, labels=replace(labels, cores=is_target))
 
 
 def _with_spacing(card: Card, config: TrainConfig) -> Card:

@@ -49,7 +49,7 @@ def validate(
     """
     if not len(data):
         return {}
-    world, labels = learner.world, data.labels
+    world, labels = learner.world, data.labels.targets
     members = labels.members
     batches = data.batches(range(world.rank, len(data), world.count), batch_size, learner.config.workers)
     # All processes take part in as many rounds, since each has a collective; in the last, some have no batch.
@@ -109,7 +109,7 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
         # The modulus removes object numbers, which a mask may hold above the class indices.
         classes = center_crop(mask[0], data.sides).cpu().numpy().astype(np.int32) % CLASSES
         pixels = middle_slice(batch.image[0], data.preprocessing.slices)
-        pred = to_classes(logits, overlapping=data.labels.overlapping)[0].cpu().numpy()
+        pred = to_classes(logits, overlapping=data.labels.targets.overlapping)[0].cpu().numpy()
         shown = center_crop(pixels, data.sides).numpy(), classes, pred
         predicted.append(PredictedSample(*shown_slice(*shown)))
     return predicted

@@ -11,7 +11,7 @@ from unet_cli.config.spacing import describe_spacing
 from unet_cli.data.check.facts import value_range
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.imagefile import REMEDIES
-from unet_cli.data.labels import describe_overlaps, overlaps, remarks
+from unet_cli.data.labels import count_strays, describe_overlaps, overlaps, remarks
 from unet_cli.system.console import counted
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _between(card: Card) -> str:
     """The share of pixels between the two values of soft masks."""
     if card.labels.kind != "soft":
         return ""
-    strays, _ = card.labels.count_strays([facts.values for _, facts in card.everything])
+    strays, _ = count_strays(card.labels, [facts.values for _, facts in card.everything])
     share = strays / sum(facts.pixels for _, facts in card.everything)
     return f"; {share:.2%} of the pixels lie between {card.labels.values[0]} and " + (
         f"{card.labels.values[1]}, from soft edges or JPEG"

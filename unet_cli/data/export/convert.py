@@ -2,7 +2,8 @@
 
 | form    | images               | the rest                                                        |
 |---------|----------------------|-----------------------------------------------------------------|
-| masks   | [SPLIT/]images/      | [SPLIT/]masks/NAME.png, dataset.json with the classes' numbers  |
+| masks   | [SPLIT/]images/      | [SPLIT/]masks/NAME.png, dataset.json with the classes' numbers; |
+|         |                      | of classes that overlap [SPLIT/]masks/CLASS/NAME.png            |
 | coco    | SPLIT/, or images/   | annotations/instances_SPLIT.json                                |
 | yolo    | images/SPLIT/        | labels/SPLIT/NAME.txt, data.yaml                                |
 | labelme | [SPLIT/]             | NAME.json beside each image                                     |
@@ -25,19 +26,16 @@ import numpy as np
 
 from unet_cli.config.convert import ConvertConfig
 from unet_cli.config.model import IGNORED
-from unet_cli.data.annotations.parsed import annotated
-from unet_cli.data.annotations.polygons import drawn_apart
-from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL
 from unet_cli.data.check.card import Card
+from unet_cli.data.class_names import class_files
 from unet_cli.data.colours import colours_of
 from unet_cli.data.export import coco, labelme, yolo
 from unet_cli.data.export.drawing import Drawing
-from unet_cli.data.found import Layer, Objects, by_class, gathered
+from unet_cli.data.found import Layer, Objects, gathered
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.maskfile import read_mask
-from unet_cli.data.objects import components
-from unet_cli.data.source import Entry, Pair, Source
+from unet_cli.data.source import Pair, Source
+from unet_cli.data.truth import read_truth
 from unet_cli.data.writing import write_mask
 from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder, whole_file
@@ -69,9 +67,7 @@ def convert(card: Card, config: ConvertConfig) -> Iterator[Converted]:
             indices, objects = objects_of_pair(replace(pair, mask=replace(pair.mask, size=size)), labels)
             is_ignored = indices == IGNORED if labels.ignore is not None else np.zeros(size, bool)
             if form == "masks":
-                mask = output / beside / f"{name}.png"
-                make_folder(mask.parent)
-                write_mask(mask, indices, [part for colour in _all_colours(colours) for part in colour])
+                _write_masks(output / beside, name, indices, labels)
             else:
                 stated = image.relative_to(output / folder).as_posix() if form == "coco" else image.name
                 drawing = Drawing(stated, objects, labels.names, colours, config.simplify, ignored=is_ignored)
@@ -83,7 +79,8 @@ def convert(card: Card, config: ConvertConfig) -> Iterator[Converted]:
                     _write(image.with_suffix(".json"), labelme.written(drawing))
             done.images[split] += 1
             done.objects += len(objects)
-            done.ignored += bool(form == "yolo" and is_ignored.any())
+            has_place = form in ("coco", "labelme") or (form == "masks" and not labels.overlapping)
+            done.ignored += not has_place and bool(is_ignored.any())
             yield done
         if form == "coco":
             path = output / beside / f"instances_{split if len(splits) > 1 else 'default'}.json"
@@ -102,8 +99,6 @@ def check_convertible(card: Card, config: ConvertConfig) -> None:
         raise UserError(f"--output {config.output} is not empty: choose a new folder")
     if card.is_volumetric:
         raise UserError("these data are volumes, and unet convert is for images: export their slices as images first")
-    if card.labels.overlapping and config.to == "masks":
-        raise UserError("these classes may overlap, and one mask can't hold that: convert them --to coco")
     several = next((pair.image for pair, _ in card.everything if len(pair.image.paths) > 1), None)
     if several is not None:
         raise UserError(f"{several} has a file for each channel, which no other tool pairs: join the channels first")
@@ -111,36 +106,27 @@ def check_convertible(card: Card, config: ConvertConfig) -> None:
 
 def objects_of_pair(pair: Pair, labels: LabelMap) -> tuple[np.ndarray, Objects]:
     """Class indices (H, W) of a pair's mask, and its objects. Raises UserError."""
-    mask = read_mask(pair.mask)
-    indices = labels.encode(mask)[0]
-    if pair.mask.entry is not None:
-        numbers = _numbers_of_shapes(pair.mask, pair.mask.entry, labels)
-    elif labels.kind == "instances" and not mask.is_blank:
-        numbers = iter([mask.values[0]])
-    else:
-        return indices, by_class(indices, labels, lambda region: components(region)[0])
+    truth = read_truth(pair.mask, labels)
     parts = []
-    for index, of_class in enumerate(numbers, 1):
-        own = np.where(labels.region(indices, index), of_class, 0).astype(np.int32)
+    for index in range(1, labels.num_classes):
+        own = truth.numbers_of(labels, index).astype(np.int32)
         parts.append((Layer(own, (0, 0)), np.full(int(own.max(initial=0)), index)))
-    return indices, gathered(indices.shape, parts)
+    return truth.classes, gathered(truth.classes.shape, parts)
 
 
-def _numbers_of_shapes(mask: Source, entry: Entry, labels: LabelMap) -> Iterator[np.ndarray]:
-    """For each class but the background the number of its shape on top, (H, W). Raises UserError."""
-    assert mask.size is not None
-    one = annotated(mask.path, entry.tool, entry.name)
-    value_of = {name: value for value, name in enumerate(entry.classes, 1)}
-    drawn_shapes = [shape for shape in one.shapes if shape.label not in (IGNORED_LABEL, BACKGROUND_LABEL)]
-    names = [entry.numbered[int(shape.label)] if entry.numbered else shape.label for shape in drawn_shapes]
-    for value in labels.values[1:]:
-        own = [shape for shape, name in zip(drawn_shapes, names, strict=True) if value_of.get(name) == value]
-        yield drawn_apart(replace(one, shapes=tuple(own)), mask.size)
-
-
-def _all_colours(colours: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int]]:
-    """Of the classes, and white for what is ignored."""
-    return [*colours, *[(0, 0, 0)] * (IGNORED - len(colours)), (255, 255, 255)]
+def _write_masks(folder: Path, name: str, indices: np.ndarray, labels: LabelMap) -> None:
+    """A mask of class numbers with a palette of their colours, white for what is ignored; or one of each class that may
+    overlap."""
+    mask = folder / f"{name}.png"
+    if not labels.overlapping:
+        colours = colours_of(labels).areas
+        palette = [*colours, *[(0, 0, 0)] * (IGNORED - len(colours)), (255, 255, 255)]
+        make_folder(mask.parent)
+        write_mask(mask, indices, [part for colour in palette for part in colour])
+        return
+    for number, path in enumerate(class_files(folder, mask, labels.scored_names, in_folders=True), 1):
+        make_folder(path.parent)
+        write_mask(path, labels.mask_of(indices, number), labels.alone(number).written_palette)
 
 
 def _name(pair: Pair, split: str) -> str:
@@ -190,7 +176,7 @@ def _write_classes(form: str, output: Path, labels: LabelMap, splits: list[str])
             yolo.data_yaml(labels.names, folders | {"val": folders.get("val", folders[splits[0]])}),
         )
         _write(output / "classes.txt", yolo.classes_txt(labels.names))
-    if form == "masks":
+    if form == "masks" and not labels.overlapping:
         numbers = {name: index for index, name in enumerate(labels.names)}
         if labels.ignore is not None:
             numbers["ignore"] = IGNORED

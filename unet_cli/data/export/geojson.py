@@ -1,34 +1,33 @@
 """GeoJSON as QuPath reads it: a FeatureCollection with a Polygon or MultiPolygon for each object.
 
 `class`, `score`, `area` and `number` stand in the properties of a feature for tools that show these as a table;
-`classification` and `measurements` are QuPath's names of the same.
+`classification` and `measurements` are QuPath's names of the same. Of an image that lies in the world, coordinates are
+those of its coordinate system, for GIS programs: QuPath would take them for pixels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from unet_cli.data.export.drawing import Drawing, plain_points
-
-Place = Callable[[np.ndarray], np.ndarray]  # (n, 2) x, y in pixels from the first pixel's corner -> coordinates
+from unet_cli.data.formats.geo import Place, located
 
 
 def written(drawing: Drawing, place: Place | None = None) -> bytes:
-    """place: coordinates of another kind than pixels, such as those of a map."""
-    features = [_feature(drawing, number, parts, place) for number, parts in sorted(drawing.parts.items())]
+    """place: where the image lies; coordinates are then those of its coordinate system instead of pixels."""
+    features = [_feature(drawing, number, parts) for number, parts in sorted(drawing.parts.items())]
     content = {"type": "FeatureCollection", "generator": "unet", "image": drawing.image, "features": features}
-    return json.dumps(content, ensure_ascii=False).encode()
+    return json.dumps(located(content, place) if place else content, ensure_ascii=False).encode()
 
 
-def _feature(drawing: Drawing, number: int, parts: list[list[np.ndarray]], place: Place | None) -> dict[str, Any]:
-    name, figures = drawing.name_of(number), drawing.figures(number)
+def _feature(drawing: Drawing, number: int, parts: list[list[np.ndarray]]) -> dict[str, Any]:
+    name, figures, in_map = drawing.name_of(number), drawing.figures(number), int(drawing.objects.in_map[number - 1])
     colour = drawing.colours[int(drawing.objects.classes[number - 1])]
     measured = {"area px^2": figures["area"]} | ({"score": figures["score"]} if "score" in figures else {})
-    polygons = [[_coordinates(ring, place) for ring in part] for part in parts]
+    polygons = [[_closed(ring) for ring in part] for part in parts]
     is_one = len(polygons) == 1
     return {
         "type": "Feature",
@@ -38,17 +37,16 @@ def _feature(drawing: Drawing, number: int, parts: list[list[np.ndarray]], place
         },
         "properties": {
             "objectType": "annotation",
-            "name": f"{name} {number}",
+            "name": f"{name} {in_map}",
             "classification": {"name": name, "color": list(colour)},
             "measurements": measured,
             "class": name,
-            "number": number,
+            "number": in_map,
             **figures,
         },
     }
 
 
-def _coordinates(ring: np.ndarray, place: Place | None) -> list[list[float]]:
-    """The only place where coordinates are made. A ring ends with its first corner (RFC 7946, 3.1.6)."""
-    closed = np.concatenate([ring, ring[:1]])
-    return plain_points(closed) if place is None else place(closed).tolist()
+def _closed(ring: np.ndarray) -> list[list[float]]:
+    """A ring ends with its first corner (RFC 7946, 3.1.6)."""
+    return plain_points(np.concatenate([ring, ring[:1]]))

@@ -21,6 +21,7 @@ RATIONAL_POLYNOMIALS = 50844  # of satellite images that are not rectified
 
 USER_DEFINED = 32767  # larger codes are private, and 0 is undefined
 DEGREE = 9102
+ALMOST = 1e-6  # of a right angle, as the cosine
 SQUARES = {9001: "m²", 9002: "ft²", 9003: "US survey ft²", 9036: "km²", DEGREE: "degree²"}  # by EPSG code of the unit
 
 WORLD_FILES = {".png": ".pgw", ".tif": ".tfw"}  # of masks
@@ -69,6 +70,18 @@ class Place:
         return f"EPSG:{self.epsg}" if self.epsg else self.name
 
     @property
+    def pixel_size(self) -> tuple[tuple[float, float], str] | None:
+        """Height and width of a pixel, and their unit; None where it is unknown, or an angle, or pixels are no
+        rectangles."""
+        if self.transform is None or self.square in (None, SQUARES[DEGREE]):
+            return None
+        a, b, _, d, e, _ = self.transform
+        height, width = math.hypot(b, e), math.hypot(a, d)
+        if abs(a * b + d * e) > ALMOST * height * width:
+            return None
+        return (height, width), self.square.removesuffix("²")
+
+    @property
     def crs_member(self) -> dict[str, Any] | None:
         """The member `crs` of a GeoJSON document with coordinates in this system, (x, y); None where it has no EPSG
         code. (GeoJSON 2008, section 3; RFC 7946 leaves it to those who agree on it.)"""
@@ -83,7 +96,8 @@ def located(document: dict[str, Any], place: Place) -> dict[str, Any]:
     """A FeatureCollection of GeoJSON whose coordinates are pixels (x to the right, y down, from the outer corner of the
     first pixel) -> the same in the coordinate system of its image.
 
-    The document gets the member `crs` where there is an EPSG code. A property `area`, in pixels, stays; `world_area`
+    The document gets the member `crs`, which is null where there is no EPSG code: without it, degrees are meant. A
+    property `area`, in pixels, stays; `world_area`
     and `world_unit` join it, the unit being null where the file doesn't say it. Outer rings stay counterclockwise.
     Without a transform the document stays as it is.
     """
@@ -107,8 +121,8 @@ def located(document: dict[str, Any], place: Place) -> dict[str, Any]:
             properties = {**properties, **world}
         coordinates = moved(geometry["coordinates"])
         features.append({**feature, "geometry": {**geometry, "coordinates": coordinates}, "properties": properties})
-    crs = {"crs": place.crs_member} if place.crs_member else {}
-    return {**document, **crs, "features": features}
+    before = {name: value for name, value in document.items() if name != "features"}  # readers want the system first
+    return {**before, "crs": place.crs_member, "features": features}
 
 
 def is_geotiff(path: Path) -> bool:

@@ -5,12 +5,13 @@ kind of masks each. mixtures: colours between others. unlabelled: whether 255 is
 label_map: the result. doubts: questions to the user. remarks: notes for the user. spec: classes given by the user.
 """
 
+from unet_cli.data.labels.background import with_background
 from unet_cli.data.labels.doubts import objects_or_classes
 from unet_cli.data.labels.find import find_labels
-from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap, with_background
+from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap
 from unet_cli.data.labels.overlaps import Overlap, describe_overlaps, may_overlap, overlaps
 from unet_cli.data.labels.readings import mask_as
-from unet_cli.data.labels.remarks import remarks
+from unet_cli.data.labels.remarks import count_strays, remarks
 from unet_cli.data.labels.sets import single
 from unet_cli.data.labels.spec import ClassSpec, has_sides, parse_classes, spec_of
 from unet_cli.data.labels.stats import ValueStats, value_stats
@@ -21,6 +22,7 @@ __all__ = [
     "LabelMap",
     "Overlap",
     "ValueStats",
+    "count_strays",
     "describe_overlaps",
     "find_labels",
     "has_sides",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -11,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from unet_cli.config.model import IGNORED, MAX_CLASSES, MAX_OVERLAPPING, outputs_for, pixels_of
-from unet_cli.data.folder.words import BACKGROUND_NAMES
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
 from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
@@ -50,6 +48,8 @@ class LabelMap:
     from a class's value that JPEG causes; such values belong to the class. unlabelled_is_background: whether unlabelled
     pixels (NaN, -1) belong to the first class; else they are ignored. overlapping: whether a pixel may be of several
     classes; its index is then a set of them, see config.model.pixels_of. values are the numbers of the classes' files.
+    cores: of numbered objects, whether the network learns their cores too, to tell them apart; what it learns and
+    predicts are then sets of the object and its core, see data/cores.py.
     """
 
     values: tuple[int, ...]
@@ -63,6 +63,7 @@ class LabelMap:
     reach: int = 0
     unlabelled_is_background: bool = False
     overlapping: bool = False
+    cores: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError if the fields are inconsistent."""
@@ -87,6 +88,8 @@ class LabelMap:
             raise UserError("of two classes the first is always background")
         if self.overlapping and not (self.background and self.kind == "values" and len(self.values) <= MAX_SETS_OF):
             raise UserError(f"at most {MAX_OVERLAPPING} classes may overlap, beside a background")
+        if self.cores and len(self.values) > 2:
+            raise UserError("only objects of one class have cores")
         if len(self.palette or ()) not in range(0, 769, 3) or not all(0 <= part < 256 for part in self.palette or ()):
             raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
 
@@ -97,7 +100,12 @@ class LabelMap:
     @property
     def outputs(self) -> int:
         """The number of a network's logits, or probabilities, for each pixel."""
-        return outputs_for(self.num_classes, self.overlapping)
+        return outputs_for(self.num_classes, self.overlapping) + self.cores
+
+    @property
+    def targets(self) -> LabelMap:
+        """The map of what a network learns: itself, or objects and their cores as classes that overlap."""
+        return LabelMap((0, 1, 2), (*self.names, "core"), overlapping=True) if self.cores else self
 
     @property
     def has_threshold(self) -> bool:
@@ -113,7 +121,8 @@ class LabelMap:
     def members(self) -> np.ndarray:
         """(indices, num_classes) bool: which classes an index that a mask may have is of; its own where none
         overlap."""
-        indices = np.arange(2 ** (self.num_classes - 1) if self.overlapping else self.num_classes)
+        bits = self.overlapping_classes or 2 * self.cores
+        indices = np.arange(2**bits if bits else self.num_classes)
         return np.stack([self.region(indices, number) for number in range(self.num_classes)], axis=1)
 
     @property
@@ -215,18 +224,6 @@ class LabelMap:
         found = (row[strange].tolist(), values[strange].tolist(), counts[strange].tolist())
         return pixels, list(zip(*found, strict=True))
 
-    def count_strays(self, masks: Sequence[ValueStats]) -> tuple[int, int]:
-        """Pixels whose value is neither exactly that of a class nor ignored; and those among them that are near to no
-        class."""
-        known = {*self.values, self.ignore, UNLABELLED}
-        counts, rest = Counter[int](), 0
-        for stats in self.read(masks):
-            counts.update({value: count for value, count in stats.counts.items() if value not in known})
-            rest += stats.rest
-        values = np.fromiter(counts, np.int64, len(counts))
-        far = self.indices_of(values) < 0
-        return counts.total() + rest, int(np.fromiter(counts.values(), np.int64, len(counts))[far].sum()) + rest
-
     def may_be_objects(self, masks: Sequence[ValueStats]) -> bool:
         """Whether the classes might be the numbers of a few objects: the masks are ambiguous."""
         if self.kind != "values" or self.num_classes < 3 or self.palette is not None:
@@ -251,7 +248,15 @@ class LabelMap:
 
     def region(self, indices: np.ndarray, number: int) -> np.ndarray:
         """Where class `number` is in an array of class indices: bool, of the same shape."""
-        return pixels_of(indices, number, self.overlapping)
+        return pixels_of(indices, number, self.overlapping or self.cores)
+
+    def cores_in(self, indices: np.ndarray) -> np.ndarray:
+        """Where cores of objects are: uint8, 0 or 1."""
+        return pixels_of(indices, 2, True).astype(np.uint8)
+
+    def without_cores(self, indices: np.ndarray) -> np.ndarray:
+        """Predicted class indices without the cores of objects."""
+        return self.region(indices, 1).astype(np.uint8) if self.cores else indices
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""
@@ -259,7 +264,8 @@ class LabelMap:
             hidden = 0xFFFFFF if 0 in self.values else 0  # the colour that replaces transparency
             shown = [hidden if value == TRANSPARENT else value for value in self.values]
             return np.stack(unpacked(np.asarray(shown)), axis=-1).astype(np.uint8)[indices]
-        return np.asarray(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)[indices]
+        kind = np.uint8 if max(self.values) < 256 else np.uint16
+        return np.asarray(self.values, dtype=kind)[self.without_cores(indices)]
 
     @property
     def written_palette(self) -> list[int] | None:
@@ -289,7 +295,9 @@ class LabelMap:
         else:
             rule = self._classes()
         ignored = "" if self.ignore is None else f"; {self.spell(self.ignore)} is ignored"
-        return f"{self.num_classes} classes ({rule}{ignored}{'' if self.background else '; none is background'})"
+        return f"{self.num_classes} classes ({rule}{ignored}{'' if self.background else '; none is background'}" + (
+            "; each object is learned by itself)" if self.cores else ")"
+        )
 
     def spell(self, value: int) -> str:
         """A mask value as text: 'the value 7', 'the colour #ff0000'."""
@@ -306,6 +314,10 @@ class LabelMap:
     def alone(self, number: int) -> LabelMap:
         """The map of masks that hold this class alone, as overlapping classes are written."""
         return LabelMap((0, 255), (self.names[0], self.names[number]))
+
+    def mask_of(self, indices: np.ndarray, number: int) -> np.ndarray:
+        """Class indices -> the mask of one class, in its own values."""
+        return self.alone(number).decode(self.region(indices, number).astype(np.uint8))
 
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
         """All values of classes and the ignored one, ascending, and the class index of each."""
@@ -330,17 +342,3 @@ class LabelMap:
 def spelled(colour: int) -> str:
     """A colour as text in names and messages."""
     return "transparent" if colour == TRANSPARENT else f"#{colour:06x}"
-
-
-def with_background(labels: LabelMap, pixels: np.ndarray, said: str) -> LabelMap:
-    """The map with `background` decided: by `said`, first or none; else, with three or more classes and no ignored
-    value, by the first class's name or, without names, by whether it is the largest class. pixels: (classes) of the
-    training part."""
-    if labels.num_classes == 2 or said == "first":
-        return labels
-    if said == "none":
-        return replace(labels, background=False)
-    name = "".join(filter(str.isalpha, labels.names[0].lower()))
-    is_named = labels.names[0] != labels.spelled(0)
-    is_background = name in BACKGROUND_NAMES if is_named else bool(pixels[0] == pixels.max())
-    return replace(labels, background=is_background or labels.ignore is not None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from unet_cli.data.labels.doubts import classes_flag
 from unet_cli.data.labels.label_map import LabelMap
@@ -26,7 +29,7 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
     lines = [READINGS[labels.reading]] if labels.reading in READINGS else []
     pixels = max(sum(sum(stats.counts.values()) + stats.rest for stats in masks), 1)
     if labels.strays or labels.reach or labels.kind == "colours":
-        strays, doubtful = labels.count_strays(masks)
+        strays, doubtful = count_strays(labels, masks)
         what = "colour" if labels.kind == "colours" else "value"
         if strays > doubtful:
             lines.append(f"{(strays - doubtful) / pixels:.2%} of the pixels have nearly the {what} of a class")
@@ -40,7 +43,8 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
     if labels.kind == "instances":
         most = max((len(stats.counts) for stats in masks), default=1) - 1
         lines.append(
-            f"the masks number their objects (up to {most:,} in one): trained as foreground against background"
+            f"the masks number their objects (up to {most:,} in one): train learns each by itself, and predict numbers "
+            "them; --target classes learns the foreground alone"
         )
     unlabelled = sum(stats.counts.get(UNLABELLED, 0) for stats in masks)
     if labels.unlabelled_is_background and unlabelled:
@@ -57,6 +61,19 @@ def remarks(labels: LabelMap, masks: Sequence[ValueStats]) -> list[str]:
     if labels.ignore == UNLABELLED and 0 not in labels.values:
         lines.append(f"if pixels without a value are background: {classes_flag([-1, *labels.values])} (or real names)")
     return lines
+
+
+def count_strays(labels: LabelMap, masks: Sequence[ValueStats]) -> tuple[int, int]:
+    """Pixels whose value is neither exactly that of a class nor ignored; and those among them that are near to no
+    class."""
+    known = {*labels.values, labels.ignore, UNLABELLED}
+    counts, rest = Counter[int](), 0
+    for stats in labels.read(masks):
+        counts.update({value: count for value, count in stats.counts.items() if value not in known})
+        rest += stats.rest
+    values = np.fromiter(counts, np.int64, len(counts))
+    far = labels.indices_of(values) < 0
+    return counts.total() + rest, int(np.fromiter(counts.values(), np.int64, len(counts))[far].sum()) + rest
 
 
 def _of_colours(labels: LabelMap) -> list[str]:

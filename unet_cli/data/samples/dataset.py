@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.model import IGNORED
+from unet_cli.data.cores import with_cores
 from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.intensities import volume_intensities
 from unet_cli.data.labels import LabelMap, mask_as
@@ -28,6 +29,7 @@ from unet_cli.data.resample import resampled, resampled_mask
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.samples.keeping import Cache, DiskCopies, narrowed
 from unet_cli.data.source import Pair
+from unet_cli.data.truth import read_truth
 from unet_cli.errors import UserError
 from unet_cli.system.memory import total_memory
 from unet_cli.system.prefetch import buffered, prefetch
@@ -81,7 +83,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         self.pairs = list(pairs)
         self.preprocessing = preprocessing
         self.labels = labels
-        self.numbered = with_numbers and labels.kind == "instances"
+        self.numbered = with_numbers and labels.kind == "instances" and not labels.cores
         self.cut_by(cutting or Whole())
         self._stored = None if stored is None else list(stored)
         memory = int(CACHE_SHARE * total_memory()) if cache_bytes is None else cache_bytes
@@ -200,6 +202,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             self._check_size(number, mask)
             if missing is not None:
                 mask[missing] = IGNORED
+            if self.labels.cores:
+                truth = read_truth(pair.mask, self.labels, missing)
+                mask = with_cores(truth.classes, truth.numbers)
             if self.numbered:
                 mask = numbered(mask, one_mask(mask_as(self.labels.reading, found), pair.mask), IGNORED)
         except UserError as error:
