@@ -194,6 +194,7 @@ def test_overlapping_classes_are_said_with_their_share(tmp_path):
     assert note.startswith("classes overlap: cell and wall (100.0% of the smaller one); each is learned by itself")
 
 
+@pytest.mark.slow  # as test_coco and test_annotations_all: formats differ up to the card only
 def test_labelme_end_to_end(unet, tmp_path):
     learns(unet, write_labelme(tmp_path / "data"), ["cell"])
 

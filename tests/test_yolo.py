@@ -116,5 +116,6 @@ def test_a_line_that_can_t_be_drawn_is_a_problem_of_its_image_alone(tmp_path, te
     assert "cell0.txt" in problem.text
 
 
+@pytest.mark.slow  # as test_coco and test_annotations_all: formats differ up to the card only
 def test_yolo_end_to_end(unet, tmp_path):
     learns(unet, write_yolo(tmp_path / "data"), ["cell"])
