@@ -259,6 +259,7 @@ def result(done) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.usefixtures("draws")
 def test_predicted_nifti_masks_are_scored_in_mm_with_a_row_and_a_page(unet, truth, tmp_path):
     for path in (truth / "masks").iterdir():
         mask = read_mask(Source((path,), is_volume=True)).values
