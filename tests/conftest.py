@@ -65,8 +65,19 @@ class Started:
 
     returncode: int | None = None
 
-    def __init__(self, server: Prepared, arguments: list[str], cwd: Path, stdin: str | None, **to: str) -> None:
-        """to: where stdout or stderr goes, if it isn't wanted."""
+    def __init__(
+        self,
+        server: Prepared,
+        arguments: list[str],
+        cwd: Path,
+        stdin: str | None,
+        torchrun: list[str] | None,
+        **to: str,
+    ) -> None:
+        """torchrun: its options, where it starts the command line in several processes.
+
+        to: where stdout or stderr goes, if it isn't wanted.
+        """
         self._server, self._folder = server, tempfile.mkdtemp()
         names = [to.get(name, os.path.join(self._folder, name)) for name in ("stdin", "stdout", "stderr")]
         Path(names[0]).write_text(stdin or "")
@@ -76,6 +87,7 @@ class Started:
             cwd=str(cwd),
             environment=dict(os.environ),
             streams=names,
+            torchrun=torchrun,
         )
         assert self.pid is not None
 
@@ -120,8 +132,10 @@ class Prepared:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, arguments: list[str], cwd: Path, stdin: str | None = None, **to: str) -> Started:
-        return Started(self, arguments, cwd, stdin, **to)
+    def start(
+        self, arguments: list[str], cwd: Path, stdin: str | None = None, torchrun: list[str] | None = None, **to: str
+    ) -> Started:
+        return Started(self, arguments, cwd, stdin, torchrun, **to)
 
     def close(self) -> None:
         """With what tests that failed have left running."""
@@ -191,17 +205,16 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line draws its figures, which it otherwise composes but leaves blank: see prepared.py."""
+    """The command line draws its figures, which it otherwise leaves blank: see prepared.py."""
     monkeypatch.setenv("UNET_DRAWS", "1")
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are left blank in this process too."""
-    from matplotlib.figure import Figure
-    from prepared import blank
+    from prepared import Blank
 
-    monkeypatch.setattr(Figure, "savefig", blank)
+    monkeypatch.setattr("matplotlib.figure.Figure", Blank)
 
 
 @pytest.fixture

@@ -3,19 +3,25 @@ for the command, not for torch. Requests come on stdin, a line of JSON each, and
 process that was begun, or how one has ended."""
 
 import atexit
+import ctypes
 import gc
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
+import uuid
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 NEEDED = (
     "imagecodecs._png", "jinja2", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "multiprocessing.synchronize",
-    "scipy.optimize", "torch.utils.serialization.config", "torchvision", "typer._adapters", "unet_cli.cli.compare",
+    "scipy.optimize", "torch.distributed.run", "torch.utils.serialization.config", "torchvision", "typer._adapters",
+    "unet_cli.cli.compare",
     "unet_cli.cli.evaluate", "unet_cli.cli.predict", "unet_cli.cli.train", "unet_cli.runs.benchmarks",
     "unet_cli.runs.compare", "unet_cli.runs.folds",
 )  # fmt: skip # and with these all others
@@ -61,14 +67,36 @@ def warm_up() -> None:
     gc.freeze()  # else the children's collections copy every page
 
 
-def blank(figure: object, file: io.IOBase, format: str, **options: object) -> None:
-    """Instead of Figure.savefig: drawing takes longer than all else that training tiny networks does."""
-    from PIL import Image
+class Blank:
+    """Instead of matplotlib's Figure: what draws on it is called as usual, and the file is blank. With axes, ticks and
+    glyphs, drawing takes as long as all else that training tiny networks does."""
 
-    if format == "svg":
-        file.write('<svg viewBox="0 0 1 1"></svg>')
-    else:
-        Image.new("L", (1, 1)).save(file, format=format)
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def add_axes(self, place: tuple[float, ...]) -> "Anything":
+        return Anything()
+
+    def subplots(self, rows: int, columns: int, **options: object) -> "list[Anything]":
+        return [Anything() for _ in range(rows * columns)]
+
+    def savefig(self, file: io.IOBase, format: str, **options: object) -> None:
+        from PIL import Image
+
+        if format == "svg":
+            file.write('<svg viewBox="0 0 1 1"></svg>')
+        else:
+            Image.new("L", (1, 1)).save(file, format=format)
+
+
+class Anything:
+    """Has all attributes and takes all calls."""
+
+    def __getattr__(self, name: str) -> "Anything":
+        return self
+
+    def __call__(self, *arguments: object, **options: object) -> "Anything":
+        return self
 
 
 def become(request: dict) -> None:
@@ -88,20 +116,43 @@ def become(request: dict) -> None:
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
     if "UNET_DRAWS" not in os.environ:  # see the fixture draws
-        from matplotlib.figure import Figure
+        import matplotlib.figure
 
-        Figure.savefig = blank
+        matplotlib.figure.Figure = Blank
+    # Children of this process are forked from it, which has imported torch; test_child and test_compare have others.
+    import_module("unet_cli.system.child")._context = lambda module: multiprocessing.get_context("fork")
     from unet_cli.cli import main as unet
 
     code = 1  # as of an exception that nobody caught
     try:
-        unet()
+        if request["torchrun"] is None:
+            unet()
+        else:
+            launch(request["torchrun"], unet)
         code = 0
     except SystemExit as stopped:
         code = stopped.code or 0
     except BaseException:
         traceback.print_exc()
     leave(code)
+
+
+def launch(options: list[str], unet: Callable[[], None]) -> None:
+    """What `torchrun OPTIONS -m unet_cli ARGUMENTS` is, but that its processes are forked from this one, too."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
+
+    def work() -> None:
+        os.setsid()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as soon as this one ends
+            Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")
+        unet()
+
+    config, _, _ = run.config_from_args(run.parse_args([*options, "-m", "unet_cli"]))
+    config.start_method, config.run_id = "fork", uuid.uuid4().hex
+    config.rdzv_backend, config.rdzv_endpoint = "c10d", "localhost:0"  # as with --standalone
+    elastic_launch(config, work)()
 
 
 def leave(code: int) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Run, Started, assert_failed, json_lines, start_unet, wait_for, write_pairs
+from conftest import TINY, Run, assert_failed, json_lines, wait_for, write_pairs
 
 from unet_cli.errors import UserError
 from unet_cli.models import MODELS
@@ -132,7 +132,7 @@ def test_what_is_of_one_network_is_refused(unet: Run, data):
     assert "name several with --models" in done.stderr
 
 
-def trainer_of(process: Started | subprocess.Popen[str]) -> int:
+def trainer_of(process: subprocess.Popen[str]) -> int:
     """The number of the process in which a network is trained, once there is one: forked from a child."""
     for _ in range(3000):
         for child in children_of(process.pid):
@@ -151,6 +151,7 @@ COMPARE = ("compare", "--data", "data", *TINY)
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The command in a process that isn't forked from a prepared one, and so has the server of its children too."""
     command = [sys.executable, "-m", "unet_cli", *COMPARE, *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -177,7 +178,7 @@ def test_a_network_that_dies_is_a_row_and_the_others_are_trained(data, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_comparison_that_is_stopped_lets_the_network_be_saved(data, tmp_path, number):
     settings = ("--models", "unet", "--epochs", 100_000, "--save-every", "1h")
-    process = start_unet(*COMPARE, *settings, cwd=tmp_path)
+    process = start(tmp_path, *settings)
     last = tmp_path / "checkpoints/data-1/unet/last.pth"
     wait_for(last, process)
     before, trainer = last.stat().st_mtime_ns, trainer_of(process)

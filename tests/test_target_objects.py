@@ -17,6 +17,7 @@ from unet_cli.data.objects import components
 from unet_cli.inference.cleaning import clean, number_objects, objects_of
 
 SIDE = 64
+TINY = ("--size", SIDE, "--width", 4, "--depth", 2)
 OBJECTS = LabelMap((0, 255), ("background", "cell"), "instances", cores=True)
 
 
@@ -104,8 +105,8 @@ def test_cleaning_counts_objects_rather_than_what_touches():
 @pytest.fixture(scope="module")
 def run_on_objects(tmp_path_factory) -> tuple[Path, Path]:
     data = write_set(tmp_path_factory.mktemp("objects") / "data", count=16)
-    run = run_unet("train", "--data", data, "--output", data.parent / "runs", "--epochs", 40, "--size", SIDE, "--width", 4,
-                   "--depth", 2, "--lr", 0.01, "--seed", 1, cwd=data)  # fmt: skip
+    run = run_unet("train", "--data", data, "--output", data.parent / "runs", "--epochs", 40, *TINY,
+                   "--lr", 0.01, "--seed", 1, cwd=data)  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "each object is learned by itself" in run.stderr
     [folder] = (data.parent / "runs").iterdir()
@@ -118,10 +119,13 @@ def test_numbered_objects_are_learned_predicted_and_scored(unet: Run, run_on_obj
     assert checkpoint.labels.cores
     assert checkpoint.model.out_channels == 2
     out = tmp_path / "out"
-    done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--class-mask", "--overlay",
-                "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson", "--json")  # fmt: skip
+    done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--class-mask",
+                "--overlay", "--probabilities", "--table", tmp_path / "objects.csv", "--polygons", "geojson",
+                "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     numbers = np.asarray(Image.open(out / "p3.png"))
+    lines = {Path(line["output"]).stem: line for line in map(json.loads, done.stdout.splitlines())}
+    assert lines["p3"]["objects"] == numbers.max()
     assert numbers.dtype in (np.uint16, np.int32)
     assert np.array_equal(load(folder)(data / "images/p3.png"), numbers)
     classes = np.asarray(Image.open(out / "p3_classes.png"))
@@ -165,3 +169,16 @@ def test_objects_of_several_classes_are_refused(unet: Run, tmp_path):
     run = unet("train", "--data", data, "--target", "objects", "--classes", "background,a,b")
     assert run.returncode == 1
     assert "--target objects is for objects of one class" in run.stderr
+
+
+def test_thin_concave_and_ring_shaped_objects_stay_whole():
+    numbers = np.zeros((128, 128), np.uint16)
+    numbers[disc(30, 30, 20, 128) & ~disc(30, 30, 13, 128)] = 1  # a ring
+    numbers[disc(30, 90, 20, 128) & ~disc(30, 98, 16, 128)] = 2  # a crescent
+    numbers[70:73, 5:120] = 3  # a line
+    numbers[80:120, 10:16] = numbers[112:120, 10:60] = 4  # a corner
+    rows, columns = np.mgrid[:128, :128]
+    numbers[(abs(rows - 96 - 10 * np.sin(columns / 6)) < 3) & (columns > 66)] = 5  # a wave
+    found = objects_of(with_cores((numbers > 0).astype(np.uint8), numbers), Cleaning(), OBJECTS)
+    assert np.array_equal(found > 0, numbers > 0)
+    assert len(np.unique(found)) == len(np.unique(numbers))

@@ -1,5 +1,6 @@
 """`unet train` under torchrun, two processes on a CPU: what they train, score, save and log is what one process would.
 
+Where torchrun itself isn't the point, its processes are forked from one that has imported torch: see prepared.py.
 Stopped, killed and restarted processes are real ones. Nothing depends on how fast they are: a test waits for a file
 that a run writes, and then acts while the run has much left to do.
 """
@@ -21,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Started, run_unet, start_unet, wait_for, write_pairs
+from conftest import PREPARED, TINY, Started, run_unet, start_unet, wait_for, write_pairs
 from PIL import Image
 from torch import distributed
 
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.system.distributed import agreed_name
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO = ["--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", *TWO]
 IGNORED_VALUE = 128  # in the masks
 SETTINGS = [*TINY, "--norm", "group", "--augment", "light", "--val-fraction", "0.3", "--ignore-index", IGNORED_VALUE]
 OFTEN = ("--save-every", "0.1s")
@@ -36,7 +38,7 @@ ENDLESS = 100_000  # epochs
 EPOCHS = 20  # of a run that is killed and comes to its end
 FIXED = ("--class-weights", "auto", "--optimizer", "sgd", "--lr", "0.1", "--clip-grad", "1000", "--epochs", "2")
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., "Started | subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +56,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture
 def torchrun(place: Path) -> Iterator[Start]:
     """Begin `unet train ARGUMENTS` in two processes; what is left of them at the test's end is killed."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Started | subprocess.Popen[str]] = []
 
-    def start(*arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
-        command = [*TORCHRUN, "--max-restarts", str(restarts), "-m", "unet_cli", "train", *map(str, arguments)]
-        process = subprocess.Popen(
-            command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-        )
+    def start(*arguments: object, restarts: int = 0, forked: bool = True) -> Started | subprocess.Popen[str]:
+        options, words = ["--max-restarts", str(restarts)], ["train", *map(str, arguments)]
+        process: Started | subprocess.Popen[str]
+        if forked:
+            process = PREPARED.start(words, place, torchrun=[*TWO, *options])
+        else:
+            command = [*TORCHRUN, *options, "-m", "unet_cli", *words]
+            process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
 
@@ -78,10 +79,10 @@ def torchrun(place: Path) -> Iterator[Start]:
             process.kill()
             for number in left.values():
                 os.killpg(number, signal.SIGKILL)
-        process.communicate()
+            process.communicate(timeout=60)
 
 
-def workers(process: subprocess.Popen[str]) -> dict[int, int]:
+def workers(process: Started | subprocess.Popen[str]) -> dict[int, int]:
     """The process numbers of what torchrun started, by rank."""
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs Linux to find torchrun's processes")
@@ -89,11 +90,13 @@ def workers(process: subprocess.Popen[str]) -> dict[int, int]:
     for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         variables = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
         ranks = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
+        name = Path(f"/proc/{number}/comm").read_text().split()  # of one that was forked
+        ranks += [int(name[1])] if name[0] == "rank" else []
         found |= {rank: int(number) for rank in ranks}
     return found
 
 
-def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def outcome(process: Started | subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
@@ -190,10 +193,11 @@ def test_a_run_of_one_process_goes_on_in_two_and_then_in_one_again(place, torchr
     assert epochs_of(run) == list(range(1, last + 1))
 
 
-def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
+def killed(place: Path, torchrun: Start, rank: int, forked: bool) -> tuple[Path, str]:
     """A run of which a process was killed after the first save, and that torchrun started again; what it said."""
-    output = f"killed-{rank}"
-    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", EPOCHS, "--output", output, restarts=2)
+    output = f"killed-{rank}-{forked}"
+    process = torchrun("--data", "data", *SETTINGS, *OFTEN, "--epochs", EPOCHS, "--output", output, restarts=2,
+                       forked=forked)  # fmt: skip
     wait_for(place / output / "data-1" / "last.pth", process)
     os.kill(workers(process)[rank], signal.SIGKILL)
     code, out, err = outcome(process)
@@ -202,9 +206,11 @@ def killed(place: Path, torchrun: Start, rank: int) -> tuple[Path, str]:
     return place / output, err
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, rank):
-    output, err = killed(place, torchrun, rank)
+@pytest.mark.parametrize(
+    ("rank", "forked"), [(1, True), *(pytest.param(rank, False, marks=pytest.mark.slow) for rank in (0, 1))]
+)
+def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, rank, forked):
+    output, err = killed(place, torchrun, rank, forked)
     assert [path.name for path in output.iterdir()] == ["data-1"]
     assert err.count(f"Resuming {output.name}/data-1 in epoch ") == 1, err
     assert "communication with the other processes of the job failed" in err
@@ -214,7 +220,7 @@ def test_a_job_that_torchrun_restarts_goes_on_in_its_folder(place, torchrun, ran
 
 
 def test_a_mistake_is_told_and_ends_all_processes(place, torchrun):
-    code, out, err = outcome(torchrun("--data", "nowhere", *SETTINGS))
+    code, out, err = outcome(torchrun("--data", "nowhere", *SETTINGS, forked=False))
     assert code != 0
     assert out == ""
     assert 1 <= err.count("nowhere does not exist") <= 2, err

@@ -46,12 +46,13 @@ class Checkpoint:
     """A trained network with all that is needed to use it.
 
     core_threshold: probability from which a pixel is of an object's core, see data/cores.py; smallest_object: pixels of
-    the smallest that is kept. temperature: divisor of the logits that calibrates the probabilities, 1 where none was
-    fitted; thresholds are on calibrated probabilities. threshold: default probability from which a pixel is foreground;
-    best_threshold: the one that scored best on the validation part at original size (None before the end of a run,
-    without a validation part and for several classes). training: the settings as plain values; data: description of the
-    training data; metrics: those of the epoch of the weights, and with the prefix 'final_' those at original size;
-    resume: state of optimizer, epoch and step, in last.pth only.
+    the smallest that is kept; split_cores: whether cores are separated at their necks. temperature: divisor of the
+    logits that calibrates the probabilities, 1 where none was fitted; thresholds are on calibrated probabilities.
+    threshold: default probability from which a pixel is foreground; best_threshold: the one that scored best on the
+    validation part at original size (None before the end of a run, without a validation part and for several classes).
+    training: the settings as plain values; data: description of the training data; metrics: those of the epoch of the
+    weights, and with the prefix 'final_' those at original size; resume: state of optimizer, epoch and step, in
+    last.pth only.
     """
 
     model: ModelConfig
@@ -66,6 +67,7 @@ class Checkpoint:
     temperature: float = 1.0
     core_threshold: float = 0.5
     smallest_object: int = 0
+    split_cores: bool = False
     version: str = __version__
     resume: dict[str, Any] | None = None
 
@@ -91,6 +93,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "temperature": checkpoint.temperature,
         "core_threshold": checkpoint.core_threshold,
         "smallest_object": checkpoint.smallest_object,
+        "split_cores": checkpoint.split_cores,
         "training": checkpoint.training,
         "data": checkpoint.data,
         "metrics": checkpoint.metrics,

@@ -13,7 +13,7 @@ from unet_cli.cli import app
 from unet_cli.cli.options import DONE, command
 from unet_cli.config.base import Output
 from unet_cli.config.evaluation import EvaluateConfig
-from unet_cli.metrics.names import metric_name
+from unet_cli.metrics.names import OBJECTS, metric_name
 from unet_cli.system.console import Console, counted
 
 if TYPE_CHECKING:
@@ -158,12 +158,16 @@ def _compare(
 
 
 def _table(rows: list[Score], labels: LabelMap, ruler: Ruler) -> list[str]:
-    """A line for each metric, by group: over all classes with the interval, then each class."""
+    """A line for each metric, by group: over all classes with the interval, then each class. Scores of objects come
+    first where the masks number them."""
     names = labels.scored_names if labels.num_classes > 2 else ()
     shown = names[:MAX_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
     lines, group = [], ""
-    for metric, by_class in _by_metric(rows).items():
+    by_metric = list(_by_metric(rows).items())
+    if labels.kind == "instances":
+        by_metric.sort(key=lambda item: metric_name(item[0]).group != OBJECTS)
+    for metric, by_class in by_metric:
         words = metric_name(metric)
         if words.group != group:
             group = words.group

@@ -97,6 +97,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     masks = counted(len(written), "mask")
     if overlapping:
         masks = f"masks of {len(overlapping)} classes for {counted(len(written), 'image')}"
+    elif labels.cores:
+        masks += f" with {counted(sum(outcome.objects or 0 for outcome in written), 'object')}"
     summary = f"{masks} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
     summary += f"; {counted(len(unread), 'folder')} could not be read" if unread else ""

@@ -123,7 +123,7 @@ class TrainConfig(DataConfig, Batches, Spaced):
         panel="Data", lasting="run",
     )  # fmt: skip
     target: Literal["auto", "objects", "classes"] = setting(
-        "auto", help="What is learned. objects: each object by itself, so that touching ones are told apart, and predict "
+        "auto", help="What is learned. objects: each by itself, so that touching ones are told apart, and predict "
         "numbers them. classes: foreground and background. auto: objects where the masks tell them apart.",
         panel="Data", lasting="run",
     )  # fmt: skip

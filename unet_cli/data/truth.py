@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unet_cli.config.model import IGNORED
+from unet_cli.data.annotations.parsed import annotated
+from unet_cli.data.annotations.polygons import drawn_apart
+from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL
 from unet_cli.data.labels import LabelMap, mask_as
 from unet_cli.data.maskfile import one_mask, read_mask
 from unet_cli.data.objects import components
-from unet_cli.data.source import Source
+from unet_cli.data.source import Entry, Source
 from unet_cli.errors import UserError
 
 
@@ -34,13 +38,16 @@ class Mask:
 
 
 def numbers_objects(source: Source, labels: LabelMap) -> bool:
-    """Whether a mask tells objects apart that touch: by numbers, or by a file for each."""
+    """Whether a mask tells objects apart that touch: by numbers, or by a file or a shape for each of several."""
+    if source.entry is not None:
+        return len(annotated(source.path, source.entry.tool, source.entry.name).shapes) > 1
     return labels.kind == "instances" or _has_files(source)
 
 
 def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> Mask:
-    """A mask and its objects: numbered in the file, one in each of several files, or connected components, over corners
-    too. missing: bool, missing pixels of the image, which are ignored. Raises UserError."""
+    """A mask and its objects: numbered in the file, one in each of several files, the shapes of annotations, or
+    connected components, over corners too. missing: bool, missing pixels of the image, which are ignored. Raises
+    UserError."""
     try:
         found = read_mask(source)
         classes = one_mask(labels.encode(found), source)
@@ -51,6 +58,12 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
             numbers = np.where(known == 0, 0, one_mask(mask_as(labels.reading, found), source))
         elif _has_files(source):
             numbers = _numbered_by_file(source, labels)
+        elif source.entry is not None:
+            of_each = [
+                np.where(labels.region(known, number), of_class, 0)
+                for number, of_class in enumerate(_numbers_of_shapes(source, source.entry, labels), 1)
+            ]
+            numbers = np.stack(of_each) if labels.overlapping else np.maximum.reduce(of_each)
         elif labels.overlapping:
             regions = (labels.region(known, number).astype(np.uint8) for number in labels.scored)
             numbers = np.stack([components(region)[0] for region in regions])
@@ -63,6 +76,18 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
 
 def _has_files(source: Source) -> bool:
     return len(source.paths) > 1 and not source.classes and not source.is_volume
+
+
+def _numbers_of_shapes(mask: Source, entry: Entry, labels: LabelMap) -> Iterator[np.ndarray]:
+    """For each class but the background the number of its shape on top, (H, W). Raises UserError."""
+    assert mask.size is not None
+    one = annotated(mask.path, entry.tool, entry.name)
+    value_of = {name: value for value, name in enumerate(entry.classes, 1)}
+    drawn_shapes = [shape for shape in one.shapes if shape.label not in (IGNORED_LABEL, BACKGROUND_LABEL)]
+    names = [entry.numbered[int(shape.label)] if entry.numbered else shape.label for shape in drawn_shapes]
+    for value in labels.values[1:]:
+        own = [shape for shape, name in zip(drawn_shapes, names, strict=True) if value_of.get(name) == value]
+        yield drawn_apart(replace(one, shapes=tuple(own)), mask.size)
 
 
 def _numbered_by_file(source: Source, labels: LabelMap) -> np.ndarray:

@@ -29,8 +29,9 @@ from unet_cli.metrics.ranking import count_levels
 from unet_cli.metrics.surface import compare_surfaces
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-CORE_THRESHOLDS, SMALLEST = (0.3, 0.4, 0.5, 0.6, 0.7), (0, 10, 20, 40, 80)
-CORE_FITS = tuple(product(CORE_THRESHOLDS, SMALLEST))  # probability of a core, and pixels of the smallest object
+CORE_THRESHOLDS, SMALLEST = (0.3, 0.5, 0.7), (0, 10, 20, 40, 80)
+# Probability of a core, whether cores are separated at their necks, and pixels of the smallest object.
+CORE_FITS = tuple(product(CORE_THRESHOLDS, (False, True), SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def _fits(answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
     inside, with_cores = answer.pred.classes == 1, replace(labels, cores=True)
     target = answer.target.numbers_of(labels, 1)
     found = []
-    for threshold in CORE_THRESHOLDS:
+    for threshold, is_split in product(CORE_THRESHOLDS, (False, True)):
         sets = inside.astype(np.uint8) | (inside & (answer.cores >= threshold)).astype(np.uint8) << 1
-        numbers = objects_of(sets, Cleaning(), with_cores)
+        numbers = objects_of(sets, Cleaning(split_touching=is_split), with_cores)
         areas = np.bincount(numbers.ravel())
         for smallest in SMALLEST:
             kept = np.where((areas >= smallest)[numbers], numbers, 0)

@@ -25,7 +25,7 @@ from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.metrics.calibration import Reliability, calibration_error, reliability
 from unet_cli.metrics.membranes import best_over_thresholds
 from unet_cli.metrics.names import METRIC_NAMES
-from unet_cli.metrics.objects import bowl_score, object_f1
+from unet_cli.metrics.objects import bowl_score, object_f1, object_f1_75
 from unet_cli.metrics.overlap import (
     accuracy,
     area_shares,
@@ -128,7 +128,7 @@ def by_image(found: Evaluation) -> dict[str, np.ndarray]:
         values, otherwise = surfaces[..., place], diagonals * (1 - empty) if name in DISTANCES else empty
         table[name] = np.where(np.isnan(values), otherwise, values)
     matches = np.stack([[match.counts for match in one.matches] for one in found.images])
-    for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1)):
+    for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1), ("object_f1_75", object_f1_75)):
         values = score(matches)
         table[name] = np.where(np.isnan(values), empty, values)
     is_ignored = _pixels(found)[:, None] == 0

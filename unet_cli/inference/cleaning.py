@@ -71,7 +71,8 @@ def objects_of(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = N
         return np.stack([objects_of(one, cleaning) for one in of_each])
     if labels is not None and labels.cores:
         cores, count = components(labels.cores_in(pred))
-        _split_touching(cores, count)
+        if cleaning.split_touching:
+            _split_touching(cores, count)
         return grown(labels.region(pred, 1), cores)
     numbers, count = components(pred)
     if cleaning.split_touching:

@@ -105,8 +105,8 @@ class Outcome:
     """The outcome of one image or stack: its size, or that of its pages, and the share of each class in its mask, or
     the error.
 
-    note: conversions that were made. top_probability: calibrated probability of the foreground pixel that had the
-    highest before calibration.
+    objects: their number, where they are predicted. note: conversions that were made. top_probability: calibrated
+    probability of the foreground pixel that had the highest before calibration.
     """
 
     job: Job
@@ -115,6 +115,7 @@ class Outcome:
     width: int = 0
     height: int = 0
     shares: tuple[float, ...] = ()
+    objects: int | None = None
     top_probability: float = 0.0
     seconds: float = 0.0
 
@@ -128,6 +129,7 @@ class Outcome:
             "size": [self.width, self.height, *([self.job.pages] if self.job.image.is_volume else [])],
             **({"pages": self.job.pages} if self.job.pages > 1 and not self.job.image.is_volume else {}),
             "classes": {name: round(share, 6) for name, share in zip(names, self.shares, strict=True)},
+            **({"objects": self.objects} if self.objects is not None else {}),
             "highest_probability": round(self.top_probability, 6),
             "note": self.note,
             "seconds": round(self.seconds, 4),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,13 @@ from unet_cli.inference.store import Store
 from unet_cli.system.files import make_folder
 
 ROWS_AT_ONCE = 256  # rows that are decoded in one call: numpy's index takes 8 bytes a pixel
+
+
+class Written(NamedTuple):
+    """What the files of an image hold: the share of each class, and the number of objects where they are predicted."""
+
+    shares: tuple[float, ...]
+    objects: int | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,8 @@ class Outputs:
         unwritten = 0 if self.config.probabilities else self.stored_probabilities
         return unwritten + len(self.maps)
 
-    def write(self, store: Store) -> tuple[float, ...]:
-        """Write the files, the mask last, and return the share of each class. Plane 0 of the store holds the class
+    def write(self, store: Store) -> Written:
+        """Write the files, the mask last. Plane 0 of the store holds the class
         indices, the next planes the maps; the pages of a stack lie one below the other. Raises UserError.
 
         A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
@@ -90,7 +98,7 @@ class Outputs:
         for plane, extra in enumerate(self.maps, 1 + self.stored - len(self.maps)):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.
-        counts = np.zeros(len(self.labels.members), np.int64)
+        counts, objects = np.zeros(len(self.labels.members), np.int64), list[int]()
         if job.by_class:
             for number, path in enumerate(job.by_class, 1):
                 counts[:] = 0
@@ -102,11 +110,12 @@ class Outputs:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
                 self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
             counts[:] = 0
-            self._write_file(job.mask, self._numbered(self._counted(masks(), counts), 1))
+            self._write_file(job.mask, self._numbered(self._counted(masks(), counts), 1, objects))
         else:
             decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
             self._write_file(job.mask, decoded, self.labels.written_palette)
-        return tuple((counts @ self.labels.members / counts.sum()).tolist())
+        shares = tuple((counts @ self.labels.members / counts.sum()).tolist())
+        return Written(shares, sum(objects) if self.labels.cores else None)
 
     @staticmethod
     def _counted(masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
@@ -135,13 +144,19 @@ class Outputs:
             return indices
         return (separated(objects_of(indices, self.config, self.labels)) > 0).astype(np.uint8)
 
-    def _numbered(self, masks: Iterator[Iterable[np.ndarray]], number: int) -> Iterator[Iterable[np.ndarray]]:
-        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap."""
+    def _numbered(
+        self, masks: Iterator[Iterable[np.ndarray]], number: int, counts: list[int] | None = None
+    ) -> Iterator[Iterable[np.ndarray]]:
+        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap. counts:
+        list to which the number of objects in each is added."""
 
         def objects(indices: np.ndarray) -> np.ndarray:
             if self.labels.overlapping:
                 return number_objects(self.labels.region(indices, number).astype(np.uint8), self.config)
-            return number_objects(indices, self.config, self.labels, is_wide=self.job.mask.suffix == ".tif")
+            numbers = number_objects(indices, self.config, self.labels, is_wide=self.job.mask.suffix == ".tif")
+            if counts is not None:
+                counts.append(int(numbers.max(initial=0)))
+            return numbers
 
         if self.job.image.is_volume:
             return ([page] for page in objects(_volume(masks)))

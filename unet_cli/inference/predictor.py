@@ -84,11 +84,13 @@ class Predictor:
         return self.labels.outputs - self.labels.cores
 
     def cleaning(self, wanted: AnyCleaning) -> AnyCleaning:
-        """What is done to masks: as wanted, and objects that the validation part found too small are removed."""
-        if not self.labels.cores or wanted.remove_smaller:
+        """What is done to masks: as wanted, and of objects with cores what the validation part found best."""
+        if not self.labels.cores:
             return wanted
-        smallest = min(member.checkpoint.smallest_object for member in self.members)
-        return replace(wanted, remove_smaller=smallest)
+        fits = [member.checkpoint for member in self.members]
+        smallest = wanted.remove_smaller or min(fit.smallest_object for fit in fits)
+        is_split = wanted.split_touching or all(fit.split_cores for fit in fits)
+        return replace(wanted, remove_smaller=smallest, split_touching=is_split)
 
     @property
     def gates(self) -> int:

@@ -103,7 +103,7 @@ class Sheet(Task):
     def finish(self) -> Outcome:
         """Write the files."""
         try:
-            shares = self._outputs.write(self._store)
+            written = self._outputs.write(self._store)
         except UserError as error:
             self._store.close()  # kept on disk, so that the next call only has to write the files
             return failed(self.job, error)
@@ -114,7 +114,8 @@ class Sheet(Task):
             note="; ".join(sorted(self.picture.notes)) or None,
             width=width,
             height=height,
-            shares=shares,
+            shares=written.shares,
+            objects=written.objects,
             top_probability=self._store.top_probability,
             seconds=time.perf_counter() - self._started,
         )

@@ -50,6 +50,9 @@ METRIC_NAMES = {
         "Bowl score", OBJECTS, "TP / (TP + FP + FN) of objects, averaged over IoU 0.50 to 0.95 (2018 Data Science Bowl)"
     ),
     "object_f1": MetricName("F1 of objects", OBJECTS, "F1 score of objects; a match has an IoU above 0.5"),
+    "object_f1_75": MetricName(
+        "F1 of objects, IoU 0.75", OBJECTS, "F1 score of objects; a match has an IoU above 0.75"
+    ),
     "v_rand": MetricName("Rand score", OBJECTS, "agreement on which pairs of pixels share an object (ISBI 2012)"),
     "v_info": MetricName(
         "Information score", OBJECTS, "normalized mutual information with the true objects (ISBI 2012)"

@@ -82,6 +82,11 @@ def object_f1(counts: np.ndarray) -> np.ndarray:
     return dice(np.asarray(counts)[..., 0, :], np.nan)
 
 
+def object_f1_75(counts: np.ndarray) -> np.ndarray:
+    """The same at IoU 0.75."""
+    return dice(np.asarray(counts)[..., PERCENTS.tolist().index(75), :], np.nan)
+
+
 def _numbers(paired: np.ndarray) -> np.ndarray:
     return np.unique(paired[paired > 0])
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -158,11 +158,12 @@ def build_model(config: ModelConfig, gradient_checkpointing: bool = False) -> Ne
     return model
 
 
-def weightless(config: ModelConfig, gradient_checkpointing: bool = False) -> Network:
-    """The network on torch's 'meta' device, whose tensors have shapes but no contents: it takes no memory and no
-    time."""
-    with torch.device("meta"):
-        return build_model(config, gradient_checkpointing)
+@lru_cache(maxsize=8)
+def weightless(config: ModelConfig) -> Network:
+    """The network on torch's 'meta' device, whose tensors have shapes but no contents: it takes no memory and little
+    time. Cached, so only to be looked at."""
+    with torch.device("meta"), torch.inference_mode(False):
+        return build_model(config)
 
 
 def parameter_count(model: nn.Module) -> int:

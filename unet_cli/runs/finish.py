@@ -66,16 +66,15 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
         console.say(f"Scoring the best weights on {_counted(val_pairs, len(val_pairs))} at original size")
     evaluation = _scored(checkpoint, run) if val_pairs else None
     if evaluation is not None:
-        fit = (checkpoint.core_threshold, 0) if evaluation.best_fit is None else CORE_FITS[evaluation.best_fit]
-        core_threshold, smallest_object = fit
+        if evaluation.best_fit is not None:
+            threshold, is_split, smallest = CORE_FITS[evaluation.best_fit]
+            checkpoint = replace(checkpoint, core_threshold=threshold, split_cores=is_split, smallest_object=smallest)
         evaluation = evaluation.fitted()
         checkpoint = replace(
             checkpoint,
             metrics=checkpoint.metrics | {f"final_{name}": value for name, value in evaluation.scores.items()},
             best_threshold=evaluation.best_threshold and evaluation.best_threshold[0],
             temperature=evaluation.temperature,
-            core_threshold=core_threshold,
-            smallest_object=smallest_object,
         )
         save_checkpoint(best, checkpoint)
     report = Report(
@@ -136,10 +135,11 @@ def _scored(checkpoint: Checkpoint, run: Run) -> Evaluation:
     if not evaluation.foreground[..., :2].any():
         console.say("The best weights predict nothing but background: train longer, or check the masks")
     if evaluation.best_fit is not None:
-        threshold, smallest = CORE_FITS[evaluation.best_fit]
+        threshold, is_split, smallest = CORE_FITS[evaluation.best_fit]
+        necks = ", separated at their necks" if is_split else ""
         f1 = overall(evaluation.fitted(), "object_f1").value
         console.say(
-            f"Objects of the validation part are told apart best with cores from a probability of {threshold:g} on, "
+            f"Validation objects are told apart best by cores from a probability of {threshold:g} on{necks}, "
             f"without those below {smallest} pixels (F1 at IoU 0.5: {f1:.3f})"
         )
     return evaluation

@@ -23,6 +23,7 @@ from unet_cli.data.check.stretching import Mode
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.blocks import are_few_stacks, hold_out_fold, hold_out_pages
 from unet_cli.data.samples.split import Split, draw_fold, draw_split, group_names, read_split
+from unet_cli.data.source import spread
 from unet_cli.data.spacing import in_space
 from unet_cli.data.truth import numbers_objects
 from unet_cli.errors import UserError, is_out_of_memory
@@ -52,6 +53,7 @@ from unet_cli.training.step import Learner
 from unet_cli.training.validation import validate
 
 MAX_READING = 0.5  # share of --max-time spent on reading the data, above which there is a message
+MASKS_LOOKED_AT = 64  # to find whether they tell objects apart
 # Exceptions that torch raises for a state that is not an optimizer's or a network's.
 LOADING_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
@@ -189,8 +191,9 @@ def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = No
     if config.target == "auto" and initial is not None:
         is_target = initial.labels.cores
     elif config.target == "auto":
-        masks = [pair.mask for pair in card.pairs("train")]
-        is_target = labels.num_classes == 2 and any(numbers_objects(mask, labels) for mask in masks)
+        masks = spread([pair.mask for pair in card.pairs("train") if not pair.mask.is_blank], MASKS_LOOKED_AT)
+        several = [mask for mask in masks if numbers_objects(mask, labels)]
+        is_target = labels.num_classes == 2 and not labels.overlapping and 4 * len(several) >= len(masks)
     else:
         is_target = config.target == "objects"
     return replace(card, labels=replace(labels, cores=is_target))

@@ -88,7 +88,8 @@ def activation_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_check
 
 
 def _peak_bytes(config: ModelConfig, shape: tuple[int, ...], gradient_checkpointing: bool) -> int:
-    model = Fitted(weightless(config, gradient_checkpointing)).train()
+    with torch.device("meta"):
+        model = Fitted(build_model(config, gradient_checkpointing)).train()
     with torch.device("meta"), _PeakMemory() as memory_mode:
         loss = plain_loss(model(torch.empty(shape)), torch.empty(shape[0], *shape[2:], dtype=torch.int64))
         loss.backward()

@@ -26,20 +26,16 @@ import numpy as np
 
 from unet_cli.config.convert import ConvertConfig
 from unet_cli.config.model import IGNORED
-from unet_cli.data.annotations.parsed import annotated
-from unet_cli.data.annotations.polygons import drawn_apart
-from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL
 from unet_cli.data.check.card import Card
 from unet_cli.data.class_names import class_files
 from unet_cli.data.colours import colours_of
 from unet_cli.data.export import coco, labelme, yolo
 from unet_cli.data.export.drawing import Drawing
-from unet_cli.data.found import Layer, Objects, by_class, gathered
+from unet_cli.data.found import Layer, Objects, gathered
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.maskfile import read_mask
-from unet_cli.data.objects import components
-from unet_cli.data.source import Entry, Pair, Source
+from unet_cli.data.source import Pair, Source
+from unet_cli.data.truth import read_truth
 from unet_cli.data.writing import write_mask
 from unet_cli.errors import UserError
 from unet_cli.system.files import make_folder, whole_file
@@ -110,31 +106,12 @@ def check_convertible(card: Card, config: ConvertConfig) -> None:
 
 def objects_of_pair(pair: Pair, labels: LabelMap) -> tuple[np.ndarray, Objects]:
     """Class indices (H, W) of a pair's mask, and its objects. Raises UserError."""
-    mask = read_mask(pair.mask)
-    indices = labels.encode(mask)[0]
-    if pair.mask.entry is not None:
-        numbers = _numbers_of_shapes(pair.mask, pair.mask.entry, labels)
-    elif labels.kind == "instances" and not mask.is_blank:
-        numbers = iter([mask.values[0]])
-    else:
-        return indices, by_class(indices, labels, lambda region: components(region)[0])
+    truth = read_truth(pair.mask, labels)
     parts = []
-    for index, of_class in enumerate(numbers, 1):
-        own = np.where(labels.region(indices, index), of_class, 0).astype(np.int32)
+    for index in range(1, labels.num_classes):
+        own = truth.numbers_of(labels, index).astype(np.int32)
         parts.append((Layer(own, (0, 0)), np.full(int(own.max(initial=0)), index)))
-    return indices, gathered(indices.shape, parts)
-
-
-def _numbers_of_shapes(mask: Source, entry: Entry, labels: LabelMap) -> Iterator[np.ndarray]:
-    """For each class but the background the number of its shape on top, (H, W). Raises UserError."""
-    assert mask.size is not None
-    one = annotated(mask.path, entry.tool, entry.name)
-    value_of = {name: value for value, name in enumerate(entry.classes, 1)}
-    drawn_shapes = [shape for shape in one.shapes if shape.label not in (IGNORED_LABEL, BACKGROUND_LABEL)]
-    names = [entry.numbered[int(shape.label)] if entry.numbered else shape.label for shape in drawn_shapes]
-    for value in labels.values[1:]:
-        own = [shape for shape, name in zip(drawn_shapes, names, strict=True) if value_of.get(name) == value]
-        yield drawn_apart(replace(one, shapes=tuple(own)), mask.size)
+    return truth.classes, gathered(truth.classes.shape, parts)
 
 
 def _write_masks(folder: Path, name: str, indices: np.ndarray, labels: LabelMap) -> None:
