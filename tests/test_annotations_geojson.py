@@ -124,5 +124,5 @@ def test_many_vertices_are_read(tmp_path):
 def test_two_files_of_one_image_are_refused(tmp_path):
     data = of_one_image(tmp_path, feature(SQUARE))
     (data / "cell0_b.geojson").write_text(json.dumps([feature(SQUARE)]))
-    with pytest.raises(UserError, match="cell0.png is annotated twice"):
+    with pytest.raises(UserError, match=r"cell0.png is annotated twice, in .*cell0.geojson and in .*cell0_b.geojson"):
         find_layout(data)

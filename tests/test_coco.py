@@ -106,7 +106,7 @@ def test_images_that_coco_does_not_list_are_left_out_and_listed_ones_are_backgro
     card = card_of(tmp_path)
     assert len(card.pairs("train")) == 4
     assert [pair.name for pair in card.empty_masks()] == ["cell3"]
-    assert "2 images that no COCO file lists are left out, such as" in "".join(card.layout.notes)
+    assert "left out: 2 images that no COCO file lists, such as" in "".join(card.layout.notes)
 
 
 def test_listed_images_that_are_not_there_and_paths_out_of_the_folder_are_a_problem(tmp_path):
@@ -115,7 +115,7 @@ def test_listed_images_that_are_not_there_and_paths_out_of_the_folder_are_a_prob
     names = ["images/cell0.png", "../outside/secret.png", "gone.png"]
     file = coco(data / "annotations/instances_default.json", names, polygon(0, outline(0)))
     [problem] = card_of(data).refusals
-    assert problem.text == f"{file} lists 2 images that are not in the folder: ../outside/secret.png, gone.png"
+    assert problem.text == f"{file} lists 2 images that the folder doesn't hold: ../outside/secret.png, gone.png"
 
 
 @pytest.mark.parametrize(

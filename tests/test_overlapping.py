@@ -1,5 +1,6 @@
 """Classes that overlap: found, trained with a sigmoid each, predicted as a mask each, and scored."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -204,6 +205,50 @@ def test_a_run_predicts_and_scores_a_mask_for_each_class(unet: Run, overlapping_
     assert found["dice", "disc"] > 0.8
     again = unet("evaluate", "--weights", folder, "--data", write_set(tmp_path / "new", count=4), "--json")
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("kind", ["geojson", "coco"])
+def test_objects_of_overlapping_classes_have_scores_and_numbers_of_their_own_class(
+    unet: Run, overlapping_run, tmp_path, kind
+):
+    data, folder = overlapping_run
+    call = [
+        "predict",
+        "--weights",
+        folder,
+        "--input",
+        data / "images",
+        "--output",
+        tmp_path / "out",
+        "--threshold",
+        0.3,
+    ]
+    done = unet(*call, "--polygons", kind, "--table", tmp_path / "objects.csv", "--probabilities", "--instances")
+    assert done.returncode == 0, done.stderr
+    assert "masks of 2 classes for 12 images written" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "objects.csv").read_text(encoding="utf-8").splitlines()))
+    entries = json.loads((tmp_path / "out/instances.json").read_text()) if kind == "coco" else {}
+    for n in range(12):
+        said = [row for row in rows if row["image"].endswith(f"/p{n}.png")]
+        maps = {name: np.asarray(Image.open(tmp_path / f"out/p{n}_instances_{name}.png")) for name in ("box", "disc")}
+        assert len(said) == sum(int(numbers.max()) for numbers in maps.values())
+        for row in said:
+            inside = maps[row["class"]] == int(row["number"])
+            probability = np.asarray(Image.open(tmp_path / f"out/p{n}_probability_{row['class']}.png")) / 65535
+            assert int(row["area_px"]) == np.count_nonzero(inside)
+            assert float(row["score"]) == pytest.approx(probability[inside].mean(), rel=1e-4)
+        if kind == "geojson":
+            features = json.loads((tmp_path / f"out/p{n}.geojson").read_text())["features"]
+            drawn_ones = [feature["properties"] for feature in features]
+            keys = ("class", "number", "area")
+            assert [[one[key] for key in keys] for one in drawn_ones] == [
+                [row["class"], int(row["number"]), int(row["area_px"])] for row in said
+            ]
+        else:
+            [image] = [one["id"] for one in entries["images"] if one["file_name"] == f"p{n}.png"]
+            found = [one for one in entries["annotations"] if one["image_id"] == image]
+            assert [one["area"] for one in found] == [int(row["area_px"]) for row in said]
+    assert {row["class"] for row in rows} == {"box", "disc"}
 
 
 def test_a_run_on_overlapping_classes_resumes(unet: Run, overlapping_run, tmp_path):

@@ -246,6 +246,7 @@ def test_classes_are_written_with_the_training_masks_values_and_visible_colours(
         (["leaf", "Leaf", "stem"], ["leaf-0", "Leaf-1", "stem"]),
         (["a b", "a/b", "a-b-1"], ["a-b-0", "a-b-1-1", "a-b-1"]),
         (["..", "///", "ok"], ["0", "1", "ok"]),
+        (["Con", "lpt1", "console"], ["Con-0", "lpt1-1", "console"]),
         (["Zellkörper", "細胞", "u\u0308ber"], ["Zellkörper", "細胞", "über"]),
     ],
 )
@@ -355,6 +356,18 @@ def test_two_images_that_would_write_one_mask_are_refused(unet: Run, trained, im
     shutil.copy(images / "a.png", images / "a.bmp")
     assert_failed(unet("predict", "--weights", trained, "--input", "imgs"), 1, "a.bmp", "a.png", "would both write")
     assert not (tmp_path / "imgs_masks").exists()
+
+
+def test_rows_that_find_no_space_fail_their_image_alone(trained, tmp_path, full_disk):
+    (tmp_path / "imgs").mkdir()
+    for name, side in (("large", 200), ("small", 20)):
+        noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "imgs" / f"{name}.tif")
+    call = ["predict", "--weights", trained, "--input", "imgs", "--output", "out", "--mode", "tile", "--probabilities"]
+    done = full_disk(8000, *call)
+    assert_failed(done, 3, "1 image failed", ".large.tif.part: File too large")
+    assert (tmp_path / "out" / "small.tif").exists()
+    assert not (tmp_path / "out" / "large.tif").exists()
 
 
 def test_a_full_disk_leaves_no_partial_mask(trained, images, tmp_path, full_disk):

@@ -269,6 +269,7 @@ def test_planes_cross_in_the_middle_of_what_was_found_in_the_proportions_of_the_
     assert middle_of(indices) == (5, 10, 15)
     indices[2:5, 10:13, 20] = 1
     assert middle_of(indices) == (3, 11, 20)
+    assert middle_of(np.where(indices == 0, np.uint8(255), indices)) == (3, 11, 20)  # ignored
     bands = one_band(np.random.default_rng(0).integers(0, 9, (1, *indices.shape), np.uint8))
     sheet = crossing_planes(bands, indices, colours_of(LABELS), (3.0, 1.0, 1.0))
     assert sheet.size == (30 + 12 + 30 + 12 + 20, 30)

@@ -44,7 +44,7 @@ def test_yolo_splits_in_common_places(tmp_path, images, labels):
     write_images(tmp_path / "test/images", 3)
     layout = find_layout(tmp_path)
     assert {split: len(pairs) for split, pairs in layout.splits.items()} == {"train": 4, "val": 2}
-    assert "3 images of a folder without text files are left out" in layout.notes
+    assert "left out: 3 images of a folder without text files" in layout.notes
 
 
 def test_a_missing_or_empty_text_file_is_background(tmp_path):

@@ -57,7 +57,7 @@ def check(config: CheckConfig, console: Console) -> int:
     console.result(*card.describe(), *how_read(card), *decisions, *card.details())
     if card.refusals:
         console.result(
-            f"{counted(len(card.refusals), 'problem')} that prevent training:",
+            f"{counted(len(card.refusals), 'problem')} to put right before training:",
             *listed(card.refusals),
             *ask_about_missing(card.layout),
         )

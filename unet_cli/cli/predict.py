@@ -94,9 +94,12 @@ def predict(config: PredictConfig, console: Console) -> int:
     failures = [outcome for outcome in outcomes if outcome.error]
     written = [outcome for outcome in outcomes if not outcome.error]
     _say_what_was_odd(written, predictor, config, console)
-    found = sum(outcome.objects or 0 for outcome in written)
-    objects = f" with {counted(found, 'object')}" if labels.cores else ""
-    summary = f"{counted(len(written), 'mask')}{objects} written to {folder}{_skipped(skipped)}"
+    masks = counted(len(written), "mask")
+    if overlapping:
+        masks = f"masks of {len(overlapping)} classes for {counted(len(written), 'image')}"
+    elif labels.cores:
+        masks += f" with {counted(sum(outcome.objects or 0 for outcome in written), 'object')}"
+    summary = f"{masks} written to {folder}{_skipped(skipped)}"
     summary += f"; {counted(len(failures), 'image')} failed, see below" if failures else ""
     summary += f"; {counted(len(unread), 'folder')} could not be read" if unread else ""
     if written:

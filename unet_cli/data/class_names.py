@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unet_cli.data.formats import extension_of, without_extension
 
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 MAX_CLASS_BYTES = 60  # of a class name within a file name, which file systems limit to 255 bytes
 
 
@@ -24,11 +25,11 @@ def class_files(output: Path, mask: Path, classes: Sequence[str], in_folders: bo
 
 def file_names(classes: Sequence[str]) -> list[str]:
     """Class names as parts of file names on any system: letters, digits, '_' and '-', at most MAX_CLASS_BYTES long and
-    unique regardless of case. A name that isn't unique gets the index of its class."""
+    unique regardless of case. A name that isn't unique, or that is a device of Windows, gets the index of its class."""
     names = [_safe(name, MAX_CLASS_BYTES) for name in classes]
     seen = Counter(name.casefold() for name in names)
     for index, name in enumerate(names):
-        if not name or seen[name.casefold()] > 1:
+        if not name or seen[name.casefold()] > 1 or name.casefold() in DEVICES:
             number = f"{name}-{index}".lstrip("-")
             while number.casefold() in seen:
                 number = f"{number}-{index}"

@@ -14,6 +14,7 @@ from unet_cli.data.folder.class_files import where_marked
 from unet_cli.data.formats import Decoded, decode
 from unet_cli.data.formats.decoded import Refused, explained
 from unet_cli.data.imagefile import NO_DATA, are_slices, describe_pixels, is_gray
+from unet_cli.data.nearest import nearest
 from unet_cli.data.source import Entry, Source, turned
 from unet_cli.errors import UserError
 
@@ -67,9 +68,7 @@ def read_mask(source: Source) -> MaskPixels:
         mask = replace(mask, values=np.ascontiguousarray(source.chosen(mask.values)))
     if source.size is None or mask.values.shape[1:] == source.size:
         return mask
-    sides = zip(source.size, mask.values.shape[1:], strict=True)
-    rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in sides)
-    return replace(mask, values=np.ascontiguousarray(mask.values[:, rows[:, None], columns]))
+    return replace(mask, values=np.ascontiguousarray(nearest(mask.values, *source.size)))
 
 
 def one_mask(pages: np.ndarray, source: Source) -> np.ndarray:

@@ -126,7 +126,7 @@ def shown_slice(image: np.ndarray, mask: np.ndarray, *others: np.ndarray) -> tup
 
 def place_to_show(mask: np.ndarray) -> int:
     """The slice of (D, H, W) class indices with the most foreground, of several the middle one."""
-    counts = np.count_nonzero(_is_foreground(mask), axis=(1, 2))
+    counts = np.count_nonzero(is_foreground(mask), axis=(1, 2))
     most = np.flatnonzero(counts == counts.max())
     return int(most[len(most) // 2])
 
@@ -180,16 +180,17 @@ def _border(indices: np.ndarray, width: int) -> np.ndarray:
     highest = np.asarray(mask.filter(ImageFilter.MaxFilter(size)))
     border = lowest != highest
     border[:width] = border[-width:] = border[:, :width] = border[:, -width:] = True
-    return border & _is_foreground(indices)
+    return border & is_foreground(indices)
 
 
-def _is_foreground(indices: np.ndarray) -> np.ndarray:
+def is_foreground(indices: np.ndarray) -> np.ndarray:
+    """Bool of the shape of class indices."""
     return (indices > 0) & (indices != IGNORED)
 
 
 def _border_width(indices: np.ndarray) -> int:
     """2 pixels, or 1 if outlines of 2 would cover most of the objects of most classes."""
-    pixels = np.bincount(indices[_is_foreground(indices)], minlength=256)
+    pixels = np.bincount(indices[is_foreground(indices)], minlength=256)
     hidden = np.bincount(indices[_border(indices, 2)], minlength=256)
     shares = hidden[pixels > 0] / pixels[pixels > 0]
     return 1 if shares.size and shares.mean() > MAX_HIDDEN else 2
@@ -232,11 +233,3 @@ def stretched(pixels: np.ndarray, cut: float) -> np.ndarray:
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) uint8 -> (H, W, 3), a copy to draw on."""
     return np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, -1).copy()
-
-
-def nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (..., H, W) to (..., height, width) by nearest neighbour, at pixel centres."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), pixels.shape[-2:], strict=True)
-    )
-    return pixels[..., rows[:, None], columns]

@@ -10,7 +10,8 @@ from PIL import Image
 
 from unet_cli.data.colours import Colours
 from unet_cli.data.imagefile import Bands
-from unet_cli.data.pictures import GAP, PAPER, nearest, outlined, with_legend
+from unet_cli.data.nearest import nearest
+from unet_cli.data.pictures import GAP, PAPER, is_foreground, outlined, with_legend
 
 MAX_STRETCH = 10.0  # of an axis whose voxels are longer
 
@@ -43,7 +44,7 @@ def crossing_planes(
 
 def middle_of(indices: np.ndarray) -> tuple[int, ...]:
     """The median of the foreground along each axis; the middle of the volume where there is no foreground."""
-    found = indices > 0
+    found = is_foreground(indices)
     if not found.any():
         return tuple(length // 2 for length in indices.shape)
     others = [tuple(other for other in range(indices.ndim) if other != axis) for axis in range(indices.ndim)]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.pictures import nearest, small, to_rgb
+from unet_cli.data.nearest import nearest
+from unet_cli.data.pictures import small, to_rgb
 
 PANEL = 320  # pixels of the longer side
 JPEG_QUALITY = 80

@@ -8,7 +8,8 @@ import numpy as np
 
 from unet_cli.config.model import IGNORED
 from unet_cli.data.colours import ERROR_COLOURS, Colours
-from unet_cli.data.pictures import CUT, IGNORED_GRAY, averaged, nearest, stretched, to_rgb
+from unet_cli.data.nearest import nearest
+from unet_cli.data.pictures import CUT, IGNORED_GRAY, averaged, stretched, to_rgb
 from unet_cli.data.planes import plane_sizes, planes_through
 from unet_cli.evaluation.panels import LEFT_OUT, PANEL, RIGHT, Panels, error_kinds, highest, jpeg, png
 

@@ -83,7 +83,7 @@ def whole_images(
         if isinstance(band, UserError):
             raise task.source.named(band) from band
         try:
-            bands.append(band.finished())
+            bands.append(predictor.finished(band))
         except UserError as error:
             raise task.source.named(error) from error
         if band.top + band.size[0] == task.picture.size[0]:

@@ -139,7 +139,7 @@ class Predictor:
             channels, keep_alpha = self.preprocessing.in_channels, self.preprocessing.keep_alpha
             pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels
             picture = self._picture(*pixels(image, channels, keep_alpha))
-        rows = [self.classes(band.finished()) for band in self.bands(picture)]
+        rows = [self.classes(self.finished(band)) for band in self.bands(picture)]
         indices = np.concatenate(rows).reshape(picture.shape)
         if self.labels.cores:
             cleaning = self.cleaning(Cleaning())
@@ -147,6 +147,16 @@ class Predictor:
         if not self.labels.overlapping:
             return self.labels.decode(indices)
         return np.stack([self.labels.mask_of(indices, number) for number in self.labels.scored])
+
+    def finished(self, band: Band) -> Tensor:
+        """`Band.finished`, with missing pixels, which training ignores, as background: of the first class."""
+        probs = band.finished()
+        if band.missing is None:
+            return probs
+        probs = probs.masked_fill(torch.from_numpy(band.missing), 0)
+        if not self.labels.has_threshold:
+            probs[0] += torch.from_numpy(band.missing)
+        return probs
 
     def classes(self, probs: Tensor) -> np.ndarray:
         """(planes and more, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices, of objects with

@@ -15,6 +15,7 @@ from unet_cli.data.imagefile import Bands
 from unet_cli.data.preprocess import converted
 from unet_cli.data.resample import Resampler
 from unet_cli.inference.member import Member
+from unet_cli.inference.missing import Missing
 from unet_cli.inference.views import Band, Tiled, View
 
 SLICES_AT_ONCE = 16  # of a volume that is read whole: its resampled slices are not all in memory
@@ -30,7 +31,9 @@ class Resampled:
         spacing."""
         self.shape: tuple[int, ...] = bands.spatial
         self.size = (math.prod(self.shape[:-1]), self.shape[-1])
-        self._bands, self._within, self._preprocessing = bands, size, members[0].preprocessing
+        self._missing = Missing()
+        self._bands, self._within = self._missing.noted(bands), size
+        self._preprocessing = members[0].preprocessing
         inside = Bands(self._preprocessing.in_channels, size, bands.dtype, bands.notes, self._slabs)
         self._tiled = Tiled(members, inside, overlap, measured=bands)
         self.notes = self._tiled.notes
@@ -52,8 +55,8 @@ class Resampled:
         if done is None:
             return None
         first, complete = done
-        rows = complete.flatten(1, -2)
-        return Band(first * self.shape[1], (rows.shape[1], rows.shape[2]), [rows])
+        rows, missing = complete.flatten(1, -2), self._missing.taken(first, complete.shape[1:])
+        return Band(first * self.shape[1], (rows.shape[1], rows.shape[2]), [rows], missing)
 
     def _slabs(self, top: int) -> Iterator[tuple[int, np.ndarray]]:
         """The resampled volume from slice `top` on, see Bands."""

@@ -78,7 +78,7 @@ class Sheet(Task):
         try:
             stored = max(self._first - band.top, 0)
             if stored < band.size[0]:
-                self._store_rows(band.top + stored, band.finished()[:, stored:])
+                self._store_rows(band.top + stored, self._predictor.finished(band)[:, stored:])
             # Threads add bands concurrently: exactly one of them sees the store complete and the sheet not yet over.
             with self._lock:
                 if self._store.done < self.picture.size[0] or self._is_over:

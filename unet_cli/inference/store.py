@@ -10,6 +10,7 @@ import threading
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -151,7 +152,8 @@ class OnDisk(Store):
             yield values.reshape(rows, self._width)
 
     def close(self) -> None:
-        with self._lock:
+        # On a full disk closing tries once more to write what `add` could not, and has said so.
+        with self._lock, suppress(OSError):
             self._file.close()
 
     def remove(self) -> None:

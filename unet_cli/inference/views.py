@@ -26,6 +26,7 @@ from unet_cli.data.preprocess import (
 from unet_cli.data.tiles import Axis, Canvas, lay_tiles
 from unet_cli.errors import UserError
 from unet_cli.inference.member import Member
+from unet_cli.inference.missing import Missing
 from unet_cli.system.prefetch import prefetch
 
 Measured = list[Tensor | None]  # for each member, see View.intensities
@@ -46,12 +47,13 @@ class View:
 
 @dataclass(frozen=True)
 class Band:
-    """Finished rows of an image, from row `top`: the probabilities of each member (K, h, w), to be resized to
-    `size`."""
+    """Finished rows of an image, from row `top`: the probabilities of each member (K, h, w), to be resized to `size`.
+    missing: bool of this size, where pixels of the image are missing; None where none is."""
 
     top: int
     size: tuple[int, ...]
     probs: list[Tensor]
+    missing: np.ndarray | None = None
 
     def combined(self) -> Tensor:
         """Mean over the ensemble members, (K, *size), in 0 to 1."""
@@ -119,12 +121,14 @@ class Stretched:
         prepared = [prepare(pixels, member.preprocessing) for member in members]
         self.notes = {*notes, *(note for _, note in prepared if note)}
         self._view = View([image for image, _ in prepared], intensities or [None] * len(prepared))
+        self._missing = Missing()
+        self._missing.note(0, pixels)
 
     def views(self, top: int = 0) -> Generator[View]:
         yield self._view
 
     def add(self, view: View, probs: list[Tensor]) -> Band | None:
-        return Band(0, self.size, probs)
+        return Band(0, self.size, probs, self._missing.taken(0, self.size))
 
 
 class Tiled:
@@ -151,7 +155,8 @@ class Tiled:
         self.shape: tuple[int, ...] = bands.spatial
         self.size = (math.prod(self.shape[:-1]), self.shape[-1])
         self.notes = set(bands.notes)
-        self._members, self._bands, self._measured = members, bands, measured or bands
+        self._missing = Missing()
+        self._members, self._bands, self._measured = members, self._missing.noted(bands), measured or bands
         self.axes = tuple(_laid(members, axis, length, overlap) for axis, length in enumerate(self.shape))
         self.view_count = math.prod(len(axis.starts) for axis in self.axes)
         self._rows_each = math.prod(self.shape[1:-1])  # of a slice of a volume; the row itself of an image
@@ -179,8 +184,8 @@ class Tiled:
         if done is None:
             return None
         first, complete = done
-        rows = complete.flatten(1, -2)
-        return Band(first * self._rows_each, (rows.shape[1], rows.shape[2]), [rows])
+        rows, missing = complete.flatten(1, -2), self._missing.taken(first, complete.shape[1:])
+        return Band(first * self._rows_each, (rows.shape[1], rows.shape[2]), [rows], missing)
 
     def _needed(self, layer: int) -> np.ndarray:
         """Indices of the rows, or slices, that any member needs for a layer of tiles, with reflection beyond the

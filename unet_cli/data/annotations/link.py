@@ -107,8 +107,7 @@ def named_apart(root: Path, links: Iterable[Link]) -> list[Link]:
         other = seen.setdefault((link.image.path, link.page), link)
         if other is not link:
             raise UserError(
-                f"{link.image.path} is annotated twice, as {other.entry or 'its image'} in {other.path} and as "
-                f"{link.entry or 'its image'} in {link.path}: keep one of them"
+                f"{link.image.path} is annotated twice, {_stated(other)} and {_stated(link)}: keep one of them"
             )
         count[link.split, link.image.name, link.page] += 1
     return [
@@ -117,3 +116,7 @@ def named_apart(root: Path, links: Iterable[Link]) -> list[Link]:
         else replace(link, image=replace(link.image, name=link.image.path.relative_to(root).as_posix()))
         for link in every
     ]
+
+
+def _stated(link: Link) -> str:
+    return f"as {link.entry} in {link.path}" if link.entry else f"in {link.path}"

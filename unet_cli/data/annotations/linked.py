@@ -97,13 +97,13 @@ def lists(
                 folders = [meaning(part)[1] for part in re.split(r"[\\/]", name)[:-1]]  # CVAT puts the subset there
                 links.append(Link(file, path, name, split or file.split or next(filter(None, folders), None)))
         if missing:
-            lost.append(f"{path} lists {counted(len(missing), 'image')} that are not in the folder: {few(missing)}")
+            lost.append(f"{path} lists {counted(len(missing), 'image')} that the folder doesn't hold: {few(missing)}")
     taken = {link.image.path for link in links}
     unlisted = [file for file in folder.images.files if file.path not in taken]
     bare, notes = (unlisted if unlisted_lack_masks else []), list[str]()
     if unlisted and links and not unlisted_lack_masks:
         such = f"such as {unlisted[0].path}"
-        notes = [f"{counted(len(unlisted), 'image')} that no {folder.tool} file lists are left out, {such}"]
+        notes = [f"left out: {counted(len(unlisted), 'image')} that no {folder.tool} file lists, {such}"]
     return Linked(links, bare, lost, notes=notes, used=frozenset(used), is_many=True) if used else None
 
 

@@ -62,7 +62,7 @@ def link(folder: Folder) -> Linked | None:
     lost += [f"annotations without an image: {path}" for path in paths if path not in taken and path not in sources]
     notes = [f"{counted(len(blank), 'image')} without a text file: taken as background"] if blank else []
     if unused:
-        notes.append(f"{counted(len(unused), 'image')} of a folder without text files are left out")
+        notes.append(f"left out: {counted(len(unused), 'image')} of a folder without text files")
     labels = {int(label) for file in read.values() for label in file.labels}
     numbered = _class_names(sources)
     names = tuple(dict.fromkeys(numbered)) or tuple(f"class {number}" for number in sorted(labels))
