@@ -132,7 +132,7 @@ def test_probabilities_of_volumes_are_ranked_and_calibrated_without_ignored_voxe
     assert values(whole)["roc_auc"] == 1
     assert values(part)["average_precision"] == 1
     assert part.images[0].confusion.sum() == 3 * 20 * 24
-    assert part.images[0].sweep[9].tolist() == [200, 0, 0]  # at 0.5
+    assert part.images[0].sweep[0, 9].tolist() == [200, 0, 0]  # at 0.5
     assert set(part.sample.target.tolist()) == {0, 1}
     assert values(whole.calibrated())["dice"] == values(whole)["dice"]
 

@@ -56,7 +56,7 @@ COMMANDS = {
     "models": "List all networks: parameters, multiply-adds, smallest input, source.",
     "predict": "Predict a mask for every image of a folder.",
     "report": "Write one HTML page about a run: its scores, curves, calibration, and the images that came out worst.",
-    "sample": "Draw a sample data set of stained cells with masks, to try things on.",
+    "sample": "Draw a sample data set with masks, to try things on: stained cells, or volumes.",
     "train": "Train a network on a folder of images and a folder of masks.",
 }
 
