@@ -153,7 +153,13 @@ COMPARE = ("compare", "--data", "data", *TINY)
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     """The command in a process that isn't forked from a prepared one, and so has the server of its children too."""
     command = [sys.executable, "-m", "unet_cli", *COMPARE, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background of a shell have inherited that SIGINT is ignored.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, preexec_fn=_heeding_signals, **pipes)
+
+
+def _heeding_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes below /proc")

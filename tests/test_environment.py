@@ -70,7 +70,8 @@ def test_check_that_lacks_memory_advises_on_what_it_has(folder):
     for limit in range(80, 160, 10):  # megabytes, from where Python hardly starts to where it is enough
         limited = needs("prlimit", f"--as={limit * 10**6}")
         done = run(limited, "check", "--data", "data", "--workers", 1, cwd=folder, UNET_CACHE=str(folder))
-        assert done.returncode < 70, done.stderr
+        # Where not even an exception can be allocated, Python itself fails with these words.
+        assert done.returncode < 70 or "error return without exception set" in done.stderr, done.stderr
         assert "--batch-size" not in done.stderr
         told += ["out of memory: try fewer --workers" in done.stderr]
     assert any(told)
