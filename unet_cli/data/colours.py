@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from unet_cli.config.model import IGNORED, pixels_of
-from unet_cli.data.labels import CLASS_COLOURS, LabelMap
+from unet_cli.data.labels import CLASS_COLOURS, LabelMap, alone
 
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue, 0 to 255
 
@@ -75,10 +74,8 @@ class Colours:
         together with what is ignored."""
         if not self.overlapping:
             return [indices]
-        ignored = indices == IGNORED
-        numbers = range(1, len(self.names))
-        alone = (np.where(pixels_of(indices, number, True), number, 0).astype(np.uint8) for number in numbers)
-        return [np.where(ignored, np.uint8(IGNORED), one) for one in alone]
+        of_each = ((number, alone(indices, number)) for number in range(1, len(self.names)))
+        return [np.where(one == 1, np.uint8(number), one) for number, one in of_each]
 
     def area_palette(self) -> np.ndarray:
         """(256, 3) uint8: the fill colour of each class index, of a set of classes their mean; IGNORED_COLOUR for all

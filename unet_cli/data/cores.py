@@ -43,9 +43,14 @@ def depth_of(numbers: np.ndarray) -> np.ndarray:
 def with_cores(classes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Uint8 class indices, 0, 1 and IGNORED, and the object numbers -> what a network learns, as sets: bit 0 where
     there is an object, bit 1 where there is the core of one."""
-    is_core = depth_of(np.where(classes == 1, numbers, 0)) > CORE
-    sets = (classes == 1).astype(np.uint8) | is_core.astype(np.uint8) << 1
+    inside = classes == 1
+    sets = as_sets(inside, depth_of(np.where(inside, numbers, 0)) > CORE)
     return np.where(classes == IGNORED, np.uint8(IGNORED), sets)
+
+
+def as_sets(inside: np.ndarray, cores: np.ndarray) -> np.ndarray:
+    """Where objects and cores are, bool -> uint8 sets as of `with_cores`; there is no core outside of objects."""
+    return inside.astype(np.uint8) | (inside & cores).astype(np.uint8) << 1
 
 
 def grown(inside: np.ndarray, cores: np.ndarray) -> np.ndarray:

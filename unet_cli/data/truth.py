@@ -12,7 +12,7 @@ from unet_cli.data.annotations.parsed import annotated
 from unet_cli.data.annotations.polygons import drawn_apart
 from unet_cli.data.annotations.shapes import BACKGROUND_LABEL, IGNORED_LABEL
 from unet_cli.data.labels import LabelMap, mask_as
-from unet_cli.data.maskfile import one_mask, read_mask
+from unet_cli.data.maskfile import MaskPixels, one_mask, read_mask
 from unet_cli.data.objects import components
 from unet_cli.data.source import Entry, Source
 from unet_cli.errors import UserError
@@ -50,9 +50,7 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
     UserError."""
     try:
         found = read_mask(source)
-        classes = one_mask(labels.encode(found), source)
-        if missing is not None and missing.shape == classes.shape:
-            classes[missing] = IGNORED
+        classes = _classes(found, source, labels, missing)
         known = np.where(classes == IGNORED, np.uint8(0), classes)
         if labels.kind == "instances" and not source.is_blank:
             numbers = np.where(known == 0, 0, one_mask(mask_as(labels.reading, found), source))
@@ -72,6 +70,21 @@ def read_truth(source: Source, labels: LabelMap, missing: np.ndarray | None = No
     except UserError as error:
         raise source.named(error) from error
     return Mask(classes, numbers)
+
+
+def read_classes(source: Source, labels: LabelMap, missing: np.ndarray | None = None) -> np.ndarray:
+    """The classes alone, see read_truth. Raises UserError."""
+    try:
+        return _classes(read_mask(source), source, labels, missing)
+    except UserError as error:
+        raise source.named(error) from error
+
+
+def _classes(found: MaskPixels, source: Source, labels: LabelMap, missing: np.ndarray | None) -> np.ndarray:
+    classes = one_mask(labels.encode(found), source)
+    if missing is not None and missing.shape == classes.shape:
+        classes[missing] = IGNORED
+    return classes
 
 
 def _has_files(source: Source) -> bool:

@@ -13,6 +13,7 @@ import torch
 from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import Colours
+from unet_cli.data.cores import as_sets
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.answers import Answer
@@ -139,7 +140,7 @@ def _fits(answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
     target = answer.target.numbers_of(labels, 1)
     found = []
     for threshold, is_split in product(CORE_THRESHOLDS, (False, True)):
-        sets = inside.astype(np.uint8) | (inside & (answer.cores >= threshold)).astype(np.uint8) << 1
+        sets = as_sets(inside, answer.cores >= threshold)
         numbers = objects_of(sets, Cleaning(split_touching=is_split), with_cores)
         areas = np.bincount(numbers.ravel())
         for smallest in SMALLEST:

@@ -249,14 +249,15 @@ def _by_class(folder: Path, found: Mapping[str, Path], labels: LabelMap) -> dict
     """The files of each mask, one for each class, as `unet predict` names them: CLASS/NAME or NAME_CLASS. Raises
     UserError where there are none."""
     files: defaultdict[str, dict[int, Path]] = defaultdict(dict)
+    classes = file_names(labels.scored_names)
     for name, path in found.items():
-        for number, called in enumerate(file_names(labels.scored_names), 1):
+        for number, called in enumerate(classes, 1):
             if name.startswith(f"{called}/"):
                 files[name.removeprefix(f"{called}/")][number] = path
             elif name.endswith(f"_{called}") and not BESIDE.search(name):
                 files[name.removesuffix(f"_{called}")][number] = path
     if not files:
-        shown = few(f"{folder / name}/" for name in file_names(labels.scored_names))
+        shown = few(f"{folder / name}/" for name in classes)
         raise UserError(f"{folder} has no masks of classes that overlap: give each class a folder, {shown}")
     return {name: Source(tuple(of.values()), classes=tuple(of)) for name, of in files.items()}
 

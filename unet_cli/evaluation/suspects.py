@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from unet_cli.config.model import IGNORED, pixels_of
+from unet_cli.config.model import IGNORED
+from unet_cli.data.labels import alone
 
 CONFIDENCE = 0.95  # minimum probability that the mask's class is wrong
 ZONE = 0.02  # fraction of the shorter side: closer than this to a border in the mask, annotators disagree
@@ -53,8 +54,7 @@ def doubt(probs: Tensor | np.ndarray, target: np.ndarray, overlapping: bool = Fa
     if overlapping:
         doubts = []
         for number in range(1, len(probs) + 1):
-            alone = np.where(target == IGNORED, IGNORED, pixels_of(target, number, True)).astype(np.uint8)
-            found = doubt(probs[[number - 1]], alone)
+            found = doubt(probs[[number - 1]], alone(target, number))
             doubts.append(replace(found, given=number * found.given, seen=number * found.seen))
         return max(doubts, key=lambda one: one.share)
     if len(probs) == 1:

@@ -67,8 +67,8 @@ class Outputs:
         return unwritten + len(self.maps)
 
     def write(self, store: Store) -> Written:
-        """Write the files, the mask last. Plane 0 of the store holds the class
-        indices, the next planes the maps; the pages of a stack lie one below the other. Raises UserError.
+        """Write the files, the mask last. Plane 0 of the store holds the class indices, the next planes the maps; the
+        pages of a stack lie one below the other. Raises UserError.
 
         A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
         memory. Objects of a volume extend over its slices, so they need the whole mask.

@@ -21,6 +21,7 @@ from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
+from unet_cli.data.cores import as_sets
 from unet_cli.data.folder.volume_folders import volume_in
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
 from unet_cli.data.intensities import volume_intensities
@@ -164,7 +165,7 @@ class Predictor:
         indices = to_classes(probs[None, : self.planes], self._raw_threshold, self.labels.overlapping)[0].numpy()
         if not self.labels.cores:
             return indices
-        return indices | (indices & (probs[self.planes].numpy() >= self.core_threshold)) << 1
+        return as_sets(indices > 0, probs[self.planes].numpy() >= self.core_threshold)
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""

@@ -16,7 +16,7 @@ from unet_cli.config.data import DataConfig
 from unet_cli.config.model import IGNORED
 from unet_cli.data.check.card import Card
 from unet_cli.data.check.memory import memory_file, remember, remembered, stamp_of
-from unet_cli.data.labels import LabelMap
+from unet_cli.data.labels import LabelMap, alone
 from unet_cli.data.maskfile import read_mask
 from unet_cli.data.source import Pair, spread
 from unet_cli.errors import UserError
@@ -217,8 +217,7 @@ def _look_at(labels: LabelMap, size: int, pair: Pair) -> tuple[dict[int, float],
     found: dict[int, float] = {}
     is_large = False
     for number in labels.scored:
-        alone = np.where(mask == IGNORED, np.uint8(IGNORED), labels.region(mask, number).astype(np.uint8))
-        dice, has_large = compare_with_stretched(alone, size, 2)
+        dice, has_large = compare_with_stretched(alone(mask, number), size, 2)
         found |= {number: dice[1]} if 1 in dice else {}
         is_large |= has_large
     return found, is_large

@@ -12,7 +12,7 @@ from unet_cli.data.labels.label_map import CLASS_COLOURS, LabelMap
 from unet_cli.data.labels.overlaps import Overlap, describe_overlaps, may_overlap, overlaps
 from unet_cli.data.labels.readings import mask_as
 from unet_cli.data.labels.remarks import count_strays, remarks
-from unet_cli.data.labels.sets import single
+from unet_cli.data.labels.sets import alone, single
 from unet_cli.data.labels.spec import ClassSpec, has_sides, parse_classes, spec_of
 from unet_cli.data.labels.stats import ValueStats, value_stats
 
@@ -22,6 +22,7 @@ __all__ = [
     "LabelMap",
     "Overlap",
     "ValueStats",
+    "alone",
     "count_strays",
     "describe_overlaps",
     "find_labels",

@@ -113,15 +113,10 @@ class LabelMap:
         return self.overlapping or self.num_classes == 2
 
     @property
-    def overlapping_classes(self) -> int:
-        """How many classes may overlap: none, or all but the background."""
-        return self.num_classes - 1 if self.overlapping else 0
-
-    @property
     def members(self) -> np.ndarray:
         """(indices, num_classes) bool: which classes an index that a mask may have is of; its own where none
         overlap."""
-        bits = self.overlapping_classes or 2 * self.cores
+        bits = self.num_classes - 1 if self.overlapping else 2 * self.cores
         indices = np.arange(2**bits if bits else self.num_classes)
         return np.stack([self.region(indices, number) for number in range(self.num_classes)], axis=1)
 

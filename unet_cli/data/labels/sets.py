@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from unet_cli.config.model import IGNORED
+from unet_cli.config.model import IGNORED, pixels_of
 from unet_cli.data.labels.stats import ValueStats
 from unet_cli.data.maskfile import SETS
 
@@ -23,8 +23,16 @@ def last_of_sets(values: np.ndarray) -> np.ndarray:
     """Mask values with the last class alone where pixels are of several."""
     if values.dtype.kind != "i" or values.dtype.itemsize < 4:
         return values
+    several = values >= SETS
+    if not several.any():
+        return values
     _, length = np.frexp(values & (SETS - 1))  # of a binary number
-    return np.where(values >= SETS, length.astype(values.dtype), values)
+    return np.where(several, length.astype(values.dtype), values)
+
+
+def alone(sets: np.ndarray, number: int) -> np.ndarray:
+    """Sets of classes -> uint8, the mask of one class by itself: 1 where it is, IGNORED where ignored, else 0."""
+    return np.where(sets == IGNORED, np.uint8(IGNORED), pixels_of(sets, number, True).astype(np.uint8))
 
 
 def without_sets(values: np.ndarray) -> np.ndarray:

@@ -21,15 +21,14 @@ from unet_cli.config.model import IGNORED
 from unet_cli.data.cores import with_cores
 from unet_cli.data.imagefile import missing_pixels, read_image
 from unet_cli.data.intensities import volume_intensities
-from unet_cli.data.labels import LabelMap, mask_as
-from unet_cli.data.maskfile import one_mask, read_mask
+from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import numbered
 from unet_cli.data.preprocess import converted, middle_slice, own_intensities, seen, whole_intensities
 from unet_cli.data.resample import resampled, resampled_mask
 from unet_cli.data.samples.cutting import CachedSample, Cutting, Whole
 from unet_cli.data.samples.keeping import Cache, DiskCopies, narrowed
 from unet_cli.data.source import Pair
-from unet_cli.data.truth import read_truth
+from unet_cli.data.truth import read_classes, read_truth
 from unet_cli.errors import UserError
 from unet_cli.system.memory import total_memory
 from unet_cli.system.prefetch import buffered, prefetch
@@ -197,16 +196,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         except UserError as error:
             raise pair.image.named(error) from error
         try:
-            found = read_mask(pair.mask)
-            mask = one_mask(self.labels.encode(found), pair.mask)
-            self._check_size(number, mask)
-            if missing is not None:
-                mask[missing] = IGNORED
-            if self.labels.cores:
+            if self.labels.cores or self.numbered:
                 truth = read_truth(pair.mask, self.labels, missing)
-                mask = with_cores(truth.classes, truth.numbers)
-            if self.numbered:
-                mask = numbered(mask, one_mask(mask_as(self.labels.reading, found), pair.mask), IGNORED)
+                with_objects = with_cores if self.labels.cores else partial(numbered, ignored=IGNORED)
+                mask = with_objects(truth.classes, truth.numbers)
+            else:
+                mask = read_classes(pair.mask, self.labels, missing)
+            self._check_size(number, mask)
         except UserError as error:
             raise pair.mask.named(error) from error
         sample = self._resampled(number, torch.from_numpy(image), torch.from_numpy(mask))
