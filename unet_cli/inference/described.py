@@ -26,8 +26,8 @@ from unet_cli.data.spacing import pixel_size
 from unet_cli.data.writing import joined
 from unet_cli.inference.cleaning import objects_of
 from unet_cli.inference.jobs import Job
-from unet_cli.inference.records import COCO, TABLE, write_bytes, write_record
-from unet_cli.system.files import make_folder, whole_file
+from unet_cli.inference.records import COCO, TABLE, write_record
+from unet_cli.system.files import make_folder, whole_file, write_bytes
 
 MAX = np.float32(65535)  # of a stored probability, which is 1
 

@@ -21,7 +21,7 @@ from unet_cli.data.export import coco, roi, yolo
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.measure import columns_of
 from unet_cli.errors import UserError, explain
-from unet_cli.system.files import make_folder, whole_file, writable_folder
+from unet_cli.system.files import whole_file, writable_folder, write_bytes
 
 if TYPE_CHECKING:
     from unet_cli.inference.jobs import Job
@@ -96,13 +96,6 @@ def _begins(path: Path, words: str) -> bool:
 
 def _is_our_table(path: Path) -> bool:
     return _begins(path, "class,number,score") or (path.is_file() and not path.stat().st_size)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Raises UserError."""
-    make_folder(path.parent)
-    with whole_file(path) as file:
-        file.write(content)
 
 
 def write_record(path: Path, value: Any) -> None:

@@ -120,6 +120,13 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file; its folder is created where it does not exist. Raises UserError."""
+    make_folder(path.parent)
+    with whole_file(path) as file:
+        file.write(content)
+
+
 def free_bytes(folder: Path) -> int:
     """Free space for this user on the disk of a folder. Raises OSError."""
     return shutil.disk_usage(folder).free

@@ -38,7 +38,7 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.data.truth import read_truth
 from unet_cli.data.writing import write_mask
 from unet_cli.errors import UserError
-from unet_cli.system.files import make_folder, whole_file
+from unet_cli.system.files import make_folder, whole_file, write_bytes
 
 
 @dataclass
@@ -74,9 +74,9 @@ def convert(card: Card, config: ConvertConfig) -> Iterator[Converted]:
                 if form == "coco":
                     entries.append(coco.entry(drawing))
                 elif form == "yolo":
-                    _write(output / beside / f"{name}.txt", yolo.written(drawing))
+                    write_bytes(output / beside / f"{name}.txt", yolo.written(drawing))
                 else:
-                    _write(image.with_suffix(".json"), labelme.written(drawing))
+                    write_bytes(image.with_suffix(".json"), labelme.written(drawing))
             done.images[split] += 1
             done.objects += len(objects)
             has_place = form in ("coco", "labelme") or (form == "masks" and not labels.overlapping)
@@ -162,22 +162,16 @@ def _copied(image: Source, folder: Path, name: str, keep_alpha: bool) -> Path:
     return path
 
 
-def _write(path: Path, content: bytes) -> None:
-    make_folder(path.parent)
-    with whole_file(path) as file:
-        file.write(content)
-
-
 def _write_classes(form: str, output: Path, labels: LabelMap, splits: list[str]) -> None:
     if form == "yolo":
         folders = {split: f"images/{split}" for split in splits}
-        _write(
+        write_bytes(
             output / "data.yaml",
             yolo.data_yaml(labels.names, folders | {"val": folders.get("val", folders[splits[0]])}),
         )
-        _write(output / "classes.txt", yolo.classes_txt(labels.names))
+        write_bytes(output / "classes.txt", yolo.classes_txt(labels.names))
     if form == "masks" and not labels.overlapping:
         numbers = {name: index for index, name in enumerate(labels.names)}
         if labels.ignore is not None:
             numbers["ignore"] = IGNORED
-        _write(output / "dataset.json", json.dumps({"labels": numbers}, ensure_ascii=False, indent=1).encode())
+        write_bytes(output / "dataset.json", json.dumps({"labels": numbers}, ensure_ascii=False, indent=1).encode())
