@@ -58,7 +58,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     first = found.is_of_objects
     console.result(*([*_on_objects(found), ""] if first else []))
     console.result(_headline(found), "", *_table(rows, case.labels, found.ruler, first))
-    console.result("", *_remarks(found))
+    remarks = _remarks(found)
+    console.result(*(["", *remarks] if remarks else []))
     compared: dict[str, Any] = {}
     if case.other is not None:
         compared = _compare(table, rows, found, _measured(case.other, case, config, console), config, console)

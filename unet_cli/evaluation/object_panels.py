@@ -18,7 +18,7 @@ from unet_cli.evaluation.panels import jpeg
 from unet_cli.metrics.objects import Side, compare_objects
 
 SIDE = 440  # pixels of the longer side of a picture
-ACROSS = 14  # objects of median size that it shows side by side
+ACROSS = 10  # objects of median size that it shows side by side
 MIN_WINDOW = 48  # pixels of the image
 MAX_ZOOM = 8
 STEPS = 12  # places of the window that are tried along each axis
@@ -149,7 +149,10 @@ def window_of(
     rows, columns = np.ix_(tops, lefts)
     within = total[rows + height, columns + width] - total[rows, columns + width]
     within += total[rows, columns] - total[rows + height, columns]
-    row, column = np.unravel_index(within.argmax(), within.shape)
+    # Of several windows that hold as much, the one around the middle of it.
+    middle = [np.average(np.arange(side), weights=weights.sum(1 - axis) + 1e-9) for axis, side in enumerate(sides)]
+    off = np.hypot(tops[:, None] + height / 2 - middle[0], lefts + width / 2 - middle[1])
+    row, column = np.unravel_index(np.where(within == within.max(), off, np.inf).argmin(), within.shape)
     return int(tops[row]), int(lefts[column]), height, width
 
 
