@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from PIL import Image
 from test_object_matching import in_rows, scattered
 from test_target_objects import write_set
 
+from unet_cli.config.prediction import Cleaning
+from unet_cli.data.cores import as_sets
 from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.fits import CORE_FITS, core_levels, grown_by, grown_by_fits
 from unet_cli.evaluation.object_panels import FATE_COLOURS, MAX_ZOOM, SIDE, Packed, draw_objects, window_of
 from unet_cli.evaluation.tally import Tally, tally
+from unet_cli.inference.cleaning import objects_of
 from unet_cli.metrics.names import metric_name
 from unet_cli.metrics.objects import compare_objects, match_objects, surplus, true_objects
+from unet_cli.runs.folds import stored_report
 
 CLASSES = ("--classes", "background,cell")
 
@@ -277,21 +282,25 @@ def test_what_is_packed_comes_back():
         assert np.array_equal(Packed.of(values).values, values)
 
 
-def test_one_fit_is_what_all_fits_try():
+def test_every_fit_grows_what_prediction_grows_with_its_settings():
     draw = np.random.default_rng(0)
-    inside = draw.random((40, 40)) < 0.8
+    inside, cores = draw.random((40, 40)) < 0.8, draw.random((40, 40)).astype(np.float32)
+    cores[0, :3] = np.float32(0.3), np.float32(0.5), np.float32(0.7)
     labels = LabelMap((0, 255), ("background", "cell"), "instances")
-    levels = core_levels(inside, draw.random((40, 40)).astype(np.float32))
-    tried = list(grown_by_fits(levels, labels))
-    assert len(tried) == len(CORE_FITS)
-    for fit in (0, 7, 29):
-        assert np.array_equal(tried[fit], grown_by(fit, levels, labels))
+    levels = core_levels(inside, cores)
+    for fit, found in enumerate(grown_by_fits(levels, labels)):
+        threshold, is_split, smallest = CORE_FITS[fit]
+        sets = as_sets(inside, cores >= threshold)
+        numbers = objects_of(sets, Cleaning(split_touching=is_split), replace(labels, cores=True))
+        expected = np.where(np.bincount(numbers.ravel())[numbers] >= smallest, numbers, 0)
+        assert np.array_equal(found, expected)
+        assert np.array_equal(grown_by(fit, levels, labels), expected)
 
 
 def test_a_run_on_objects_ends_with_them(tmp_path: Path):
     data = write_set(tmp_path / "data")
-    run = run_unet("train", "--data", data, *CLASSES, "--output", tmp_path / "runs", "--name", "a", "--epochs", 2, "--size", 64,
-                   "--width", 4, "--depth", 2, cwd=tmp_path)  # fmt: skip
+    call = ("train", "--data", data, *CLASSES, "--output", tmp_path / "runs", "--name", "a", "--epochs", 2)
+    run = run_unet(*call, "--size", 64, "--width", 4, "--depth", 2, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     [sentence] = [line for line in run.stdout.splitlines() if line.startswith("Validation: ")]
     assert "objects found" in sentence
@@ -299,6 +308,7 @@ def test_a_run_on_objects_ends_with_them(tmp_path: Path):
     metrics = json.loads((tmp_path / "runs/a/metrics.json").read_text())
     assert set(metrics["objects"]) == {"found", "missed", "false", "splits", "merges"}
     assert "object_f1" in metrics["scores"]
+    assert stored_report(tmp_path / "runs/a").objects == Tally(**metrics["objects"])
     again = run_unet("report", tmp_path / "runs/a", "--output", tmp_path / "page.html", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert sentence.removeprefix("Validation: ") in again.stdout

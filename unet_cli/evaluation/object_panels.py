@@ -28,13 +28,13 @@ TINT = 0.28  # of an area
 
 FOUND, LOST, SPLIT, MERGED = 1, 2, 3, 4  # fates; a lost object is missed if it is true, and false if it is predicted
 
-# Nearly those of Okabe and Ito, "Color Universal Design" (2008), distinguishable for colour-blind people, as in
+# Of Okabe and Ito, "Color Universal Design" (2008), distinguishable for colour-blind people, as in
 # ERROR_COLOURS. Splits and merges are filled too, so that no two kinds in one picture differ in hue alone.
 FATE_COLOURS = {
     "found": (222, 222, 222),
     "missed": (230, 159, 0),
     "false": (86, 180, 233),
-    "split": (225, 115, 180),
+    "split": (0, 158, 115),
     "merged": (240, 228, 66),
 }
 TRUE_COLOURS, PRED_COLOURS = (

@@ -154,15 +154,15 @@ def _trained(
     Stopped."""
     if (run / METRICS).exists() and not BUDGET & changed_settings(run, config).keys():
         console.say(f"{run} has finished training")
-        return _report(run)
+        return stored_report(run)
     try:
         train(config, layout, console, started, is_part=True, like=like)
     except AlreadyFinished as finished:
         console.say(str(finished))
-    return _report(run)
+    return stored_report(run)
 
 
-def _report(run: Path) -> Report:
+def stored_report(run: Path) -> Report:
     """The stored report of a finished run, with the paths of its present location. Raises UserError."""
     path = run / METRICS
     try:
