@@ -138,9 +138,10 @@ def window_of(
     areas = np.concatenate([np.unique(one[one > 0], return_counts=True)[1] for both in layers for one in both])
     wanted = max(MIN_WINDOW, round(ACROSS * float(np.sqrt(np.median(areas))))) if areas.size else max(sides)
     height, width = (min(side, wanted) for side in sides)
-    weights = sum((fate > FOUND).astype(np.int32) + (fate > LOST) for both in fates for fate in both)
-    if not np.any(weights):
-        weights = sum((fate > 0).astype(np.int32) for both in fates for fate in both)
+    every = [fate for both in fates for fate in both]
+    weights = np.sum([(fate > FOUND).astype(np.int32) + (fate > LOST) for fate in every], axis=0)
+    if not weights.any():
+        weights = np.sum([(fate > 0).astype(np.int32) for fate in every], axis=0)
     total = np.pad(np.cumsum(np.cumsum(weights, 0, np.int64), 1), ((1, 0), (1, 0)))
     tops, lefts = (
         np.unique(np.linspace(0, side - part, STEPS).round().astype(int))
