@@ -113,8 +113,8 @@ def test_volumes_are_counted_as_images_are():
 def test_what_is_said_of_a_number_of_objects():
     found = Tally(989, 366, 263, 41, 87)
     assert found.sentence == "989 of 1,355 objects found, 263 false; 41 split, 87 merged"
-    assert found.counted == "1,252 objects predicted where there are 1,355: 103 too few (7.6%)"
-    assert Tally(2, 0, 1, 0, 0).counted.endswith("1 too many (50.0%)")
+    assert found.counted == "1,252 objects predicted where there are 1,355: 103 too few (7.6 %)"
+    assert Tally(2, 0, 1, 0, 0).counted.endswith("1 too many (50.0 %)")
     assert Tally(0, 0, 3, 0, 0).counted.endswith("3 too many")
     assert Tally(1, 1, 1, 0, 0).counted.endswith("as many")
     assert tally([]) == Tally(0, 0, 0, 0, 0)
@@ -148,7 +148,7 @@ def test_objects_come_first_where_masks_number_them(unet: Run, numbered: Path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "24 of 32 objects found, 4 false; 0 split, 4 merged"
-    assert lines[1] == "28 objects predicted where there are 32: 4 too few (12.5%)"
+    assert lines[1] == "28 objects predicted where there are 32: 4 too few (12.5 %)"
     assert done.stdout.index("Objects\n") < done.stdout.index("Per image, then averaged")
     assert "Worst by F1 of objects:" in done.stdout
     [verdict] = [line for line in lines if line.startswith("  Merges per object") and "the other is better" in line]

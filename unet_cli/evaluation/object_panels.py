@@ -195,9 +195,8 @@ def _outline(picture: np.ndarray, numbers: np.ndarray, fates: np.ndarray, colour
 
 
 def _near_border(numbers: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) bool: pixels at most `width` pixels from one of another number, within the picture."""
+    """(H, W) bool: pixels with another number at most `width` rows and columns away, within the picture."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    reach = np.hypot(*np.mgrid[-width : width + 1, -width : width + 1]) < width + 0.5
-    lowest, highest = (of(numbers, footprint=reach, mode="nearest") for of in (minimum_filter, maximum_filter))
+    lowest, highest = (of(numbers, 2 * width + 1, mode="nearest") for of in (minimum_filter, maximum_filter))
     return lowest != highest

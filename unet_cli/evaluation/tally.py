@@ -43,11 +43,15 @@ class Tally:
 
     @property
     def counted(self) -> str:
-        """'1,252 objects predicted where there are 1,355: 103 too few (8 %)'."""
+        """'1,252 objects predicted where there are 1,355: 103 too few (7.6 %)'."""
+        return f"{self.predicted:,} objects predicted where there are {self.true:,}: {self.surplus}"
+
+    @property
+    def surplus(self) -> str:
+        """'103 too few (7.6 %)'."""
         surplus = self.predicted - self.true
-        share = f" ({abs(surplus) / self.true:.1%})" if self.true and surplus else ""
-        what = f"{abs(surplus):,} too {'many' if surplus > 0 else 'few'}" if surplus else "as many"
-        return f"{self.predicted:,} objects predicted where there are {self.true:,}: {what}{share}"
+        share = f" ({100 * abs(surplus) / self.true:.1f} %)" if self.true and surplus else ""
+        return f"{abs(surplus):,} too {'many' if surplus > 0 else 'few'}{share}" if surplus else "as many"
 
 
 def tally(matches: Iterable[Matches]) -> Tally:

@@ -210,12 +210,10 @@ def percent(share: float) -> str:
 
 
 def _of_objects(found: Tally) -> list[tuple[str, str, str]]:
-    surplus = found.predicted - found.true
     errors = f"{found.missed:,} missed, {found.false:,} false; {found.splits:,} split, {found.merges:,} merged"
-    count = "as many as there are" if not surplus else f"{abs(surplus):,} too {'many' if surplus > 0 else 'few'}"
     return [
         ("objects found", f"{found.found:,} of {found.true:,}", errors),
-        ("objects predicted", f"{found.predicted:,}", count),
+        ("objects predicted", f"{found.predicted:,}", found.surplus),
     ]
 
 
