@@ -126,8 +126,8 @@ def _with_whole_objects(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap) 
     sizes = np.bincount((numbers := objects_of(filled, cleaning, labels)).ravel())
     kept = sizes >= cleaning.remove_smaller
     for number in labels.scored if cleaning.keep_largest else ():
-        own = np.unique(numbers[labels.region(filled, number)])
-        kept[np.setdiff1d(own, own[sizes[own].argmax(initial=0)] if len(own) else own)] = False
+        if len(own := np.unique(numbers[labels.region(filled, number)])):
+            kept[own] &= own == own[sizes[own].argmax()]
     return np.where((numbers > 0) & kept[numbers], filled, np.uint8(0))
 
 
