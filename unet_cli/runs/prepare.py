@@ -93,7 +93,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     if initial:  # also with --resume: the averaged weights and the optimizer are restored below
         model.load_state_dict(initial.weights)
     else:
-        model.start_at(class_shares(card, split.train))
+        model.start_at(class_shares(card, split.train), card.labels.cores)
         if config.encoder_weights:
             load_encoder(call, model, config.encoder_weights)
     run = build_run(call, card, split, template, plan, model)
