@@ -18,7 +18,7 @@ from test_object_matching import in_rows, scattered
 from test_target_objects import write_set
 
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.cores import as_sets
+from unet_cli.data.cores import marked
 from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.fits import CORE_FITS, core_levels, grown_by, grown_by_fits
 from unet_cli.evaluation.object_panels import FATE_COLOURS, MAX_ZOOM, SIDE, Packed, draw_objects, window_of
@@ -282,19 +282,24 @@ def test_what_is_packed_comes_back():
         assert np.array_equal(Packed.of(values).values, values)
 
 
-def test_every_fit_grows_what_prediction_grows_with_its_settings():
+@pytest.mark.parametrize("names", [("background", "cell"), ("background", "cell", "debris")])
+def test_every_fit_grows_what_prediction_grows_with_its_settings(names: tuple[str, ...]):
     draw = np.random.default_rng(0)
-    inside, cores = draw.random((40, 40)) < 0.8, draw.random((40, 40)).astype(np.float32)
+    classes = draw.choice(
+        np.arange(len(names), dtype=np.uint8), (40, 40), p=[0.2, *[0.8 / (len(names) - 1)] * (len(names) - 1)]
+    )
+    cores = draw.random((40, 40)).astype(np.float32)
     cores[0, :3] = np.float32(0.3), np.float32(0.5), np.float32(0.7)
-    labels = LabelMap((0, 255), ("background", "cell"), "instances")
-    levels = core_levels(inside, cores)
+    labels = LabelMap(tuple(range(len(names))), names)
+    levels = core_levels(classes, cores)
     for fit, found in enumerate(grown_by_fits(levels, labels)):
         threshold, is_split, smallest = CORE_FITS[fit]
-        sets = as_sets(inside, cores >= threshold)
-        numbers = objects_of(sets, Cleaning(split_touching=is_split), replace(labels, cores=True))
-        expected = np.where(np.bincount(numbers.ravel())[numbers] >= smallest, numbers, 0)
-        assert np.array_equal(found, expected)
-        assert np.array_equal(grown_by(fit, levels, labels), expected)
+        indices = marked(classes, cores >= threshold)
+        numbers = objects_of(indices, Cleaning(split_touching=is_split), replace(labels, cores=True))
+        kept = np.where(np.bincount(numbers.ravel())[numbers] >= smallest, numbers, 0)
+        for number, one, again in zip(labels.scored, found, grown_by(fit, levels, labels), strict=True):
+            assert np.array_equal(one, np.where(classes == number, kept, 0))
+            assert np.array_equal(one, again)
 
 
 def test_a_run_on_objects_ends_with_them(tmp_path: Path):

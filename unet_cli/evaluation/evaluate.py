@@ -106,7 +106,8 @@ class Evaluation:
         objects have no cores."""
         if not self.images[0].fits:
             return None
-        scores = bowl_score(np.stack([[match.counts for match in one.fits] for one in self.images]))
+        counts = [[np.sum([match.counts for match in fit], axis=0) for fit in one.fits] for one in self.images]
+        scores = bowl_score(np.stack(counts))
         return int(np.where(np.isnan(scores), 0, scores).mean(0).argmax())
 
     def fitted(self) -> Evaluation:
@@ -119,9 +120,10 @@ class Evaluation:
     def _fitted(self, one: Measured, fit: int) -> Measured:
         pictured, levels = one.pictured, one.core_levels
         if pictured is not None and levels is not None:
-            numbers = Packed.of(grown_by(fit, levels.values, self.labels))
-            pictured = replace(pictured, layers=((pictured.layers[0][0], numbers),))
-        return replace(one, matches=[one.fits[fit]], fits=(), core_levels=None, pictured=pictured)
+            of_classes = map(Packed.of, grown_by(fit, levels.values, self.labels))
+            trues = (true for true, _ in pictured.layers)
+            pictured = replace(pictured, layers=tuple(zip(trues, of_classes, strict=True)))
+        return replace(one, matches=one.fits[fit], fits=(), core_levels=None, pictured=pictured)
 
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:

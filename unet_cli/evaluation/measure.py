@@ -76,7 +76,7 @@ class Measured:
     temperature: float = 1.0
     panels: Panels | None = None
     doubt: Doubt | None = None
-    fits: tuple[Matches, ...] = ()
+    fits: tuple[list[Matches], ...] = ()
     core_levels: Packed | None = None
     pictured: Pictured | None = None
     has_cores: bool = False
@@ -88,7 +88,7 @@ def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
     numbers = [_numbers(answer, labels, one) for one in classes]
     levels = None
     if wanted.fits and answer.cores is not None:
-        levels = core_levels(pred == 1, answer.cores)
+        levels = core_levels(pred, answer.cores)
     is_pictured = wanted.colours is not None and (wanted.objects or answer.cores is not None)
     found = Measured(
         name=answer.pair.name,
@@ -99,7 +99,7 @@ def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
         membranes=_membranes(answer, labels) if wanted.isbi else None,
         temperature=answer.temperature,
         panels=_panels(answer, wanted) if wanted.colours else None,
-        fits=() if levels is None else _fits(levels, numbers[0][0], answer, labels),
+        fits=() if levels is None else _fits(levels, numbers, answer, labels),
         core_levels=None if levels is None else Packed.of(levels),
         pictured=_pictured(answer, numbers, wanted) if is_pictured else None,
         has_cores=answer.cores is not None,
@@ -142,8 +142,14 @@ def _numbers(answer: Answer, labels: LabelMap, one: int) -> tuple[np.ndarray, np
     return answer.target.numbers_of(labels, one), answer.pred.numbers_of(labels, one)
 
 
-def _fits(levels: np.ndarray, true: np.ndarray, answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
-    return tuple(match_objects(found, true, answer.ignored) for found in grown_by_fits(levels, labels))
+def _fits(
+    levels: np.ndarray, numbers: Sequence[tuple[np.ndarray, np.ndarray]], answer: Answer, labels: LabelMap
+) -> tuple[list[Matches], ...]:
+    """The objects of each class grown from cores, for each of CORE_FITS."""
+    return tuple(
+        [match_objects(one, true, answer.ignored) for one, (true, _) in zip(found, numbers, strict=True)]
+        for found in grown_by_fits(levels, labels)
+    )
 
 
 def _pictured(answer: Answer, numbers: Sequence[tuple[np.ndarray, np.ndarray]], wanted: Wanted) -> Pictured:
