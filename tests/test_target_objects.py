@@ -14,7 +14,8 @@ from unet_cli.config.prediction import Cleaning
 from unet_cli.data.cores import CORE, depth_of, grown, with_cores
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import components
-from unet_cli.inference.cleaning import clean, number_objects, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import number_objects, objects_of
 
 SIDE = 64
 TINY = ("--size", SIDE, "--width", 4, "--depth", 2)

@@ -21,7 +21,7 @@ from unet_cli.evaluation.panels import Panels, draw_panels
 from unet_cli.evaluation.planes import draw_planes
 from unet_cli.evaluation.ruler import Ruler
 from unet_cli.evaluation.suspects import Doubt, doubt
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 from unet_cli.metrics.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.metrics.membranes import membrane_scores
 from unet_cli.metrics.objects import Matches, match_objects
