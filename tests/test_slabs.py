@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from unet_cli.config.model import CORE
 from unet_cli.config.prediction import Cleaning, PredictConfig
+from unet_cli.data.cores import marked
 from unet_cli.data.export import geojson
 from unet_cli.data.export.drawing import Drawing
 from unet_cli.data.found import Objects
@@ -27,7 +29,7 @@ from unet_cli.system.scratch import Scratch
 
 TWO = LabelMap((0, 1, 2), ("background", "cell", "wall"))
 OVERLAPPING = LabelMap((0, 1, 2), ("background", "cell", "wall"), overlapping=True)
-OBJECTS = LabelMap((0, 255), ("background", "cell"), "instances", cores=True)
+OBJECTS = LabelMap((0, 1, 2), ("background", "cell", "wall"), cores=True)
 SIDES = [(41, 37), (11, 13, 17)]
 EVERYTHING = [
     Cleaning(fill_holes=fill, remove_smaller=small, keep_largest=largest, split_touching=split)
@@ -48,7 +50,9 @@ def classes(seed: int, sides: tuple[int, ...]) -> np.ndarray:
 
 def with_cores(seed: int, sides: tuple[int, ...]) -> np.ndarray:
     inside = field(seed, sides, 2) > -0.5
-    return inside.astype(np.uint8) | (inside & (field(seed + 50, sides, 1) > 0.8)).astype(np.uint8) << 1
+    return marked(
+        inside + (inside & (field(seed + 9, sides, 2) > 0.3)).astype(np.uint8), field(seed + 50, sides, 1) > 0.8
+    )
 
 
 def cut(indices: np.ndarray, height: int, scratch: Scratch | None = None) -> Slabs:
@@ -80,8 +84,8 @@ def test_what_is_cut_is_cleaned_and_numbered_as_the_whole(labels, sides, tmp_pat
 @pytest.mark.parametrize("seed", range(3))
 def test_a_large_object_grows_from_its_cores_piece_by_piece_as_at_once(seed, monkeypatch):
     indices = with_cores(seed, (60, 20))
-    indices |= 1  # one component, in which the cores of some rows are far away
-    indices[20:45] &= 1
+    indices = indices & CORE | 1  # one component, in which the cores of some rows are far away
+    indices[20:45] = 1
     expected = maps(numbered_objects(in_slabs(indices), Cleaning(), OBJECTS))[0]
     assert expected.max() > 3
     monkeypatch.setattr("unet_cli.inference.numbering.AT_ONCE", 1)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_cli.config.prediction import Cleaning
+from unet_cli.data.cores import cores_in, marked
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.numbered import Links, components_in
 from unet_cli.data.objects import look_up, neighbours, steps_to_neighbours
 from unet_cli.data.slabs import Slabs, in_slabs
-from unet_cli.inference.numbering import numbered_objects
+from unet_cli.inference.numbering import grown_objects, numbered_objects
 from unet_cli.system.scratch import Scratch
 
 NO_CLASS = 255
@@ -34,9 +35,13 @@ def cleaned(pred: Slabs, cleaning: Cleaning, labels: LabelMap | None = None, scr
 
     A hole is background that doesn't reach the image's border and is surrounded by a single class: it gets that class.
     Removed objects become background. Classes that overlap are cleaned each by itself. Of several largest objects of a
-    class, the first in reading order is kept. Raises UserError where there is no space left for what is put aside.
+    class, the first in reading order is kept. An object with a core gets the class of most of its pixels. Raises
+    UserError where there is no space left for what is put aside.
     """
     scratch = scratch or Scratch()
+    if labels is not None and labels.cores:
+        settled = _of_one_class_each(pred, cleaning, labels, scratch) if labels.num_classes > 2 else pred
+        return _with_whole_objects(settled, cleaning, labels, scratch) if cleaning.changes_masks else settled
     if not cleaning.changes_masks:
         return pred
     if labels is not None and labels.overlapping:
@@ -49,26 +54,38 @@ def cleaned(pred: Slabs, cleaning: Cleaning, labels: LabelMap | None = None, scr
             for regions in zip(*of_each, strict=True)
         )
         return Slabs(scratch, sets)
-    if labels is not None and labels.cores:
-        return _with_whole_objects(pred, cleaning, labels, scratch)
     filled = _filled(pred, scratch) if cleaning.fill_holes else pred
     if cleaning.remove_smaller > 1 or cleaning.keep_largest:
         return _without_objects(filled, cleaning, scratch)
     return filled
 
 
+def _of_one_class_each(pred: Slabs, cleaning: Cleaning, labels: LabelMap, scratch: Scratch) -> Slabs:
+    """Objects with cores, whatever the classes of their pixels, get the class of most of them."""
+    objects = grown_objects(pred, cleaning, lambda slab: (slab > 0).astype(np.uint8), scratch)
+    [layer], count = objects.layers, labels.num_classes
+    votes = np.zeros((len(objects) + 1) * count, np.int64)
+    for slab, numbers in zip(pred, layer, strict=True):
+        pairs = numbers.astype(np.int64) * count + labels.without_cores(slab)
+        votes += np.bincount(pairs.ravel(), minlength=len(votes))
+    winners = votes.reshape(-1, count).argmax(1).astype(np.uint8)
+    winners[0] = 0
+    settled = zip(pred, layer.mapped(winners), strict=True)
+    return Slabs(scratch, (marked(own, cores_in(slab) > 0) for slab, own in settled))
+
+
 def _with_whole_objects(pred: Slabs, cleaning: Cleaning, labels: LabelMap, scratch: Scratch) -> Slabs:
     """Objects with cores after filling and removing, where each counts by itself, however it touches others."""
     if cleaning.fill_holes:
         plain = _filled(Slabs(scratch, map(labels.without_cores, pred)), scratch)
-        together = (np.where(own > 0, sets | own, np.uint8(0)) for sets, own in zip(pred, plain, strict=True))
-        pred = Slabs(scratch, together)
+        pred = Slabs(scratch, (marked(own, cores_in(slab) > 0) for own, slab in zip(plain, pred, strict=True)))
     objects = numbered_objects(pred, cleaning, labels, scratch)
     kept = np.append(False, objects.areas >= cleaning.remove_smaller)
-    if cleaning.keep_largest and len(objects):
-        kept &= np.arange(len(kept)) == 1 + objects.areas.argmax()
+    for index in np.unique(objects.classes) if cleaning.keep_largest else ():
+        own = np.flatnonzero(objects.classes == index)
+        kept[own + 1] &= own == own[objects.areas[own].argmax()]
     [layer] = objects.layers
-    removed = (np.where(own, sets, np.uint8(0)) for sets, own in zip(pred, layer.mapped(kept), strict=True))
+    removed = (np.where(own, slab, np.uint8(0)) for slab, own in zip(pred, layer.mapped(kept), strict=True))
     return Slabs(scratch, removed)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_cli.config.prediction import Cleaning
+from unet_cli.data.cores import cores_in
 from unet_cli.data.found import Objects, gathered
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.numbered import Numbered, components_in, numbered_in
@@ -53,12 +54,21 @@ def numbered_objects(
             unsplit += large
         return gathered(indices.shape, parts, True, unsplit)
     if labels is not None and labels.cores:
-        with_cores = components_in((labels.cores_in(slab) for slab in indices), scratch, axes)
-        cores, unsplit = _apart(with_cores, cleaning, scratch)
-        whole = components_in((labels.without_cores(slab) for slab in indices), scratch, axes)
-        return gathered(indices.shape, [_grown_from(cores, whole, scratch)], unsplit=unsplit)
+        return grown_objects(indices, cleaning, labels.without_cores, scratch)
     part, unsplit = _apart(components_in(indices, scratch, axes), cleaning, scratch)
     return gathered(indices.shape, [part], unsplit=unsplit)
+
+
+def grown_objects(
+    indices: Slabs, cleaning: Cleaning, classes: Callable[[np.ndarray], np.ndarray], scratch: Scratch
+) -> Objects:
+    """The objects of class indices with marked cores, each of one class. classes: indices -> the uint8 class of each
+    pixel, 0 for background. Raises UserError where there is no space left."""
+    axes = len(indices.shape)
+    of_cores = (classes(slab) * cores_in(slab) for slab in indices)
+    cores, unsplit = _apart(components_in(of_cores, scratch, axes), cleaning, scratch)
+    whole = components_in(map(classes, indices), scratch, axes)
+    return gathered(indices.shape, [_grown_from(cores, whole, scratch)], unsplit=unsplit)
 
 
 def objects_of(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = None) -> np.ndarray:

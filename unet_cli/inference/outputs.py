@@ -138,19 +138,22 @@ class Outputs:
                 decoded = (self._decoded(blocks, counts, mask_of) for blocks in masks())
                 self._write_file(path, decoded, self.labels.alone(number).written_palette)
         elif self.labels.cores:
-            if config.class_mask:
+            if "classes" in job.extras:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
                 self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
             counts[:] = 0
             for blocks in masks():
                 for block in blocks:
-                    counts += np.bincount(block.ravel(), minlength=len(counts))
+                    counts += self._count(block, len(counts))
             self._write_file(job.mask, self._numbers(found, 0))
         else:
             decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
             self._write_file(job.mask, decoded, self.labels.written_palette)
         shares = tuple((counts @ self.labels.members / counts.sum()).tolist())
         return Written(shares, sum(map(len, found)) if self.labels.cores else None, _notes(found))
+
+    def _count(self, indices: np.ndarray, length: int) -> np.ndarray:
+        return np.bincount(self.labels.without_cores(indices).ravel(), minlength=length)
 
     def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]], found: Sequence[Objects]) -> None:
         """Of each page; of a volume one, with three planes. Touching objects that were learned as such have a line
@@ -200,7 +203,7 @@ class Outputs:
         for block in blocks:
             for top in range(0, len(block), ROWS_AT_ONCE):
                 rows = block[top : top + ROWS_AT_ONCE]
-                counts += np.bincount(rows.ravel(), minlength=len(counts))
+                counts += self._count(rows, len(counts))
                 yield decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
