@@ -13,10 +13,11 @@ from unet_cli import load
 from unet_cli.checkpoint import load_checkpoint
 from unet_cli.config.model import CORE as MARK
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.cores import DEEP, depth_of, grown, marked, with_cores
+from unet_cli.data.cores import DEEP, depth_of, marked, with_cores
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import components
-from unet_cli.inference.cleaning import clean, number_objects, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import number_objects, objects_of
 
 SIDE = 64
 TINY = ("--size", SIDE, "--width", 4, "--depth", 2)
@@ -87,11 +88,10 @@ def test_objects_grow_back_from_their_cores(seed):
 
 def test_a_component_without_a_core_is_an_object():
     inside = disc(10, 10, 4) | disc(30, 30, 8)
-    cores, _ = components(disc(30, 30, 3).astype(np.uint8))
-    assert np.array_equal(grown(inside, cores), components(inside.astype(np.uint8))[0])
-    assert not grown(np.zeros((4, 4), bool), np.zeros((4, 4), int)).any()
-    volume = np.stack([inside] * 5)
-    assert grown(volume, np.zeros(volume.shape, int)).max() == 2
+    found = objects_of(marked(inside.astype(np.uint8), disc(30, 30, 3)), Cleaning(), OBJECTS)
+    assert np.array_equal(found, components(inside.astype(np.uint8))[0])
+    assert not objects_of(np.zeros((4, 4), np.uint8), Cleaning(), OBJECTS).any()
+    assert objects_of(np.stack([inside.astype(np.uint8)] * 5), Cleaning(), OBJECTS).max() == 2
 
 
 def test_cleaning_counts_objects_rather_than_what_touches():

@@ -54,28 +54,3 @@ def marked(classes: np.ndarray, cores: np.ndarray) -> np.ndarray:
 def cores_in(indices: np.ndarray) -> np.ndarray:
     """Where cores are marked: uint8, 0 or 1."""
     return ((indices >= CORE) & (indices != IGNORED)).astype(np.uint8)
-
-
-def grown(inside: np.ndarray, cores: np.ndarray) -> np.ndarray:
-    """Where objects are, ([D,] H, W) bool, and the numbers of their cores -> int32 object numbers from 1 without gaps,
-    0 for background.
-
-    A component of `inside` without a core, or with one, is an object; with several cores, each pixel is of the nearest.
-    """
-    from scipy.ndimage import distance_transform_edt, find_objects, label
-
-    numbers, count = label(inside, np.ones((3,) * inside.ndim, np.uint8))
-    numbers = numbers.astype(np.int32, copy=False)
-    held = inside & (cores > 0)
-    of_cores = np.unique(np.stack([numbers[held], cores[held]]), axis=1)[0]
-    boxes = find_objects(numbers)
-    for number in np.flatnonzero(np.bincount(of_cores, minlength=count + 1) > 1).tolist():
-        box = boxes[number - 1]
-        within = numbers[box] == number
-        seeds = np.where(within, cores[box], 0)
-        _, nearest = distance_transform_edt(seeds == 0, return_indices=True)
-        values, places = np.unique(seeds[tuple(nearest)][within], return_inverse=True)
-        own = np.append(number, np.arange(count + 1, count + len(values)))
-        numbers[box][within] = own[places.ravel()]
-        count += len(values) - 1
-    return numbers

@@ -11,7 +11,7 @@ import numpy as np
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.cores import marked
 from unet_cli.data.labels import LabelMap
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 
 CORE_THRESHOLDS, SMALLEST = (0.3, 0.5, 0.7), (0, 10, 20, 40, 80)
 # Probability of a core, whether cores are separated at their necks, and pixels of the smallest object.

@@ -29,8 +29,9 @@ from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
 from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
-from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.cleaning import clean
 from unet_cli.inference.member import Member, make_member
+from unet_cli.inference.numbering import number_objects
 from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated

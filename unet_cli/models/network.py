@@ -43,11 +43,11 @@ class Network(nn.Module):
     @torch.no_grad()
     def start_at(self, shares: Sequence[float], cores: bool = False) -> None:
         """Initialise the heads' biases so that the network predicts each class with its share of the pixels, where a
-            foreground class is rare; otherwise the first steps would only learn that.
+        foreground class is rare; otherwise the first steps would only learn that.
 
-            shares: share of each class in the pixels, background first. cores: whether the last logit is that of objects'
-        cores, which take about CORE_SHARE of the foreground. Heads whose logits are summed stay as they are.
-            Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
+        shares: share of each class in the pixels, background first. cores: whether the last logit is that of objects'
+        cores, which take about CORE_SHARE of the foreground. Heads whose logits are summed stay as they are. Source:
+        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
         """
         if min(shares[1:]) >= RARE:
             return
