@@ -23,7 +23,7 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.fits import CORE_FITS, core_levels, grown_by, grown_by_fits
 from unet_cli.evaluation.object_panels import FATE_COLOURS, MAX_ZOOM, SIDE, Packed, draw_objects, window_of
 from unet_cli.evaluation.tally import Tally, tally
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 from unet_cli.metrics.names import metric_name
 from unet_cli.metrics.objects import compare_objects, match_objects, surplus, true_objects
 from unet_cli.runs.folds import stored_report
