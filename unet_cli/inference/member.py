@@ -13,10 +13,12 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import Inference
 from unet_cli.errors import UserError
-from unet_cli.models import Fitted, Geometry, Network
+from unet_cli.inference.runtime import INSTEAD, Session, check_supported
+from unet_cli.models import Fitted, Geometry, Network, weightless
 from unet_cli.models.attention import GatedUNet
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.unet_plus_plus import UNetPlusPlus
+from unet_cli.system.console import sides
 from unet_cli.system.device import DTYPES, Compute
 
 
@@ -25,7 +27,7 @@ class Member:
     """An ensemble member: one of the networks whose probabilities are averaged, usually the only one.
 
     model: (N, C, *spatial) -> (N, K + gates, *spatial), logits and the requested attention maps; for tiles the input
-    includes the margin of the geometry, and the output is smaller by it.
+    includes the margin of the geometry, and the output is smaller by it. Of an exported network it is a Session.
     """
 
     checkpoint: Checkpoint
@@ -58,6 +60,17 @@ class Member:
         geometry = self.along(axis)
         return geometry.side(output + 2 * geometry.margin)
 
+    def check_input(self, wanted: tuple[int, ...] | None, why: str) -> None:
+        """Raises UserError where the input has to be of other sides, as those of exported networks are fixed. wanted:
+        None where images keep their own. why: what the sides are for."""
+        if not isinstance(self.model, Session):
+            return
+        fixed, path = self.model.shape[2:], self.model.exported.path
+        if None not in fixed and fixed != wanted:
+            size = f"inputs of {sides(reversed(wanted))} pixels" if wanted else "inputs of any size"
+            own = sides(str(side) for side in reversed(fixed))
+            raise UserError(f"{why} needs {size}, and {path} was exported for those of {own}: {INSTEAD}")
+
 
 class WithAttentionMaps(Network):
     """A network that returns the coefficients of its attention gates too: (N, C, *spatial) -> (N, K + gates, *spatial),
@@ -76,17 +89,26 @@ class WithAttentionMaps(Network):
 
 
 def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, mode: str) -> Member:
-    """The network with batch norm folded, channels last, at the device's precision, pruned and compiled on request.
+    """The network with batch norm folded, channels last, at the device's precision, pruned and compiled on request; an
+    exported one as it is, in its runtime.
 
     mode: 'resize' or 'tile'. Raises UserError where the network doesn't support the settings.
     """
-    preprocessing = checkpoint.preprocessing
-    network: Network = checkpoint.build()
+    preprocessing, exported = checkpoint.preprocessing, checkpoint.exported
+    if exported is not None:
+        check_supported(exported.path, settings, preprocessing.size)
+    network: Network = checkpoint.build() if exported is None else weightless(checkpoint.model)
     if not network.spatial_dims == len(preprocessing.sides) == 2 + preprocessing.is_volumetric:
         raise UserError(f"{checkpoint.model.name} doesn't fit its preprocessing, {preprocessing}: train again")
     if settings.size:
         preprocessing = replace(preprocessing, size=settings.size, scale=None)
     _check_mode(checkpoint.model.name, network, checkpoint.preprocessing, mode)
+    context = network.geometry.margin if mode == "tile" else 0
+    if exported is not None:
+        own = "tile" if preprocessing.is_volumetric else preprocessing.mode
+        if own != mode and network.geometry.margin:
+            raise UserError(f"--mode {mode}: {exported.path} was exported for --mode {own}: {INSTEAD}")
+        return Member(checkpoint, preprocessing, network.geometry, Session(exported, checkpoint.model, context))
     if settings.prune is not None:
         _prune(checkpoint.model.name, network, settings.prune)
     network = fold_batch_norm(network)
@@ -99,7 +121,7 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         gates = output.shape[1] - checkpoint.model.out_channels
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
-    model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
+    model = Fitted(network, context)
     memory_format = compute.memory_format(network.spatial_dims)
     model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=memory_format)
     if settings.compile:

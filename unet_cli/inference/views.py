@@ -297,6 +297,17 @@ def tile_sides(members: Sequence[Member]) -> tuple[int, ...]:
     return tuple(_tile_side(members, axis)[0] for axis in range(len(members[0].preprocessing.sides)))
 
 
+def check_inputs(members: Sequence[Member], mode: str) -> None:
+    """Raises UserError where networks of fixed size would see images or tiles of another. mode: 'resize' or 'tile'."""
+    outputs = tile_sides(members)
+    for member in members:
+        sides = member.preprocessing.sides if member.preprocessing.scale is None else None
+        if mode == "tile":
+            sides = tuple(member.input_side(side, axis) for axis, side in enumerate(outputs))
+        others = f" with the other {len(members) - 1} of --weights" if len(members) > 1 and mode == "tile" else ""
+        member.check_input(sides, f"--mode {mode}{others}")
+
+
 def _tile_side(members: Sequence[Member], axis: int) -> tuple[int, int]:
     """Output side of a tile for all members along an axis, and the grid on which tiles start, in pixels."""
     stride = math.lcm(*(member.along(axis).stride for member in members))
