@@ -46,6 +46,9 @@ HEIF = Package("pillow_heif", "pillow-heif", "heif")
 DICOM = Package("pydicom", "pydicom", "medical")
 NIFTI = Package("nibabel", "nibabel", "medical")
 ROI = Package("roifile", "roifile", "roi")  # of annotations
+ONNX = Package("onnx", "onnx", "onnx")  # these three of exported networks
+ONNXRUNTIME = Package("onnxruntime", "onnxruntime", "onnx")
+OPENVINO = Package("openvino", "openvino", "openvino")
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
     **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
