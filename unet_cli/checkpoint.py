@@ -301,7 +301,7 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
 def _exported_in(folder: Path) -> list[str]:
     """The exported files of a folder, which may hold other XML too: of OpenVINO those with a .bin beside them."""
     files = sorted(path for path in folder.glob("*") if is_exported(path))
-    return [str(path) for path in files if path.suffix == ".onnx" or path.with_suffix(".bin").exists()]
+    return [str(path) for path in files if path.suffix.lower() == ".onnx" or path.with_suffix(".bin").exists()]
 
 
 def describe_unfinished(paths: Iterable[Path]) -> list[str]:

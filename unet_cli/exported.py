@@ -8,17 +8,19 @@ graph the file holds, as JSON, what a checkpoint says; see checkpoint.described.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
 from unet_cli.data.formats.decoded import Refused
-from unet_cli.data.formats.extras import ONNX, OPENVINO, is_installed, needed
+from unet_cli.data.formats.extras import ONNX, OPENVINO, needed
 from unet_cli.errors import UserError, explain, is_out_of_memory
 from unet_cli.system.schema import json_of, parsed
 
@@ -28,6 +30,8 @@ EXTENSIONS = (".onnx", ".xml")
 MAX_BYTES = 2**31  # of a protobuf message
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")  # types of ONNX
+METADATA, KEY, VALUE = 14, 1, 2  # numbers of the fields of an ONNX model, and of an entry of its metadata
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # how a field of a protobuf message is stored
 AGAIN = "unet export --weights RUN --to"
 
 
@@ -37,7 +41,7 @@ class Exported:
 
     digest: of the file, that of OpenVINO's weights included. model: the network alone, from NETWORK_INPUT to LOGITS:
     the bytes of an ONNX file, or an openvino.Model. shape: of its input, (1, C, *spatial), None where a side is not
-    fixed.
+    fixed; empty where the file doesn't tell.
     """
 
     path: Path
@@ -83,17 +87,13 @@ def measured_speed(path: Path, description: object) -> Speed | None:
     description: plain values as JSON holds them.
     """
     try:
-        texts = _texts_of_xml(path) if path.suffix.lower() == ".xml" else _texts_of_onnx(_parsed_onnx(_content(path)))
+        texts = _texts_of_xml(path) if path.suffix.lower() == ".xml" else _texts_of_onnx(path)
         if SPEED not in texts or json_of(texts.get(DESCRIPTION, "")) != description:
             return None
-        return parsed(Speed, json_of(texts[SPEED]), SPEED)
+        told = parsed(dict[str, Any], json_of(texts[SPEED]), SPEED)
+        return parsed(Speed, {spec.name: told[spec.name] for spec in fields(Speed) if spec.name in told}, SPEED)
     except (OSError, Refused, ValueError):
         return None
-
-
-def can_read(path: Path) -> bool:
-    """Whether the package is installed that reads the metadata."""
-    return path.suffix.lower() == ".xml" or is_installed(ONNX)
 
 
 def _content(path: Path) -> bytes:
@@ -128,21 +128,18 @@ def _check_finite(values: np.ndarray, name: str) -> None:
 def _read_onnx(path: Path) -> tuple[str, Exported]:
     content = _content(path)
     model = _parsed_onnx(content)
-    description = _description(_texts_of_onnx(model), "onnx")
+    description = _description({one.key: one.value for one in model.metadata_props}, "onnx")
     for tensor in _tensors(model):
         if tensor.external_data or tensor.data_location:
             raise Refused(
                 f"keeps weights in other files ({ascii(tensor.name)}), which could be any file of this machine, and "
-                f"which files of `unet export` never do: export it again: {AGAIN} onnx"
+                f"files of `unet export` never do: export it again: {AGAIN} onnx"
             )
+    types, numbers = import_module("onnx").TensorProto.DataType, import_module("onnx.numpy_helper")
     try:
-        extractor = import_module("onnx.utils").Extractor(model)
-        graph = extractor.extract_model([NETWORK_INPUT], [LOGITS])
-        (info,), (logits,) = graph.graph.input, graph.graph.output
-        kind, numbers = info.type.tensor_type, import_module("onnx.numpy_helper")
+        graph = _cut_out(model)
+        kind = graph.graph.input[0].type.tensor_type
         shape = tuple(side.dim_value or None for side in kind.shape.dim)
-        logits.type.tensor_type.ClearField("shape")  # it is the runtime that says it
-        types = import_module("onnx").TensorProto.DataType
         if kind.elem_type != types.Value("FLOAT"):
             raise ValueError(f"{NETWORK_INPUT} is {types.Name(kind.elem_type)}, and not FLOAT")
         for tensor in _tensors(graph):
@@ -156,17 +153,76 @@ def _read_onnx(path: Path) -> tuple[str, Exported]:
     return description, Exported(path, "onnxruntime", _digest(content), alone, shape)
 
 
+def _cut_out(model: Any) -> Any:
+    """The network of a model of ONNX, from NETWORK_INPUT to LOGITS. Raises an exception of any kind where there is
+    none."""
+    graph, make = model.graph, import_module("onnx").helper.make_tensor_value_info
+    # Tools that optimise or quantise leave out what is known of inner tensors: then the runtime finds it.
+    known = {one.name for one in (*graph.value_info, *graph.input, *graph.output)}
+    for name in (NETWORK_INPUT, LOGITS):
+        if name not in {one for node in graph.node for one in (*node.input, *node.output)}:
+            raise ValueError(f"it has no tensor {name}")
+        if name not in known:
+            graph.value_info.append(make(name, import_module("onnx").TensorProto.FLOAT, None))
+    alone = import_module("onnx.utils").Extractor(model).extract_model([NETWORK_INPUT], [LOGITS])
+    del alone.graph.value_info[:]  # the runtime infers the shapes, whatever the file says
+    alone.graph.output[0].type.tensor_type.ClearField("shape")
+    return alone
+
+
 def _parsed_onnx(content: bytes) -> Any:
     """Raises Refused where it is none, and for a missing package."""
-    onnx = needed(ONNX)
+    needed(ONNX)
     try:
-        return onnx.ModelProto.FromString(content)
-    except import_module("google.protobuf.message").DecodeError as error:
-        raise _damaged("it can't be parsed as ONNX", "onnx") from error
+        model = import_module("onnx").ModelProto.FromString(content)
+    except Exception as error:  # of protobuf, whichever implementation is installed
+        raise _damaged("it can't be parsed as ONNX" if not is_out_of_memory(error) else error, "onnx") from error
+    if not model.graph.node:
+        raise _damaged("it has no graph", "onnx")
+    return model
 
 
-def _texts_of_onnx(model: Any) -> dict[str, str]:
-    return {one.key: one.value for one in model.metadata_props}
+def _texts_of_onnx(path: Path) -> dict[str, str]:
+    """The metadata, without reading the network, which may be large. Raises OSError, and ValueError where it is no
+    message of protobuf."""
+    with path.open("rb") as file:
+        entries = [dict(_fields_of(io.BytesIO(entry))) for _, entry in _fields_of(file, METADATA)]
+    return {entry[KEY].decode(): entry[VALUE].decode() for entry in entries if {KEY, VALUE} <= entry.keys()}
+
+
+def _fields_of(file: BinaryIO, only: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each field of a protobuf message that has a length, or only of those of one number; others
+    are passed over. See https://protobuf.dev/programming-guides/encoding. Raises ValueError."""
+    left = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    while file.tell() < left:
+        tag = _varint(file)
+        kind = tag & 7
+        if kind not in (VARINT, FIXED64, LENGTH, FIXED32):
+            raise ValueError("it is no message of protobuf")
+        if kind == VARINT:
+            _varint(file)
+            continue
+        length = _varint(file) if kind == LENGTH else 8 if kind == FIXED64 else 4
+        if length > left - file.tell():
+            raise ValueError("it is truncated")
+        if kind == LENGTH and only in (None, tag >> 3):
+            yield tag >> 3, file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+
+
+def _varint(file: BinaryIO) -> int:
+    """A number of protobuf: seven bits in each byte, the lowest first. Raises ValueError."""
+    number = 0
+    for place in range(10):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("it is truncated")
+        number |= (byte[0] & 127) << (7 * place)
+        if byte[0] < 128:
+            return number
+    raise ValueError("it is no message of protobuf")
 
 
 def _tensors(model: Any) -> Iterator[Any]:

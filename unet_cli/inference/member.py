@@ -27,7 +27,7 @@ class Member:
     """An ensemble member: one of the networks whose probabilities are averaged, usually the only one.
 
     model: (N, C, *spatial) -> (N, K + gates, *spatial), logits and the requested attention maps; for tiles the input
-    includes the margin of the geometry, and the output is smaller by it. Of an exported network it is a Session.
+    includes the margin of the geometry, and the output is smaller by it; of an exported network it is a Session.
     """
 
     checkpoint: Checkpoint
@@ -60,16 +60,18 @@ class Member:
         geometry = self.along(axis)
         return geometry.side(output + 2 * geometry.margin)
 
-    def check_input(self, wanted: tuple[int, ...] | None, why: str) -> None:
-        """Raises UserError where the input has to be of other sides, as those of exported networks are fixed. wanted:
-        None where images keep their own. why: what the sides are for."""
+    def check_input(self, wanted: tuple[int | None, ...], why: str) -> None:
+        """Raises UserError where an exported network has inputs of fixed sides, and other than these. wanted: None for
+        a side that differs between images. why: what asks for these sides."""
         if not isinstance(self.model, Session):
             return
-        fixed, path = self.model.shape[2:], self.model.exported.path
-        if None not in fixed and fixed != wanted:
-            size = f"inputs of {sides(reversed(wanted))} pixels" if wanted else "inputs of any size"
-            own = sides(str(side) for side in reversed(fixed))
-            raise UserError(f"{why} needs {size}, and {path} was exported for those of {own}: {INSTEAD}")
+        fixed = self.model.shape[2:]
+        if any(side not in (None, other) for side, other in zip(fixed, wanted, strict=True)):
+            needs = "inputs of any size" if None in wanted else f"inputs of {sides(map(str, reversed(wanted)))} pixels"
+            raise UserError(
+                f"{self.model.exported.path} has inputs of {sides(map(str, reversed(fixed)))} pixels only, and {why} "
+                f"needs {needs}: {INSTEAD}"
+            )
 
 
 class WithAttentionMaps(Network):
@@ -106,7 +108,7 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
     context = network.geometry.margin if mode == "tile" else 0
     if exported is not None:
         own = "tile" if preprocessing.is_volumetric else preprocessing.mode
-        if own != mode and network.geometry.margin:
+        if network.geometry.margin and mode != own:
             raise UserError(f"--mode {mode}: {exported.path} was exported for --mode {own}: {INSTEAD}")
         return Member(checkpoint, preprocessing, network.geometry, Session(exported, checkpoint.model, context))
     if settings.prune is not None:

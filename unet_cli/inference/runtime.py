@@ -19,13 +19,14 @@ from unet_cli.config.prediction import Inference
 from unet_cli.data.formats.decoded import Refused
 from unet_cli.data.formats.extras import ONNXRUNTIME, OPENVINO, Package, needed
 from unet_cli.errors import UserError, is_out_of_memory
-from unet_cli.exported import AGAIN, EXTENSIONS, LOGITS, NETWORK_INPUT, RUNTIMES, Exported, can_read, measured_speed
+from unet_cli.exported import AGAIN, LOGITS, NETWORK_INPUT, RUNTIMES, Exported, is_exported, measured_speed
+from unet_cli.models import weightless
 from unet_cli.system.console import sides
 from unet_cli.system.device import Compute, choose_compute, processor_name
 
 PACKAGES: dict[str, Package] = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO}
 ONNXRUNTIME_SAYS = "[ONNXRuntimeError] : "
-INSTEAD = "leave it out, or give the best.pth that the file was exported from"
+INSTEAD = "give the best.pth that the file was exported from, or leave out what it can't do"
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -33,8 +34,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 class Session(nn.Module):
     """The network of an exported file, prepared to run with as many threads as torch has.
 
-    (N, C, *spatial) -> logits (N, K, *spatial less the context at either end), float32 on the CPU. The file's batches
-    are of one image, so they are run in turn. Threads may share it.
+    (N, C, *spatial) -> logits (N, K, *spatial less the context at either end), on the CPU. The file's batches are of
+    one image, so the images are run in turn: none depends on the others. Threads may share it.
 
     context: pixels at either end of the input that have no logits. shape: of the input, (1, C, *spatial), None where a
     side is not fixed. Raises UserError for a missing package, and a file that the runtime can't run or that is not as
@@ -44,7 +45,8 @@ class Session(nn.Module):
     def __init__(self, exported: Exported, model: ModelConfig, context: int) -> None:
         super().__init__()
         self.exported, self.context, self.outputs = exported, context, model.out_channels
-        self.shape = exported.shape
+        images = (1, model.in_channels, *[None] * weightless(model).spatial_dims)
+        self.shape = exported.shape or images
         start = _start_openvino if exported.runtime == "openvino" else _start_onnxruntime
         try:
             self._run, logits = start(exported.model)
@@ -53,7 +55,7 @@ class Session(nn.Module):
         except Exception as error:  # a graph of any content may fail in any way
             raise self._failed(error, "can't be run by") from error
         expected = (1, self.outputs, *(side and side - 2 * context for side in self.shape[2:]))
-        if self.shape[:2] != (1, model.in_channels) or logits != expected:
+        if not (_agree(self.shape, images) and _agree(logits, expected)):
             raise UserError(
                 f"{exported.path} disagrees with its own description, of {model.describe()} with {model.in_channels} "
                 f"channels and {self.outputs} outputs: {NETWORK_INPUT} is {_sides(self.shape)}, and {LOGITS} "
@@ -155,7 +157,7 @@ def faster_beside(path: Path, checkpoint: Checkpoint) -> list[str]:
     """A line on the fastest file that was exported from this checkpoint, lies in its folder, and was measured to be
     faster than torch on a processor like this. That is from files as they are: nothing is run, and nothing chosen."""
     folder = path if path.is_dir() else path.parent
-    files = [file for file in sorted(folder.glob("*")) if file.suffix in EXTENSIONS and can_read(file)]
+    files = [file for file in sorted(folder.glob("*")) if is_exported(file)]
     description = json.loads(json.dumps(described(checkpoint))) if files else None
     speeds = {file: speed for file in files if (speed := measured_speed(file, description))}
     here = processor_name() if speeds else ""
@@ -171,6 +173,12 @@ def faster_beside(path: Path, checkpoint: Checkpoint) -> list[str]:
         f"{file} would be {speed.torch_seconds / speed.seconds:.1f} times as fast on this processor (measured at its "
         f"export: {speed.seconds:.3g} and {speed.torch_seconds:.3g} seconds): --weights {file}"
     ]
+
+
+def _agree(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether they may be of one tensor."""
+    sides = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(one == two or None in (one, two) for one, two in sides)
 
 
 def _sides(shape: Sequence[int | None]) -> str:

@@ -301,11 +301,14 @@ def check_inputs(members: Sequence[Member], mode: str) -> None:
     """Raises UserError where networks of fixed size would see images or tiles of another. mode: 'resize' or 'tile'."""
     outputs = tile_sides(members)
     for member in members:
-        sides = member.preprocessing.sides if member.preprocessing.scale is None else None
+        wanted: tuple[int | None, ...] = member.preprocessing.sides
+        why = "its own description" if mode == member.preprocessing.mode else f"--mode {mode}"
         if mode == "tile":
-            sides = tuple(member.input_side(side, axis) for axis, side in enumerate(outputs))
-        others = f" with the other {len(members) - 1} of --weights" if len(members) > 1 and mode == "tile" else ""
-        member.check_input(sides, f"--mode {mode}{others}")
+            wanted = tuple(member.input_side(side, axis) for axis, side in enumerate(outputs))
+            why = f"{why}, with tiles for all --weights" if len(members) > 1 else why
+        elif member.preprocessing.scale is not None:
+            wanted = (None, None)  # images differ in size
+        member.check_input(wanted, why)
 
 
 def _tile_side(members: Sequence[Member], axis: int) -> tuple[int, int]:
