@@ -146,9 +146,7 @@ def test_openvino_is_imported_without_what_sends_news_of_it(for_openvino):
         "import sys, unet_cli; unet_cli.load(sys.argv[1]); "
         "sys.exit('openvino' not in sys.modules or sys.modules.get('openvino_telemetry'))"
     )
-    began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code, for_openvino]).returncode == 0
-    assert time.monotonic() - began < 60
     assert not sys.modules.get("openvino_telemetry")
 
 
