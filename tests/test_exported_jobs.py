@@ -116,7 +116,7 @@ def test_a_job_continues_where_it_was_killed_to_the_same_bytes(file, images, tmp
 def test_a_scan_is_not_continued_with_what_another_runtime_computed(trained, exported, tmp_path):
     draw_scan(tmp_path / "scan.tif", height=1500, width=700)
     flags = ["predict", "--input", "scan.tif", "--mode", "tile", "--probabilities", "--output", "out"]
-    kill_midway(*flags, "--weights", exported, part=tmp_path / "out/.scan.tif.part", least=20_000, cwd=tmp_path)
+    kill_midway(*flags, "--weights", exported, part=tmp_path / "out/.scan.tif.part", least=100_000, cwd=tmp_path)
     shutil.copytree(tmp_path / "out", tmp_path / "again")
     done = run_unet(*flags, "--weights", trained, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
