@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
@@ -46,6 +47,10 @@ HEIF = Package("pillow_heif", "pillow-heif", "heif")
 DICOM = Package("pydicom", "pydicom", "medical")
 NIFTI = Package("nibabel", "nibabel", "medical")
 ROI = Package("roifile", "roifile", "roi")  # of annotations
+ONNX = Package("onnx", "onnx", "onnx")  # these three of exported networks
+ONNXRUNTIME = Package("onnxruntime", "onnxruntime", "onnx")
+OPENVINO = Package("openvino", "openvino", "openvino")
+TELEMETRY = "openvino_telemetry"  # which OpenVINO does without where it can't be imported
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
     **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
@@ -82,6 +87,9 @@ def needed(package: Package) -> Any:
     """The imported package. Raises Refused if it is missing."""
     if not is_installed(package):
         raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
+    if package == OPENVINO:
+        # It would report each import to its maker, with a number of the user that it keeps in the home directory.
+        sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]
     return import_module(package.module)
 
 
