@@ -35,7 +35,7 @@ from unet_cli.inference.numbering import number_objects
 from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View, check_inputs
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
-from unet_cli.models.classes import decided
+from unet_cli.models.classes import decided, to_probabilities
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 AnyCleaning = TypeVar("AnyCleaning", bound=Cleaning)
@@ -251,9 +251,9 @@ class Predictor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
         memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
-        logits, cores, maps = output.split([self.planes, self.labels.cores, self.gates], dim=1)
-        probs = logits.sigmoid() if self.labels.has_threshold else logits.softmax(1)
-        return torch.cat([probs, cores.sigmoid(), maps], dim=1) if self.labels.cores or self.gates else probs
+        logits, maps = output.split([self.labels.outputs, self.gates], dim=1)
+        probs = to_probabilities(logits, self.labels.has_threshold, self.labels.cores)
+        return torch.cat([probs, maps], dim=1) if self.gates else probs
 
     def _turned(self, model: nn.Module, image: Tensor, turns: int, flipped: tuple[int, ...]) -> Tensor:
         """Probabilities of the flipped and rotated image, rotated and flipped back. flipped: axes."""

@@ -8,6 +8,16 @@ from torch import Tensor
 from unet_cli.config.model import CORE, IGNORED
 
 
+def to_probabilities(logits: Tensor, has_threshold: bool, cores: bool) -> Tensor:
+    """(N, K, *spatial) logits -> probabilities: of each class by itself where a threshold decides, else of classes that
+    exclude each other; with `cores`, the last is that of objects' cores, by itself."""
+    if has_threshold:
+        return logits.sigmoid()
+    if not cores:
+        return logits.softmax(1)
+    return torch.cat([logits[:, :-1].softmax(1), logits[:, -1:].sigmoid()], dim=1)
+
+
 def to_classes(scores: Tensor, threshold: float = 0.0, overlapping: bool = False) -> Tensor:
     """(N, K, *spatial) logits or probabilities -> (N, *spatial) uint8 class indices, on the same device.
 
