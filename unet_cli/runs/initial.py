@@ -50,6 +50,12 @@ def start_from(model: Network, initial: Checkpoint, template: Checkpoint) -> str
         )
     on_classes, on_channels = _sized_by_outputs(initial.model), _sized_by_channels(initial.model)
     weights = {}
+    if initial.weights.keys() != model.state_dict().keys():  # as where a shortcut needs no convolution for the channels
+        then, now = (one.preprocessing.in_channels for one in (initial, template))
+        raise UserError(
+            f"--init: {template.model.name} has other layers for {counted(now, 'channel')} than for {then:,}, so its "
+            f"weights can't be kept: convert the images to {counted(then, 'channel')}, or train without --init"
+        )
     for name, fresh in model.state_dict().items():
         before = initial.weights[name]
         if name in on_channels and not of_channels.is_same:
@@ -186,13 +192,14 @@ def _sized_by_outputs(model: ModelConfig) -> dict[str, list[int]]:
 
 
 def _sized_by(one: ModelConfig, other: ModelConfig) -> dict[str, list[int]]:
-    """The tensors whose shapes differ between two networks, and the dimensions in which they do."""
+    """The tensors whose shapes differ between two networks, or that the other lacks, and the dimensions in which they
+    do."""
     shapes, others = (weightless(model).state_dict() for model in (one, other))
-    differing = {
-        name: [dim for dim, side in enumerate(tensor.shape) if side != others[name].shape[dim]]
+    dims = {
+        name: [dim for dim, side in enumerate(tensor.shape) if name not in others or side != others[name].shape[dim]]
         for name, tensor in shapes.items()
     }
-    return {name: dims for name, dims in differing.items() if dims}
+    return {name: found for name, found in dims.items() if found}
 
 
 def _sentence(initial: Checkpoint, template: Checkpoint, of_classes: Mix, of_channels: Mix) -> str:
