@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Run, assert_failed, split_foreground, write_pairs
 from PIL import Image
+from test_foreign import Milesial, drawn
 
 from unet_cli.checkpoint import Checkpoint, load_checkpoint
 from unet_cli.config.data import Preprocessing
@@ -15,6 +16,7 @@ from unet_cli.config.model import ModelConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import CHANNEL_WORDS
 from unet_cli.errors import UserError
+from unet_cli.foreign import recognised
 from unet_cli.models import MODELS, build_model
 from unet_cli.runs.initial import (
     _sized_by_channels,
@@ -214,6 +216,15 @@ def test_every_network_takes_weights_for_other_classes_and_channels(name):
     assert first.startswith(networks[0].encoder_parts)
 
 
+def test_weights_of_other_tools_take_the_same_way():
+    theirs = drawn(Milesial(channels=3, classes=3))
+    initial = Checkpoint(**vars(recognised(theirs.state_dict() | {"mask_values": [0, 1, 2]})))
+    labels = LabelMap((0, 2, 3), ("background", "2", "3"))
+    model, said = begun(initial, replace(checkpoint(labels, channels=1), model=replace(initial.model, in_channels=1)))
+    assert_close(logits_of(model, image_of(1))[:, :2], logits_of(theirs, image_of(3))[:, [0, 2]])
+    assert said.endswith("decoder, the head's outputs for background, 2; new: the head's outputs for 3")
+
+
 # ------------------------------------------------------------------------------------------------------------ by hand
 
 
@@ -233,8 +244,8 @@ def test_from_two_classes_in_colour_to_three_in_gray_and_back(unet: Run, data, t
     gray_set(tmp_path / "gray")
     there = unet("train", "--data", "gray", "--init", trained, *STILL, "--name", "there")
     assert there.returncode == 0, there.stderr
-    kept = "kept: encoder (its first convolution, of 3 channels, is now of 1), decoder; new: the head's outputs for 0, 1, 2"
-    assert f"--init {trained}: {kept}" in there.stderr
+    channels = "encoder (its first convolution, of 3 channels, is now of 1)"
+    assert f"--init {trained}: kept: {channels}, decoder; new: the head's outputs for 0, 1, 2" in there.stderr
     old, new = load_checkpoint(trained), load_checkpoint(tmp_path / "checkpoints" / "there" / "best.pth")
     assert (new.model.in_channels, new.model.num_classes, new.model.base_channels, new.model.depth) == (1, 3, 4, 2)
     assert_close(new.weights["stem.0.weight"], old.weights["stem.0.weight"].sum(1, keepdim=True))

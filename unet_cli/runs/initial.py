@@ -48,14 +48,14 @@ def start_from(model: Network, initial: Checkpoint, template: Checkpoint) -> str
             f"--freeze: the encoder has not been trained on {_channels_named(template, blind)}, and frozen it can't "
             "learn to see more: leave --freeze out, or train on the channels that it knows"
         )
-    on_classes, on_channels = _sized_by_outputs(initial.model), _sized_by_channels(initial.model)
-    weights = {}
     if initial.weights.keys() != model.state_dict().keys():  # as where a shortcut needs no convolution for the channels
         then, now = (one.preprocessing.in_channels for one in (initial, template))
         raise UserError(
             f"--init: {template.model.name} has other layers for {counted(now, 'channel')} than for {then:,}, so its "
             f"weights can't be kept: convert the images to {counted(then, 'channel')}, or train without --init"
         )
+    on_classes, on_channels = _sized_by_outputs(initial.model), _sized_by_channels(initial.model)
+    weights = {}
     for name, fresh in model.state_dict().items():
         before = initial.weights[name]
         if name in on_channels and not of_channels.is_same:
