@@ -130,6 +130,14 @@ def test_without_a_background_a_class_is_measured_against_the_mean_of_the_others
             LAYERS, replace(LAYERS, names=("background", "heart", "lung", "x")), [[0, 1, 0], [1, 0, 0], [0, 0, 0]],
             [True, True, False], id="overlapping, in another order",
         ),
+        pytest.param(
+            CELLS, LabelMap((0, 1, 2), ("background", "cell", "x"), cores=True), [[0], [1], [0], [0]],
+            [True, True, False, False], id="cores of several classes are new",
+        ),
+        pytest.param(
+            LabelMap((0, 1, 2), ("background", "a", "cell"), cores=True), OBJECTS, [[-1, 0, 1, 0], [0, 0, 0, 1]],
+            [True, True], id="cores of several classes are those of one",
+        ),
         pytest.param(CELLS, ORGANS, [[0]] * 4, [False] * 4, id="a background alone is nothing to keep"),
         pytest.param(
             LabelMap((0, 1, 2, 3), ORGANS.names), LabelMap((0, 1, 2), ORGANS.names[:3]),

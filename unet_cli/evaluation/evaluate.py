@@ -84,7 +84,8 @@ class Evaluation:
         objects have no cores."""
         if not self.images[0].fits:
             return None
-        scores = bowl_score(np.stack([[match.counts for match in one.fits] for one in self.images]))
+        counts = [[np.sum([match.counts for match in fit], axis=0) for fit in one.fits] for one in self.images]
+        scores = bowl_score(np.stack(counts))
         return int(np.where(np.isnan(scores), 0, scores).mean(0).argmax())
 
     def fitted(self) -> Evaluation:
@@ -92,7 +93,7 @@ class Evaluation:
         best = self.best_fit
         if best is None:
             return self
-        return replace(self, images=[replace(one, matches=[one.fits[best]], fits=()) for one in self.images])
+        return replace(self, images=[replace(one, matches=one.fits[best], fits=()) for one in self.images])
 
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ import torch
 from unet_cli.config.model import IGNORED
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import Colours
-from unet_cli.data.cores import as_sets
+from unet_cli.data.cores import marked
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.answers import Answer
@@ -78,7 +78,7 @@ class Measured:
     temperature: float = 1.0
     panels: Panels | None = None
     doubt: Doubt | None = None
-    fits: tuple[Matches, ...] = ()
+    fits: tuple[list[Matches], ...] = ()
 
 
 def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
@@ -133,19 +133,21 @@ def _matches(answer: Answer, labels: LabelMap, one: int) -> Matches:
     return match_objects(pred, target, answer.ignored)
 
 
-def _fits(answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
-    """The objects grown from cores, for each of CORE_FITS."""
+def _fits(answer: Answer, labels: LabelMap) -> tuple[list[Matches], ...]:
+    """The objects of each class grown from cores, for each of CORE_FITS."""
     assert answer.cores is not None
-    inside, with_cores = answer.pred.classes == 1, replace(labels, cores=True)
-    target = answer.target.numbers_of(labels, 1)
+    classes, with_cores = answer.pred.classes, replace(labels, cores=True)
+    regions = [labels.region(classes, one) for one in labels.scored]
+    targets = [answer.target.numbers_of(labels, one) for one in labels.scored]
     found = []
     for threshold, is_split in product(CORE_THRESHOLDS, (False, True)):
-        sets = as_sets(inside, answer.cores >= threshold)
-        numbers = objects_of(sets, Cleaning(split_touching=is_split), with_cores)
+        indices = marked(classes, answer.cores >= threshold)
+        numbers = objects_of(indices, Cleaning(split_touching=is_split), with_cores)
         areas = np.bincount(numbers.ravel())
         for smallest in SMALLEST:
             kept = np.where((areas >= smallest)[numbers], numbers, 0)
-            found.append(match_objects(kept, target, answer.ignored))
+            of_each = ((np.where(region, kept, 0), target) for region, target in zip(regions, targets, strict=True))
+            found.append([match_objects(*both, answer.ignored) for both in of_each])
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.cores import grown
+from unet_cli.data.cores import cores_in, grown, marked
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import (
     components,
@@ -39,15 +39,17 @@ def clean(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = None) 
 
     A hole is background that doesn't reach the image's border and is surrounded by a single class: it gets that class.
     Removed objects become background. Classes that overlap are cleaned each by itself. Of several largest objects of a
-    class, the first in reading order is kept. Needs up to 8 bytes a pixel of temporary memory.
+    class, the first in reading order is kept. An object with a core gets the class of most of its pixels. Needs up to 8
+    bytes a pixel of temporary memory.
     """
     if labels is not None and labels.overlapping and cleaning.changes_masks:
         cleaned_sets = np.zeros_like(pred)
         for number in labels.scored:
             cleaned_sets |= clean(labels.region(pred, number).astype(np.uint8), cleaning) << (number - 1)
         return cleaned_sets
-    if labels is not None and labels.cores and cleaning.changes_masks:
-        return _with_whole_objects(pred, cleaning, labels)
+    if labels is not None and labels.cores:
+        settled = _of_one_class_each(pred, cleaning, labels) if labels.num_classes > 2 else pred
+        return _with_whole_objects(settled, cleaning, labels) if cleaning.changes_masks else settled
     cleaned = pred.copy()
     if cleaning.fill_holes:
         _fill_holes(cleaned)
@@ -70,10 +72,11 @@ def objects_of(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap | None = N
         of_each = (labels.region(pred, number).astype(np.uint8) for number in labels.scored)
         return np.stack([objects_of(one, cleaning) for one in of_each])
     if labels is not None and labels.cores:
-        cores, count = components(labels.cores_in(pred))
-        if cleaning.split_touching:
-            _split_touching(cores, count)
-        return grown(labels.region(pred, 1), cores)
+        numbers = np.zeros(pred.shape, np.int32)
+        for number in labels.scored:
+            of_class = _grown(np.where(labels.region(pred, number), pred, 0), cleaning)
+            np.add(of_class, numbers.max(), out=numbers, where=of_class > 0)
+        return numbers
     numbers, count = components(pred)
     if cleaning.split_touching:
         _split_touching(numbers, count)
@@ -97,16 +100,34 @@ def number_objects(
     return _in_reading_order(numbers, count, np.uint16 if count <= MAX_OBJECTS else np.uint32)
 
 
+def _grown(marks: np.ndarray, cleaning: Cleaning) -> np.ndarray:
+    """Class indices with marked cores, whose foreground is taken as of one class -> object numbers, see `grown`."""
+    cores, count = components(cores_in(marks))
+    if cleaning.split_touching:
+        _split_touching(cores, count)
+    return grown(marks > 0, cores)
+
+
+def _of_one_class_each(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap) -> np.ndarray:
+    numbers, classes = _grown(pred, cleaning), labels.without_cores(pred)
+    pairs = numbers.astype(np.int64) * labels.num_classes + classes
+    votes = np.bincount(pairs.ravel(), minlength=(int(numbers.max(initial=0)) + 1) * labels.num_classes)
+    winners = votes.reshape(-1, labels.num_classes).argmax(1).astype(np.uint8)
+    winners[0] = 0
+    return marked(winners[numbers], cores_in(pred) > 0)
+
+
 def _with_whole_objects(pred: np.ndarray, cleaning: Cleaning, labels: LabelMap) -> np.ndarray:
     """Objects with cores after filling and removing, where each counts by itself, however it touches others."""
     plain = labels.without_cores(pred)
     if cleaning.fill_holes:
         _fill_holes(plain)
-    filled = np.where(plain > 0, pred | plain, np.uint8(0))
+    filled = marked(plain, cores_in(pred) > 0)
     sizes = np.bincount((numbers := objects_of(filled, cleaning, labels)).ravel())
     kept = sizes >= cleaning.remove_smaller
-    if cleaning.keep_largest and len(sizes) > 1:
-        kept &= np.arange(len(sizes)) == 1 + sizes[1:].argmax()
+    for number in labels.scored if cleaning.keep_largest else ():
+        if len(own := np.unique(numbers[labels.region(filled, number)])):
+            kept[own] &= own == own[sizes[own].argmax()]
     return np.where((numbers > 0) & kept[numbers], filled, np.uint8(0))
 
 

@@ -106,7 +106,7 @@ class Outputs:
                 decoded = (self._decoded(blocks, counts, mask_of) for blocks in masks())
                 self._write_file(path, decoded, self.labels.alone(number).written_palette)
         elif self.labels.cores:
-            if config.class_mask:
+            if "classes" in job.extras:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
                 self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
             counts[:] = 0
@@ -117,13 +117,15 @@ class Outputs:
         shares = tuple((counts @ self.labels.members / counts.sum()).tolist())
         return Written(shares, sum(objects) if self.labels.cores else None)
 
-    @staticmethod
-    def _counted(masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
+    def _counted(self, masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
         """The same masks; the pixels of each index are added to `counts`."""
         for blocks in masks:
             whole = joined(blocks)
-            counts += np.bincount(whole.ravel(), minlength=len(counts))
+            counts += self._count(whole, len(counts))
             yield [whole]
+
+    def _count(self, indices: np.ndarray, length: int) -> np.ndarray:
+        return np.bincount(self.labels.without_cores(indices).ravel(), minlength=length)
 
     def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
         """Of each page; of a volume one, with three planes."""
@@ -164,12 +166,13 @@ class Outputs:
 
     def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
         """Class indices of each page in blocks, after the requested postprocessing."""
-        if self.job.image.is_volume and self.config.changes_masks:
+        is_cleaned = self.config.changes_masks or self.labels.cores
+        if self.job.image.is_volume and is_cleaned:
             whole = _volume(self._pages(store.rows(0)))
             yield from ([page] for page in clean(whole, self.config, self.labels))
             return
         for blocks in self._pages(store.rows(0)):
-            if self.config.changes_masks:
+            if is_cleaned:
                 yield [clean(joined(blocks), self.config, self.labels)]
             else:
                 yield blocks
@@ -196,7 +199,7 @@ class Outputs:
         for block in blocks:
             for top in range(0, len(block), ROWS_AT_ONCE):
                 rows = block[top : top + ROWS_AT_ONCE]
-                counts += np.bincount(rows.ravel(), minlength=len(counts))
+                counts += self._count(rows, len(counts))
                 yield decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:

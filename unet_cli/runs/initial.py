@@ -75,8 +75,9 @@ def kept_classes(before: LabelMap, now: LabelMap) -> Mix:
     else, so where one becomes the other, the background, which is all else, is the measure: a class that had a sigmoid
     keeps its logit in a softmax, where the background's logit is then 0; and a class of a softmax gets a sigmoid on its
     logit less that of the background, or less the mean of the others where there was none. The probability of the class
-    beside the background stays the same. The core of an object starts as the object, which it is a part of, where it
-    was not learned before. Other classes are new. Where no class is kept, neither is the background.
+    beside the background stays the same. Cores of objects are kept with a class; where they were not learned before,
+    those of a single class start as its objects, which they are a part of. Other classes are new. Where no class is
+    kept, neither is the background.
     """
     outputs = torch.eye(before.outputs)
 
@@ -101,8 +102,9 @@ def kept_classes(before: LabelMap, now: LabelMap) -> Mix:
         of_class = against if now.has_threshold else score
         rows.append(of_class(same[number]) if is_kept[-1] else torch.zeros(before.outputs))
     if now.cores:
-        is_kept.append(is_any_kept)
-        rows.append(outputs[-1] if before.cores else rows[0])
+        is_kept.append(is_any_kept and (before.cores or now.num_classes == 2))
+        of_cores = outputs[-1] if before.cores else rows[0]
+        rows.append(of_cores if is_kept[-1] else torch.zeros(before.outputs))
     return Mix(torch.stack(rows), is_kept)
 
 

@@ -118,7 +118,7 @@ def network_with_weights(
     if initial and call.is_resumed:
         model.load_state_dict(initial.weights)
         return model
-    model.start_at(shares)
+    model.start_at(shares, template.labels.cores)
     if initial:
         call.console.say(f"--init {config.init}: {start_from(model, initial, template)}")
     elif config.encoder_weights:

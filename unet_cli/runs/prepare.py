@@ -178,20 +178,24 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
 
 def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None, is_resumed: bool = False) -> Card:
     """The card with what is learned: objects or classes, by --target, else as the resumed run, else objects where the
-    masks tell them apart or the initial weights do. Raises UserError where there are no objects of one class."""
+    masks tell those of one class apart, or the initial weights do. Raises UserError where classes can't have
+    objects."""
     labels = card.labels
-    if config.target == "objects" and (labels.num_classes > 2 or labels.overlapping):
+    if config.target == "objects" and (labels.overlapping or not labels.background):
+        why = "overlap" if labels.overlapping else "none of them is background"
         raise UserError(
-            f"--target objects is for objects of one class, and the masks hold {', '.join(labels.names[1:])}: leave it "
-            "out, or name one class with --classes background,object"
+            f"--target objects is for classes that exclude each other beside a background, and of "
+            f"{', '.join(labels.names[int(labels.background) :])} {why}: leave it out"
         )
     if config.target == "auto" and initial is not None and is_resumed:
         is_target = initial.labels.cores
     elif config.target == "auto":
         masks = spread([pair.mask for pair in card.pairs("train") if not pair.mask.is_blank], MASKS_LOOKED_AT)
         several = [mask for mask in masks if numbers_objects(mask, labels)]
-        are_told_apart = 4 * len(several) >= len(masks) or (initial is not None and initial.labels.cores)
-        is_target = labels.num_classes == 2 and not labels.overlapping and are_told_apart
+        are_told_apart = labels.num_classes == 2 and 4 * len(several) >= len(masks)
+        if initial is not None and initial.labels.cores:
+            are_told_apart = labels.num_classes == 2 or initial.labels.num_classes > 2
+        is_target = labels.background and not labels.overlapping and are_told_apart
     else:
         is_target = config.target == "objects"
     return replace(card, labels=replace(labels, cores=is_target))
