@@ -73,7 +73,7 @@ def what_a_process_sees() -> dict[str, Any]:
         norm = nn.BatchNorm1d(2)
         norm.running_mean[:] = world.rank
         norm.num_batches_tracked += 4
-        world.average_buffers(norm)
+        world.average_buffers(norm.buffers())
         wrapped = world.distributed(network(seed=world.rank), CPU)
         seen = {
             "rank": world.rank,
@@ -171,7 +171,7 @@ def test_a_world_of_one_exchanges_nothing(monkeypatch):
         assert world.distributed(model, CPU) is model
         with world.accumulating(model):
             world.wait()
-        world.average_buffers(model)
+        world.average_buffers(model.buffers())
         assert not torch.distributed.is_initialized()
 
 

@@ -342,3 +342,5 @@ def test_slices_are_kept_by_later_runs_and_refused_where_there_are_none(tmp_path
         tifffile.imwrite(path, tifffile.imread(path)[5])
     with pytest.raises(UserError, match="--slices 3: no file of .* has several pages"):
         trained(tmp_path, root, slices=3)
+    flat = trained(tmp_path, root, init=Path(first.best))  # the weights' own number is no wish
+    assert load_checkpoint(Path(flat.best)).preprocessing.slices == 1

@@ -166,6 +166,18 @@ def test_two_processes_score_exactly_as_one_and_stop_together_when_the_time_is_u
         assert row[score] == expected[score]
 
 
+def test_two_processes_leave_a_frozen_encoder_as_it_was(place, torchrun):
+    options = ["--data", "data", *TINY, "--ignore-index", IGNORED_VALUE, "--epochs", 1]
+    alone(place, *options, "--name", "thawed")
+    run = place / "checkpoints" / "thawed"
+    code, _, err = outcome(torchrun(*options, "--init", run, "--freeze", "encoder", "--name", "frozen"))
+    assert code == 0, err
+    before, after = (load_checkpoint(path / "best.pth").weights for path in (run, place / "checkpoints" / "frozen"))
+    same = {name for name, value in before.items() if torch.equal(after[name], value)}
+    assert {name for name in before if name.startswith(("stem", "encoder"))} <= same
+    assert "decoder.0.convs.1.running_mean" not in same
+
+
 def stop(process: Started | subprocess.Popen[str], run: Path, epoch: int = 0) -> str:
     """Stop torchrun, or one process, with SIGTERM once it has saved an epoch after that one; what was said."""
     wait_for(run / "last.pth", process)

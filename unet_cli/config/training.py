@@ -191,7 +191,7 @@ class TrainConfig(DataConfig, Batches, Spaced):
     )  # fmt: skip
     init: Path | None = setting(
         None,
-        help="Checkpoint with whose weights training starts.",
+        help="Checkpoint with whose weights training starts. Other classes and channels are fine: what fits is kept.",
         panel="Training",
         lasting="run",
         is_path=True,
@@ -238,6 +238,10 @@ class TrainConfig(DataConfig, Batches, Spaced):
     encoder_weights: str | None = setting(
         None, help="Initial weights of a torchvision encoder: a file, or imagenet, which is downloaded.",
         panel="Network", lasting="run", is_path=True, metavar="FILE",
+    )  # fmt: skip
+    freeze: Literal["encoder"] | None = setting(
+        None, help="encoder: train only the rest; the encoder's weights and batch norm statistics stay those of --init "
+        "or --encoder-weights.  [default: train all]", panel="Network", lasting="run",
     )  # fmt: skip
     gradient_checkpointing: bool = setting(
         False, help="Save memory for more time: activations are recomputed for the gradient.", panel="Network"
@@ -295,6 +299,11 @@ class TrainConfig(DataConfig, Batches, Spaced):
         parse_resample(self.resample)
         if self.encoder_weights is not None and self.init is not None:
             raise UserError("--init has weights for the encoder too: leave out --encoder-weights")
+        if self.freeze is not None and not (self.init or self.encoder_weights or self.resume):
+            raise UserError(
+                f"--freeze {self.freeze} keeps trained weights as they are, and here they would be random: give some "
+                "with --init FILE or --encoder-weights imagenet, or leave it out"
+            )
         if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):
             raise UserError(f"--name is '{self.name}': it has to be a folder name; put the place into --output")
 

@@ -41,6 +41,7 @@ __all__ = [
     "flat_for",
     "parameter_count",
     "resolved",
+    "trained_count",
     "usual_width",
     "weightless",
 ]
@@ -168,3 +169,8 @@ def weightless(config: ModelConfig) -> Network:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trained_count(model: nn.Module) -> int:
+    """The number of parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -76,6 +76,7 @@ class GatedUNet(Network):
     output and their gate's coefficients, None without a gate.
     """
 
+    encoder_parts = ("encoder",)
     strides: list[tuple[int, ...]]
     encoder: nn.ModuleList
     decoder: nn.ModuleList

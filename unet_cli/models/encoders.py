@@ -96,6 +96,8 @@ class EncoderUNet(Network):
     The batch norms inside ResNet's blocks are not in an nn.Sequential, so models/fold.py leaves them as they are.
     """
 
+    encoder_parts = ("encoder",)
+
     def __init__(self, encoder: str, in_channels: int, out_channels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.geometry = Geometry(multiple=32, least=64, stride=32)

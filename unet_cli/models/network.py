@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unet_cli.models.geometry import Geometry
@@ -30,6 +30,9 @@ class Network(nn.Module):
     a network with several heads returns a list of their logits, finest first; a head may be coarser by an integer
     factor.
 
+    encoder_parts: names of the modules that turn an image into features, down to the coarsest ones; those after them
+    are the decoder and its heads. frozen: names of the modules that training leaves as they are, see `freeze`.
+
     gradient_checkpointing: store only the inputs of the blocks that are called by `run`, and recompute their
     activations in the backward pass: results are the same. It may be changed between training steps.
     """
@@ -39,6 +42,28 @@ class Network(nn.Module):
     only_whole = False
     head_weights: tuple[float, ...] = (1.0,)
     gradient_checkpointing = False
+    encoder_parts: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Make training leave these modules as they are, see `frozen`: their weights get no gradient, and they are in
+        evaluation mode also while the network trains, without dropout and with the batch norm statistics that they
+        have."""
+        self.frozen = tuple(parts)
+        for part in self.frozen:
+            self.get_submodule(part).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
+
+    def trained_buffers(self) -> list[Tensor]:
+        """The buffers, such as batch norm's statistics, that training changes: those of all modules but frozen ones."""
+        kept = {id(buffer) for part in self.frozen for buffer in self.get_submodule(part).buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in kept]
 
     @torch.no_grad()
     def start_at(self, shares: Sequence[float], cores: bool = False) -> None:
@@ -46,8 +71,8 @@ class Network(nn.Module):
         foreground class is rare; otherwise the first steps would only learn that.
 
         shares: share of each class in the pixels, background first. cores: whether the last logit is that of objects'
-        cores, which take about CORE_SHARE of the foreground. Heads whose logits are summed stay as they are. Source:
-        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
+        cores, which take about CORE_SHARE of the foreground. Heads whose logits are summed stay as they are.
+        Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
         """
         if min(shares[1:]) >= RARE:
             return

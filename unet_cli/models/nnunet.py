@@ -111,6 +111,8 @@ class DeeplySupervised(Network):
     uppermost levels that leave it as it is, see ModelConfig.flat.
     """
 
+    encoder_parts = ("encoder",)
+
     def __init__(
         self,
         encoder: list[nn.Module],

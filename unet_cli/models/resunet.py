@@ -80,6 +80,8 @@ class ResUNet(Network):
     whether convolutions have a bias (here only the output's has).
     """
 
+    encoder_parts = ("stem", "encoder")
+
     def __init__(
         self,
         in_channels: int,

@@ -238,6 +238,8 @@ class TransUNet(Network):
     first convolution has as many channels as the image. With random weights it needs much data: see `transunet_light`.
     """
 
+    encoder_parts = ("root", "stages", "embedding", "layers", "norm")
+
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.1, plan: Sizes = R50_VIT_B16) -> None:
         super().__init__()
         # The shortcuts' norms have one channel per group, and so would map a single pixel to zero.

@@ -52,6 +52,8 @@ class UNet(Network):
     bilinear upsampling the bottleneck and the decoder have half the channels, and corners are aligned.
     """
 
+    encoder_parts = ("stem", "encoder")
+
     def __init__(
         self,
         in_channels: int,

@@ -58,6 +58,7 @@ class UNet3d(Network):
     are 19,072,291. In both the up-convolutions have no bias. The paper's axes are all alike: flat is (0, 0, 0).
     """
 
+    encoder_parts = ("stem", "encoder")
     spatial_dims = 3
 
     def __init__(

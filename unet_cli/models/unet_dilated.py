@@ -14,6 +14,8 @@ from unet_cli.models.network import Network
 class _Dilated(Network):
     """The layers of both networks, whose weights are interchangeable."""
 
+    encoder_parts = ("encoder", "middle.0")
+
     def __init__(self, in_channels: int, out_channels: int, *, base_channels: int = 64, dropout: float = 0.5) -> None:
         super().__init__()
         first, second, third, fourth, fifth = (base_channels * 2**level for level in range(5))

@@ -45,6 +45,8 @@ class UNetPaper(Network):
     biases, which the paper doesn't specify, are initially zero.
     """
 
+    encoder_parts = ("encoder", "bottom")
+
     def __init__(
         self,
         in_channels: int,

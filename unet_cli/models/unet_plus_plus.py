@@ -44,6 +44,8 @@ class UNetPlusPlus(Network):
     averaging logits where section 3.2 averages the heads' outputs after the sigmoid, and in having no dropout.
     """
 
+    encoder_parts = ("encoder",)
+
     def __init__(
         self,
         in_channels: int,

@@ -72,6 +72,8 @@ class StridedUNet(Network):
     MICCAI 2015, figure 1. As there, the head is a 3x3 convolution with zero padding.
     """
 
+    encoder_parts = ("stem", "encoder")
+
     def __init__(
         self, in_channels: int, out_channels: int, *, base_channels: int = 64, depth: int = 4, dropout: float = 0.3
     ) -> None:

@@ -12,7 +12,7 @@ from unet_cli.data.check.card import Card
 from unet_cli.data.check.problems import listed
 from unet_cli.data.samples.split import Split
 from unet_cli.data.source import Pair
-from unet_cli.models import parameter_count
+from unet_cli.models import parameter_count, trained_count
 from unet_cli.runs.resume import Call
 from unet_cli.system.console import counted, duration
 from unet_cli.training.plan import Plan
@@ -27,11 +27,14 @@ def describe_plan(run: Run, template: Checkpoint, reasons: list[str], folder: Pa
     limits = [counted(int(budget.epochs), "epoch")] if budget.epochs and not plan.is_open else []
     limits += [f"at most {duration(config.max_time)}"] if config.max_time else []
     limits += [f"or until no gain in {counted(config.patience, 'epoch')}"] if config.patience else []
+    frozen = (
+        f", of which {trained_count(learner.model):,} are trained (--freeze {config.freeze})" if config.freeze else ""
+    )
     ends = "until convergence" if plan.is_open else f"for {', '.join(limits)}"
     processes = f", {world.count} processes" if world.count > 1 else ""
     return [
         *reasons,
-        f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{usual}",
+        f"Network {template.model.describe()}, {parameter_count(learner.model):,} parameters{frozen}{usual}",
         f"{_describe_samples(run)}, {preprocessing.describe_intensity()}; batches of "
         f"{course.step_samples}; augmentation {config.augment}, {preprocessing.describe_orientation()}",
         f"Loss {config.loss}, {config.optimizer}, learning rate {course.lr:g}, {course.schedule}",

@@ -27,7 +27,7 @@ from unet_cli.data.source import spread
 from unet_cli.data.spacing import in_space
 from unet_cli.data.truth import numbers_objects
 from unet_cli.errors import UserError, is_out_of_memory
-from unet_cli.models import build_model, weightless
+from unet_cli.models import weightless
 from unet_cli.models.trainable import check_trainable
 from unet_cli.run_folder import Record, independent, new_run_folder
 from unet_cli.runs.build import build_run, class_shares, template_of
@@ -40,7 +40,7 @@ from unet_cli.runs.describe import (
 )
 from unet_cli.runs.division import Division, divide
 from unet_cli.runs.modes import chosen_mode
-from unet_cli.runs.network import load_encoder, model_name, network_of
+from unet_cli.runs.network import model_name, network_of, network_with_weights, slices_of, stored_slices
 from unet_cli.runs.patch import sides_for
 from unet_cli.runs.plan import planned
 from unet_cli.runs.resume import AlreadyFinished, Call
@@ -64,16 +64,18 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     call.check_lasting()
     init = call.restart_from or config.init
     initial = call.saved or (load_checkpoint(init) if init else None)
+    is_given = config.slices is not None
     config, division = divided_for(config, call.layout, call.folder, initial)
     call = replace(call, config=config, layout=division.layout, divided=division.marks)
     with call.world.first_before_others():  # the first process fills the cache, from which the others read
-        card = with_target(examine_for_training(config, call.layout, console), config, initial)
+        card = with_target(examine_for_training(config, call.layout, console), config, initial, call.is_resumed)
     if call.saved:
         # Older runs took the first class for background, and a resumed run has to go on doing so.
         card = replace(card, labels=replace(card.labels, background=call.saved.labels.background))
         card = replace(card, resample=_resampling_of(call.saved))
     _report_slow_reading(call)
-    _check_slices(config, card)
+    config = replace(config, slices=slices_of(call, card, is_given))
+    call = replace(call, config=config)
     split = _split(call, card, division)
     if not split.val and (config.patience is not None or config.schedule == "plateau"):
         flag = "--schedule plateau" if config.patience is None else "--patience"
@@ -89,13 +91,8 @@ def prepare(call: Call) -> tuple[Run, Saver]:
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     template = template_of(call, card, split, mode, network_config)
     torch.manual_seed(config.seed)  # decisions may have drawn random numbers
-    model = build_model(template.model, config.gradient_checkpointing)
-    if initial:  # also with --resume: the averaged weights and the optimizer are restored below
-        model.load_state_dict(initial.weights)
-    else:
-        model.start_at(class_shares(card, split.train), card.labels.cores)
-        if config.encoder_weights:
-            load_encoder(call, model, config.encoder_weights)
+    # Also with --resume: the averaged weights and the optimizer are restored below.
+    model = network_with_weights(call, template, initial, class_shares(card, split.train))
     run = build_run(call, card, split, template, plan, model)
     if call.state:
         _load_learner(call, run.learner)
@@ -123,7 +120,7 @@ def divided_for(
 ) -> tuple[TrainConfig, Division]:
     """The settings with the name of the network and what it sees at once, and the pairs. folder: of the run, if it has
     one. Raises UserError."""
-    config = replace(config, model=model_name(config, layout, initial), slices=_slices(config, initial))
+    config = replace(config, model=model_name(config, layout, initial), slices=stored_slices(config, initial))
     sees_volumes = weightless(ModelConfig(name=config.model)).spatial_dims == 3
     return config, divide(config, layout, folder) if sees_volumes else Division(layout)
 
@@ -179,9 +176,10 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
     return _with_spacing(card, config)
 
 
-def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None) -> Card:
-    """The card with what is learned: objects or classes, by --target, else as the initial weights, else objects where
-    the masks tell those of one class apart. Raises UserError where classes can't have objects."""
+def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None, is_resumed: bool = False) -> Card:
+    """The card with what is learned: objects or classes, by --target, else as the resumed run, else objects where the
+    masks tell those of one class apart, or the initial weights do. Raises UserError where classes can't have
+    objects."""
     labels = card.labels
     if config.target == "objects" and (labels.overlapping or not labels.background):
         why = "overlap" if labels.overlapping else "none of them is background"
@@ -189,12 +187,15 @@ def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = No
             f"--target objects is for classes that exclude each other beside a background, and of "
             f"{', '.join(labels.names[int(labels.background) :])} {why}: leave it out"
         )
-    if config.target == "auto" and initial is not None:
+    if config.target == "auto" and initial is not None and is_resumed:
         is_target = initial.labels.cores
     elif config.target == "auto":
         masks = spread([pair.mask for pair in card.pairs("train") if not pair.mask.is_blank], MASKS_LOOKED_AT)
         several = [mask for mask in masks if numbers_objects(mask, labels)]
-        is_target = labels.num_classes == 2 and not labels.overlapping and 4 * len(several) >= len(masks)
+        are_told_apart = labels.num_classes == 2 and 4 * len(several) >= len(masks)
+        if initial is not None and initial.labels.cores:
+            are_told_apart = labels.num_classes == 2 or initial.labels.num_classes > 2
+        is_target = labels.background and not labels.overlapping and are_told_apart
     else:
         is_target = config.target == "objects"
     return replace(card, labels=replace(labels, cores=is_target))
@@ -223,25 +224,6 @@ def _resampling_of(saved: Checkpoint) -> str:
     """--resample for the very spacing of a resumed run, whose network is used to it."""
     spacing = saved.preprocessing.spacing
     return spell_spacing((spacing, "")) if spacing else "native"
-
-
-def _slices(config: TrainConfig, initial: Checkpoint | None) -> int | None:
-    """How many slices are seen at once: by --slices, else as the initial weights do."""
-    stored = initial.preprocessing.slices if initial else 1
-    return config.slices or (stored if stored > 1 else None)
-
-
-def _check_slices(config: TrainConfig, card: Card) -> None:
-    """Raises UserError where there are no neighbouring slices to see, or the network sees them anyway."""
-    if (config.slices or 1) == 1:
-        return
-    if card.is_volumetric:
-        raise UserError(f"--slices is for networks for images, and {config.model} sees volumes: leave it out")
-    if not any(pair.image.page is not None for pair in card.pairs("train")):
-        raise UserError(
-            f"--slices {config.slices}: no file of {card.layout.root} has several pages that are images, so there are "
-            "no neighbouring slices: leave it out"
-        )
 
 
 def _split(call: Call, card: Card, division: Division) -> Split:

@@ -45,6 +45,11 @@ class Call:
     divided: tuple[str, ...] = ()
 
     @property
+    def is_resumed(self) -> bool:
+        """Whether the initial weights are those of the resumed run, and not those of --init."""
+        return self.saved is not None or self.restart_from is not None
+
+    @property
     def state(self) -> dict[str, Any]:
         """Saved state of the resumed run, beside the weights; empty where there is none."""
         return (self.saved.resume or {}) if self.saved else {}

@@ -6,7 +6,7 @@ import inspect
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -194,14 +194,14 @@ class World:
 
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Average the running statistics over the processes, before they are used or saved."""
+    def average_buffers(self, buffers: Iterable[Tensor]) -> None:
+        """Average these running statistics over the processes, before they are used or saved."""
         if self.count == 1:
             return
         import torch
 
         with torch.no_grad():
-            for buffer in model.buffers():
+            for buffer in buffers:
                 total = self.sum(buffer)
                 buffer.copy_(total / self.count if total.is_floating_point() else total // self.count)
 

@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, device: torch.device
 ) -> Optimizer:
-    """The optimizer of this name for parameters on `device`.
+    """The optimizer of this name for parameters on `device`, without those that are frozen.
 
     There are two parameter groups: weight decay applies to the weights of convolutions; biases and the weights of
     norms, which have one dimension, do not decay. Weight decay is as the optimizer defines it: added to the gradient
@@ -31,7 +31,7 @@ def make_optimizer(
     Sources: Kingma, Ba, "Adam", ICLR 2015; Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019;
     Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
     """
-    parameters = list(parameters)
+    parameters = [each for each in parameters if each.requires_grad]
     groups = [
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": weight_decay},
         {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},

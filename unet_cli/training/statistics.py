@@ -22,13 +22,15 @@ def recompute_statistics(
     Running averages need dozens of steps to converge, and those of averaged weights are averages of averages: after few
     steps a well-trained network predicts badly with them. Means and variances are pooled in float64, including the
     variance of the means between batches. Batches have one size; each process contributes as many, and all get the same
-    statistics. Without batch norm no batch is read; without batches nothing changes. The network is left in evaluation
-    mode.
+    statistics. Those of frozen parts stay, since their weights fit them (see Network.freeze). Without batch norm no
+    batch is read; without batches nothing changes. The network is left in evaluation mode.
 
     forward: forward pass of the network. Source: Wu, Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
     section 3; it differs in pooling the variance of the means too.
     """
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    model.train()  # frozen parts stay in evaluation mode
+    tracking = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    norms = [norm for norm in tracking if norm.training]
     model.eval()  # dropout stays off
     if not norms:
         return

@@ -29,7 +29,7 @@ def validate_averaged(run: Run, stop: StopRequest) -> dict[str, float] | None:
     """`validate` with the averaged weights, whose batch norm statistics are recomputed before and kept."""
     learner, start = run.learner, time.monotonic()
     # Each process has running statistics of its own samples; these are averaged while all have the same weights.
-    learner.world.average_buffers(learner.model)
+    learner.world.average_buffers(learner.model.trained_buffers())
     # The average's own batch norm statistics are averages of averages, see recompute_statistics.
     with learner.average.swapped_in(learner.model):
         batches = run.loader.statistics_batches(learner.micro_batch)
