@@ -78,11 +78,10 @@ class Checkpoint:
         return model
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint atomically and flush it to disk; on failure the old file is unchanged. Raises UserError
-    where writing fails."""
-    content = {
-        "format": FORMAT,
+def described(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that a checkpoint says beside its weights and the state for resuming, as plain values: what an exported file
+    holds as JSON."""
+    return {
         "format_version": FORMAT_VERSION,
         "version": checkpoint.version,
         "model": plain(checkpoint.model),
@@ -97,9 +96,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "training": checkpoint.training,
         "data": checkpoint.data,
         "metrics": checkpoint.metrics,
-        "weights": checkpoint.weights,
-        "resume": checkpoint.resume,
     }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint atomically and flush it to disk; on failure the old file is unchanged. Raises UserError
+    where writing fails."""
+    beside = {"weights": checkpoint.weights, "resume": checkpoint.resume}
+    content = {"format": FORMAT, **described(checkpoint), **beside}
     memory = io.BytesIO()  # torch hides the reason of a failed write, such as a full disk; Python's file tells it
     torch.save(content, memory)
     with whole_file(path, durable=True) as file:  # a temporary file, renamed when it is complete and on the disk
