@@ -46,9 +46,10 @@ HEIF = Package("pillow_heif", "pillow-heif", "heif")
 DICOM = Package("pydicom", "pydicom", "medical")
 NIFTI = Package("nibabel", "nibabel", "medical")
 ROI = Package("roifile", "roifile", "roi")  # of annotations
-ONNX = Package("onnx", "onnx", "onnx")  # these three of exported networks
+ONNX = Package("onnx", "onnx", "onnx")  # these four of exported networks
 ONNXRUNTIME = Package("onnxruntime", "onnxruntime", "onnx")
 OPENVINO = Package("openvino", "openvino", "openvino")
+ONNXSCRIPT = Package("onnxscript", "onnxscript", "onnx")  # with which torch writes them
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
     **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
