@@ -21,7 +21,8 @@ def export(config: ExportConfig, console: Console) -> int:
     """Export the network. Raises UserError, also where the file predicts something else; then none is left."""
     from unet_cli.checkpoint import find_checkpoint, load_checkpoint
     from unet_cli.export.export import exportable, target_of, write
-    from unet_cli.export.files import check_packages, contents_of
+    from unet_cli.export.files import check_packages
+    from unet_cli.export.make import make
     from unet_cli.system.files import writable_folder
 
     check_packages(config.to)
@@ -29,12 +30,16 @@ def export(config: ExportConfig, console: Console) -> int:
     path = target_of(weights, config)
     graph = exportable(load_checkpoint(weights), config)
     writable_folder(path.parent)
-    contents = contents_of(graph, config.to)
-    written = write(contents, path)
-    console.document({"output": str(path)})
-    console.result(
-        f"Written: {', '.join(map(str, written))}",
-        "Next, predict masks with it:",
-        f"  unet predict --weights {shlex.quote(str(path))} --input DIR",
-    )
+    made = make(graph, config, weights, console)
+    written = write(made.contents, path)
+    console.document({"output": str(path), **made.document})
+    console.result(*made.lines)
+    console.result(f"Written: {', '.join(map(str, written))}")
+    if config.to == "bioimage":
+        console.result(
+            "Next, open it in Fiji (deepImageJ: install from a local file), ilastik or QuPath; the README.md in it "
+            "says what they have to be told"
+        )
+    else:
+        console.result("Next, predict masks with it:", f"  unet predict --weights {shlex.quote(str(path))} --input DIR")
     return DONE

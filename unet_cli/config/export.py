@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,8 @@ from unet_cli.config.data import Dtype, Reading
 from unet_cli.config.model import MAX_SIZE, MIN_SIZE
 from unet_cli.errors import UserError
 
-Runtime = Literal["onnx", "openvino", "torch"]
-EXTENSIONS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+Runtime = Literal["onnx", "openvino", "torch", "bioimage"]
+EXTENSIONS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimage": ".zip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,12 @@ class ExportConfig(Reading):
     )  # fmt: skip
     to: Runtime = setting(
         help="What to write: onnx, for ONNX Runtime and most others; openvino, for processors of Intel (.xml and "
-        ".bin); torch, a program of torch.export (.pt2).",
+        ".bin); torch, a program of torch.export (.pt2); bioimage, a model of bioimage.io, for Fiji, ilastik and "
+        "QuPath (.zip), which also holds one of your images as an example.",
         panel="Output",
     )
     output: Path | None = setting(
-        None, help="File to write.  [default: beside the checkpoint, best.onnx, best.xml or best.pt2]",
+        None, help="File to write.  [default: beside the checkpoint, best.onnx, best.xml, best.pt2 or best.zip]",
         panel="Output", metavar="FILE",
     )  # fmt: skip
     input_type: Dtype | None = setting(
@@ -50,12 +52,52 @@ class ExportConfig(Reading):
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
 
+    int8: bool = setting(
+        False, help="Compute in whole numbers of 8 bits, for speed and a quarter of the size: calibrated on training "
+        "images, and written only if the Dice on validation images stays within --max-loss.", panel="8 bits",
+    )  # fmt: skip
+    calibrate: int = setting(
+        32, help="With --int8, number of training images to measure the range of values on.", panel="8 bits",
+        minimum=1, maximum=10_000,
+    )  # fmt: skip
+    max_loss: float = setting(
+        0.005, help="With --int8, the most that the mean Dice on validation images may fall.", panel="8 bits",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    data: Path | None = setting(
+        None, help="Folder with the run's images and masks, if they have moved.", panel="Data", is_path=True,
+        metavar="DIR",
+    )  # fmt: skip
+    name: str | None = setting(
+        None,
+        help="With --to bioimage, the model's name.  [default: after the run's folder]",
+        panel="bioimage.io",
+    )
+    authors: tuple[str, ...] = setting(
+        (), help="With --to bioimage, an author of the model; give it again for each. They are published with it.",
+        panel="bioimage.io", metavar="NAME",
+    )  # fmt: skip
+    licence: str = setting(
+        "MIT", help="With --to bioimage, the licence of the weights, as in the list of SPDX, such as CC-BY-4.0.",
+        panel="bioimage.io", metavar="SPDX",
+    )  # fmt: skip
+
     @property
     def extension(self) -> str:
         return EXTENSIONS[self.to]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.int8 and self.to not in ("onnx", "openvino"):
+            raise UserError(f"--int8 is for --to onnx and openvino, and not for {self.to}: leave it out")
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_+\-() ]{5,64}", self.name):
+            raise UserError(
+                f"--name is '{self.name}': bioimage.io takes 5 to 64 letters of English, digits, spaces, and _ + - ( )"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9.+\-]{2,64}", self.licence):
+            raise UserError(f"--licence is '{self.licence}': give an identifier of https://spdx.org/licenses")
+        if not all(name.strip() and name.isprintable() for name in self.authors):
+            raise UserError("--authors holds an empty name: leave it out")
         if self.output is not None and self.output.suffix.lower() != self.extension:
             raise UserError(
                 f"--output is '{self.output}': for --to {self.to} give a file that ends in {self.extension}"

@@ -108,12 +108,14 @@ def description(graph: Graph, about: About, files: Mapping[str, bytes]) -> dict[
     def file(name: str, **more: Any) -> dict[str, Any]:
         return {"source": name, "sha256": digests[name], **more}
 
+    threshold = f"calibrated probabilities; from {graph.predictor.threshold:.4g} on a pixel is of the class"
+    meaning = threshold if checkpoint.labels.has_threshold else "calibrated probabilities of each class"
     classes = few(checkpoint.labels.scored_names)
     return {
         "format_version": FORMAT_VERSION,
         "type": "model",
         "name": about.name,
-        "description": f"Segments images into {classes}: {checkpoint.model.describe()}, trained with unet {__version__}",
+        "description": f"Segments {classes}: {checkpoint.model.describe()}, trained with unet {__version__}",
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         "authors": [{"name": name} for name in about.authors],
         "cite": [U_NET],
@@ -133,9 +135,7 @@ def description(graph: Graph, about: About, files: Mapping[str, bytes]) -> dict[
         "outputs": [
             {
                 "id": OUTPUT,
-                "description": f"calibrated probabilities; from {graph.predictor.threshold:.4g} on a pixel is foreground"
-                if checkpoint.labels.has_threshold
-                else "calibrated probabilities of each class",
+                "description": meaning,
                 "axes": [_batch(), _channels(channel_names(graph)), *_output_sides(graph)],
                 "data": {"type": "float32", "range": [0.0, 1.0]},
                 "test_tensor": file("test_output.npy"),
@@ -261,11 +261,11 @@ def _cover(graph: Graph, pixels: np.ndarray, probs: Tensor) -> bytes:
     inner = pixels[:, margin : pixels.shape[1] - margin, margin : pixels.shape[2] - margin]
     labels = graph.checkpoint.labels
     foreground = (probs[: len(probs) - labels.cores] >= graph.predictor.threshold).numpy()
-    indices = foreground.any(0) if labels.has_threshold else probs.argmax(0).numpy()
+    indices = np.asarray(foreground.any(0) if labels.has_threshold else probs.argmax(0).numpy(), dtype=np.uint8)
     dtype = graph.checkpoint.preprocessing.dtype
     inner = inner if dtype == "float32" else np.rint(inner).astype(dtype)
-    colours, nothing = colours_of(labels), np.zeros(indices.shape, np.uint8)
-    plain, drawn = (outlined(inner, one.astype(np.uint8), colours, has_legend=False) for one in (nothing, indices))
+    colours, nothing = colours_of(labels), np.zeros_like(indices)
+    plain, drawn = (outlined(inner, one, colours, has_legend=False) for one in (nothing, indices))
     cover = Image.new("RGB", (2 * drawn.width, drawn.height))
     cover.paste(plain, (0, 0))
     cover.paste(drawn, (drawn.width, 0))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,11 +19,16 @@ from unet_cli.errors import UserError
 from unet_cli.export.graph import Graph
 from unet_cli.export.metadata import DESCRIPTION, metadata_of
 from unet_cli.export.onnx import MASK, PROBABILITIES, STATISTICS, merged, network_model, quiet_exporter
+from unet_cli.exported import SPEED
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 NEEDED: dict[Runtime, tuple[Package, ...]] = {
     "onnx": (ONNX, ONNXSCRIPT, ONNXRUNTIME),
     "openvino": (ONNX, ONNXSCRIPT, OPENVINO),
     "torch": (),
+    "bioimage": (ONNX, ONNXSCRIPT, ONNXRUNTIME),
 }
 
 ABOUT = "about"  # of the information in an OpenVINO file, what is for people and other programs
@@ -35,17 +41,21 @@ def check_packages(to: Runtime) -> None:
     """Raises UserError that names all that are missing."""
     missing = [package.name for package in NEEDED[to] if not is_installed(package)]
     if missing:
+        extra = "openvino" if to == "openvino" else "onnx"
         raise UserError(
-            f"--to {to} needs packages that aren't here: pip install {' '.join(missing)} (the extra `{to}`: pip "
-            f"install 'unet-cli[{to}]')"
+            f"--to {to} needs packages that aren't here: pip install {' '.join(missing)} (the extra `{extra}`: pip "
+            f"install 'unet-cli[{extra}]')"
         )
 
 
-def contents_of(graph: Graph, to: Runtime) -> Contents:
-    metadata = metadata_of(graph)
+def contents_of(
+    graph: Graph, to: Runtime, network: ModelProto | None = None, more: Mapping[str, str] = MappingProxyType({})
+) -> Contents:
+    """network: of onnx.network_model, perhaps in 8 bits. more: of the metadata."""
+    metadata = {**metadata_of(graph), **more}
     if to == "torch":
         return {".pt2": _program(graph, metadata)}
-    content = merged(graph, network_model(graph), metadata).SerializeToString()
+    content = merged(graph, network or network_model(graph), metadata).SerializeToString()
     return {".onnx": content} if to == "onnx" else _openvino(content, metadata)
 
 
@@ -64,7 +74,7 @@ def _openvino(content: bytes, metadata: Mapping[str, str]) -> Contents:
         path.write_bytes(content)
         model = openvino.convert_model(path)
         for key, text in metadata.items():  # OpenVINO has a version of its own, and others may come
-            model.set_rt_info(text, [key] if key == DESCRIPTION else [ABOUT, key])
+            model.set_rt_info(text, [key] if key in (DESCRIPTION, SPEED) else [ABOUT, key])
         # In half precision masks would not be the same.
         openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
         return {kind: path.with_suffix(kind).read_bytes() for kind in (".bin", ".xml")}

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,7 +71,7 @@ def compare_speed(
     forwards = {name: _forward(one, compute, settings, mode) for name, one in checkpoints.items()}
     sides = [side.dim_value for side in next(iter(networks.values())).graph.input[0].type.tensor_type.shape.dim[1:]]
     image = torch.randn(CPU_PREDICT_BATCH, *sides, generator=torch.Generator().manual_seed(0))
-    times = alternated({name: lambda run=run: run(image) for name, run in forwards.items()}, seconds)
+    times = alternated({name: partial(run, image) for name, run in forwards.items()}, seconds)
     sizes = {TORCH: sum(weight.nbytes for weight in checkpoint.weights.values())}
     sizes |= {name: network.ByteSize() for name, network in networks.items()}
     return [Row(name, times[name] / len(image), sizes[name]) for name in checkpoints]

@@ -51,7 +51,7 @@ def report_run(
     (out-of-fold); None without validation. data: the new location of the images. suspects: look for label errors in
     training masks; with folds these are the same images. Raises UserError.
     """
-    trained = _trained(run, data, hardware, console)
+    trained = trained_run(run, data, hardware, console)
     console.say(*trained.notes)
     validated = [split.val for split in trained.splits]
     of_folds = len(trained.runs) > 1
@@ -64,7 +64,9 @@ def report_run(
     return found, doubted
 
 
-def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+def trained_run(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+    """Networks and data of a run, or of the folds in a folder. data: the new location of the images. Raises
+    UserError."""
     paths = find_checkpoints([run])
     checkpoints = [load_checkpoint(path) for path in paths]
     if len(paths) > 1 and not all(one.training.get("folds") for one in checkpoints):
