@@ -12,7 +12,7 @@ import unet_cli
 PACKAGE = Path(unet_cli.__file__).parent
 ROWS = [  # rooms that share a row don't import each other
     ["__main__"], ["cli"], ["__init__"], ["runs"], ["report"], ["evaluation", "export"], ["training", "inference"],
-    ["run_folder"], ["checkpoint"], ["foreign"], ["models", "data", "metrics"], ["system"], ["config"],
+    ["run_folder"], ["checkpoint"], ["foreign", "exported"], ["models", "data", "metrics"], ["system"], ["config"],
     ["errors", "version"],
 ]  # fmt: skip
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}

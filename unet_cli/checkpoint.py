@@ -18,11 +18,12 @@ from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import CHANNEL_WORDS, CLASS_FOLDERS, MASKS_BESIDE
 from unet_cli.errors import UserError, explain
+from unet_cli.exported import Exported, is_exported, read_exported
 from unet_cli.foreign import recognised
 from unet_cli.models import Network, build_model, weightless
 from unet_cli.system.console import few, sides
 from unet_cli.system.files import whole_file
-from unet_cli.system.schema import Misfit, parsed
+from unet_cli.system.schema import Misfit, json_of, parsed
 from unet_cli.system.tensors import Unreadable, load_tensors
 from unet_cli.version import __version__
 
@@ -52,7 +53,7 @@ class Checkpoint:
     validation part at original size (None before the end of a run, without a validation part and for several classes).
     training: the settings as plain values; data: description of the training data; metrics: those of the epoch of the
     weights, and with the prefix 'final_' those at original size; resume: state of optimizer, epoch and step, in
-    last.pth only.
+    last.pth only. exported: the network in a file for another runtime, which has no weights here.
     """
 
     model: ModelConfig
@@ -70,6 +71,7 @@ class Checkpoint:
     split_cores: bool = False
     version: str = __version__
     resume: dict[str, Any] | None = None
+    exported: Exported | None = None
 
     def build(self) -> Network:
         """The network with the weights, on the CPU."""
@@ -110,15 +112,22 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         file.write(memory.getbuffer())
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, exported: bool = False) -> Checkpoint:
     """Read a checkpoint, or the best one of a run's folder. Weights of other tools are imported where foreign/ supports
-    them. Raises UserError."""
+    them. exported: whether exported files are read too, which have no weights, for use in prediction. Raises
+    UserError."""
     path = find_checkpoint(path)
+    if is_exported(path):
+        return _of_exported(path, exported)
     try:
         content = load_tensors(path)
     except OSError as error:
         raise explain(error, path) from error
     except Unreadable as error:
+        if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
+            raise UserError(
+                f"{path} is the half of an OpenVINO network: give the other, {path.with_suffix('.xml')}"
+            ) from error
         raise UserError(
             f"{path} is not a checkpoint of unet: it is damaged, of another kind, or holds more than tensors and plain "
             f"values, which could run code when opened ({error}). Give a best.pth or last.pth that `unet train` wrote, "
@@ -134,25 +143,48 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is damaged, or not a checkpoint that `unet train` wrote: {error}") from error
 
 
+def _of_exported(path: Path, exported: bool) -> Checkpoint:
+    """A checkpoint from the description in an exported file's metadata. Raises UserError."""
+    if not exported:
+        raise UserError(
+            f"{path} is an exported network, which `unet predict`, `unet evaluate` and `unet info` read; here weights "
+            "are needed: give the checkpoint that it was exported from, such as the best.pth of its run"
+        )
+    text, network = read_exported(path)
+    try:
+        content = json_of(text)
+        return _checked(content if isinstance(content, dict) else {}, network)
+    except _Newer as error:
+        raise UserError(f"{path} {error}") from error
+    except (ValueError, UserError) as error:  # Misfit is a ValueError
+        raise UserError(
+            f"{path} is damaged, or not as `unet export` wrote it: {error}: export it again: unet export --weights RUN"
+        ) from error
+
+
 class _Newer(UserError):
     """The checkpoint was written by a newer version of unet."""
 
 
-def _checked(content: dict[Any, Any]) -> Checkpoint:
-    """The checkpoint, after every value has been checked. Raises UserError, and Misfit."""
+def _checked(content: dict[Any, Any], exported: Exported | None = None) -> Checkpoint:
+    """The checkpoint, after every value has been checked. exported: its network, instead of weights. Raises UserError,
+    and Misfit."""
     version = parsed(str, content.get("version"), "version")
     if not version.isprintable() or len(version) > MAX_NAME:
         raise Misfit(f"version is {ascii(version[:MAX_NAME])}")
     # Before the other fields are parsed, any of which a newer format may have changed.
     if parsed(int, content.get("format_version"), "format_version") > FORMAT_VERSION:
         raise _Newer(f"was written by unet {version}, which is newer than this one: update unet")
+    if exported is not None:
+        content = {**content, "weights": {}, "resume": None}
     parts = {spec.name: content[spec.name] for spec in fields(Checkpoint) if spec.name in content}
+    parts.pop("exported", None)
     resume = parts.pop("resume", None)  # checked by runs/resume.py, since only a resumed run needs it
     if resume is not None and not isinstance(resume, dict):
         raise Misfit(f"resume is a {type(resume).__name__}")
     if missing := REQUIRED - parts.keys():
         raise Misfit(f"{min(missing)} is missing")
-    checkpoint = replace(parsed(Checkpoint, parts), resume=resume)
+    checkpoint = replace(parsed(Checkpoint, parts), resume=resume, exported=exported)
     for name, low, high in (
         ("threshold", 0, 1),
         ("best_threshold", 0, 1),
@@ -172,7 +204,9 @@ def _checked(content: dict[Any, Any]) -> Checkpoint:
     if preprocessing.in_channels != model.in_channels:
         raise Misfit(f"preprocessing has {preprocessing.in_channels} channels, model {model.in_channels}")
     _check_training(checkpoint.training)
-    _check_weights(model, checkpoint.weights)
+    expected = _expected(model)
+    if exported is None:
+        _check_weights(model, checkpoint.weights, expected)
     return checkpoint
 
 
@@ -188,12 +222,17 @@ def _check_training(training: dict[str, Any]) -> None:
             parsed(hints[name], value, f"training.{name}")
 
 
-def _check_weights(model: ModelConfig, weights: dict[str, Tensor]) -> None:
-    """Check that the weights are exactly those of the network, dense and finite. Raises UserError, and Misfit."""
+def _expected(model: ModelConfig) -> dict[str, Tensor]:
+    """The network's weights on the meta device, so that a damaged width can't exhaust the memory. Raises UserError, and
+    Misfit."""
     try:
-        expected = weightless(model).state_dict()  # on the meta device: a damaged width can't exhaust the memory
+        return weightless(model).state_dict()
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # settings that give impossible shapes
         raise Misfit(f"there is no such network as {model.describe()}: {error}") from error
+
+
+def _check_weights(model: ModelConfig, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Check that the weights are exactly those of the network, dense and finite. Raises Misfit."""
     if expected.keys() != weights.keys():
         raise Misfit(f"weights are not those of {model.describe()}: {few(sorted(expected.keys() ^ weights.keys()))}")
     for name, tensor in weights.items():
@@ -242,6 +281,8 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
             found.append(path / "best.pth")
         elif in_runs:
             found += in_runs
+        elif networks := _exported_in(path):
+            raise UserError(f"{path} holds no best.pth, but {few(networks)}: give the file, such as {networks[0]}")
         elif (path / "last.pth").is_file():
             raise UserError(
                 f"{path} has no best.pth yet, it was stopped in its first epoch: resume it: unet train --resume {path}"
@@ -255,6 +296,12 @@ def find_checkpoints(paths: Iterable[Path]) -> list[Path]:
             )
             raise UserError(f"{path / 'best.pth' if path.is_dir() else path} does not exist: {hint}")
     return found
+
+
+def _exported_in(folder: Path) -> list[str]:
+    """The exported files of a folder, which may hold other XML too: of OpenVINO those with a .bin beside them."""
+    files = sorted(path for path in folder.glob("*") if is_exported(path))
+    return [str(path) for path in files if path.suffix.lower() == ".onnx" or path.with_suffix(".bin").exists()]
 
 
 def describe_unfinished(paths: Iterable[Path]) -> list[str]:

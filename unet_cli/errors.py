@@ -24,7 +24,10 @@ TOO_LARGE = (
     "--size; convert a large image to a tiled TIFF"
 )
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment")
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment",
+    "failed to allocate memory", "bad_alloc", "bad allocation",
+)  # fmt: skip
 
 
 class UserError(Exception):

@@ -18,12 +18,14 @@ def info_cli(config: InfoConfig, output: Output) -> int:
     Scores whose names begin with final_ are of the validation part at original size, the others at the network's.
     """
     from unet_cli.checkpoint import load_checkpoint
-    from unet_cli.models import parameter_count
+    from unet_cli.exported import RUNTIMES
+    from unet_cli.models import parameter_count, weightless
 
-    checkpoint = load_checkpoint(config.weights)
+    checkpoint = load_checkpoint(config.weights, exported=True)
     console = Console(output.json, output.quiet)
     model, preprocessing = checkpoint.model, checkpoint.preprocessing
-    parameters = parameter_count(checkpoint.build())
+    parameters = parameter_count(weightless(model))
+    runtime = checkpoint.exported.runtime if checkpoint.exported else "torch"
     console.document(
         {
             "model": plain(model),
@@ -37,12 +39,14 @@ def info_cli(config: InfoConfig, output: Output) -> int:
             "training": checkpoint.training,
             "data": checkpoint.data,
             "version": checkpoint.version,
+            "runtime": runtime,
         }
     )
     best = "" if checkpoint.best_threshold is None else f" (best on validation: {checkpoint.best_threshold:g})"
     console.result(
         f"{config.weights}, written by unet {checkpoint.version}",
         f"network        {model.describe()}, {parameters:,} parameters",
+        *([f"exported for   {RUNTIMES[runtime]}"] if checkpoint.exported else []),
         f"classes        {checkpoint.labels.describe()}",
         f"threshold      {checkpoint.threshold:g}{best}",
         *([f"temperature    {checkpoint.temperature:.4g}"] if checkpoint.temperature != 1 else []),

@@ -53,15 +53,16 @@ def predict(config: PredictConfig, console: Console) -> int:
     from unet_cli.inference.pipeline import predict_all
     from unet_cli.inference.predictor import Predictor
     from unet_cli.inference.records import begin_records, check_records, join_records
-    from unet_cli.system.device import choose_compute
+    from unet_cli.inference.runtime import compute_for, faster_beside
     from unet_cli.system.distributed import this_process, wait_for_all
     from unet_cli.system.files import writable_folder
     from unet_cli.system.signals import StopRequest
     from unet_cli.system.stage_times import StageTimes
 
-    checkpoints = [load_checkpoint(path) for path in find_checkpoints(config.weights)]
+    paths = find_checkpoints(config.weights)
+    checkpoints = [load_checkpoint(path, exported=True) for path in paths]
     console.say(*describe_unfinished(config.weights))
-    predictor = Predictor(checkpoints, choose_compute(config.device, config.precision), config)
+    predictor = Predictor(checkpoints, compute_for(checkpoints, config), config)
     names = predictor.labels.names
     listed = listed_paths(sys.stdin.buffer.read()) if config.input == "-" else ()
     labels = predictor.labels
@@ -81,6 +82,8 @@ def predict(config: PredictConfig, console: Console) -> int:
     console.say(f"{_of(len(jobs), len(everything))}{_skipped(skipped)}; {_plan(predictor)}")
 
     console.say(*notes)
+    if len(checkpoints) == 1 and checkpoints[0].exported is None and predictor.compute.kind == "CPU":
+        console.say(*faster_beside(paths[0], checkpoints[0]))
 
     outcomes: list[Outcome] = []
     pace = StageTimes("writing")
@@ -136,6 +139,7 @@ def _skipped(number: int) -> str:
 
 def _plan(predictor: Predictor) -> str:
     """A description of the prediction: network, size or tiles, ensemble, threshold, device."""
+    from unet_cli.exported import RUNTIMES
     from unet_cli.inference.views import tile_sides
 
     first = predictor.members[0]
@@ -143,6 +147,8 @@ def _plan(predictor: Predictor) -> str:
     network = model.name + (f" of width {model.base_channels}" if model.base_channels else "")
     more = len(predictor.members) - 1
     network += f" and {counted(more, 'other network')}" if more else ""
+    runtimes = {member.checkpoint.exported.runtime for member in predictor.members if member.checkpoint.exported}
+    network += f" in {' and '.join(RUNTIMES[runtime] for runtime in sorted(runtimes))}" if runtimes else ""
     tile = sides(reversed(tile_sides(predictor.members))) if predictor.mode == "tile" else ""
     way = f"in tiles of {tile}" if tile else f"at {first.preprocessing.describe_size()}"
     threshold = f", threshold {predictor.threshold:g}" if predictor.labels.has_threshold else ""

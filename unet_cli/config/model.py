@@ -22,8 +22,8 @@ class InfoConfig(Checked):
     """What `unet info` can be told."""
 
     weights: Path = setting(
-        help="Checkpoint that `unet train` wrote, or the folder of a run (its best.pth).", panel="Files",
-        metavar="FILE", positional=True,
+        help="Checkpoint that `unet train` wrote, the folder of a run (its best.pth), or an exported network (.onnx or "
+        ".xml).", panel="Files", metavar="FILE", positional=True,
     )  # fmt: skip
 
 

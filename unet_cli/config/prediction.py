@@ -101,8 +101,9 @@ class PredictConfig(Inference, Cleaning):
     """Everything that `unet predict` can be told."""
 
     weights: tuple[Path, ...] = setting(
-        help="Checkpoint that `unet train` wrote, the folder of a run (its best.pth), or weights that `unet import` "
-        "reads. Several, or a folder of runs, are an ensemble: their probabilities are averaged.",
+        help="Checkpoint that `unet train` wrote, the folder of a run (its best.pth), weights that `unet import` "
+        "reads, or a network that was exported for ONNX Runtime (.onnx) or OpenVINO (.xml). Several, or a folder of "
+        "runs, are an ensemble: their probabilities are averaged.",
         panel="Files", metavar="FILE",
     )  # fmt: skip
     input: str = setting(

@@ -102,7 +102,7 @@ def _unseen(card: Card, labels: LabelMap, pairs: Sequence[Pair]) -> list[str]:
 
 def _loaded(paths: Iterable[Path]) -> dict[Path, Checkpoint]:
     """The checkpoints by file. Raises UserError."""
-    return {path: load_checkpoint(path) for path in find_checkpoints(paths)}
+    return {path: load_checkpoint(path, exported=True) for path in find_checkpoints(paths)}
 
 
 def _trained_in_part(

@@ -28,8 +28,8 @@ from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import Answer, of_masks, of_network, size_text
 from unet_cli.evaluation.same_classes import as_classes, values_or_objects
 from unet_cli.inference.predictor import Predictor
+from unet_cli.inference.runtime import compute_for
 from unet_cli.system.console import Console, counted, few
-from unet_cli.system.device import choose_compute
 from unet_cli.system.prefetch import prefetch
 
 SCORED_BY_THEMSELVES = (
@@ -75,7 +75,7 @@ class Networks:
 
     def answers(self, pairs: Sequence[Pair], labels: LabelMap, console: Console) -> Iterator[Answer]:
         wanted = set(pairs)
-        compute = choose_compute(self.inference.device, self.inference.precision)
+        compute = compute_for([member for members, _ in self.groups for member in members], self.inference)
         for members, known in self.groups:
             part = [pair for pair in known if pair in wanted]
             if not part:

@@ -13,10 +13,12 @@ from unet_cli.checkpoint import Checkpoint
 from unet_cli.config.data import Preprocessing
 from unet_cli.config.prediction import Inference
 from unet_cli.errors import UserError
-from unet_cli.models import Fitted, Geometry, Network
+from unet_cli.inference.runtime import INSTEAD, Session, check_supported
+from unet_cli.models import Fitted, Geometry, Network, weightless
 from unet_cli.models.attention import GatedUNet
 from unet_cli.models.fold import fold_batch_norm
 from unet_cli.models.unet_plus_plus import UNetPlusPlus
+from unet_cli.system.console import sides
 from unet_cli.system.device import DTYPES, Compute
 
 
@@ -25,7 +27,7 @@ class Member:
     """An ensemble member: one of the networks whose probabilities are averaged, usually the only one.
 
     model: (N, C, *spatial) -> (N, K + gates, *spatial), logits and the requested attention maps; for tiles the input
-    includes the margin of the geometry, and the output is smaller by it.
+    includes the margin of the geometry, and the output is smaller by it; of an exported network it is a Session.
     """
 
     checkpoint: Checkpoint
@@ -58,6 +60,19 @@ class Member:
         geometry = self.along(axis)
         return geometry.side(output + 2 * geometry.margin)
 
+    def check_input(self, wanted: tuple[int | None, ...], why: str) -> None:
+        """Raises UserError where an exported network has inputs of fixed sides, and other than these. wanted: None for
+        a side that differs between images. why: what asks for these sides."""
+        if not isinstance(self.model, Session):
+            return
+        fixed = self.model.shape[2:]
+        if any(side not in (None, other) for side, other in zip(fixed, wanted, strict=True)):
+            needs = "inputs of any size" if None in wanted else f"inputs of {sides(map(str, reversed(wanted)))} pixels"
+            raise UserError(
+                f"{self.model.exported.path} has inputs of {sides(map(str, reversed(fixed)))} pixels only, and {why} "
+                f"needs {needs}: {INSTEAD}"
+            )
+
 
 class WithAttentionMaps(Network):
     """A network that returns the coefficients of its attention gates too: (N, C, *spatial) -> (N, K + gates, *spatial),
@@ -76,17 +91,26 @@ class WithAttentionMaps(Network):
 
 
 def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, mode: str) -> Member:
-    """The network with batch norm folded, channels last, at the device's precision, pruned and compiled on request.
+    """The network with batch norm folded, channels last, at the device's precision, pruned and compiled on request; an
+    exported one as it is, in its runtime.
 
     mode: 'resize' or 'tile'. Raises UserError where the network doesn't support the settings.
     """
-    preprocessing = checkpoint.preprocessing
-    network: Network = checkpoint.build()
+    preprocessing, exported = checkpoint.preprocessing, checkpoint.exported
+    if exported is not None:
+        check_supported(exported.path, settings, preprocessing.size)
+    network: Network = checkpoint.build() if exported is None else weightless(checkpoint.model)
     if not network.spatial_dims == len(preprocessing.sides) == 2 + preprocessing.is_volumetric:
         raise UserError(f"{checkpoint.model.name} doesn't fit its preprocessing, {preprocessing}: train again")
     if settings.size:
         preprocessing = replace(preprocessing, size=settings.size, scale=None)
     _check_mode(checkpoint.model.name, network, checkpoint.preprocessing, mode)
+    context = network.geometry.margin if mode == "tile" else 0
+    if exported is not None:
+        own = "tile" if preprocessing.is_volumetric else preprocessing.mode
+        if network.geometry.margin and mode != own:
+            raise UserError(f"--mode {mode}: {exported.path} was exported for --mode {own}: {INSTEAD}")
+        return Member(checkpoint, preprocessing, network.geometry, Session(exported, checkpoint.model, context))
     if settings.prune is not None:
         _prune(checkpoint.model.name, network, settings.prune)
     network = fold_batch_norm(network)
@@ -99,7 +123,7 @@ def make_member(checkpoint: Checkpoint, compute: Compute, settings: Inference, m
         gates = output.shape[1] - checkpoint.model.out_channels
         if not gates:
             raise UserError(f"--attention-maps: {checkpoint.model.describe()} has no gate: leave it out")
-    model = Fitted(network, network.geometry.margin if mode == "tile" else 0)
+    model = Fitted(network, context)
     memory_format = compute.memory_format(network.spatial_dims)
     model = model.to(compute.device, DTYPES[compute.precision]).to(memory_format=memory_format)
     if settings.compile:

@@ -33,7 +33,7 @@ from unet_cli.errors import UserError
 from unet_cli.inference.cleaning import clean, number_objects
 from unet_cli.inference.member import Member, make_member
 from unet_cli.inference.resampled import Resampled
-from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View
+from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View, check_inputs
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
 from unet_cli.models.classes import to_classes
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
@@ -71,6 +71,7 @@ class Predictor:
         self.core_threshold = sum(checkpoint.core_threshold for checkpoint in checkpoints) / len(checkpoints)
         self._raw_threshold = uncalibrated(self.threshold, self.temperature)  # of uncalibrated probabilities
         self.members = [make_member(checkpoint, compute, settings, self.mode) for checkpoint in checkpoints]
+        check_inputs(self.members, self.mode)
         if settings.attention_maps and len(self.members) > 1:
             raise UserError("--attention-maps are of one network, and --weights are several: give one")
         usual = 1 if self.preprocessing.is_volumetric else compute.usual(CPU_PREDICT_BATCH, GPU_PREDICT_BATCH)
@@ -117,9 +118,11 @@ class Predictor:
 
     @cached_property
     def _digest(self) -> str:
-        """Of all weights."""
+        """Of all weights, and exported files."""
         digest = hashlib.blake2b()
         for member in self.members:
+            if member.checkpoint.exported is not None:
+                digest.update(member.checkpoint.exported.digest.encode())
             for name, weight in member.checkpoint.weights.items():
                 digest.update(name.encode() + weight.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()

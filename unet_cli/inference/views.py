@@ -297,6 +297,20 @@ def tile_sides(members: Sequence[Member]) -> tuple[int, ...]:
     return tuple(_tile_side(members, axis)[0] for axis in range(len(members[0].preprocessing.sides)))
 
 
+def check_inputs(members: Sequence[Member], mode: str) -> None:
+    """Raises UserError where networks of fixed size would see images or tiles of another. mode: 'resize' or 'tile'."""
+    outputs = tile_sides(members)
+    for member in members:
+        wanted: tuple[int | None, ...] = member.preprocessing.sides
+        why = "its own description" if mode == member.preprocessing.mode else f"--mode {mode}"
+        if mode == "tile":
+            wanted = tuple(member.input_side(side, axis) for axis, side in enumerate(outputs))
+            why = f"{why}, with tiles for all --weights" if len(members) > 1 else why
+        elif member.preprocessing.scale is not None:
+            wanted = (None, None)  # images differ in size
+        member.check_input(wanted, why)
+
+
 def _tile_side(members: Sequence[Member], axis: int) -> tuple[int, int]:
     """Output side of a tile for all members along an axis, and the grid on which tiles start, in pixels."""
     stride = math.lcm(*(member.along(axis).stride for member in members))

@@ -108,6 +108,6 @@ def few(names: Iterable[object]) -> str:
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
-def sides(shape: Iterable[int]) -> str:
+def sides(shape: Iterable[int | str]) -> str:
     """'64x3x7x7'; 'a number' for no dimensions."""
     return "x".join(map(str, shape)) or "a number"
