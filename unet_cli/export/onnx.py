@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_cli.export.graph import Graph
+from unet_cli.exported import LOGITS, NETWORK_INPUT
 from unet_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 18  # the first that torch's exporter writes; runtimes since 2023 read it
-NETWORK_INPUT, LOGITS, MISSING = "network_input", "logits", "missing"
+MISSING = "missing"  # beside NETWORK_INPUT and LOGITS, between the three parts
 IMAGE, STATISTICS, MASK, PROBABILITIES = "image", "statistics", "mask", "probabilities"
 
 
 def network_model(graph: Graph) -> ModelProto:
     """The network by itself: network_input (1, C, h, w) float32 -> logits (1, K, h', w') float32."""
     example = torch.zeros(1, graph.checkpoint.preprocessing.in_channels, *graph.network_sides)
-    return _traced(graph.network, (example,), [NETWORK_INPUT], [LOGITS])
+    return traced(graph.network, (example,), [NETWORK_INPUT], [LOGITS])
 
 
 def merged(graph: Graph, network: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
@@ -37,9 +38,9 @@ def merged(graph: Graph, network: ModelProto, metadata: Mapping[str, str]) -> Mo
     from onnx import compose, helper
 
     inputs = [IMAGE, STATISTICS][: len(graph.example)]
-    before = _traced(graph.before, graph.example, inputs, [NETWORK_INPUT, MISSING], graph.dynamic)
+    before = traced(graph.before, graph.example, inputs, [NETWORK_INPUT, MISSING], graph.dynamic)
     after_example, after_dynamic = _after_example(graph, network)
-    after = _traced(graph.after, after_example, [LOGITS, MISSING], [MASK, PROBABILITIES], after_dynamic)
+    after = traced(graph.after, after_example, [LOGITS, MISSING], [MASK, PROBABILITIES], after_dynamic)
     parts = {"before/": before, "network/": network, "after/": after}
     # Names within a part may be those of another; the tensors between them keep theirs.
     first, second, third = (
@@ -68,9 +69,10 @@ def _after_example(graph: Graph, network: ModelProto) -> tuple[tuple[Tensor, ...
     return (torch.zeros(_shape(network.graph.output[0])), missing), (None, dynamic)
 
 
-def _traced(
+def traced(
     module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic: Any = None
 ) -> ModelProto:
+    """The module as a model of its own. dynamic: which sides of the example may change, for torch.export."""
     with quiet_exporter(), torch.no_grad():
         # In two steps: torch.onnx.export would try other ways of tracing where this one fails, and hide why.
         program = torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
