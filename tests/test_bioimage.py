@@ -19,6 +19,7 @@ from unet_cli.errors import UserError
 from unet_cli.export import bioimage
 from unet_cli.export.bioimage import About, bioimage_zip
 from unet_cli.export.graph import graph_of
+from unet_cli.export.images import drawn_sample
 from unet_cli.export.yaml import to_yaml
 from unet_cli.inference.predictor import Predictor
 
@@ -32,7 +33,7 @@ ABOUT = About("Cells in a test", ("Ada", "Ben"), "CC-BY-4.0")
 def stretched() -> tuple[Any, bytes]:
     checkpoint = replace(checkpoint_of(channels=3), temperature=1.7)
     graph = graph_of(checkpoint, Predictor([checkpoint], CPU))
-    return graph, bioimage_zip(graph, ABOUT)
+    return graph, bioimage_zip(graph, ABOUT, drawn_sample(graph).pixels)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_whole_images_of_any_size_get_the_probabilities_of_predict(stretched, tm
     pixels = np.random.default_rng(1).integers(0, 256, (47, 90, 3), np.uint8)
     predictor = graph.predictor
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    band = next(predictor.bands(predictor._picture(np.moveaxis(pixels, -1, 0), ())))
+    band = next(predictor.bands(predictor.picture(np.moveaxis(pixels, -1, 0))))
     ours = predictor.calibrated(predictor.finished(band)).numpy()
     image = np.moveaxis(pixels, -1, 0)[None].astype(np.float32)
     session = onnxruntime.InferenceSession(opened(content).read("weights.onnx"))
@@ -123,7 +124,7 @@ def test_slices_with_their_neighbours_are_refused():
     checkpoint = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, slices=3))
     graph = graph_of(checkpoint, Predictor([checkpoint], CPU))
     with pytest.raises(UserError, match="3 neighbouring slices"):
-        bioimage_zip(graph, ABOUT)
+        bioimage_zip(graph, ABOUT, np.zeros((3, 40, 40), np.uint8))
 
 
 def test_yaml_is_read_back_as_it_was():

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from unet_cli.data.colours import colours_of
 from unet_cli.data.pictures import outlined
-from unet_cli.data.synthetic import draw_pair
 from unet_cli.errors import UserError
 from unet_cli.export.bioimage_text import MIN_SIDE, channel_names, readme, sizes
 from unet_cli.export.graph import Graph
@@ -72,11 +71,11 @@ class Tool(nn.Module):
         return probs[None]
 
 
-def bioimage_zip(graph: Graph, about: About, picture: np.ndarray | None = None, max_difference: float = 1e-3) -> bytes:
+def bioimage_zip(graph: Graph, about: About, picture: np.ndarray, max_difference: float = 1e-3) -> bytes:
     """The zip, after its networks were found to give the probabilities that torch gives.
 
-    picture: (C, H, W) pixels of an image, of which test tensors and the cover are made; a drawn one by default. Raises
-    UserError where a network in the zip differs by more than `max_difference`, and for slices with their neighbours.
+    picture: (C, H, W) pixels of an image, of which test tensors and the cover are made. Raises UserError where a
+    network in the zip differs by more than `max_difference`, and for slices with their neighbours.
     """
     preprocessing = graph.checkpoint.preprocessing
     if preprocessing.slices > 1:
@@ -84,7 +83,7 @@ def bioimage_zip(graph: Graph, about: About, picture: np.ndarray | None = None, 
             f"--to bioimage: the network sees {preprocessing.slices} neighbouring slices at once, which these programs "
             "don't gather: use --to onnx"
         )
-    tool = Tool(graph).eval()
+    tool = Tool(graph).eval().requires_grad_(False)  # or programs would keep activations for a backward pass
     image = _test_image(graph, picture)
     with torch.inference_mode():
         probs = tool(image)
@@ -184,16 +183,8 @@ def _output_sides(graph: Graph) -> list[dict[str, Any]]:
     ]
 
 
-def _test_image(graph: Graph, picture: np.ndarray | None) -> Tensor:
+def _test_image(graph: Graph, picture: np.ndarray) -> Tensor:
     """(1, C, H, W) float32, of the size that the network takes."""
-    preprocessing = graph.checkpoint.preprocessing
-    if picture is None:
-        drawn, _ = draw_pair(seed=0, index=0)
-        gray = drawn.reshape(*drawn.shape[:2], -1).mean(-1)
-        mean, std = (np.array(value)[:, None, None] for value in (preprocessing.mean, preprocessing.std))
-        picture = (gray - gray.mean()) / gray.std() * std + mean
-        top = {"uint8": 255.0, "uint16": 65535.0}.get(preprocessing.dtype)
-        picture = picture if top is None else np.rint(picture.clip(0, top))
     side = sizes(graph).side
     if side is not None:
         picture = picture[:, : min(side, picture.shape[1]), : min(side, picture.shape[2])]

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from unet_cli.checkpoint import Checkpoint
-from unet_cli.config.export import ExportConfig
+from unet_cli.config.export import EXTENSIONS, ExportConfig
 from unet_cli.errors import UserError
 from unet_cli.export.files import Contents
 from unet_cli.export.graph import Graph, graph_of
+from unet_cli.export.verdict import Verdict
 from unet_cli.inference.predictor import Predictor
+from unet_cli.system.console import counted
 from unet_cli.system.device import Compute
 from unet_cli.system.files import write_bytes
 
@@ -35,6 +37,19 @@ def exportable(checkpoint: Checkpoint, config: ExportConfig) -> Graph:
         )
     predictor = Predictor([checkpoint], Compute(torch.device("cpu"), "float32", channels_last=False))
     return graph_of(checkpoint, predictor, config.input_type)
+
+
+def check_verdict(found: Verdict, config: ExportConfig, where: str) -> None:
+    """Raises UserError where the file predicts something else."""
+    if found.difference <= config.max_difference:  # not so for NaN
+        return
+    others = " or ".join(kind for kind in EXTENSIONS if kind != config.to)
+    raise UserError(
+        f"the file predicts something else than `unet predict`: probabilities differ by up to {found.difference:.3g}, "
+        f"and --max-difference is {config.max_difference:g}; {found.pixels - found.equal:,} of {found.pixels:,} pixels "
+        f"differ, on {counted(found.images, 'image')} {where}. Nothing was written: try --to {others}, or allow it "
+        "with a higher --max-difference"
+    )
 
 
 def target_of(weights: Path, config: ExportConfig) -> Path:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from unet_cli.config.export import Runtime
-from unet_cli.data.formats.extras import ONNX, ONNXRUNTIME, ONNXSCRIPT, OPENVINO, Package, is_installed
+from unet_cli.data.formats.extras import ONNX, ONNXRUNTIME, ONNXSCRIPT, OPENVINO, Package, is_installed, needed
 from unet_cli.errors import UserError
 from unet_cli.export.graph import Graph
-from unet_cli.export.metadata import DESCRIPTION, metadata_of
+from unet_cli.export.metadata import metadata_of
 from unet_cli.export.onnx import MASK, PROBABILITIES, STATISTICS, merged, network_model, quiet_exporter
-from unet_cli.exported import SPEED
+from unet_cli.exported import DESCRIPTION, SPEED
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -68,15 +67,14 @@ def _program(graph: Graph, metadata: Mapping[str, str]) -> bytes:
 
 
 def _openvino(content: bytes, metadata: Mapping[str, str]) -> Contents:
-    openvino: Any = import_module("openvino")
+    openvino = needed(OPENVINO)
+    # convert_model would merge what comes before the network into its first convolution, and lose its input's name.
+    model = openvino.Core().read_model(content)
+    for key, text in metadata.items():  # OpenVINO has a version of its own, and others may come
+        model.set_rt_info(text, [key] if key in (DESCRIPTION, SPEED) else [ABOUT, key])
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        path.write_bytes(content)
-        model = openvino.convert_model(path)
-        for key, text in metadata.items():  # OpenVINO has a version of its own, and others may come
-            model.set_rt_info(text, [key] if key in (DESCRIPTION, SPEED) else [ABOUT, key])
-        # In half precision masks would not be the same.
-        openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+        path = Path(folder) / "network.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)  # in half precision masks would not be the same
         return {kind: path.with_suffix(kind).read_bytes() for kind in (".bin", ".xml")}
 
 
@@ -87,7 +85,7 @@ def opened(contents: Contents) -> Run:
 
 
 def _in_onnxruntime(contents: Contents) -> Run:
-    runtime: Any = import_module("onnxruntime")
+    runtime = needed(ONNXRUNTIME)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = runtime.InferenceSession(contents[".onnx"], options, providers=["CPUExecutionProvider"])
@@ -101,7 +99,7 @@ def _in_onnxruntime(contents: Contents) -> Run:
 
 
 def _in_openvino(contents: Contents) -> Run:
-    core: Any = import_module("openvino").Core()
+    core = needed(OPENVINO).Core()
     model = core.read_model(contents[".xml"], contents[".bin"])
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

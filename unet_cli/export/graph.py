@@ -28,17 +28,17 @@ EXAMPLE = (75, 83)  # sides of the image that a graph is traced with
 
 class Before(nn.Module):
     """An image as a decoder gives it, (H, W, in_channels), -> the network's input (1, in_channels, h, w), and where
-    pixels are missing, (H, W) bool. For tiles H = h and W = w, and `missing` has no margin.
+    pixels are missing, (H, W) bool. For tiles H = h and W = w, and `missing` is that of their output.
 
     With the statistics of a larger image, see preprocess.own_intensities, (4,) float32, it is normalised by these.
     """
 
     fill: Tensor
 
-    def __init__(self, preprocessing: Preprocessing, margin: int | None) -> None:
-        """margin: of tiles, pixels that are only surroundings; None for images that are stretched."""
+    def __init__(self, preprocessing: Preprocessing, output: slice | None) -> None:
+        """output: of tiles, their part along each axis that is predicted; None for images that are stretched."""
         super().__init__()
-        self.preprocessing, self.margin = preprocessing, margin
+        self.preprocessing, self.output = preprocessing, output
         # On the device of the module only, and part of no state.
         self.register_buffer("fill", torch.tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
 
@@ -48,10 +48,10 @@ class Before(nn.Module):
         # Of whole numbers none is missing; that they aren't told apart gives both the same graph.
         unknown = pixels.isnan()
         missing, pixels = unknown.any(0), torch.where(unknown, self.fill, pixels)
-        if self.margin is None:
+        if self.output is None:
             pixels = self._resized(pixels, height, width)
-        elif self.margin:
-            missing = missing[self.margin : -self.margin, self.margin : -self.margin]
+        else:
+            missing = missing[self.output, self.output]
         known = None if statistics is None else statistics[None]
         return normalize(pixels[None], self.preprocessing, known), missing
 
@@ -181,17 +181,17 @@ class Graph:
 def graph_of(checkpoint: Checkpoint, predictor: Predictor, input_type: Dtype | None = None) -> Graph:
     """predictor: of this checkpoint alone, on the CPU, in float32."""
     preprocessing, (member,) = checkpoint.preprocessing, predictor.members
-    side = input_side = margin = None
+    side = input_side = output = None
     if predictor.mode == "tile":
         (side, _), margin = tile_sides([member]), member.along(0).margin
-        input_side = member.input_side(side, 0)
+        input_side, output = member.input_side(side, 0), slice(margin, margin + side)
     is_part = side is not None or preprocessing.statistics == "volume"
     threshold = uncalibrated(predictor.threshold, predictor.temperature)
     after = After(predictor.labels, threshold, predictor.temperature, is_tile=side is not None)
     return Graph(
         checkpoint,
         predictor,
-        Before(preprocessing, margin).eval(),
+        Before(preprocessing, output).eval(),
         Network(member).eval(),
         after.eval(),
         input_type or preprocessing.dtype,

@@ -7,17 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unet_cli.config.export import ExportConfig
 from unet_cli.config.hardware import Hardware
-from unet_cli.data.imagefile import read_image
-from unet_cli.data.preprocess import converted, seen
 from unet_cli.data.samples.split import Split
 from unet_cli.errors import UserError
 from unet_cli.export.bioimage import About, bioimage_zip
 from unet_cli.export.files import Contents, contents_of
 from unet_cli.export.graph import Graph
+from unet_cli.export.images import Found, drawn_sample, samples_of
 from unet_cli.export.onnx import network_model
 from unet_cli.export.quantise import Judgement, calibration_inputs, judge, quantised
 from unet_cli.export.speed import FLOAT, INT8, Runtime, compare_speed, describe_speed, metadata_of
@@ -38,13 +35,14 @@ class Made:
     document: dict[str, Any] = field(default_factory=dict)
 
 
-def make(graph: Graph, config: ExportConfig, weights: Path, console: Console) -> Made:
-    """weights: the checkpoint's file, in the folder of its run. Raises UserError, also where 8 bits lose too much."""
+def make(graph: Graph, config: ExportConfig, weights: Path, found: Found | None, console: Console) -> Made:
+    """weights: the checkpoint's file, in the folder of its run. found: images for comparison. Raises UserError, also
+    where 8 bits lose too much."""
     if config.to == "bioimage":
         about = About(config.name or _name_after(weights), config.authors or ("unknown",), config.licence)
-        picture = _example(graph, config, weights, console)
-        content = bioimage_zip(graph, about, picture, config.max_difference)
-        shown = "drawn by us, since the run's images are not found" if picture is None else "of a validation image"
+        sample = drawn_sample(graph) if found is None else next(samples_of(graph, found))
+        content = bioimage_zip(graph, about, sample.pixels, config.max_difference)
+        shown = "drawn, since the run's images are not found" if found is None else f"an image {found.where}"
         return Made({".zip": content}, [f"Its example and cover are {shown}", f"Its licence is {about.licence}"])
     if config.to == "torch":
         return Made(contents_of(graph, config.to))
@@ -84,18 +82,6 @@ def _split(config: ExportConfig, weights: Path, console: Console) -> Split:
         raise UserError(
             f"--int8 is calibrated on the run's training images and judged on its validation images: {error}"
         ) from error
-
-
-def _example(graph: Graph, config: ExportConfig, weights: Path, console: Console) -> np.ndarray | None:
-    """(C, H, W) pixels of a validation image, else of a training image; None where the run's images are gone."""
-    preprocessing = graph.checkpoint.preprocessing
-    try:
-        split = trained_run(weights, config.data, Hardware(device="cpu", workers=config.workers), Console(quiet=True))
-        pairs = split.splits[0].val or split.splits[0].train
-        pixels = read_image(seen(pairs[0].image, preprocessing), preprocessing.keep_alpha)
-        return converted(pixels, preprocessing)[0]
-    except UserError:
-        return None
 
 
 def _name_after(weights: Path) -> str:

@@ -11,9 +11,8 @@ import unet_cli
 from unet_cli.checkpoint import described
 from unet_cli.data.colours import colours_of
 from unet_cli.export.graph import Graph
+from unet_cli.exported import DESCRIPTION
 from unet_cli.version import __version__
-
-DESCRIPTION = "unet"  # key of all that the checkpoint says but its weights: what `unet predict` reads
 
 
 def metadata_of(graph: Graph) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_cli.export.graph import Graph
+from unet_cli.exported import LOGITS, NETWORK_INPUT
 from unet_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 18  # the first that torch's exporter writes; runtimes since 2023 read it
-NETWORK_INPUT, LOGITS, MISSING = "network_input", "logits", "missing"
+MISSING = "missing"  # beside NETWORK_INPUT and LOGITS, between the three parts
 IMAGE, STATISTICS, MASK, PROBABILITIES = "image", "statistics", "mask", "probabilities"
 
 
@@ -71,6 +72,7 @@ def _after_example(graph: Graph, network: ModelProto) -> tuple[tuple[Tensor, ...
 def traced(
     module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic: Any = None
 ) -> ModelProto:
+    """The module as a model of its own. dynamic: which sides of the example may change, for torch.export."""
     with quiet_exporter(), torch.no_grad():
         # In two steps: torch.onnx.export would try other ways of tracing where this one fails, and hide why.
         program = torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)

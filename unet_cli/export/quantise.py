@@ -170,8 +170,8 @@ def judge(
     """
     if not pairs:
         raise UserError(
-            "--int8 is judged on validation images with masks, and this run has none: give some with --check DIR, or "
-            "leave --int8 out"
+            "--int8 is judged on validation images with masks, and this run has none: train with a "
+            "validation part, or leave --int8 out"
         )
     settings = replace(predictor.settings, size=None)
     in_int8 = Predictor([as_exported(checkpoint, network)], cpu(predictor.compute), settings)

@@ -28,7 +28,8 @@ def weights_of_floats(have: int, size: int) -> Tensor:
 
 
 def weights_of_bytes(have: int, size: int) -> Tensor:
-    """(size, have) weights for 8 bits, rounded as the kernel's are: the products then are exact."""
+    """(size, have) weights for 8 bits, rounded as the kernel's are: the products then are exact, but for those of large
+    images, whose sums exceed what float32 holds exactly."""
     weights = _weights(have, size, torch.float64)
     powers = 2.0 ** torch.arange(BITS + 1, dtype=torch.float64)
     fits = weights.max() * powers + 0.5 < LIMIT

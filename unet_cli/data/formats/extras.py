@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
@@ -35,11 +36,13 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")  # about odd metadata
 
 
 class Package(NamedTuple):
-    """The package that a format needs. extra: the extra of ours that installs it."""
+    """The package that a format needs. extra: the extra of ours that installs it. without: a package that it would
+    import, and has to do without."""
 
     module: str
     name: str
     extra: str
+    without: str = ""
 
 
 HEIF = Package("pillow_heif", "pillow-heif", "heif")
@@ -48,8 +51,10 @@ NIFTI = Package("nibabel", "nibabel", "medical")
 ROI = Package("roifile", "roifile", "roi")  # of annotations
 ONNX = Package("onnx", "onnx", "onnx")  # these four of exported networks
 ONNXRUNTIME = Package("onnxruntime", "onnxruntime", "onnx")
-OPENVINO = Package("openvino", "openvino", "openvino")
 ONNXSCRIPT = Package("onnxscript", "onnxscript", "onnx")  # with which torch writes them
+# Its import would send news of it to Google Analytics and write to the home folder; without a network that takes a
+# minute as Python ends. It has a substitute for where the package that does so is not installed.
+OPENVINO = Package("openvino", "openvino", "openvino", without="openvino_telemetry")
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
     **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
@@ -86,7 +91,15 @@ def needed(package: Package) -> Any:
     """The imported package. Raises Refused if it is missing."""
     if not is_installed(package):
         raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
-    return import_module(package.module)
+    if not package.without:
+        return import_module(package.module)
+    before = {package.without: sys.modules[package.without]} if package.without in sys.modules else {}
+    sys.modules[package.without] = None  # type: ignore[assignment] # its import raises ImportError
+    try:
+        return import_module(package.module)
+    finally:
+        del sys.modules[package.without]
+        sys.modules.update(before)
 
 
 def is_heif(head: bytes) -> bool:
