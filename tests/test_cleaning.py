@@ -8,7 +8,8 @@ import pytest
 
 from unet_cli.config.prediction import Cleaning
 from unet_cli.errors import UserError
-from unet_cli.inference.cleaning import clean, number_objects, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import number_objects, objects_of
 
 SPLIT = Cleaning(split_touching=True)
 ROWS, COLUMNS = np.mgrid[:200, :200]

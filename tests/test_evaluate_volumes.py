@@ -30,7 +30,7 @@ from unet_cli.evaluation.panels import LEFT_OUT, PANEL
 from unet_cli.evaluation.per_image import write_csv
 from unet_cli.evaluation.planes import GAP, draw_planes, worst_place
 from unet_cli.evaluation.scores import sampled, scores
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 from unet_cli.metrics.membranes import membrane_scores
 from unet_cli.models import build_model
 from unet_cli.runs import finish

@@ -34,6 +34,16 @@ def test_a_class_that_is_hardly_there_is_not_given_up():
     assert torch.sigmoid(model.head.bias).item() == pytest.approx(0.001, rel=0.01)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_cores_of_rare_objects_start_rarer_than_the_objects(num_classes):
+    model = build_model(ModelConfig(base_channels=4, depth=2, num_classes=num_classes, cores=True))
+    model.start_at(SHARES[:num_classes], cores=True)
+    *classes, core = model.head.bias.detach()
+    shares = torch.stack(classes).softmax(0).tolist() if num_classes > 2 else [torch.sigmoid(classes[0]).item()]
+    assert shares == pytest.approx(SHARES if num_classes > 2 else [0.09 / 0.99], rel=1e-4)
+    assert torch.sigmoid(core).item() == pytest.approx(0.45 * sum(SHARES[1:num_classes]), rel=1e-4)
+
+
 def test_heads_that_are_added_up_stay():
     model = build_model(resolved(ModelConfig(name="attention-oktay", base_channels=4), 512))
     before = [head.bias.clone() for head in model.heads]

@@ -9,7 +9,7 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import components, separated
 from unet_cli.data.source import Source
 from unet_cli.evaluation.answers import read_truth
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 from unet_cli.training.losses.distances import border_weights
 
 

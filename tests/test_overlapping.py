@@ -23,7 +23,8 @@ from unet_cli.data.labels import LabelMap
 from unet_cli.data.maskfile import SETS, read_mask
 from unet_cli.data.source import Source
 from unet_cli.errors import UserError
-from unet_cli.inference.cleaning import clean, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import objects_of
 from unet_cli.metrics.calibration import calibrated, fit_temperature, sample_pixels
 from unet_cli.metrics.overlap import confusion, counts_of, dice
 from unet_cli.models.classes import to_classes

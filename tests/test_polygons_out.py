@@ -10,6 +10,7 @@ import pytest
 from conftest import Run, assert_failed, pixels
 from scipy.ndimage import gaussian_filter
 
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.annotations import coco as coco_reader
 from unet_cli.data.annotations import labelme as labelme_reader
 from unet_cli.data.annotations import yolo as yolo_reader
@@ -18,17 +19,18 @@ from unet_cli.data.annotations.rle import compressed, decompressed
 from unet_cli.data.annotations.shapes import Annotated, Shape
 from unet_cli.data.export import coco, geojson, labelme, roi, yolo
 from unet_cli.data.export.drawing import Drawing, bridged
-from unet_cli.data.found import Objects, by_class
+from unet_cli.data.found import Objects
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.objects import components
-from unet_cli.data.outline import outlines
+from unet_cli.data.outline import joined, outlines
+from unet_cli.data.slabs import in_slabs
+from unet_cli.inference.numbering import numbered_objects
 
 LABELS = LabelMap((0, 1, 2), ("background", "cell", "wall"))
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 
 
 def objects_in(mask: np.ndarray) -> Objects:
-    return by_class(mask, LABELS, lambda region: components(region)[0])
+    return numbered_objects(in_slabs(mask), Cleaning())
 
 
 def blobs(seed: int, sides: tuple[int, int] = (150, 130), scale: float = 4.0) -> np.ndarray:
@@ -111,7 +113,7 @@ def test_simplified_polygons_draw_objects_nearly_as_they_are_with_fewer_corners(
 def test_outlines_are_valid_rings_whose_areas_are_the_pixels():
     for mask in [*awkward(), blobs(3)]:
         objects = objects_in(mask)
-        rings = outlines(objects)
+        rings = joined([outlines(window) for window in objects.windows()])
         areas = np.zeros(len(objects) + 1)
         np.add.at(areas, rings.owners, rings.areas())
         assert (areas[1:] == objects.areas).all()

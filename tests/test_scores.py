@@ -19,7 +19,7 @@ from unet_cli.evaluation.evaluate import Evaluation, evaluate
 from unet_cli.evaluation.scores import Score, by_image, is_significant, overall, reliabilities, sampled
 from unet_cli.evaluation.scores import differences as gaps_of
 from unet_cli.evaluation.scores import scores as scores_of
-from unet_cli.inference.cleaning import objects_of
+from unet_cli.inference.numbering import objects_of
 
 BINARY = LabelMap((0, 255), ("background", "cell"))
 THREE = LabelMap((0, 1, 2), ("background", "cell", "nucleus"))

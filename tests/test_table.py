@@ -13,12 +13,13 @@ from conftest import Run, assert_failed, pixels, start_unet, wait_for
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from unet_cli.config.prediction import Cleaning
 from unet_cli.data.formats.tiff_spacing import tiff_pixel_size
-from unet_cli.data.found import by_class
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.measure import columns_of, eccentricities, perimeters, rows_of
-from unet_cli.data.objects import components
+from unet_cli.data.slabs import in_slabs
 from unet_cli.data.synthetic import draw_pair
+from unet_cli.inference.numbering import numbered_objects
 
 LABELS = LabelMap((0, 255), ("background", "cell"))
 
@@ -29,7 +30,7 @@ def rows_in(path: Path) -> list[dict[str, str]]:
 
 
 def objects_in(mask: np.ndarray):
-    return by_class(mask, LABELS, lambda region: components(region)[0])
+    return numbered_objects(in_slabs(mask), Cleaning())
 
 
 def test_measures_are_those_of_scikit_image():
@@ -39,9 +40,7 @@ def test_measures_are_those_of_scikit_image():
     image = rng.normal(size=(2, *mask.shape)).astype(np.float32)
     image[1, mask > 0] = np.where(rng.random((mask > 0).sum()) < 0.1, np.nan, 1)
     objects = objects_in(mask)
-    numbers = np.zeros(mask.shape, np.int32)
-    for layer in objects.layers:
-        numbers[layer.box] += layer.numbers
+    numbers = objects.layers[0].whole()
     blocks = [(0, image[:, :257]), (257, image[:, 257:])]
     rows = rows_of(objects, LABELS.names, None, "", np.full(len(objects), 0.75), blocks)
     for row, other in zip(rows, measure.regionprops(numbers, image[0]), strict=True):

@@ -1,5 +1,6 @@
 """Objects that touch: learned by their cores, predicted with numbers, and scored."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from PIL import Image
 
 from unet_cli import load
 from unet_cli.checkpoint import load_checkpoint
+from unet_cli.config.model import CORE as MARK
 from unet_cli.config.prediction import Cleaning
-from unet_cli.data.cores import CORE, depth_of, grown, with_cores
+from unet_cli.data.cores import DEEP, depth_of, marked, with_cores
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import components
-from unet_cli.inference.cleaning import clean, number_objects, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import number_objects, objects_of
 
 SIDE = 64
 TINY = ("--size", SIDE, "--width", 4, "--depth", 2)
@@ -57,7 +60,7 @@ def test_the_depth_is_one_in_the_middle_of_each_object_whatever_its_size():
     assert depth[20, 20] == 1
     assert depth[20, 36] == 1
     assert not depth[numbers == 0].any()
-    assert depth[20, 32] < CORE  # where they touch
+    assert depth[20, 32] < DEEP  # where they touch
     assert (depth_of(np.ones((5, 5), int)) == 1).all()
 
 
@@ -65,10 +68,10 @@ def test_cores_of_touching_objects_are_apart_and_ignored_pixels_stay():
     numbers = chain(3)
     classes = (numbers > 0).astype(np.uint8)
     classes[0] = 255
-    sets = with_cores(classes, numbers)
-    assert (sets[0] == 255).all()
-    assert components((sets == 0b11).astype(np.uint8))[1] == numbers.max()
-    assert not ((sets & 0b11) == 0b10).any()
+    indices = with_cores(classes, numbers)
+    assert (indices[0] == 255).all()
+    assert components((indices == 1 + MARK).astype(np.uint8))[1] == numbers.max()
+    assert not (indices == MARK).any()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,18 +88,17 @@ def test_objects_grow_back_from_their_cores(seed):
 
 def test_a_component_without_a_core_is_an_object():
     inside = disc(10, 10, 4) | disc(30, 30, 8)
-    cores, _ = components(disc(30, 30, 3).astype(np.uint8))
-    assert np.array_equal(grown(inside, cores), components(inside.astype(np.uint8))[0])
-    assert not grown(np.zeros((4, 4), bool), np.zeros((4, 4), int)).any()
-    volume = np.stack([inside] * 5)
-    assert grown(volume, np.zeros(volume.shape, int)).max() == 2
+    found = objects_of(marked(inside.astype(np.uint8), disc(30, 30, 3)), Cleaning(), OBJECTS)
+    assert np.array_equal(found, components(inside.astype(np.uint8))[0])
+    assert not objects_of(np.zeros((4, 4), np.uint8), Cleaning(), OBJECTS).any()
+    assert objects_of(np.stack([inside.astype(np.uint8)] * 5), Cleaning(), OBJECTS).max() == 2
 
 
 def test_cleaning_counts_objects_rather_than_what_touches():
     numbers = np.where(disc(20, 20, 12), 1, np.where(disc(20, 36, 5), 2, 0))
-    sets = with_cores((numbers > 0).astype(np.uint8), numbers)
-    sets[20, 20] = 0
-    cleaned = clean(sets, Cleaning(remove_smaller=100, fill_holes=True), OBJECTS)
+    indices = with_cores((numbers > 0).astype(np.uint8), numbers)
+    indices[20, 20] = 0
+    cleaned = clean(indices, Cleaning(remove_smaller=100, fill_holes=True), OBJECTS)
     assert cleaned[20, 20]
     assert not cleaned[20, 38:42].any()
     assert number_objects(cleaned, Cleaning(), OBJECTS).max() == 1
@@ -162,13 +164,44 @@ def test_target_classes_learns_the_foreground_alone(unet: Run, tmp_path):
     assert not load_checkpoint(next((tmp_path / "checkpoints").iterdir())).labels.cores
 
 
-def test_objects_of_several_classes_are_refused(unet: Run, tmp_path):
-    data = write_set(tmp_path / "data")
-    for path in (data / "masks").iterdir():
-        Image.fromarray(np.asarray(Image.open(path)).clip(0, 2).astype(np.uint8)).save(path)
-    run = unet("train", "--data", data, "--target", "objects", "--classes", "background,a,b")
-    assert run.returncode == 1
-    assert "--target objects is for objects of one class" in run.stderr
+def test_objects_of_several_classes_are_numbered_together_beside_a_mask_of_their_classes(unet: Run, tmp_path):
+    data, new = write_set(tmp_path / "data"), write_set(tmp_path / "new", count=2, first=50)
+    for path in (*(data / "masks").iterdir(), *(new / "masks").iterdir()):
+        numbers = np.asarray(Image.open(path))
+        Image.fromarray(np.where(numbers > 0, 1 + numbers % 2, 0).astype(np.uint8)).save(path)
+    settings = ("--data", data, "--classes", "background,a,b", "--epochs", 3, *TINY, "--lr", 0.01)
+    usual = unet("train", *settings, "--name", "usual")
+    assert usual.returncode == 0, usual.stderr
+    assert not load_checkpoint(tmp_path / "checkpoints/usual").labels.cores
+    run = unet("train", *settings, "--target", "objects", "--show-augmented", 2)
+    assert run.returncode == 0, run.stderr
+    folder = tmp_path / "checkpoints/data-1"
+    assert load_checkpoint(folder).model.out_channels == 4
+    out = tmp_path / "out"
+    done = unet("predict", "--weights", folder, "--input", data / "images", "--output", out, "--json",
+                "--table", tmp_path / "objects.csv", "--probabilities", "--overlay")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "objects.csv").read_text().splitlines()))
+    for line in map(json.loads, done.stdout.splitlines()):
+        name = Path(line["output"]).stem
+        numbers, classes = (np.asarray(Image.open(out / f"{name}{end}.png")) for end in ("", "_classes"))
+        assert np.array_equal(numbers > 0, classes > 0)
+        assert all(len(np.unique(classes[numbers == number])) == 1 for number in range(1, numbers.max() + 1))
+        assert sum(row["image"] == line["input"] for row in rows) == numbers.max() == line["objects"]
+    scored = unet("evaluate", "--weights", folder, "--data", new, "--json")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_an_object_gets_the_class_of_most_of_its_pixels():
+    labels = LabelMap((0, 1, 2), ("background", "a", "b"), cores=True)
+    classes = np.where(disc(20, 20, 8), 1, np.where(disc(20, 35, 8), 2, 0)).astype(np.uint8)
+    classes[14:18, 16:19] = 2
+    cores = disc(20, 20, 3) | disc(20, 35, 3)
+    settled = clean(marked(classes, cores), Cleaning(), labels)
+    assert np.array_equal(labels.without_cores(settled)[:, :25], np.where(disc(20, 20, 8), 1, 0)[:, :25])
+    numbers = number_objects(settled, Cleaning(), labels)
+    assert numbers.max() == 2
+    assert not clean(settled, Cleaning(keep_largest=True, remove_smaller=500), labels).any()
 
 
 def test_thin_concave_and_ring_shaped_objects_stay_whole():

@@ -97,7 +97,7 @@ def test_bigtiff_is_read_back(tmp_path, monkeypatch):
 
 
 def test_rows_that_are_missing_are_our_own_mistake(tmp_path):
-    with pytest.raises(AssertionError, match="the last 189 of 701 rows"), open(tmp_path / "a.tif", "wb") as file:
+    with pytest.raises(AssertionError, match="the last 1 of 701 rows"), open(tmp_path / "a.tif", "wb") as file:
         write_tiff(file, [GRAY], (701, 530), np.uint8)
 
 

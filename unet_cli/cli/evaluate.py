@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from unet_cli.evaluation.ruler import Ruler
     from unet_cli.evaluation.scores import Sampled, Score
     from unet_cli.evaluation.subjects import Subject
-    from unet_cli.report.contents import Sizes
 
 MAX_CLASSES = 8  # with a column of their own
 WORST = 5  # images listed at the end
@@ -46,7 +45,6 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     from unet_cli.evaluation.case import case_of
     from unet_cli.evaluation.per_image import worst
     from unet_cli.evaluation.scores import sampled, scores
-    from unet_cli.report.pages import sizes_of
     from unet_cli.system.files import writable_folder
 
     # An unwritable folder is reported before the evaluation, not after hours of it.
@@ -56,13 +54,17 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
     console.say(*case.card.describe(), *(f"  note     {note}" for note in case.notes))
     found = _measured(case.subject, case, config, console)
     table = sampled(found)
-    rows, sizes, lowest = scores(table, found), sizes_of(found.images), worst(found, WORST)
-    console.result(_headline(found), "", *_table(rows, case.labels, found.ruler))
-    console.result("", *_remarks(found, sizes, case.labels))
+    rows, lowest = scores(table, found), worst(found, WORST)
+    first = found.is_of_objects
+    console.result(*([*_on_objects(found), ""] if first else []))
+    console.result(_headline(found), "", *_table(rows, case.labels, found.ruler, first))
+    remarks = _remarks(found)
+    console.result(*(["", *remarks] if remarks else []))
     compared: dict[str, Any] = {}
     if case.other is not None:
         compared = _compare(table, rows, found, _measured(case.other, case, config, console), config, console)
-    console.result("", "Worst by Dice:", *(f"  {value:.4f}  {name}" for name, value in lowest))
+    ranked_by = "F1 of objects" if first else "Dice"
+    console.result("", f"Worst by {ranked_by}:", *(f"  {value:.4f}  {name}" for name, value in lowest))
     _write_files(found, rows, case, config)
     console.document(
         {
@@ -72,8 +74,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> int:
             "classes": list(case.labels.names),
             "unit": found.ruler.unit,
             "scores": [_plain(row) for row in rows],
-            "objects": {"found": sizes.found.size, "missed": sizes.missed.size, "false": sizes.false.size},
-            "worst": [{"image": name, "dice": value} for name, value in lowest],
+            "objects": _counts(found),
+            "worst": [{"image": name, "object_f1" if first else "dice": value} for name, value in lowest],
             "csv": config.csv,
             "report": config.report,
             **compared,
@@ -112,12 +114,34 @@ def _write_files(found: Evaluation, rows: list[Score], case: Case, config: Evalu
         write_report(config.report, page_of_evaluation(root.name, facts, command, found, rows, case.notes))
 
 
-def _remarks(found: Evaluation, sizes: Sizes, labels: LabelMap) -> list[str]:
+def _on_objects(found: Evaluation) -> list[str]:
+    """How many objects were found, split and merged, and what that means."""
+    what = "as the masks number them" if found.numbered else "connected components of the masks"
+    return [
+        found.tally.sentence,
+        found.tally.counted,
+        f"(Objects: {what}. Found: IoU over 0.5. Split: two or more predicted objects share a true one. Merged: a "
+        "predicted object covers two or more true ones)",
+    ]
+
+
+def _counts(found: Evaluation) -> dict[str, Any]:
+    """The numbers of objects of the set, of each of several classes, and of each image."""
+    from unet_cli.evaluation.tally import tally
+
+    several = found.labels.num_classes > 2
+    return {
+        **found.tally.plain(),
+        **({"by_class": {name: one.plain() for name, one in found.tallies().items()}} if several else {}),
+        "by_image": {one.name: tally(one.matches).plain() for one in found.images},
+    }
+
+
+def _remarks(found: Evaluation) -> list[str]:
     """Remarks below the table of scores."""
-    total = sizes.found.size + sizes.missed.size
-    what = "as the masks number them" if labels.kind == "instances" else "connected components of the masks"
     lines = [found.ruler.note] if found.ruler.note else []
-    lines.append(f"{sizes.found.size:,} of {total:,} objects found, {sizes.false.size:,} false (IoU over 0.5; {what})")
+    if not found.is_of_objects:
+        lines += _on_objects(found)
     true, false, missed = (found.foreground[..., place] for place in range(3))
     alone = int((((true + missed) > 0) != ((true + false) > 0)).sum())
     if alone:
@@ -157,15 +181,14 @@ def _compare(
     }
 
 
-def _table(rows: list[Score], labels: LabelMap, ruler: Ruler) -> list[str]:
-    """A line for each metric, by group: over all classes with the interval, then each class. Scores of objects come
-    first where the masks number them."""
+def _table(rows: list[Score], labels: LabelMap, ruler: Ruler, objects_first: bool) -> list[str]:
+    """A line for each metric, by group: over all classes with the interval, then each class."""
     names = labels.scored_names if labels.num_classes > 2 else ()
     shown = names[:MAX_CLASSES]
     columns = "".join(f"  {_short(name):>10}" for name in shown)
     lines, group = [], ""
     by_metric = list(_by_metric(rows).items())
-    if labels.kind == "instances":
+    if objects_first:
         by_metric.sort(key=lambda item: metric_name(item[0]).group != OBJECTS)
     for metric, by_class in by_metric:
         words = metric_name(metric)
@@ -215,8 +238,11 @@ def _verdict(gap: Score, significant: bool) -> str:
         return "the same"
     if not significant:
         return "not significant"
-    # For distances and the calibration error, lower is better.
-    is_better = (gap.value > 0) == (metric_name(gap.metric).higher is not False)
+    higher = metric_name(gap.metric).higher
+    if higher is None:
+        return "this one is higher" if gap.value > 0 else "the other is higher"
+    # For distances, errors and the like, lower is better.
+    is_better = (gap.value > 0) == higher
     return "this one is better" if is_better else "the other is better"
 
 
@@ -237,7 +263,7 @@ def _label(metric: str, ruler: Ruler) -> str:
 def _number(value: float, metric: str) -> str:
     if math.isnan(value):
         return "–"
-    return f"{value:.2f}" if metric_name(metric).is_length else f"{value:.4f}"
+    return f"{value:.2f}" if metric_name(metric).is_number else f"{value:.4f}"
 
 
 def _interval(row: Score) -> str:

@@ -18,6 +18,7 @@ def report_cli(config: ReportConfig, output: Output) -> int:
     `unet train` does so at its end; this command looks again, with --suspects also at the training masks.
     """
     from unet_cli.checkpoint import find_checkpoints
+    from unet_cli.evaluation.scores import summary
     from unet_cli.report.runs import REPORT, report_run
     from unet_cli.system.files import writable_folder
 
@@ -29,11 +30,14 @@ def report_cli(config: ReportConfig, output: Output) -> int:
     found, suspects = report_run(run, path, config, console, config.data, config.suspects)
     console.document({
         "report": str(path),
-        "scores": found.scores if found else {},
+        "scores": summary(found) if found else {},
+        "objects": found.tally.plain() if found and found.is_of_objects else None,
         "suspects": None if suspects is None else [
             {key: value for key, value in asdict(one).items() if key != "panels"} for one in suspects
         ],
     })  # fmt: skip
+    if found is not None and found.is_of_objects:
+        console.result(found.tally.sentence)
     if suspects is not None:
         console.result(f"{counted(len(suspects), 'training mask')} to review" + ":" * bool(suspects))
         for one in suspects:

@@ -37,9 +37,10 @@ def train_cli(config: TrainConfig, output: Output) -> int:
     if report is None:  # rank 0 alone reports
         return DONE
     console.document(asdict(report))
-    score = f"validation {_dice(report.scores)} at original size" if report.scores else "not validated"
+    score = f"validation {_scores(report.scores)} at original size" if report.scores else "not validated"
     console.result(
         "",
+        *([f"Validation: {report.objects.sentence}"] if report.objects else []),
         f"Best weights: {report.best} ({score})",
         f"Scores, curves and the worst images: {report.page} (open it in a browser)",
         _what_next(report.next),
@@ -53,17 +54,19 @@ def _print_folds(folds: Folds, console: Console) -> None:
     console.document(asdict(folds))
     console.result(
         "",
-        *(f"{report.run}: validation {_dice(report.scores)}" for report in folds.folds),
-        f"Out of fold, each image by the network not trained on it: {_dice(folds.scores)} at original size",
+        *(f"{report.run}: validation {_scores(report.scores)}" for report in folds.folds),
+        f"Out of fold, each image by the network not trained on it: {_scores(folds.scores)} at original size",
+        *([f"Out of fold: {folds.objects.sentence}"] if folds.objects else []),
         f"Scores, curves and the worst images: {folds.page} (open it in a browser)",
         _what_next(folds.next, " with all folds together"),
         f"  {folds.next}",
     )
 
 
-def _dice(scores: dict[str, float]) -> str:
-    """'Dice 0.912, set Dice 0.934', and the mean IoU of several classes; runs of older versions may lack some."""
-    shown = {"dice": "Dice", "set_dice": "set Dice"}
+def _scores(scores: dict[str, float]) -> str:
+    """'Dice 0.912, set Dice 0.934', after scores of objects, and the mean IoU of several classes; runs of older
+    versions may lack some."""
+    shown = {"object_f1": "F1 of objects", "bowl_score": "AP", "dice": "Dice", "set_dice": "set Dice"}
     if any(name.startswith("dice_") for name in scores):
         shown["mean_iou"] = "mean IoU of all classes"
     return ", ".join(f"{label} {scores[name]:.3f}" for name, label in shown.items() if name in scores)

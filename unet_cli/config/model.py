@@ -12,6 +12,7 @@ from unet_cli.errors import UserError
 IGNORED = 255  # class index of mask pixels that no loss and no score counts: the last of 8 bits
 MAX_CLASSES = IGNORED
 MAX_OVERLAPPING = 7  # classes that may overlap: an index of 8 bits is a set of them
+CORE = 128  # added to the class index of pixels in the core of an object, see data/cores.py
 DEFAULT_SIZE, MIN_SIZE, MAX_SIZE = 512, 32, 8192  # of what a network sees, pixels
 MAX_DEPTH = 12
 CPU_WIDTH_SHARE = 2  # a processor has no time for more than one part in so many of a network's usual width

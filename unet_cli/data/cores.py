@@ -2,7 +2,7 @@
 
 The depth of a pixel is its distance to the border of its object, divided by the largest distance in that object: 1 at
 the object's middle, and near 0 along its border, where another object may begin. The core of an object is where its
-depth is above CORE: the cores of touching objects are apart, whatever their size. A network learns them beside the
+depth is above DEEP: the cores of touching objects are apart, whatever their size. A network learns them beside the
 foreground, and from the cores the objects are grown back.
 
 Source: distances to the border as targets beside the foreground are those of Naylor, Laé, Reyal, Walter, "Segmentation
@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from unet_cli.config.model import IGNORED
+from unet_cli.config.model import CORE, IGNORED
 from unet_cli.data.objects import neighbours
 
-CORE = 1 / 3  # depth of the border of cores
+DEEP = 1 / 3  # depth of the border of cores
 
 
 def depth_of(numbers: np.ndarray) -> np.ndarray:
@@ -41,38 +41,16 @@ def depth_of(numbers: np.ndarray) -> np.ndarray:
 
 
 def with_cores(classes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Uint8 class indices, 0, 1 and IGNORED, and the object numbers -> what a network learns, as sets: bit 0 where
-    there is an object, bit 1 where there is the core of one."""
-    inside = classes == 1
-    sets = as_sets(inside, depth_of(np.where(inside, numbers, 0)) > CORE)
-    return np.where(classes == IGNORED, np.uint8(IGNORED), sets)
+    """Uint8 class indices and the object numbers, 0 where there is no object -> the indices with cores marked."""
+    return marked(classes, depth_of(np.where(classes == IGNORED, 0, numbers)) > DEEP)
 
 
-def as_sets(inside: np.ndarray, cores: np.ndarray) -> np.ndarray:
-    """Where objects and cores are, bool -> uint8 sets as of `with_cores`; there is no core outside of objects."""
-    return inside.astype(np.uint8) | (inside & cores).astype(np.uint8) << 1
+def marked(classes: np.ndarray, cores: np.ndarray) -> np.ndarray:
+    """Uint8 class indices, and bool where cores are -> the indices, plus CORE in cores. There is none in the background
+    or where pixels are ignored."""
+    return classes | np.where((classes != 0) & cores, np.uint8(CORE), np.uint8(0))
 
 
-def grown(inside: np.ndarray, cores: np.ndarray) -> np.ndarray:
-    """Where objects are, ([D,] H, W) bool, and the numbers of their cores -> int32 object numbers from 1 without gaps,
-    0 for background.
-
-    A component of `inside` without a core, or with one, is an object; with several cores, each pixel is of the nearest.
-    """
-    from scipy.ndimage import distance_transform_edt, find_objects, label
-
-    numbers, count = label(inside, np.ones((3,) * inside.ndim, np.uint8))
-    numbers = numbers.astype(np.int32, copy=False)
-    held = inside & (cores > 0)
-    of_cores = np.unique(np.stack([numbers[held], cores[held]]), axis=1)[0]
-    boxes = find_objects(numbers)
-    for number in np.flatnonzero(np.bincount(of_cores, minlength=count + 1) > 1).tolist():
-        box = boxes[number - 1]
-        within = numbers[box] == number
-        seeds = np.where(within, cores[box], 0)
-        _, nearest = distance_transform_edt(seeds == 0, return_indices=True)
-        values, places = np.unique(seeds[tuple(nearest)][within], return_inverse=True)
-        own = np.append(number, np.arange(count + 1, count + len(values)))
-        numbers[box][within] = own[places.ravel()]
-        count += len(values) - 1
-    return numbers
+def cores_in(indices: np.ndarray) -> np.ndarray:
+    """Where cores are marked: uint8, 0 or 1."""
+    return ((indices >= CORE) & (indices != IGNORED)).astype(np.uint8)

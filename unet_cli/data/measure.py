@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_cli.data.found import ROWS_AT_ONCE, Block, Layer, Objects, mean_values
+from unet_cli.data.found import Block, Layer, Objects, mean_values
 
 PIXELS = {2: "px", 3: "voxels"}
 
@@ -92,11 +92,10 @@ def _moments(objects: Objects, steps: Sequence[float], squares: bool) -> tuple[l
     products = {name: np.zeros(count) for name in ("yy", "yx", "xx")}
     middle = np.concatenate([np.zeros((1, dims)), objects.boxes.mean(1)])
     for layer in objects.layers:
-        for top in range(0, len(layer.numbers), ROWS_AT_ONCE):
-            part = layer.numbers[top : top + ROWS_AT_ONCE]
+        for top, part in layer.blocks():
             places = np.nonzero(part)
             own = part[places]
-            centres = [place + start + 0.5 for place, start in zip(places, layer.origin, strict=True)]
+            centres = [place + 0.5 for place in places]
             centres[0] = centres[0] + top
             for axis, centre in enumerate(centres):
                 sums[axis] += np.bincount(own, centre, count)
@@ -132,16 +131,19 @@ def perimeters(objects: Objects, steps: Sequence[float] = (1.0, 1.0)) -> np.ndar
     total = np.zeros(len(objects) + 1)
     for layer in objects.layers:
         for (row, column), weight in weights.items():
-            total += weight / 2 * _crossings(layer, row, column, len(total))
+            total += weight / 2 * _crossings(layer, row, column, objects)
     return total[1:]
 
 
-def _crossings(layer: Layer, row: int, column: int, count: int) -> np.ndarray:
+def _crossings(layer: Layer, row: int, column: int, objects: Objects) -> np.ndarray:
     """How often lines with this step enter or leave each object."""
+    count = len(objects) + 1
     found = np.zeros(count, np.int64)
-    for top in range(0, len(layer.numbers), ROWS_AT_ONCE):
-        part = layer.numbers[max(top - 1, 0) : top + ROWS_AT_ONCE]
-        part = np.pad(part, ((int(top == 0), int(top + ROWS_AT_ONCE >= len(layer.numbers))), (1, 1)))
+    above = np.zeros((1, objects.shape[1] + 2), np.int32)
+    for top, block in layer.blocks():
+        is_last = top + len(block) == objects.shape[0]
+        part = np.concatenate([above, np.pad(block, ((0, int(is_last)), (1, 1)))])
+        above = part[-1:]
         rows = slice(1, None) if not row else slice(None)  # each row once, those above being of the block before
         if not row:
             before, after = part[rows, :-1], part[rows, 1:]

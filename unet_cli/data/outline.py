@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unet_cli.data.found import Objects
+from unet_cli.data.found import Window
 
 EAST, SOUTH, WEST, NORTH = range(4)  # directions of a side, clockwise, with the object on its right
 
@@ -69,9 +69,10 @@ class Rings:
         return found
 
 
-def outlines(objects: Objects) -> Rings:
-    """The rings of all objects of a mask (H, W)."""
-    return joined([_moved(traced(layer.numbers), layer.origin) for layer in objects.layers])
+def outlines(window: Window) -> Rings:
+    """The rings of the objects in a window of a mask (H, W)."""
+    rings = traced(window.numbers)
+    return replace(rings, points=rings.points + np.array(window.origin[::-1]))
 
 
 def joined(several: list[Rings]) -> Rings:
@@ -86,10 +87,6 @@ def joined(several: list[Rings]) -> Rings:
         np.concatenate([getattr(one, name) for one in several]) for name in ("owners", "parts", "is_hole")
     )
     return _sorted(Rings(points, starts, owners, parts, is_hole))
-
-
-def _moved(rings: Rings, origin: tuple[int, ...]) -> Rings:
-    return replace(rings, points=rings.points + np.array(origin[::-1]))
 
 
 def _sorted(rings: Rings) -> Rings:

@@ -106,10 +106,10 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Colour]]) -> 
     return whole
 
 
-def augmented_sheet(image: Tensor, mask: Tensor, colours: Colours) -> Image.Image:
-    """A contact sheet of network inputs: image (N, C, *spatial) normalized float, mask (N, *spatial) class indices,
-    ignored pixels IGNORED; of a volume one slice."""
-    pixels, indices = image.detach().float().cpu().numpy(), mask.cpu().numpy().astype(np.uint8)
+def augmented_sheet(image: Tensor, indices: np.ndarray, colours: Colours) -> Image.Image:
+    """A contact sheet of network inputs: image (N, C, *spatial) normalized float, indices (N, *spatial) uint8 of
+    classes, ignored pixels IGNORED; of a volume one slice."""
+    pixels = image.detach().float().cpu().numpy()
     samples = (shown_slice(*sample) for sample in zip(pixels, indices, strict=True))
     tiles = [Tile(str(number), shown, classes) for number, (shown, classes) in enumerate(samples, start=1)]
     return contact_sheet(tiles, colours)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from unet_cli.data.annotations.polygons import MAX_CROSSINGS, filled
-from unet_cli.data.found import Objects
+from unet_cli.data.found import Window
 from unet_cli.data.outline import Rings, joined
 
 HALF_DIAGONAL = 0.36  # pixels; a little more than a line between the middles of two sides cuts off their corner
@@ -17,9 +17,9 @@ AREA = 0.02  # greatest difference from the area in pixels, likewise up to half 
 CROSSINGS_AT_ONCE = 2**22
 
 
-def simplified(objects: Objects, rings: Rings, tolerance: float) -> Rings:
-    """The rings of `outline.outlines` without corners that lie no farther than `tolerance` pixels from the rest
-    (Douglas and Peucker 1973). 0 keeps every corner.
+def simplified(window: Window, rings: Rings, tolerance: float) -> Rings:
+    """The rings of a window's objects (see outline.outlines) without corners that lie no farther than `tolerance`
+    pixels from the rest (Douglas and Peucker 1973). 0 keeps every corner.
 
     An object whose polygon would no longer draw its pixels is simplified half as much, or not at all: small and thin
     ones.
@@ -29,7 +29,7 @@ def simplified(objects: Objects, rings: Rings, tolerance: float) -> Rings:
         if step == 0 or not len(waiting):
             break
         fewer = thinned(_smoothed(waiting) if tolerance >= HALF_DIAGONAL else waiting, step)
-        good = _faithful(objects, fewer, tolerance)
+        good = _faithful(window, fewer, tolerance)
         done.append(fewer.of(good))
         waiting = waiting.of(np.setdiff1d(waiting.owners, good))
     return joined([*done, waiting]) if done else rings
@@ -107,24 +107,23 @@ def _distance(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndar
 # --- what rings draw -------------------------------------------------------------------------------------------------
 
 
-def _faithful(objects: Objects, rings: Rings, tolerance: float) -> np.ndarray:
+def _faithful(window: Window, rings: Rings, tolerance: float) -> np.ndarray:
     """The numbers of the objects whose rings draw them well enough."""
-    both, drawn = np.zeros((2, len(objects) + 1), np.int64)
-    for place, layer in enumerate(objects.layers):
-        flat = np.ascontiguousarray(layer.numbers.T).ravel()
-        height, width = layer.numbers.shape
-        for some in _batches(rings.of(np.flatnonzero(objects.on == place) + 1)):
-            owners, groups = np.unique(some.owners, return_inverse=True)
-            each = [some.ring(number) - layer.origin[::-1] for number in range(len(some))]
-            for places, group in filled(each, groups, (height, width)):
-                drawn += np.bincount(owners[group], minlength=len(drawn))
-                hit = owners[group[flat[places] == owners[group]]]
-                both += np.bincount(hit, minlength=len(drawn))
+    pixels = np.bincount(window.numbers.ravel(), minlength=int(window.members[-1]) + 1)
+    both, drawn = np.zeros((2, len(pixels)), np.int64)
+    flat = np.ascontiguousarray(window.numbers.T).ravel()
+    height, width = window.numbers.shape
+    for some in _batches(rings):
+        owners, groups = np.unique(some.owners, return_inverse=True)
+        each = [some.ring(number) - window.origin[::-1] for number in range(len(some))]
+        for places, group in filled(each, groups, (height, width)):
+            drawn += np.bincount(owners[group], minlength=len(drawn))
+            hit = owners[group[flat[places] == owners[group]]]
+            both += np.bincount(hit, minlength=len(drawn))
     areas = np.zeros(len(drawn))
     np.add.at(areas, rings.owners, rings.areas())
     corners = np.full(len(drawn), 3)
     np.minimum.at(corners, rings.owners, np.diff(rings.starts))
-    pixels = np.append(1, objects.areas)
     agreement = both / np.maximum(pixels + drawn - both, 1)
     good = agreement >= (CLOSE if tolerance <= 0.5 else COARSE)
     if tolerance <= 0.5:

@@ -36,6 +36,12 @@ class Mask:
             return self.numbers[number - 1]
         return np.where(labels.region(self.classes, number), self.numbers, 0)
 
+    @property
+    def all_numbers(self) -> np.ndarray:
+        """Of classes that exclude each other, numbers that objects of different classes don't share; 0 for none."""
+        inside = (self.classes != 0) & (self.classes != IGNORED) & (self.numbers > 0)
+        return np.where(inside, self.numbers.astype(np.int64) * (IGNORED + 1) + self.classes, 0)
+
 
 def numbers_objects(source: Source, labels: LabelMap) -> bool:
     """Whether a mask tells objects apart that touch: by numbers, or by a file or a shape for each of several."""

@@ -15,6 +15,7 @@ from unet_cli.data.formats.geo import WORLD_FILES, Affine, world_file, world_tex
 from unet_cli.data.formats.nifti import Geometry, description_of
 from unet_cli.data.formats.nifti_write import write_nifti
 from unet_cli.data.formats.tiff_write import SOFTWARE, Tags, software_of, write_stack
+from unet_cli.data.slabs import joined
 from unet_cli.errors import UserError
 from unet_cli.system.files import whole_file
 
@@ -74,12 +75,6 @@ def write_world_file(mask: Path, transform: Affine) -> None:
 
 def _of_palette(blocks: Iterable[np.ndarray], palette: list[int] | None) -> Iterator[np.ndarray]:
     return (block if palette is None else block.astype(np.uint8, copy=False) for block in blocks)
-
-
-def joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Blocks of rows as one array; a single block is not copied."""
-    parts = list(blocks)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def write_png(path: Path, image: Image.Image) -> None:

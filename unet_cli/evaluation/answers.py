@@ -17,7 +17,8 @@ from unet_cli.data.source import Pair, Source
 from unet_cli.data.truth import Mask, read_truth
 from unet_cli.errors import UserError
 from unet_cli.inference.batching import Task, whole_images
-from unet_cli.inference.cleaning import clean, objects_of
+from unet_cli.inference.cleaning import clean
+from unet_cli.inference.numbering import objects_of
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import Picture
 from unet_cli.system.console import Console

@@ -12,10 +12,14 @@ from unet_cli.config.evaluation import Scoring
 from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import colours_of
 from unet_cli.data.labels import LabelMap
-from unet_cli.data.source import Pair
+from unet_cli.data.source import Pair, spread
+from unet_cli.data.truth import numbers_objects
 from unet_cli.evaluation.answers import Answer, at_once, of_network
+from unet_cli.evaluation.fits import grown_by
 from unet_cli.evaluation.measure import THRESHOLDS, Measured, Wanted, measure
+from unet_cli.evaluation.object_panels import Packed
 from unet_cli.evaluation.ruler import Ruler, ruler_of
+from unet_cli.evaluation.tally import Tally, tally
 from unet_cli.inference.predictor import Predictor
 from unet_cli.metrics.calibration import PixelSample, calibrated_number, fit_temperature
 from unet_cli.metrics.objects import bowl_score
@@ -26,6 +30,7 @@ from unet_cli.system.prefetch import prefetch
 
 SAMPLED_PIXELS = 2**19  # for calibration, of all images together
 MIN_SAMPLED = 256  # for calibration, of each image
+MASKS_LOOKED_AT = 16  # to see whether they number objects
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Evaluation:
     """The measurements of all images.
 
     images: their `levels` are coarse histograms, see ranking.coarse. levels: the fine ones of all images together, (C,
-    2, 65536), None without probabilities. scoring: the settings of the measurement; ruler: of its distances.
+    2, 65536), None without probabilities. scoring: the settings of the measurement; ruler: of its distances. numbered:
+    whether the masks of the truth tell objects apart.
     """
 
     labels: LabelMap
@@ -41,6 +47,22 @@ class Evaluation:
     ruler: Ruler
     images: list[Measured]
     levels: np.ndarray | None
+    numbered: bool = False
+
+    @property
+    def is_of_objects(self) -> bool:
+        """Whether scores of objects come first: masks number them, or the network learned to tell them apart."""
+        return self.numbered or any(one.has_cores for one in self.images)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """The objects of all images and classes."""
+        return tally(match for one in self.images for match in one.matches)
+
+    def tallies(self) -> dict[str, Tally]:
+        """The objects of each class."""
+        columns = zip(*(one.matches for one in self.images), strict=True)
+        return {name: tally(of_class) for name, of_class in zip(self.labels.scored_names, columns, strict=True)}
 
     @property
     def noun(self) -> str:
@@ -84,7 +106,8 @@ class Evaluation:
         objects have no cores."""
         if not self.images[0].fits:
             return None
-        scores = bowl_score(np.stack([[match.counts for match in one.fits] for one in self.images]))
+        counts = [[np.sum([match.counts for match in fit], axis=0) for fit in one.fits] for one in self.images]
+        scores = bowl_score(np.stack(counts))
         return int(np.where(np.isnan(scores), 0, scores).mean(0).argmax())
 
     def fitted(self) -> Evaluation:
@@ -92,7 +115,15 @@ class Evaluation:
         best = self.best_fit
         if best is None:
             return self
-        return replace(self, images=[replace(one, matches=[one.fits[best]], fits=()) for one in self.images])
+        return replace(self, images=[self._fitted(one, best) for one in self.images])
+
+    def _fitted(self, one: Measured, fit: int) -> Measured:
+        pictured, levels = one.pictured, one.core_levels
+        if pictured is not None and levels is not None:
+            of_classes = map(Packed.of, grown_by(fit, levels.values, self.labels))
+            trues = (true for true, _ in pictured.layers)
+            pictured = replace(pictured, layers=tuple(zip(trues, of_classes, strict=True)))
+        return replace(one, matches=one.fits[fit], fits=(), core_levels=None, pictured=pictured)
 
     @cached_property
     def best_threshold(self) -> tuple[float, float] | None:
@@ -131,7 +162,10 @@ def evaluate(
     """
     ruler = ruler_of(scoring, pairs)
     pixels = max(MIN_SAMPLED, SAMPLED_PIXELS // len(pairs))
-    wanted = Wanted(ruler, scoring.isbi, pixels, colours_of(labels) if panels else None, keep_alpha, doubts, fits)
+    masks = [pair.mask for pair in pairs if not pair.mask.is_blank]
+    numbered = any(numbers_objects(mask, labels) for mask in spread(masks, MASKS_LOOKED_AT))
+    colours = colours_of(labels) if panels else None
+    wanted = Wanted(ruler, scoring.isbi, pixels, colours, keep_alpha, doubts, fits, numbered)
     workers = at_once(pairs, workers)
     measured: list[Measured] = []
     levels: np.ndarray | None = None
@@ -142,7 +176,7 @@ def evaluate(
             one = replace(one, levels=coarse(one.levels))
         measured.append(one)
     place = {pair.name: number for number, pair in enumerate(pairs)}
-    return Evaluation(labels, scoring, ruler, sorted(measured, key=lambda one: place[one.name]), levels)
+    return Evaluation(labels, scoring, ruler, sorted(measured, key=lambda one: place[one.name]), levels, numbered)
 
 
 def evaluate_network(

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 
 import numpy as np
 import torch
 
 from unet_cli.config.model import IGNORED
-from unet_cli.config.prediction import Cleaning
 from unet_cli.data.colours import Colours
-from unet_cli.data.cores import as_sets
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.evaluation.answers import Answer
+from unet_cli.evaluation.fits import core_levels, grown_by_fits
+from unet_cli.evaluation.object_panels import Packed, Pictured
 from unet_cli.evaluation.panels import Panels, draw_panels
 from unet_cli.evaluation.planes import draw_planes
 from unet_cli.evaluation.ruler import Ruler
 from unet_cli.evaluation.suspects import Doubt, doubt
-from unet_cli.inference.cleaning import objects_of
 from unet_cli.metrics.calibration import PixelSample, calibrated, sample_pixels
 from unet_cli.metrics.membranes import membrane_scores
 from unet_cli.metrics.objects import Matches, match_objects
@@ -30,9 +28,6 @@ from unet_cli.metrics.ranking import count_levels
 from unet_cli.metrics.surface import compare_surfaces
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-CORE_THRESHOLDS, SMALLEST = (0.3, 0.5, 0.7), (0, 10, 20, 40, 80)
-# Probability of a core, whether cores are separated at their necks, and pixels of the smallest object.
-CORE_FITS = tuple(product(CORE_THRESHOLDS, (False, True), SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,8 @@ class Wanted:
 
     isbi: the membrane scores. pixels: maximum number of pixels in the calibration sample. colours: colours of the
     panels, None for no panels; keep_alpha: how images are read for them. doubts: whether to look for label errors.
-    fits: whether to try how objects are best grown from their cores.
+    fits: whether to try how objects are best grown from their cores. objects: whether the masks number objects, so that
+    they are pictured.
     """
 
     ruler: Ruler
@@ -51,6 +47,7 @@ class Wanted:
     keep_alpha: bool = False
     doubts: bool = False
     fits: bool = False
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ class Measured:
     neither mask. matches: one for each foreground class. membranes: (11, 2), see membrane_scores. With probabilities:
     levels (C, 2, 65536), see count_levels; sweep (C, thresholds, 3) TP, FP, FN of the only foreground class, or of each
     that may overlap, at each of THRESHOLDS; sample, and the temperature that calibrates it. fits: matches at each of
-    CORE_FITS.
+    fits.CORE_FITS, and levels from which they are grown. pictured: what draws the objects; None where they are not
+    pictured. has_cores: whether the prediction tells objects apart by their cores.
     """
 
     name: str
@@ -78,22 +76,33 @@ class Measured:
     temperature: float = 1.0
     panels: Panels | None = None
     doubt: Doubt | None = None
-    fits: tuple[Matches, ...] = ()
+    fits: tuple[list[Matches], ...] = ()
+    core_levels: Packed | None = None
+    pictured: Pictured | None = None
+    has_cores: bool = False
 
 
 def measure(answer: Answer, labels: LabelMap, wanted: Wanted) -> Measured:
     """Measure one image. Raises UserError where the image can't be read again for its panels."""
     target, pred, classes = answer.target.classes, answer.pred.classes, labels.scored
+    numbers = [_numbers(answer, labels, one) for one in classes]
+    levels = None
+    if wanted.fits and answer.cores is not None:
+        levels = core_levels(pred, answer.cores)
+    is_pictured = wanted.colours is not None and (wanted.objects or answer.cores is not None)
     found = Measured(
         name=answer.pair.name,
         size=target.shape,
         confusion=_confusion(pred, target, len(labels.members)),
         surfaces=np.array([_surface(answer, labels, one, wanted.ruler) for one in classes]),
-        matches=[_matches(answer, labels, one) for one in classes],
+        matches=[match_objects(found, true, answer.ignored) for true, found in numbers],
         membranes=_membranes(answer, labels) if wanted.isbi else None,
         temperature=answer.temperature,
         panels=_panels(answer, wanted) if wanted.colours else None,
-        fits=_fits(answer, labels) if wanted.fits and answer.cores is not None else (),
+        fits=() if levels is None else _fits(levels, numbers, answer, labels),
+        core_levels=None if levels is None else Packed.of(levels),
+        pictured=_pictured(answer, numbers, wanted) if is_pictured else None,
+        has_cores=answer.cores is not None,
     )
     if answer.probs is None:
         return found
@@ -128,25 +137,25 @@ def _surface(answer: Answer, labels: LabelMap, one: int, ruler: Ruler) -> tuple[
     return found.hd95, found.assd, found.surface_dice, found.boundary_iou
 
 
-def _matches(answer: Answer, labels: LabelMap, one: int) -> Matches:
-    pred, target = (mask.numbers_of(labels, one) for mask in (answer.pred, answer.target))
-    return match_objects(pred, target, answer.ignored)
+def _numbers(answer: Answer, labels: LabelMap, one: int) -> tuple[np.ndarray, np.ndarray]:
+    """The object numbers of one class in the truth and in the prediction."""
+    return answer.target.numbers_of(labels, one), answer.pred.numbers_of(labels, one)
 
 
-def _fits(answer: Answer, labels: LabelMap) -> tuple[Matches, ...]:
-    """The objects grown from cores, for each of CORE_FITS."""
-    assert answer.cores is not None
-    inside, with_cores = answer.pred.classes == 1, replace(labels, cores=True)
-    target = answer.target.numbers_of(labels, 1)
-    found = []
-    for threshold, is_split in product(CORE_THRESHOLDS, (False, True)):
-        sets = as_sets(inside, answer.cores >= threshold)
-        numbers = objects_of(sets, Cleaning(split_touching=is_split), with_cores)
-        areas = np.bincount(numbers.ravel())
-        for smallest in SMALLEST:
-            kept = np.where((areas >= smallest)[numbers], numbers, 0)
-            found.append(match_objects(kept, target, answer.ignored))
-    return tuple(found)
+def _fits(
+    levels: np.ndarray, numbers: Sequence[tuple[np.ndarray, np.ndarray]], answer: Answer, labels: LabelMap
+) -> tuple[list[Matches], ...]:
+    """The objects of each class grown from cores, for each of CORE_FITS."""
+    return tuple(
+        [match_objects(one, true, answer.ignored) for one, (true, _) in zip(found, numbers, strict=True)]
+        for found in grown_by_fits(levels, labels)
+    )
+
+
+def _pictured(answer: Answer, numbers: Sequence[tuple[np.ndarray, np.ndarray]], wanted: Wanted) -> Pictured:
+    layers = tuple((Packed.of(true), Packed.of(pred)) for true, pred in numbers)
+    ignored = None if answer.ignored is None else Packed.of(answer.ignored)
+    return Pictured(answer.pair.image, wanted.keep_alpha, layers, ignored)
 
 
 def _membranes(answer: Answer, labels: LabelMap) -> np.ndarray:

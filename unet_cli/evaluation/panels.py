@@ -79,9 +79,10 @@ def highest(kinds: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
 
 
-def jpeg(rgb: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 -> JPEG."""
-    return _saved(Image.fromarray(rgb), format="JPEG", quality=JPEG_QUALITY)
+def jpeg(rgb: np.ndarray, sharp: bool = False) -> bytes:
+    """(H, W, 3) uint8 -> JPEG. sharp: whether thin lines keep their colours."""
+    options = {"subsampling": 0} if sharp else {}
+    return _saved(Image.fromarray(rgb), format="JPEG", quality=JPEG_QUALITY, **options)
 
 
 def png(indices: np.ndarray, palette: np.ndarray) -> bytes:

@@ -25,7 +25,7 @@ from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.metrics.calibration import Reliability, calibration_error, reliability
 from unet_cli.metrics.membranes import best_over_thresholds
 from unet_cli.metrics.names import METRIC_NAMES
-from unet_cli.metrics.objects import bowl_score, object_f1, object_f1_75
+from unet_cli.metrics.objects import bowl_score, object_f1, object_f1_75, surplus, true_objects
 from unet_cli.metrics.overlap import (
     accuracy,
     area_shares,
@@ -52,6 +52,7 @@ FROM_COUNTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "precision": precision,
     "recall": recall,
 }
+OF_OBJECTS = ("object_f1", "object_f1_75", "bowl_score", "count_error", "count_bias")  # in summaries
 EMPTY = {"perfect": 1.0, "skip": math.nan, "worst": 0.0}  # --empty as a score; as a distance, (1 - score) diagonals
 
 Sampled = dict[str, np.ndarray]  # metric -> (1 + resamples, 1 + classes); row 0 is the score, column 0 is 'all'
@@ -85,7 +86,8 @@ def sampled(found: Evaluation) -> Sampled:
     shares = dice(
         _weighted(area_shares(found.counts)[:, found.labels.scored.start :], weights), EMPTY[found.scoring.empty]
     )
-    tables = {**per_image, "set_dice": shares, **pooled, **_ranked(found, weights), **_calibration(found, weights)}
+    tables = {**per_image, "set_dice": shares, **pooled, **_of_all_objects(found, weights)}
+    tables |= {**_ranked(found, weights), **_calibration(found, weights)}
     for table in tables.values():
         table[:, ~present_classes(found.foreground)] = math.nan
     with_all = {name: np.column_stack([mean_of_classes(table), table]) for name, table in tables.items()}
@@ -127,12 +129,26 @@ def by_image(found: Evaluation) -> dict[str, np.ndarray]:
     for place, name in enumerate(SURFACES):
         values, otherwise = surfaces[..., place], diagonals * (1 - empty) if name in DISTANCES else empty
         table[name] = np.where(np.isnan(values), otherwise, values)
-    matches = np.stack([[match.counts for match in one.matches] for one in found.images])
+    matches = object_counts(found)
     for name, score in (("bowl_score", bowl_score), ("object_f1", object_f1), ("object_f1_75", object_f1_75)):
         values = score(matches)
         table[name] = np.where(np.isnan(values), empty, values)
+    is_left_out = (matches[..., 0, :].sum(-1) == 0) & math.isnan(empty)
+    table["count_bias"] = np.where(is_left_out, math.nan, surplus(matches))
+    table["count_error"] = np.abs(table["count_bias"])
     is_ignored = _pixels(found)[:, None] == 0
     return {name: np.where(is_ignored, math.nan, values) for name, values in table.items()}
+
+
+def summary(found: Evaluation) -> dict[str, float]:
+    """The scores of a set, see metrics.summarize, after those of objects where these come first. NaN is left out."""
+    own = {metric: overall(found, metric).value for metric in OF_OBJECTS} if found.is_of_objects else {}
+    return {metric: value for metric, value in own.items() if not math.isnan(value)} | found.scores
+
+
+def object_counts(found: Evaluation) -> np.ndarray:
+    """(images, classes, 10, 3), see metrics.objects.Matches."""
+    return np.stack([[match.counts for match in one.matches] for one in found.images])
 
 
 def reliabilities(found: Evaluation) -> tuple[Reliability, Reliability] | None:
@@ -172,6 +188,19 @@ def _accuracy_of_all(found: Evaluation, weights: np.ndarray) -> tuple[np.ndarray
     pixels = _pixels(found)[:, None]
     pooled = ratio(_weighted(right, weights), _weighted(pixels, weights), math.nan)
     return _mean(ratio(right, pixels, math.nan), weights)[:, 0], pooled[:, 0]
+
+
+def _of_all_objects(found: Evaluation, weights: np.ndarray) -> Sampled:
+    """(resamples, classes) differences of counts, splits and merges of all images together, per true object; NaN
+    without any."""
+    counts = object_counts(found)
+    true = _weighted(true_objects(counts), weights)
+    parts = {
+        "relative_count_error": np.abs(surplus(counts)),
+        "split_rate": np.array([[match.splits for match in one.matches] for one in found.images]),
+        "merge_rate": np.array([[match.merges for match in one.matches] for one in found.images]),
+    }
+    return {name: ratio(_weighted(values, weights), true, math.nan) for name, values in parts.items()}
 
 
 def _ranked(found: Evaluation, weights: np.ndarray) -> Sampled:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from unet_cli.data.colours import colours_of
 from unet_cli.data.export import coco, geojson, labelme, roi, yolo
 from unet_cli.data.export.drawing import Drawing
 from unet_cli.data.formats.geo import Place, place_of
-from unet_cli.data.found import Block, Objects, by_class, mean_values
+from unet_cli.data.found import Block, Objects, mean_values
 from unet_cli.data.imagefile import open_bands
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.measure import rows_of
+from unet_cli.data.slabs import joined
 from unet_cli.data.source import Source
 from unet_cli.data.spacing import pixel_size
-from unet_cli.data.writing import joined
-from unet_cli.inference.cleaning import objects_of
 from unet_cli.inference.jobs import Job
 from unet_cli.inference.records import COCO, TABLE, write_record
 from unet_cli.system.files import make_folder, whole_file, write_bytes
@@ -43,14 +41,13 @@ class Describer:
     labels: LabelMap
     keep_alpha: bool
 
-    def write(self, masks: Iterator[Blocks], probabilities: Sequence[Iterator[Blocks]]) -> None:
-        """masks: class indices of each page in blocks of rows, and probabilities: those of each class, or of the
-        foreground alone. A volume's pages are its slices. Raises UserError."""
+    def write(self, found: Sequence[Objects], probabilities: Sequence[Iterator[Blocks]]) -> None:
+        """found: the objects of each page, or of the one volume. probabilities: those of each class, or of the
+        foreground alone, of each page in blocks of rows. A volume's pages are its slices. Raises UserError."""
         entries: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
-        number = partial(objects_of, cleaning=self.config, labels=self.labels if self.labels.cores else None)
         if self.job.image.is_volume:
-            objects = by_class(np.stack([joined(blocks) for blocks in masks]), self.labels, number)
+            [objects] = found
             blocks = (
                 (at, np.stack([joined(one) for one in page])[:, None])
                 for at, page in enumerate(zip(*probabilities, strict=True))
@@ -58,8 +55,7 @@ class Describer:
             scores = self._scores(objects, blocks, len(probabilities))
             rows += self._rows(objects, self.job.image, scores)
         else:
-            for page, (mask, *probs) in enumerate(zip(masks, *probabilities, strict=True)):
-                objects = by_class(joined(mask), self.labels, number)
+            for page, (objects, *probs) in enumerate(zip(found, *probabilities, strict=True)):
                 scores = self._scores(objects, _stacked(probs), len(probs))
                 entries += self._polygons(objects, scores, page)
                 if self.config.table is not None:
@@ -71,7 +67,7 @@ class Describer:
     def _scores(self, objects: Objects, blocks: Iterable[Block], planes: int) -> np.ndarray:
         """(n,) mean probability of each object's class. All blocks are consumed."""
         first = planes - self.labels.num_classes  # of binary masks the one plane is that of the foreground
-        means = mean_values(objects, blocks, lambda layer: first + objects.class_of(layer))
+        means = mean_values(objects, blocks, first + objects.classes)
         return means[:, 0] / MAX if means.size else np.zeros(0)
 
     def _polygons(self, objects: Objects, scores: np.ndarray, page: int) -> list[dict[str, Any]]:

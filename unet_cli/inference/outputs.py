@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,27 +15,36 @@ from unet_cli.config.spacing import in_mm
 from unet_cli.data.colours import colours_of
 from unet_cli.data.formats import is_volume_file
 from unet_cli.data.formats.tiff_write import Tags, carried_tags
+from unet_cli.data.found import Objects
 from unet_cli.data.imagefile import open_bands, read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.objects import separated
 from unet_cli.data.pictures import outlined
 from unet_cli.data.planes import crossing_planes
+from unet_cli.data.slabs import Slabs, joined, regrouped, slab_height
 from unet_cli.data.spacing import place_for_nifti, spacing_of
-from unet_cli.data.writing import joined, write_pages, write_png, write_rows, write_volume, write_world_file
-from unet_cli.inference.cleaning import clean, number_objects, objects_of
+from unet_cli.data.writing import write_pages, write_png, write_rows, write_volume, write_world_file
+from unet_cli.inference.cleaning import cleaned
 from unet_cli.inference.described import Describer
 from unet_cli.inference.jobs import Job
+from unet_cli.inference.numbering import map_type, numbered_objects
 from unet_cli.inference.store import Store
+from unet_cli.system.console import counted
 from unet_cli.system.files import make_folder
+from unet_cli.system.scratch import Scratch
 
 ROWS_AT_ONCE = 256  # rows that are decoded in one call: numpy's index takes 8 bytes a pixel
 
+Pages = Callable[[], Iterator[Iterable[np.ndarray]]]
+
 
 class Written(NamedTuple):
-    """What the files of an image hold: the share of each class, and the number of objects where they are predicted."""
+    """What the files of an image hold: the share of each class, the number of objects where they are predicted, and
+    what else is to be said."""
 
     shares: tuple[float, ...]
     objects: int | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,35 +79,58 @@ class Outputs:
         """Write the files, the mask last. Plane 0 of the store holds the class indices, the next planes the maps; the
         pages of a stack lie one below the other. Raises UserError.
 
-        A mask is copied from the store to a TIFF block by block; for anything else the whole mask, or page, is in
-        memory. Objects of a volume extend over its slices, so they need the whole mask.
+        A mask goes from the store to a TIFF block by block. What has to be known of the whole mask, as for cleaning and
+        numbering, is found slab by slab and put aside, once for all files. For anything but a TIFF the whole mask, or
+        page, is in memory.
         """
         job, config = self.job, self.config
         for path in job.outputs:
             make_folder(path.parent)
-        masks = partial(self._masks, store)
-        if (job.pages == 1 or job.image.is_volume) and (
-            self.labels.cores
-            or config.changes_masks
-            or config.numbers_objects
-            or config.overlay
-            or config.describes_objects
-        ):
-            in_memory = [[joined(blocks)] for blocks in masks()]
-            masks = partial(iter, in_memory)  # cleaned once for all files
+        if not (self._counts_objects or config.changes_masks or config.overlay):
+            return self._write_all(store, partial(self._masks, store), ())
+        with Scratch(job.mask.parent) as scratch:
+            sheets = [
+                cleaned(self._slabs(blocks, scratch), config, self.labels, scratch)
+                for blocks in ([self._slices(store)] if job.image.is_volume else self._masks(store))
+            ]
+            found = [numbered_objects(one, config, self.labels, scratch) for one in sheets if self._counts_objects]
+            return self._write_all(store, partial(self._pages_of, sheets), found)
+
+    @property
+    def _counts_objects(self) -> bool:
+        return self.labels.cores or self.config.numbers_objects or self.config.describes_objects
+
+    def _slabs(self, blocks: Iterator[np.ndarray], scratch: Scratch) -> Slabs:
+        sides = self.size if self.job.image.is_volume else self.size[1:]
+        return Slabs(scratch, regrouped(blocks, slab_height(sides)))
+
+    def _slices(self, store: Store) -> Iterator[np.ndarray]:
+        """Those of a volume, (1, H, W) each."""
+        return (joined(blocks)[None] for blocks in self._masks(store))
+
+    def _pages_of(self, sheets: Iterable[Iterable[np.ndarray]]) -> Iterator[Iterable[np.ndarray]]:
+        """Slabs of pages, or of the one volume -> blocks of rows of each page, or slice."""
+        if self.job.image.is_volume:
+            return ([page] for volume in sheets for slab in volume for page in slab)
+        return iter(sheets)
+
+    def _write_all(self, store: Store, masks: Pages, found: Sequence[Objects]) -> Written:
+        """masks: gives the class indices of each page in blocks. found: the objects of each page, or of the one
+        volume, where they are asked for."""
+        job, config = self.job, self.config
         if config.overlay:
-            self._write_overlays(masks())
+            self._write_overlays(masks(), found)
         if config.numbers_objects:
-            for number, extra in enumerate((one for one in job.extras if one.startswith("instances")), 1):
-                self._write_file(job.beside(extra), self._numbered(masks(), number))
+            for place, extra in enumerate(one for one in job.extras if one.startswith("instances")):
+                self._write_file(job.beside(extra), self._numbers(found, place))
         if config.describes_objects:
             probabilities = [self._pages(store.rows(plane)) for plane in range(1, 1 + self.stored_probabilities)]
-            Describer(job, config, self.labels, self.keep_alpha).write(masks(), probabilities)
+            Describer(job, config, self.labels, self.keep_alpha).write(found, probabilities)
         # The mask is written last, so an image that has a mask has all its extras.
         for plane, extra in enumerate(self.maps, 1 + self.stored - len(self.maps)):
             self._write_file(job.beside(extra), self._pages(store.rows(plane)))
         # Classes are counted while the mask is written, since its blocks can be read only in passing.
-        counts, objects = np.zeros(len(self.labels.members), np.int64), list[int]()
+        counts = np.zeros(len(self.labels.members), np.int64)
         if job.by_class:
             for number, path in enumerate(job.by_class, 1):
                 counts[:] = 0
@@ -106,73 +138,48 @@ class Outputs:
                 decoded = (self._decoded(blocks, counts, mask_of) for blocks in masks())
                 self._write_file(path, decoded, self.labels.alone(number).written_palette)
         elif self.labels.cores:
-            if config.class_mask:
+            if "classes" in job.extras:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
                 self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
             counts[:] = 0
-            self._write_file(job.mask, self._numbered(self._counted(masks(), counts), 1, objects))
+            for blocks in masks():
+                for block in blocks:
+                    counts += self._count(block, len(counts))
+            self._write_file(job.mask, self._numbers(found, 0))
         else:
             decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
             self._write_file(job.mask, decoded, self.labels.written_palette)
         shares = tuple((counts @ self.labels.members / counts.sum()).tolist())
-        return Written(shares, sum(objects) if self.labels.cores else None)
+        return Written(shares, sum(map(len, found)) if self.labels.cores else None, _notes(found))
 
-    @staticmethod
-    def _counted(masks: Iterator[Iterable[np.ndarray]], counts: np.ndarray) -> Iterator[Iterable[np.ndarray]]:
-        """The same masks; the pixels of each index are added to `counts`."""
-        for blocks in masks:
-            whole = joined(blocks)
-            counts += np.bincount(whole.ravel(), minlength=len(counts))
-            yield [whole]
+    def _count(self, indices: np.ndarray, length: int) -> np.ndarray:
+        return np.bincount(self.labels.without_cores(indices).ravel(), minlength=length)
 
-    def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]]) -> None:
-        """Of each page; of a volume one, with three planes."""
+    def _write_overlays(self, masks: Iterator[Iterable[np.ndarray]], found: Sequence[Objects]) -> None:
+        """Of each page; of a volume one, with three planes. Touching objects that were learned as such have a line
+        between them."""
         job, colours = self.job, colours_of(self.labels)
+        apart = [(separated(one.layers[0].whole()) > 0).astype(np.uint8) for one in found if self.labels.cores]
         if job.image.is_volume:
             bands = open_bands(job.image, self.keep_alpha)
             stated = self.config.spacing
             spacing = in_mm(stated) if stated else spacing_of(job.image)
-            write_png(job.overlays[0], crossing_planes(bands, self._shown(_volume(masks)), colours, spacing))
+            [shown] = apart or [np.stack([joined(blocks) for blocks in masks])]
+            write_png(job.overlays[0], crossing_planes(bands, shown, colours, spacing))
             return
         for page, blocks in enumerate(masks):
-            pixels = read_image(job.page(page), self.keep_alpha)
-            write_png(job.overlays[page], outlined(pixels, self._shown(joined(blocks)), colours))
+            shown = apart[page] if apart else joined(blocks)
+            write_png(job.overlays[page], outlined(read_image(job.page(page), self.keep_alpha), shown, colours))
 
-    def _shown(self, indices: np.ndarray) -> np.ndarray:
-        """Class indices as an overlay outlines them: touching objects with a line between them."""
-        if not self.labels.cores:
-            return indices
-        return (separated(objects_of(indices, self.config, self.labels)) > 0).astype(np.uint8)
+    def _numbers(self, found: Sequence[Objects], place: int) -> Iterator[Iterable[np.ndarray]]:
+        """The instance map of each page, or slice, in blocks; of one class where classes overlap. place: its layer."""
+        highest = max(int(one.in_map[one.on == place].max(initial=0)) for one in found)
+        kind = map_type(highest, is_wide=self.job.mask.suffix == ".tif")  # one for all pages
+        return self._pages_of(one.map_of(place, kind) for one in found)
 
-    def _numbered(
-        self, masks: Iterator[Iterable[np.ndarray]], number: int, counts: list[int] | None = None
-    ) -> Iterator[Iterable[np.ndarray]]:
-        """The instance map of each page, or the slices of a volume's; of class `number` where classes overlap. counts:
-        list to which the number of objects in each is added."""
-
-        def objects(indices: np.ndarray) -> np.ndarray:
-            if self.labels.overlapping:
-                return number_objects(self.labels.region(indices, number).astype(np.uint8), self.config)
-            numbers = number_objects(indices, self.config, self.labels, is_wide=self.job.mask.suffix == ".tif")
-            if counts is not None:
-                counts.append(int(numbers.max(initial=0)))
-            return numbers
-
-        if self.job.image.is_volume:
-            return ([page] for page in objects(_volume(masks)))
-        return ([objects(joined(blocks))] for blocks in masks)
-
-    def _masks(self, store: Store) -> Iterator[Iterable[np.ndarray]]:
-        """Class indices of each page in blocks, after the requested postprocessing."""
-        if self.job.image.is_volume and self.config.changes_masks:
-            whole = _volume(self._pages(store.rows(0)))
-            yield from ([page] for page in clean(whole, self.config, self.labels))
-            return
-        for blocks in self._pages(store.rows(0)):
-            if self.config.changes_masks:
-                yield [clean(joined(blocks), self.config, self.labels)]
-            else:
-                yield blocks
+    def _masks(self, store: Store) -> Iterator[Iterator[np.ndarray]]:
+        """Class indices of each page in blocks, as they were predicted."""
+        return self._pages(store.rows(0))
 
     def _pages(self, blocks: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
         """Blocks of rows, of which those that extend over several pages hold whole ones -> the blocks of each page, to
@@ -196,7 +203,7 @@ class Outputs:
         for block in blocks:
             for top in range(0, len(block), ROWS_AT_ONCE):
                 rows = block[top : top + ROWS_AT_ONCE]
-                counts += np.bincount(rows.ravel(), minlength=len(counts))
+                counts += self._count(rows, len(counts))
                 yield decode(rows)
 
     def _write_file(self, path: Path, pages: Iterable[Iterable[np.ndarray]], palette: list[int] | None = None) -> None:
@@ -220,6 +227,7 @@ class Outputs:
         write_pages(path, pages, self.size[0], palette, tags)
 
 
-def _volume(pages: Iterable[Iterable[np.ndarray]]) -> np.ndarray:
-    """The blocks of each slice -> (D, H, W)."""
-    return np.stack([joined(blocks) for blocks in pages])
+def _notes(found: Sequence[Objects]) -> tuple[str, ...]:
+    """What is to be said of the objects of the pages."""
+    unsplit = sum(one.unsplit for one in found)
+    return (f"{counted(unsplit, 'object')} too large to be separated at necks",) if unsplit else ()

@@ -21,7 +21,6 @@ from unet_cli.config.base import plain
 from unet_cli.config.hardware import CPU_PREDICT_BATCH, GPU_PREDICT_BATCH
 from unet_cli.config.prediction import Cleaning, Inference
 from unet_cli.config.spacing import describe_spacing, in_mm
-from unet_cli.data.cores import as_sets
 from unet_cli.data.folder.volume_folders import volume_in
 from unet_cli.data.imagefile import Bands, image_pixels, one_band, open_bands, read_stack, volume_pixels
 from unet_cli.data.intensities import volume_intensities
@@ -30,12 +29,13 @@ from unet_cli.data.resample import are_alike, size_at
 from unet_cli.data.source import Source
 from unet_cli.data.spacing import spacing_of
 from unet_cli.errors import UserError
-from unet_cli.inference.cleaning import clean, number_objects
+from unet_cli.inference.cleaning import clean
 from unet_cli.inference.member import Member, make_member
+from unet_cli.inference.numbering import number_objects
 from unet_cli.inference.resampled import Resampled
 from unet_cli.inference.views import Band, Picture, Stretched, Tiled, View, check_inputs
 from unet_cli.metrics.calibration import calibrated, calibrated_number, uncalibrated
-from unet_cli.models.classes import to_classes
+from unet_cli.models.classes import decided
 from unet_cli.system.device import DTYPES, Compute, compiling, keep_freed_memory
 
 AnyCleaning = TypeVar("AnyCleaning", bound=Cleaning)
@@ -163,12 +163,10 @@ class Predictor:
         return probs
 
     def classes(self, probs: Tensor) -> np.ndarray:
-        """(planes and more, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices, of objects with
-        cores the sets of both."""
-        indices = to_classes(probs[None, : self.planes], self._raw_threshold, self.labels.overlapping)[0].numpy()
-        if not self.labels.cores:
-            return indices
-        return as_sets(indices > 0, probs[self.planes].numpy() >= self.core_threshold)
+        """(planes and more, H, W) probabilities of `Band.combined` -> (H, W) uint8 class indices, with the cores of
+        objects marked."""
+        scores, labels = probs[None, : self.labels.outputs], self.labels
+        return decided(scores, labels.overlapping, labels.cores, self._raw_threshold, self.core_threshold)[0].numpy()
 
     def calibrated(self, probs: Tensor) -> Tensor:
         """(planes, ...) probabilities of `Band.combined` -> calibrated ones, of the same shape."""
@@ -254,9 +252,9 @@ class Predictor:
         # Float32 from here on: a sigmoid or softmax in half precision would lose the small probabilities.
         memory_format = self.compute.memory_format(image.ndim - 2)
         output = model(image.contiguous(memory_format=memory_format)).float()
-        logits, maps = output[:, : self.labels.outputs], output[:, self.labels.outputs :]
+        logits, cores, maps = output.split([self.planes, self.labels.cores, self.gates], dim=1)
         probs = logits.sigmoid() if self.labels.has_threshold else logits.softmax(1)
-        return torch.cat([probs, maps], dim=1) if self.gates else probs
+        return torch.cat([probs, cores.sigmoid(), maps], dim=1) if self.labels.cores or self.gates else probs
 
     def _turned(self, model: nn.Module, image: Tensor, turns: int, flipped: tuple[int, ...]) -> Tensor:
         """Probabilities of the flipped and rotated image, rotated and flipped back. flipped: axes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ from unet_cli.system.console import sides
 from unet_cli.system.device import Compute, choose_compute, processor_name
 
 PACKAGES: dict[str, Package] = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO}
-ONNXRUNTIME_SAYS = "[ONNXRuntimeError] : "
+# Before the reason in errors of ONNX Runtime: its name, a number, a line of its source and the function there.
+SAYS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+:\d+ .*\) (?=[A-Z])")
+MAX_REASON = 200  # characters
 INSTEAD = "give the best.pth that the file was exported from, or leave out what it can't do"
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -84,7 +87,7 @@ class Session(nn.Module):
         reason = next((line for line in reversed(str(error).strip().splitlines()) if line), type(error).__name__)
         release = needed(runtime).__version__.split("-")[0]
         return UserError(
-            f"{exported.path} {how} {RUNTIMES[exported.runtime]} {release} ({reason.removeprefix(ONNXRUNTIME_SAYS)}): "
+            f"{exported.path} {how} {RUNTIMES[exported.runtime]} {release} ({SAYS.sub('', reason)[:MAX_REASON]}): "
             f"update it with pip install -U {runtime.name}, or export the network again with the versions that are "
             f"here: {AGAIN} {runtime.extra}"
         )

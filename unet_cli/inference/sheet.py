@@ -111,7 +111,7 @@ class Sheet(Task):
         height, width = self._page_size
         return Outcome(
             job=self.job,
-            note="; ".join(sorted(self.picture.notes)) or None,
+            note="; ".join(sorted({*self.picture.notes, *written.notes})) or None,
             width=width,
             height=height,
             shares=written.shares,

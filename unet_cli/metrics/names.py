@@ -13,13 +13,15 @@ class MetricName:
     """Display name of a metric.
 
     label: the name in words. group: heading of its table. meaning: one line. higher: whether higher is better; None if
-    unknown. is_length: whether values are lengths, in pixels or the user's unit, instead of fractions.
+    unknown or neither. is_number: whether values are numbers of objects, or lengths, instead of fractions. is_length:
+    whether they are lengths, in pixels or the user's unit.
     """
 
     label: str
     group: str
     meaning: str
     higher: bool | None = True
+    is_number: bool = False
     is_length: bool = False
 
 
@@ -41,17 +43,41 @@ METRIC_NAMES = {
     "pooled_recall": MetricName("Pooled recall", POOLED, "recall, the set being one large image"),
     "pooled_accuracy": MetricName("Pooled accuracy", POOLED, "fraction of all pixels of the set that are correct"),
     "hd95": MetricName(
-        "Hausdorff distance, 95 %", BORDERS, "95 % of each border is within this distance of the other", False, True
+        "Hausdorff distance, 95 %",
+        BORDERS,
+        "95 % of each border is within this distance of the other",
+        False,
+        True,
+        True,
     ),
-    "assd": MetricName("Surface distance", BORDERS, "average symmetric distance between the two borders", False, True),
+    "assd": MetricName(
+        "Surface distance", BORDERS, "average symmetric distance between the two borders", False, True, True
+    ),
     "surface_dice": MetricName("Surface Dice", BORDERS, "fraction of both borders within the tolerance of the other"),
     "boundary_iou": MetricName("Boundary IoU", BORDERS, "IoU of the bands along the inside of both borders"),
-    "bowl_score": MetricName(
-        "Bowl score", OBJECTS, "TP / (TP + FP + FN) of objects, averaged over IoU 0.50 to 0.95 (2018 Data Science Bowl)"
-    ),
     "object_f1": MetricName("F1 of objects", OBJECTS, "F1 score of objects; a match has an IoU above 0.5"),
     "object_f1_75": MetricName(
         "F1 of objects, IoU 0.75", OBJECTS, "F1 score of objects; a match has an IoU above 0.75"
+    ),
+    "bowl_score": MetricName(
+        "AP of objects, IoU 0.5 to 0.95",
+        OBJECTS,
+        "TP / (TP + FP + FN) of objects, averaged over IoU 0.50 to 0.95 (the score of the 2018 Data Science Bowl)",
+    ),
+    "count_error": MetricName(
+        "Count error", OBJECTS, "mean absolute difference of the numbers of predicted and true objects", False, True
+    ),
+    "count_bias": MetricName(
+        "Count bias", OBJECTS, "predicted minus true objects: above 0 too many, below 0 too few", None, True
+    ),
+    "relative_count_error": MetricName(
+        "Count error, relative", OBJECTS, "the absolute differences of all images together, per true object", False
+    ),
+    "split_rate": MetricName(
+        "Splits per object", OBJECTS, "true objects that two or more predicted ones share, per true object", False
+    ),
+    "merge_rate": MetricName(
+        "Merges per object", OBJECTS, "predicted objects that cover two or more true ones, per true object", False
     ),
     "v_rand": MetricName("Rand score", OBJECTS, "agreement on which pairs of pixels share an object (ISBI 2012)"),
     "v_info": MetricName(

@@ -21,36 +21,102 @@ class Matches:
 
     counts: (10, 3) int64 TP, FP, FN at each of OBJECT_IOUS. found, missed, false: (n,) int64 areas in pixels, in the
     order of the objects' numbers: true objects with and without a match at 0.5, and predicted objects without one.
+    splits, merges: the number of true objects that are split, and of predicted ones that merge several; see
+    `compare_objects`.
     """
 
     counts: np.ndarray
     found: np.ndarray
     missed: np.ndarray
     false: np.ndarray
+    splits: int
+    merges: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """The true or the predicted objects of an image, in ascending order of their numbers, (n,) each.
+
+    numbers, areas: int64. is_matched: with a match at IoU 0.5. is_shared: whether two or more objects of the other side
+    share it: a split if it is true, a merge if it is predicted. shares: whether an object of the other side that is
+    shared in this sense is among its partners: a true object that was merged with others, or a part of a split one.
+    """
+
+    numbers: np.ndarray
+    areas: np.ndarray
+    is_matched: np.ndarray
+    is_shared: np.ndarray
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The objects of an image and what became of each. counts: see Matches."""
+
+    true: Side
+    pred: Side
+    counts: np.ndarray
+
+    @property
+    def matches(self) -> Matches:
+        true, pred = self.true, self.pred
+        return Matches(
+            self.counts,
+            true.areas[true.is_matched],
+            true.areas[~true.is_matched],
+            pred.areas[~pred.is_matched],
+            int(true.is_shared.sum()),
+            int(pred.is_shared.sum()),
+        )
 
 
 def match_objects(pred: np.ndarray, target: np.ndarray, ignored: np.ndarray | None = None) -> Matches:
-    """Match two masks of object numbers, integers of up to 32 bits; ignored: bool of the same shape.
+    """The matches of two masks of object numbers, see `compare_objects`."""
+    return compare_objects(pred, target, ignored).matches
+
+
+def compare_objects(pred: np.ndarray, target: np.ndarray, ignored: np.ndarray | None = None) -> Comparison:
+    """Compare two masks of object numbers, integers of up to 32 bits; ignored: bool of the same shape.
 
     A match is a pair with IoU = intersection / union > threshold. No threshold is below 0.5, so an object has one match
     at most. An IoU that equals the threshold is no match; the comparison is exact, in integers. Ignored pixels belong
     to no object; an object that is entirely ignored does not count. Any number of dimensions.
 
-    Source: the evaluation of the 2018 Data Science Bowl (Caicedo et al., "Nucleus segmentation across imaging
-    experiments", Nature Methods 2019).
+    A true and a predicted object are partners if they share more than half of the smaller one. A split is a true object
+    with two or more partners, a merge a predicted one.
+
+    Source: matches are those of the 2018 Data Science Bowl (Caicedo et al., "Nucleus segmentation across imaging
+    experiments", Nature Methods 2019). Splits and merges are counted as in the code of Caicedo et al., "Evaluation of
+    Deep Learning Strategies for Nucleus Segmentation in Fluorescence Images", Cytometry A 2019, which takes an IoU
+    above 0.1 for partners. Here it is half of an object, as in the Cell Tracking Challenge (Matula et al., PLoS ONE
+    2015): by IoU, an object that covers ten equal ones or more would be no merge.
     """
     if ignored is not None:
         pred, target = np.where(ignored, 0, pred), np.where(ignored, 0, target)
     true, predicted, shared = overlaps(target, pred)
-    true_areas, area_of_true = _areas(true, shared)
-    pred_areas, area_of_pred = _areas(predicted, shared)
-    union = area_of_true + area_of_pred - shared
-    hits = (100 * shared[:, None] > PERCENTS * union[:, None]) & ((true > 0) & (predicted > 0))[:, None]
+    trues, of_true, true_areas = _objects(true, shared)
+    preds, of_pred, pred_areas = _objects(predicted, shared)
+    area_of_true, area_of_pred = true_areas[of_true], pred_areas[of_pred]
+    both = (true > 0) & (predicted > 0)
+    hits = (100 * shared[:, None] > PERCENTS * (area_of_true + area_of_pred - shared)[:, None]) & both[:, None]
     tp = hits.sum(0)
-    counts = np.stack([tp, len(pred_areas) - tp, len(true_areas) - tp], axis=-1)
-    is_found = np.isin(_numbers(true), true[hits[:, 0]])
-    is_matched = np.isin(_numbers(predicted), predicted[hits[:, 0]])
-    return Matches(counts, true_areas[is_found], true_areas[~is_found], pred_areas[~is_matched])
+    counts = np.stack([tp, (preds > 0).sum() - tp, (trues > 0).sum() - tp], axis=-1)
+    are_partners = both & (2 * shared > np.minimum(area_of_true, area_of_pred))
+    splits, merges = (
+        np.bincount(of[are_partners], minlength=len(numbers)) > 1
+        for of, numbers in ((of_true, trues), (of_pred, preds))
+    )
+
+    def side(numbers: np.ndarray, of: np.ndarray, areas: np.ndarray, is_shared: np.ndarray, other: np.ndarray) -> Side:
+        is_matched, shares = (np.bincount(of[pairs], minlength=len(numbers)) > 0 for pairs in (hits[:, 0], other))
+        kept = numbers > 0
+        return Side(numbers[kept], areas[kept], is_matched[kept], is_shared[kept], shares[kept])
+
+    return Comparison(
+        side(trues, of_true, true_areas, splits, are_partners & merges[of_pred]),
+        side(preds, of_pred, pred_areas, merges, are_partners & splits[of_true]),
+        counts,
+    )
 
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,13 +153,20 @@ def object_f1_75(counts: np.ndarray) -> np.ndarray:
     return dice(np.asarray(counts)[..., PERCENTS.tolist().index(75), :], np.nan)
 
 
-def _numbers(paired: np.ndarray) -> np.ndarray:
-    return np.unique(paired[paired > 0])
+def surplus(counts: np.ndarray) -> np.ndarray:
+    """(..., 10, 3) counts -> (...) the number of predicted objects minus that of true ones."""
+    _, false, missed = np.moveaxis(np.asarray(counts)[..., 0, :], -1, 0)
+    return false - missed
 
 
-def _areas(paired: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One side of the pairs and their intersections -> areas of its objects, in ascending order of number; and for each
-    pair the area of its object."""
+def true_objects(counts: np.ndarray) -> np.ndarray:
+    """(..., 10, 3) counts -> (...) the number of true objects."""
+    found, _, missed = np.moveaxis(np.asarray(counts)[..., 0, :], -1, 0)
+    return found + missed
+
+
+def _objects(paired: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One side of the pairs and their intersections -> the numbers of its objects, ascending, 0 for background; for
+    each pair which of them it is of; and their areas."""
     numbers, indices = np.unique(paired, return_inverse=True)
-    areas = np.bincount(indices, shared, minlength=len(numbers)).astype(np.int64)
-    return areas[numbers > 0], areas[indices]
+    return numbers, indices, np.bincount(indices, shared, minlength=len(numbers)).astype(np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unet_cli.config.model import CORE, IGNORED
+
 
 def to_classes(scores: Tensor, threshold: float = 0.0, overlapping: bool = False) -> Tensor:
     """(N, K, *spatial) logits or probabilities -> (N, *spatial) uint8 class indices, on the same device.
@@ -20,3 +22,21 @@ def to_classes(scores: Tensor, threshold: float = 0.0, overlapping: bool = False
     for number in range(1, scores.shape[1]):
         index |= (scores[:, number] >= threshold).to(torch.uint8) << number
     return index
+
+
+def decided(
+    scores: Tensor, overlapping: bool, cores: bool, threshold: float = 0.0, core_threshold: float = 0.0
+) -> Tensor:
+    """`to_classes`, with `cores` of all scores but the last, which decides where cores are marked."""
+    if not cores:
+        return to_classes(scores, threshold, overlapping)
+    index = to_classes(scores[:, :-1], threshold)
+    is_core = (scores[:, -1] >= core_threshold) & (index > 0)
+    return index | is_core.to(torch.uint8) * CORE
+
+
+def parts_of(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices in which the cores of objects are marked, see data/cores.py -> those of the classes alone, and
+    those of the cores: 0, 1 and IGNORED. Any shape."""
+    ignored = target == IGNORED
+    return torch.where(ignored, target, target & (CORE - 1)), torch.where(ignored, target, target >= CORE)

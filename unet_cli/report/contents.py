@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unet_cli.data.colours import Colours
+from unet_cli.evaluation.object_panels import ObjectPanels
 from unet_cli.evaluation.panels import Panels
 from unet_cli.evaluation.scores import Score
+from unet_cli.evaluation.tally import Tally
 from unet_cli.metrics.calibration import Reliability
 
 
@@ -16,8 +18,9 @@ from unet_cli.metrics.calibration import Reliability
 class Entry:
     """One image in the gallery.
 
-    score: its mean Dice over the foreground classes, 0 to 1. missed, false, wrong: fractions of its pixels: foreground
-    predicted as background, background predicted as foreground, foreground predicted as another foreground class.
+    score: its mean Dice over the foreground classes, 0 to 1, on a page of objects their F1. missed, false, wrong:
+    fractions of its pixels: foreground predicted as background, background predicted as foreground, foreground
+    predicted as another foreground class. objects: pictures of its objects, on a page of objects; tally: how many.
     """
 
     name: str
@@ -26,6 +29,8 @@ class Entry:
     false: float
     wrong: float
     panels: Panels
+    objects: ObjectPanels | None = None
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class Page:
     after: reliability before and after temperature scaling; after is None without scaling. images: number of evaluated
     images, of which the gallery shows some; kind: a noun for them; noun: 'images' or 'volumes'. strip: a few of them at
     the top, each with its rank. confusion: (classes, classes) pixels, [target, pred]. notes: remarks for the reader.
-    suspects: None if not searched for.
+    suspects: None if not searched for. tally: the objects of all images, on a page where their scores come first, else
+    None.
     """
 
     title: str
@@ -98,6 +104,7 @@ class Page:
     confusion: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     suspects: list[Suspect] | None = None
+    tally: Tally | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unet_cli.evaluation.object_panels import FATE_COLOURS
 from unet_cli.evaluation.scores import Score
+from unet_cli.evaluation.tally import Tally
 from unet_cli.metrics.calibration import Reliability, calibration_error
 from unet_cli.metrics.names import METRIC_NAMES, MetricName, metric_name
 from unet_cli.report import figures
@@ -102,15 +104,18 @@ def template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"base64": lambda data: b64encode(data).decode(), "percent": percent, "drawing": Markup}
-    environment.globals |= {"number": number, "is_nan": math.isnan}
+    environment.globals |= {"number": number, "is_nan": math.isnan, "fates": FATE_COLOURS}
     return environment.get_template("report.html")
 
 
 def headline(page: Page) -> list[tuple[str, str, str]]:
-    """The headline scores: label, number and the line below it."""
+    """The headline scores: label, number and the line below it. Of objects first how many were found."""
     overall = {score.metric: score for score in page.scores if score.name == "all"}
-    shown = [overall[metric] for metric in ("dice", "set_dice", "iou", "mean_iou") if metric in overall]
+    metrics = ("dice", "set_dice", "iou", "mean_iou") if page.tally is None else ("object_f1", "bowl_score", "dice")
+    shown = [overall[metric] for metric in metrics if metric in overall]
     scores = [(metric_name(score.metric).label, *_texts(score)) for score in shown]
+    if page.tally is not None:
+        scores = [*_of_objects(page.tally), *scores]
     return [*scores, (page.kind, f"{page.images:,}", "evaluated at original size")] if page.images else scores
 
 
@@ -204,6 +209,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share == 0 or share >= 0.0005 else "< 0.1 %"
 
 
+def _of_objects(found: Tally) -> list[tuple[str, str, str]]:
+    errors = f"{found.missed:,} missed, {found.false:,} false; {found.splits:,} split, {found.merges:,} merged"
+    return [
+        ("objects found", f"{found.found:,} of {found.true:,}", errors),
+        ("objects predicted", f"{found.predicted:,}", found.surplus),
+    ]
+
+
 def _score_row(metric: str, columns: list[str], cells: dict[tuple[str, str], tuple[str, str]], units: str) -> ScoreRow:
     name = metric_name(metric)
     return ScoreRow(
@@ -214,8 +227,8 @@ def _score_row(metric: str, columns: list[str], cells: dict[tuple[str, str], tup
 def _texts(score: Score) -> tuple[str, str]:
     """The value and its interval; '' without one."""
     digits = 3
-    if metric_name(score.metric).is_length:  # 1.23, 12.3, 123
-        digits = 2 if score.value < 10 else 1 if score.value < 100 else 0
+    if metric_name(score.metric).is_number:  # 1.23, 12.3, 123
+        digits = 2 if abs(score.value) < 10 else 1 if abs(score.value) < 100 else 0
     value, low, high = (number(value, digits) for value in (score.value, score.low, score.high))
     return value, "" if NONE in (low, high) else f"{low} to {high}"
 

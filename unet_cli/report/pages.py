@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from unet_cli.data.source import spread
 from unet_cli.errors import UserError, explain
 from unet_cli.evaluation.evaluate import Evaluation
 from unet_cli.evaluation.measure import Measured
-from unet_cli.evaluation.per_image import image_dice
+from unet_cli.evaluation.per_image import image_scores
 from unet_cli.evaluation.scores import FEW_IMAGES, Score, reliabilities, sampled, scores
 from unet_cli.evaluation.subjects import SCORED_BY_THEMSELVES
 from unet_cli.evaluation.suspects import suspicious
+from unet_cli.evaluation.tally import tally
 from unet_cli.report.contents import Curve, Entry, Page, Sizes, Suspect
 from unet_cli.run_folder import calls_of
 from unet_cli.system.console import counted, duration
@@ -28,10 +30,11 @@ from unet_cli.system.schema import json_of, parsed
 
 COLUMNS = ("epoch", "seconds", "train_loss", "val_loss", "val_dice")  # of log.csv
 CALL_FIELDS = ("command", "device", "unet", "torch")  # of run.json
+FINAL_SCORES = {"final_object_f1": "F1 of objects", "final_dice": "Dice"}
 TRAINING_FIELDS = ("loss", "optimizer", "lr", "batch_size", "augment")  # of a checkpoint
 MAX_EPOCH = 10**9
 MAX_ENTRIES = 100  # in the gallery: half of them the worst, the others evenly spread over the rest
-ORDINALS = ("", "2nd ", "3rd ")
+ORDINALS, MEDIAN = ("", "2nd ", "3rd "), "median"
 MAX_IN_STRIP = len(ORDINALS)  # worst images, and as many median ones
 NOT_VALIDATED = "There is no validation part, so there are no scores: unet evaluate --weights RUN --data TEST."
 VALIDATED = f"These images are the validation part: {SCORED_BY_THEMSELVES}: unet evaluate --weights RUN --data TEST."
@@ -82,6 +85,8 @@ def page_of_evaluation(
 
 def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, *notes: str) -> Page:
     before, after = reliabilities(found) or (None, None)
+    entry = cache(partial(_entry, found, image_scores(found)))
+    strip, entries = _strip(found, entry), _gallery(found, entry)
     few = FEW.format(found.noun) if len(found.images) < FEW_IMAGES else ""
     return replace(
         page,
@@ -90,8 +95,9 @@ def _with_findings(page: Page, found: Evaluation, rows: list[Score], kind: str, 
         images=len(found.images),
         kind=kind,
         noun=found.noun,
-        strip=_strip(found),
-        entries=_gallery(found),
+        strip=strip,
+        entries=entries,
+        tally=found.tally if found.is_of_objects else None,
         sizes=sizes_of(found.images),
         before=before,
         after=after if any(temperature != 1 for temperature in page.temperatures) else None,
@@ -125,7 +131,7 @@ def _facts(
     trained = [
         f"{run.name}: " * (len(runs) > 1)
         + f"{counted(len(log), 'epoch')}, the best {one.metrics['epoch']:.0f}"
-        + (f", Dice {one.metrics['final_dice']:.3f}" if "final_dice" in one.metrics else "")
+        + "".join(f", {label} {one.metrics[key]:.3f}" for key, label in FINAL_SCORES.items() if key in one.metrics)
         for run, log, one in zip(runs, logs, checkpoints, strict=True)
     ]
     return [
@@ -206,29 +212,33 @@ def strip_rows(scores: np.ndarray) -> list[tuple[str, int]]:
         (f"{place}worst of {len(order):,}", row) for place, row in zip(ORDINALS, order[:count].tolist(), strict=False)
     ]
     median = order[first : first + count].tolist() if len(order) > 2 else []
-    return [*worst, *(("median", row) for row in median)]
+    return [*worst, *((MEDIAN, row) for row in median)]
 
 
-def _strip(found: Evaluation) -> list[tuple[str, Entry]]:
-    by_dice, first = image_dice(found), found.labels.scored.start
-    return [(what, _entry(found.images[row], float(by_dice[row]), first)) for what, row in strip_rows(by_dice)]
+def _strip(found: Evaluation, entry: Callable[[int], Entry]) -> list[tuple[str, Entry]]:
+    """The images at the top of the page; pictures of objects are large, so that of those in the middle there is one."""
+    rows = strip_rows(image_scores(found))
+    if found.is_of_objects:
+        rows = rows[: 1 + sum(what != MEDIAN for what, _ in rows)]
+    return [(what, entry(row)) for what, row in rows]
 
 
-def _gallery(found: Evaluation) -> list[Entry]:
+def _gallery(found: Evaluation, entry: Callable[[int], Entry]) -> list[Entry]:
     """The worst images and a sample of the others, the worst first."""
-    by_dice = image_dice(found)
-    order = np.argsort(by_dice, kind="stable").tolist()
+    order = np.argsort(image_scores(found), kind="stable").tolist()
     worst, rest = order[: MAX_ENTRIES // 2], order[MAX_ENTRIES // 2 :]
-    rows = worst + spread(rest, MAX_ENTRIES - len(worst))
-    return [_entry(found.images[row], float(by_dice[row]), found.labels.scored.start) for row in rows]
+    return [entry(row) for row in worst + spread(rest, MAX_ENTRIES - len(worst))]
 
 
-def _entry(one: Measured, score: float, first: int) -> Entry:
+def _entry(found: Evaluation, scores: np.ndarray, row: int) -> Entry:
+    one, first = found.images[row], found.labels.scored.start
     assert one.panels is not None
     matrix = one.confusion / max(1, one.confusion.sum())
     missed, false = float(matrix[first:, :first].sum()), float(matrix[:first, first:].sum())
     wrong = float(matrix[first:, first:].sum() - np.trace(matrix[first:, first:]))
-    return Entry(one.name, score, missed, false, wrong, one.panels)
+    objects = one.pictured.draw() if one.pictured is not None else None
+    counts = tally(one.matches) if found.is_of_objects else None
+    return Entry(one.name, float(scores[row]), missed, false, wrong, one.panels, objects, counts)
 
 
 def sizes_of(images: Sequence[Measured]) -> Sizes:

@@ -111,13 +111,14 @@ def build_run(call: Call, card: Card, split: Split, template: Checkpoint, plan: 
     train_data, val_data = _datasets(call, card, split, template, context, plan, cut)
     batch_size = _batch_size(call, template, model, train_data, val_data)
     budget = _budget(call, train_data, val_data, batch_size, card.sizes(val_data.pairs), plan)
-    labels = card.labels.targets
+    labels = card.labels
     if labels.overlapping and config.class_weights != "none":
         raise UserError(
             f"--class-weights weigh classes against each other, and {', '.join(labels.names[1:])} overlap: leave it out"
         )
     class_weights = class_weights_for(config.class_weights, class_shares(card, split.train))
-    loss = loss_for(config.loss, labels.num_classes, class_weights, labels.scored.start, labels.overlapping)
+    first = labels.scored.start
+    loss = loss_for(config.loss, labels.num_classes, class_weights, first, labels.overlapping, labels.cores)
     factor = MODELS[config.model].lr_factor
     learner = Learner(model, loss, config, call.compute, call.world, call.console, batch_size, context, factor)
     loader = TrainLoader(

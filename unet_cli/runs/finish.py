@@ -19,8 +19,9 @@ from unet_cli.data.source import Pair
 from unet_cli.errors import UserError
 from unet_cli.evaluation.answers import kind_of
 from unet_cli.evaluation.evaluate import Evaluation, evaluate_network
-from unet_cli.evaluation.measure import CORE_FITS
-from unet_cli.evaluation.scores import overall
+from unet_cli.evaluation.fits import CORE_FITS
+from unet_cli.evaluation.scores import overall, summary
+from unet_cli.evaluation.tally import Tally
 from unet_cli.inference.predictor import Predictor
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run
@@ -36,8 +37,8 @@ from unet_cli.training.run import Run
 class Report:
     """The outcome of a finished run: files, scores of the best weights at original size, and the command to run next.
 
-    scores: see metrics.overlap.summarize; empty without a validation part. dice_interval: 95 % interval of 'dice',
-    None where there is none.
+    scores: see evaluation.scores.summary; empty without a validation part. dice_interval: 95 % interval of 'dice',
+    None where there is none. objects: how many were found, where scores of objects come first.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Report:
     best_threshold: float | None
     next: str
     dice_interval: tuple[float, float] | None = None
+    objects: Tally | None = None
 
 
 def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
@@ -64,15 +66,16 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
     checkpoint = load_checkpoint(best)
     if val_pairs:
         console.say(f"Scoring the best weights on {_counted(val_pairs, len(val_pairs))} at original size")
-    evaluation = _scored(checkpoint, run) if val_pairs else None
+    evaluation, scores = _scored(checkpoint, run) if val_pairs else None, dict[str, float]()
     if evaluation is not None:
         if evaluation.best_fit is not None:
             threshold, is_split, smallest = CORE_FITS[evaluation.best_fit]
             checkpoint = replace(checkpoint, core_threshold=threshold, split_cores=is_split, smallest_object=smallest)
         evaluation = evaluation.fitted()
+        scores = summary(evaluation)
         checkpoint = replace(
             checkpoint,
-            metrics=checkpoint.metrics | {f"final_{name}": value for name, value in evaluation.scores.items()},
+            metrics=checkpoint.metrics | {f"final_{name}": value for name, value in scores.items()},
             best_threshold=evaluation.best_threshold and evaluation.best_threshold[0],
             temperature=evaluation.temperature,
         )
@@ -83,10 +86,11 @@ def finish(run: Run, saver: Saver, journal: Journal, layout: Layout) -> Report:
         last=str(saver.folder / "last.pth"),
         page=str(saver.folder / REPORT),
         epochs=rows[-1].epoch,
-        scores=evaluation.scores if evaluation else {},
+        scores=scores,
         best_threshold=checkpoint.best_threshold,
         next=_next(run, best, layout),
         dice_interval=overall(evaluation, "dice").interval if evaluation else None,
+        objects=evaluation.tally if evaluation and evaluation.is_of_objects else None,
     )
     of_best = {key: checkpoint.metrics[key] for key in ("epoch", "averaged") if key in checkpoint.metrics}
     # Last of all that matters: with this file the run counts as finished, and can't be resumed without a larger budget.

@@ -20,6 +20,8 @@ from unet_cli.config.training import METRICS, TrainConfig
 from unet_cli.data.folder.layout import Layout
 from unet_cli.data.samples.split import Split, read_split, write_split
 from unet_cli.errors import UserError, explain
+from unet_cli.evaluation.scores import summary
+from unet_cli.evaluation.tally import Tally
 from unet_cli.report.runs import REPORT, report_run
 from unet_cli.run_folder import (
     changed_settings,
@@ -45,8 +47,8 @@ BUDGET = {"epochs", "max_time", "patience"}  # a finished run continues when one
 class Folds:
     """The outcome of a cross-validation: its folder, the reports of its runs, and the command to run next.
 
-    scores: over all pairs, each predicted by the network that was not trained on it; see metrics.overlap.summarize.
-    page: file of the report.
+    scores, objects: over all pairs, each predicted by the network that was not trained on it; see Report. page: file of
+    the report.
     """
 
     folder: str
@@ -54,6 +56,7 @@ class Folds:
     scores: dict[str, float]
     page: str
     next: str
+    objects: Tally | None = None
 
 
 def is_for_all_folds(config: TrainConfig) -> bool:
@@ -96,7 +99,9 @@ def _together(folder: Path, reports: list[Report], config: TrainConfig, console:
     console.say("", "== all folds together")
     evaluation, _ = report_run(folder, folder / REPORT, config, console, config.data)
     assert evaluation is not None  # each fold has a validation part
-    folds = Folds(str(folder), reports, evaluation.scores, str(folder / REPORT), _with_all(reports[0].next, folder))
+    objects = evaluation.tally if evaluation.is_of_objects else None
+    following = _with_all(reports[0].next, folder)
+    folds = Folds(str(folder), reports, summary(evaluation), str(folder / REPORT), following, objects)
     write_json(folder / METRICS, asdict(folds))
     return folds
 
@@ -149,15 +154,15 @@ def _trained(
     Stopped."""
     if (run / METRICS).exists() and not BUDGET & changed_settings(run, config).keys():
         console.say(f"{run} has finished training")
-        return _report(run)
+        return stored_report(run)
     try:
         train(config, layout, console, started, is_part=True, like=like)
     except AlreadyFinished as finished:
         console.say(str(finished))
-    return _report(run)
+    return stored_report(run)
 
 
-def _report(run: Path) -> Report:
+def stored_report(run: Path) -> Report:
     """The stored report of a finished run, with the paths of its present location. Raises UserError."""
     path = run / METRICS
     try:

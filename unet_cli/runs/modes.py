@@ -133,7 +133,7 @@ def _learned(call: Call, card: Card, split: Split, network: ModelConfig, mode: M
     template = template_of(call, card, split, mode, network)
     torch.manual_seed(config.seed)  # the same initial weights as in the run itself
     model = build_model(network, config.gradient_checkpointing)
-    model.start_at(class_shares(card, split.train))
+    model.start_at(class_shares(card, split.train), card.labels.cores)
     run = build_run(call, card, replace(split, val=[]), template, plan, model)
     learner, loader, course = run.learner, run.loader, run.course
     loader.change_side(side)

@@ -93,7 +93,7 @@ def prepare(call: Call) -> tuple[Run, Saver]:
     if initial:  # also with --resume: the averaged weights and the optimizer are restored below
         model.load_state_dict(initial.weights)
     else:
-        model.start_at(class_shares(card, split.train))
+        model.start_at(class_shares(card, split.train), card.labels.cores)
         if config.encoder_weights:
             load_encoder(call, model, config.encoder_weights)
     run = build_run(call, card, split, template, plan, model)
@@ -181,12 +181,13 @@ def examine_for_training(config: TrainConfig, layout: Layout, console: Console) 
 
 def with_target(card: Card, config: TrainConfig, initial: Checkpoint | None = None) -> Card:
     """The card with what is learned: objects or classes, by --target, else as the initial weights, else objects where
-    the masks tell them apart. Raises UserError where there are no objects of one class."""
+    the masks tell those of one class apart. Raises UserError where classes can't have objects."""
     labels = card.labels
-    if config.target == "objects" and (labels.num_classes > 2 or labels.overlapping):
+    if config.target == "objects" and (labels.overlapping or not labels.background):
+        why = "overlap" if labels.overlapping else "none of them is background"
         raise UserError(
-            f"--target objects is for objects of one class, and the masks hold {', '.join(labels.names[1:])}: leave it "
-            "out, or name one class with --classes background,object"
+            f"--target objects is for classes that exclude each other beside a background, and of "
+            f"{', '.join(labels.names[int(labels.background) :])} {why}: leave it out"
         )
     if config.target == "auto" and initial is not None:
         is_target = initial.labels.cores

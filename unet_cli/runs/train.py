@@ -79,7 +79,7 @@ def train(
                 console.say(f"last.pth is missing: the run starts again from its best weights, kept as {weights}")
             (saver.folder / METRICS).unlink(missing_ok=True)  # that of an earlier call: its presence means finished
             saver.record.write()
-            journal = Journal(saver.folder, colours_of(run.val_data.labels.targets), config.tensorboard)
+            journal = Journal(saver.folder, colours_of(run.val_data.labels.pictured), config.tensorboard)
             if config.show_augmented:
                 _show_augmented(run, config.show_augmented, saver.folder)
             _fit_and_save(run, saver, journal)
@@ -265,5 +265,6 @@ def _show_augmented(run: Run, count: int, folder: Path) -> None:
             image, mask = loader.network_input(batch, epoch)
             pictures += zip(center_crop(middle_slice(image, slices), mask.shape[1:]), mask, strict=True)
     image, mask = (torch.stack(parts).cpu() for parts in zip(*pictures, strict=True))
-    write_png(folder / "augmented.png", augmented_sheet(image, mask, colours_of(data.labels.targets)))
+    shown = data.labels.as_pictured(mask.to(torch.uint8).numpy())
+    write_png(folder / "augmented.png", augmented_sheet(image, shown, colours_of(data.labels.pictured)))
     run.learner.console.say(f"{counted(count, 'augmented sample')} written: {folder / 'augmented.png'}")

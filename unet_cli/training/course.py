@@ -150,9 +150,7 @@ class Course:
         """Add the scores of the averaged weights, see `validate`, to the row of the last epoch; empty without a
         validation part."""
         before, last = self.progress.best, self.progress.rows[-1]
-        # A network whose loss is not finite is never the best one: -1 is below every score.
-        score = scores["set_dice"] if scores and math.isfinite(scores["loss"]) else -1.0
-        self.progress.rows[-1] = replace(
+        row = replace(
             last,
             val_loss=scores.get("loss"),
             val_dice=scores.get("dice"),
@@ -161,9 +159,12 @@ class Course:
             val_mean_iou=scores.get("mean_iou"),
             val_foreground=scores.get("foreground"),
             averaged=True,
-            is_best=not scores or score > before,
             val_classes={key.removeprefix("dice_"): value for key, value in scores.items() if key.startswith("dice_")},
+            val_core_dice=scores.get("core_dice"),
         )
+        # A network whose loss is not finite is never the best one: -1 is below every score.
+        score = row.score if row.score is not None and math.isfinite(scores["loss"]) else -1.0
+        self.progress.rows[-1] = replace(row, is_best=not scores or score > before)
         return self.progress.rows[-1]
 
     def cool_down_where_settled(self) -> int | None:

@@ -22,7 +22,7 @@ class EpochResult:
     averaged weights were validated in this epoch, or would have been if there were a validation part. is_best: whether
     they are the best of the run so far. val_foreground: share of the validation pixels predicted as foreground.
     skipped: steps of this epoch whose loss was not finite. val_classes: Dice of each class by name, where there are
-    several foreground classes.
+    several foreground classes. val_core_dice: set Dice of the cores of objects, where these are learned.
     """
 
     epoch: int
@@ -40,11 +40,15 @@ class EpochResult:
     is_best: bool = False
     skipped: int = 0
     val_classes: dict[str, float] = field(default_factory=dict)
+    val_core_dice: float | None = None
 
     @property
     def score(self) -> float | None:
-        """The score by which weights are compared, set Dice: empty masks can't win by it."""
-        return self.val_set_dice
+        """The score by which weights are compared, set Dice: empty masks can't win by it. Cores count as much as the
+        classes."""
+        if self.val_set_dice is None or self.val_core_dice is None:
+            return self.val_set_dice
+        return (self.val_set_dice + self.val_core_dice) / 2
 
     def describe(self) -> str:
         """A line for the log."""
@@ -52,6 +56,7 @@ class EpochResult:
         if self.val_dice is not None:
             line += f", validation loss {self.val_loss:.4f}, Dice {self.val_dice:.4f}, IoU {self.val_iou:.4f}"
             line += "" if self.val_set_dice is None else f", set Dice {self.val_set_dice:.4f}"
+            line += "" if self.val_core_dice is None else f", of cores {self.val_core_dice:.4f}"
             line += " (best)" if self.is_best else ""
         if self.val_classes:
             line += f", mean IoU of all classes {self.val_mean_iou:.4f}" if self.val_mean_iou is not None else ""

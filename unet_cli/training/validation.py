@@ -9,6 +9,7 @@ from itertools import chain, islice, repeat
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unet_cli.data.objects import CLASSES
 from unet_cli.data.pictures import shown_slice
@@ -16,7 +17,7 @@ from unet_cli.data.preprocess import middle_slice
 from unet_cli.data.samples.dataset import Batch, SegmentationDataset
 from unet_cli.data.samples.warp import center_crop
 from unet_cli.metrics.overlap import confusion, counts_of, summarize
-from unet_cli.models.classes import to_classes
+from unet_cli.models.classes import decided, parts_of, to_classes
 from unet_cli.system.signals import StopRequest
 from unet_cli.training.loader import to_device
 from unet_cli.training.run import Run
@@ -42,19 +43,21 @@ def validate(
     learner: Learner, data: SegmentationDataset, batch_size: int, stop: StopRequest | None = None
 ) -> dict[str, float] | None:
     """Scores of the network's current weights over the validation part at network size: those of
-    metrics.overlap.summarize, `loss`, and `foreground` (share of the pixels that are predicted as foreground).
+    metrics.overlap.summarize, `loss`, `foreground` (share of the pixels that are predicted as foreground), and with
+    cores `core_dice`, their set Dice.
 
     Empty without a validation part, None where a stop was requested meanwhile. Several processes share the samples;
     their counts are summed, so the scores equal those of one process.
     """
     if not len(data):
         return {}
-    world, labels = learner.world, data.labels.targets
+    world, labels = learner.world, data.labels
     members = labels.members
     batches = data.batches(range(world.rank, len(data), world.count), batch_size, learner.config.workers)
     # All processes take part in as many rounds, since each has a collective; in the last, some have no batch.
     rounds = -(-len(data) // (batch_size * world.count))
     counts = np.zeros((len(data.pairs), labels.num_classes, 4), dtype=np.int64)
+    of_cores = np.zeros((len(data.pairs), 2, 4), dtype=np.int64)
     loss_sum = 0.0
     padded: Iterator[Batch | None] = islice(chain(batches, repeat(None)), rounds)
     for batch in learner.console.progress(padded, rounds, "validating", "steps"):
@@ -69,18 +72,29 @@ def validate(
         # The loss is per image, so that the mean doesn't depend on how images are batched.
         losses = [learner.loss(one[None], target[None]) for one, target in zip(logits, mask, strict=True)]
         loss_sum += float(torch.stack(losses).sum())
-        pred = to_classes(logits, overlapping=labels.overlapping)
-        batch_counts = counts_of(confusion(pred, mask, len(members)).cpu().numpy(), members)
-        # add.at, since several tiles of one image may be in a batch: += would count only one of them.
-        np.add.at(counts, [data.image_numbers[index] for index in batch.indices], batch_counts)
-    gathered = world.gathered((counts, loss_sum))
-    counts = np.sum([part for part, _ in gathered], axis=0)
+        rows = [data.image_numbers[index] for index in batch.indices]
+        if labels.cores:
+            mask, cores = parts_of(mask)
+            # add.at, since several tiles of one image may be in a batch: += would count only one of them.
+            np.add.at(of_cores, rows, _counts(logits[:, -1:], cores, np.eye(2, dtype=bool)))
+            logits = logits[:, :-1]
+        np.add.at(counts, rows, _counts(logits, mask, members, labels.overlapping))
+    gathered = world.gathered((counts, of_cores, loss_sum))
+    counts = np.sum([part for part, *_ in gathered], axis=0)
+    of_cores = np.sum([part for _, part, _ in gathered], axis=0)
     foreground = {"foreground": _foreground_share(counts)} if labels.background else {}
     return {
-        "loss": sum(part for _, part in gathered) / len(data),
+        "loss": sum(loss for *_, loss in gathered) / len(data),
         **foreground,
         **summarize(counts, labels.names, labels.scored.start),
+        **({"core_dice": summarize(of_cores)["set_dice"]} if labels.cores else {}),
     }
+
+
+def _counts(logits: Tensor, target: Tensor, members: np.ndarray, overlapping: bool = False) -> np.ndarray:
+    """(images, classes, 4) counts of a batch, see counts_of."""
+    matrix = confusion(to_classes(logits, overlapping=overlapping), target, len(members))
+    return counts_of(matrix.cpu().numpy(), members)
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,8 @@ def predict_samples(learner: Learner, data: SegmentationDataset, count: int) -> 
         # The modulus removes object numbers, which a mask may hold above the class indices.
         classes = center_crop(mask[0], data.sides).cpu().numpy().astype(np.int32) % CLASSES
         pixels = middle_slice(batch.image[0], data.preprocessing.slices)
-        pred = to_classes(logits, overlapping=data.labels.targets.overlapping)[0].cpu().numpy()
-        shown = center_crop(pixels, data.sides).numpy(), classes, pred
+        pred = decided(logits, data.labels.overlapping, data.labels.cores)[0].cpu().numpy()
+        shown = center_crop(pixels, data.sides).numpy(), *map(data.labels.as_pictured, (classes.astype(np.uint8), pred))
         predicted.append(PredictedSample(*shown_slice(*shown)))
     return predicted
 

@@ -31,7 +31,7 @@ from unet_cli.data.class_names import class_files
 from unet_cli.data.colours import colours_of
 from unet_cli.data.export import coco, labelme, yolo
 from unet_cli.data.export.drawing import Drawing
-from unet_cli.data.found import Layer, Objects, gathered
+from unet_cli.data.found import Objects, gathered_from
 from unet_cli.data.imagefile import read_image
 from unet_cli.data.labels import LabelMap
 from unet_cli.data.source import Pair, Source
@@ -107,11 +107,8 @@ def check_convertible(card: Card, config: ConvertConfig) -> None:
 def objects_of_pair(pair: Pair, labels: LabelMap) -> tuple[np.ndarray, Objects]:
     """Class indices (H, W) of a pair's mask, and its objects. Raises UserError."""
     truth = read_truth(pair.mask, labels)
-    parts = []
-    for index in range(1, labels.num_classes):
-        own = truth.numbers_of(labels, index).astype(np.int32)
-        parts.append((Layer(own, (0, 0)), np.full(int(own.max(initial=0)), index)))
-    return truth.classes, gathered(truth.classes.shape, parts)
+    layers = ((truth.numbers_of(labels, index).astype(np.int32), index) for index in range(1, labels.num_classes))
+    return truth.classes, gathered_from(layers, truth.classes.shape)
 
 
 def _write_masks(folder: Path, name: str, indices: np.ndarray, labels: LabelMap) -> None:

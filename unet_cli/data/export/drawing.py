@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unet_cli.data.found import Objects
-from unet_cli.data.outline import Part, Rings, outlines
+from unet_cli.data.outline import Part, outlines
 from unet_cli.data.simplify import simplified
 
 MAX_PRIM = 64  # rings that are joined one to the next; more are all joined to the first
@@ -36,13 +36,17 @@ class Drawing:
         return height, width
 
     @cached_property
-    def exact(self) -> Rings:
-        return outlines(self.objects)
-
-    @cached_property
     def parts(self) -> dict[int, list[Part]]:
         """The simplified outlines of each object, by its number."""
-        return simplified(self.objects, self.exact, self.tolerance).by_object()
+        found: dict[int, list[Part]] = {}
+        for window in self.objects.windows():
+            found |= simplified(window, outlines(window), self.tolerance).by_object()
+        return dict(sorted(found.items()))
+
+    def exact(self) -> Iterator[tuple[int, list[Part]]]:
+        """The number and the outlines of each object."""
+        for window in self.objects.windows():
+            yield from outlines(window).by_object().items()
 
     def name_of(self, number: int) -> str:
         """The class of an object."""

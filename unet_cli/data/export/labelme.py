@@ -65,7 +65,7 @@ def _mask(inside: np.ndarray, origin: tuple[int, ...]) -> dict[str, Any]:
 def _polygons(drawing: Drawing) -> dict[int, np.ndarray]:
     """The polygon of each object that one draws right, by its number."""
     waiting: dict[int, np.ndarray] = {}
-    for number, parts in drawing.exact.by_object().items():
+    for number, parts in drawing.exact():
         if all(len(part) == 1 for part in parts):
             ring = bridged([pixel_lines(part[0]) for part in parts])
             if len(ring) >= MIN_POINTS:

@@ -36,25 +36,22 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")  # about odd metadata
 
 
 class Package(NamedTuple):
-    """The package that a format needs. extra: the extra of ours that installs it. without: a package that it would
-    import, and has to do without."""
+    """The package that a format needs. extra: the extra of ours that installs it."""
 
     module: str
     name: str
     extra: str
-    without: str = ""
 
 
 HEIF = Package("pillow_heif", "pillow-heif", "heif")
 DICOM = Package("pydicom", "pydicom", "medical")
 NIFTI = Package("nibabel", "nibabel", "medical")
 ROI = Package("roifile", "roifile", "roi")  # of annotations
-ONNX = Package("onnx", "onnx", "onnx")  # these three of exported networks
+ONNX = Package("onnx", "onnx", "onnx")  # these four of exported networks
 ONNXRUNTIME = Package("onnxruntime", "onnxruntime", "onnx")
 ONNXSCRIPT = Package("onnxscript", "onnxscript", "onnx")  # with which torch writes them
-# Its import would send news of it to Google Analytics and write to the home folder; without a network that takes a
-# minute as Python ends. It has a substitute for where the package that does so is not installed.
-OPENVINO = Package("openvino", "openvino", "openvino", without="openvino_telemetry")
+OPENVINO = Package("openvino", "openvino", "openvino")
+TELEMETRY = "openvino_telemetry"  # which OpenVINO does without where it can't be imported
 PACKAGES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), HEIF),
     **dict.fromkeys(DICOM_EXTENSIONS, DICOM),
@@ -91,15 +88,10 @@ def needed(package: Package) -> Any:
     """The imported package. Raises Refused if it is missing."""
     if not is_installed(package):
         raise Refused(f"can't be read without a package: pip install {package.name} (the extra `{package.extra}`)")
-    if not package.without:
-        return import_module(package.module)
-    before = {package.without: sys.modules[package.without]} if package.without in sys.modules else {}
-    sys.modules[package.without] = None  # type: ignore[assignment] # its import raises ImportError
-    try:
-        return import_module(package.module)
-    finally:
-        del sys.modules[package.without]
-        sys.modules.update(before)
+    if package == OPENVINO:
+        # It would report each import to its maker, with a number of the user that it keeps in the home directory.
+        sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]
+    return import_module(package.module)
 
 
 def is_heif(head: bytes) -> bool:

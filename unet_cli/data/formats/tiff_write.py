@@ -25,6 +25,7 @@ from unet_cli.data.formats.geo import (
     turned_tags,
 )
 from unet_cli.data.formats.tiff_pages import TIFF_SIGNATURES, open_tiff
+from unet_cli.data.slabs import regrouped
 from unet_cli.system.prefetch import default_workers
 
 SOFTWARE = "unet"
@@ -162,20 +163,10 @@ def _colormap(palette: list[int]) -> np.ndarray:
 
 
 def _tiles(rows: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    for band in _regrouped(rows, shape[0]):
-        for left in range(0, shape[1], TILE):
-            yield band[:, left : left + TILE]
-
-
-def _regrouped(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """The same rows in blocks of 512; the last block has the rest."""
-    waiting: list[np.ndarray] = []
-    buffered, left = 0, height
-    for block in rows:
-        waiting.append(block)
-        buffered += len(block)
-        while left and buffered >= (size := min(TILE, left)):
-            joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-            yield joined[:size]
-            waiting, buffered, left = [joined[size:]], buffered - size, left - size
-    assert left == 0, f"the last {left} of {height} rows are missing, less {buffered}"
+    left = shape[0]
+    for band in regrouped(rows, TILE):
+        missing = left - len(band)
+        assert len(band) == TILE or not missing, f"the last {missing} of {shape[0]} rows are missing"
+        for column in range(0, shape[1], TILE):
+            yield band[:, column : column + TILE]
+        left = missing

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_cli.config.model import IGNORED, MAX_CLASSES, MAX_OVERLAPPING, outputs_for, pixels_of
+from unet_cli.config.model import CORE, IGNORED, MAX_CLASSES, MAX_OVERLAPPING, outputs_for, pixels_of
 from unet_cli.data.labels.noise import MIN_AREA, nearest_sure
 from unet_cli.data.labels.numbering import are_objects, could_be_objects
 from unet_cli.data.labels.readings import NUMBERS_IN_COLOURS, Reading, mask_as, stats_as
@@ -48,8 +48,8 @@ class LabelMap:
     from a class's value that JPEG causes; such values belong to the class. unlabelled_is_background: whether unlabelled
     pixels (NaN, -1) belong to the first class; else they are ignored. overlapping: whether a pixel may be of several
     classes; its index is then a set of them, see config.model.pixels_of. values are the numbers of the classes' files.
-    cores: of numbered objects, whether the network learns their cores too, to tell them apart; what it learns and
-    predicts are then sets of the object and its core, see data/cores.py.
+    cores: whether the network learns the cores of objects too, to tell them apart; indices may then be marked as in a
+    core, see data/cores.py.
     """
 
     values: tuple[int, ...]
@@ -88,8 +88,8 @@ class LabelMap:
             raise UserError("of two classes the first is always background")
         if self.overlapping and not (self.background and self.kind == "values" and len(self.values) <= MAX_SETS_OF):
             raise UserError(f"at most {MAX_OVERLAPPING} classes may overlap, beside a background")
-        if self.cores and len(self.values) > 2:
-            raise UserError("only objects of one class have cores")
+        if self.cores and (self.overlapping or not self.background or len(self.values) > CORE - 1):
+            raise UserError(f"only objects of up to {CORE - 2} classes have cores, beside a background and apart")
         if len(self.palette or ()) not in range(0, 769, 3) or not all(0 <= part < 256 for part in self.palette or ()):
             raise UserError("the palette has to hold up to 256 colours of red, green and blue, each from 0 to 255")
 
@@ -103,9 +103,17 @@ class LabelMap:
         return outputs_for(self.num_classes, self.overlapping) + self.cores
 
     @property
-    def targets(self) -> LabelMap:
-        """The map of what a network learns: itself, or objects and their cores as classes that overlap."""
-        return LabelMap((0, 1, 2), (*self.names, "core"), overlapping=True) if self.cores else self
+    def pictured(self) -> LabelMap:
+        """The map for pictures of what a network learns: itself, or with cores as one more class."""
+        if not self.cores:
+            return self
+        core = "core" if "core" not in self.names else "core of an object"
+        return LabelMap(tuple(range(self.num_classes + 1)), (*self.names, core))
+
+    def as_pictured(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices in which cores may be marked -> those of `pictured`."""
+        is_core = (indices >= CORE) & (indices != IGNORED)
+        return np.where(is_core, np.uint8(self.num_classes), indices) if self.cores else indices
 
     @property
     def has_threshold(self) -> bool:
@@ -116,8 +124,7 @@ class LabelMap:
     def members(self) -> np.ndarray:
         """(indices, num_classes) bool: which classes an index that a mask may have is of; its own where none
         overlap."""
-        bits = self.num_classes - 1 if self.overlapping else 2 * self.cores
-        indices = np.arange(2**bits if bits else self.num_classes)
+        indices = np.arange(2 ** (self.num_classes - 1) if self.overlapping else self.num_classes)
         return np.stack([self.region(indices, number) for number in range(self.num_classes)], axis=1)
 
     @property
@@ -243,15 +250,11 @@ class LabelMap:
 
     def region(self, indices: np.ndarray, number: int) -> np.ndarray:
         """Where class `number` is in an array of class indices: bool, of the same shape."""
-        return pixels_of(indices, number, self.overlapping or self.cores)
-
-    def cores_in(self, indices: np.ndarray) -> np.ndarray:
-        """Where cores of objects are: uint8, 0 or 1."""
-        return pixels_of(indices, 2, True).astype(np.uint8)
+        return pixels_of(self.without_cores(indices), number, self.overlapping)
 
     def without_cores(self, indices: np.ndarray) -> np.ndarray:
-        """Predicted class indices without the cores of objects."""
-        return self.region(indices, 1).astype(np.uint8) if self.cores else indices
+        """Class indices without marks of cores."""
+        return np.where(indices == IGNORED, indices, indices & (CORE - 1)) if self.cores else indices
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the user's values: (H, W) uint8 or uint16, or (H, W, 3) uint8 colours."""

@@ -198,8 +198,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         try:
             if self.labels.cores or self.numbered:
                 truth = read_truth(pair.mask, self.labels, missing)
-                with_objects = with_cores if self.labels.cores else partial(numbered, ignored=IGNORED)
-                mask = with_objects(truth.classes, truth.numbers)
+                mask = (
+                    with_cores(truth.classes, truth.all_numbers)
+                    if self.labels.cores
+                    else numbered(truth.classes, truth.numbers, IGNORED)
+                )
             else:
                 mask = read_classes(pair.mask, self.labels, missing)
             self._check_size(number, mask)

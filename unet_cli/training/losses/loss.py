@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from unet_cli.config.losses import LOSSES, parse_class_weights, parse_loss
 from unet_cli.config.model import IGNORED, pixels_of
 from unet_cli.errors import UserError
+from unet_cli.models.classes import parts_of
 from unet_cli.training.losses import pixel, region
 
 MAX_WEIGHT = 10.0  # weight of a rare class relative to the most frequent one
@@ -47,7 +48,8 @@ class Loss:
 
     class_weights: weight of each class's pixels in pixel and image terms, background first; None: all 1. first: index
     of the first class that region terms count, 0 where no class is background. overlapping: whether the target's
-    indices are sets of classes, each class then being a target of its own: see `each_class`.
+    indices are sets of classes, each class then being a target of its own: see `each_class`. cores: whether the cores
+    of objects are marked in the target, and have the last logit: their loss counts as much as that of all classes.
     """
 
     num_classes: int
@@ -55,10 +57,13 @@ class Loss:
     class_weights: tuple[float, ...] | None = None
     first: int = 1
     overlapping: bool = False
+    cores: bool = False
 
     def denominators(self, target: Tensor, images: int | None = None) -> Denominators:
         """Denominators of a target (N, *spatial). images: how many of the N images count, by default all."""
         images = len(target) if images is None else images
+        if self.cores:
+            target, _ = parts_of(target)
         if self.overlapping:
             return self._of_each.denominators(each_class(target, self.num_classes), images * (self.num_classes - 1))
         return _denominators(self._weights(target), images)
@@ -66,13 +71,22 @@ class Loss:
     def __call__(self, logits: Tensor, target: Tensor, denominators: Denominators | None = None) -> Tensor:
         """logits (N, K, *spatial), target (N, *spatial) of class indices and IGNORED -> scalar float32.
 
-        K is the number of classes, less the background where they overlap, or 1 for two classes. denominators: those of
-        the batch of which this is a micro-batch; the losses of its micro-batches, and their gradients, then sum to
-        those of the batch. An image that is ignored everywhere adds exactly 0.
+        K is the number of classes, less the background where they overlap, or 1 for two classes; and one more for
+        cores. denominators: those of the batch of which this is a micro-batch; the losses of its micro-batches, and
+        their gradients, then sum to those of the batch. An image that is ignored everywhere adds exactly 0.
         """
         if self.overlapping:
             return self._of_each(logits.flatten(0, 1)[:, None], each_class(target, self.num_classes), denominators)
-        logits, weights = logits.float(), self._weights(target)
+        if self.cores:
+            classes, cores = parts_of(target)
+            weights = self._weights(classes)
+            of_classes = replace(self, cores=False)._of(logits[:, :-1], classes, weights, denominators)
+            return (of_classes + self._of_each._of(logits[:, -1:], cores, weights, denominators)) / 2
+        return self._of(logits, target, self._weights(target), denominators)
+
+    def _of(self, logits: Tensor, target: Tensor, weights: Tensor, denominators: Denominators | None) -> Tensor:
+        """The loss of classes that exclude each other. weights: of each pixel, (N, *spatial)."""
+        logits = logits.float()
         denominators = denominators or _denominators(weights, len(target))
         # An all-ignored batch has numerators of 0, so any positive denominator gives a loss of 0 rather than NaN.
         images = denominators.images.clamp(min=1)
@@ -177,6 +191,7 @@ def loss_for(
     class_weights: Sequence[float] | None = None,
     first: int = 1,
     overlapping: bool = False,
+    cores: bool = False,
 ) -> Loss:
     """The loss for an expression such as 'bce+dice', see `parse_loss`; for the class weights see `class_weights_for`.
 
@@ -184,7 +199,7 @@ def loss_for(
     """
     assert class_weights is None or len(class_weights) == num_classes
     weights = None if class_weights is None else tuple(class_weights)
-    return Loss(num_classes, parse_loss(expression), weights, first, overlapping)
+    return Loss(num_classes, parse_loss(expression), weights, first, overlapping, cores)
 
 
 def class_weights_for(text: str, shares: Sequence[float]) -> tuple[float, ...] | None:
