@@ -251,8 +251,9 @@ def _cover(graph: Graph, pixels: np.ndarray, probs: Tensor) -> bytes:
     margin = sizes(graph).margin
     inner = pixels[:, margin : pixels.shape[1] - margin, margin : pixels.shape[2] - margin]
     labels = graph.checkpoint.labels
-    foreground = (probs[: len(probs) - labels.cores] >= graph.predictor.threshold).numpy()
-    indices = np.asarray(foreground.any(0) if labels.has_threshold else probs.argmax(0).numpy(), dtype=np.uint8)
+    own = probs[: len(probs) - labels.cores]
+    is_any = (own >= graph.predictor.threshold).any(0)
+    indices = np.asarray((is_any if labels.has_threshold else own.argmax(0)).numpy(), dtype=np.uint8)
     dtype = graph.checkpoint.preprocessing.dtype
     inner = inner if dtype == "float32" else np.rint(inner).astype(dtype)
     colours, nothing = colours_of(labels), np.zeros_like(indices)
