@@ -11,7 +11,7 @@ import unet_cli
 
 PACKAGE = Path(unet_cli.__file__).parent
 ROWS = [  # rooms that share a row don't import each other
-    ["__main__"], ["cli"], ["__init__"], ["runs"], ["report"], ["evaluation"], ["training", "inference"],
+    ["__main__"], ["cli"], ["__init__"], ["runs", "export"], ["report"], ["evaluation"], ["training", "inference"],
     ["run_folder"], ["checkpoint"], ["foreign", "exported"], ["models", "data", "metrics"], ["system"], ["config"],
     ["errors", "version"],
 ]  # fmt: skip

@@ -7,12 +7,14 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from unet_cli.config.base import marked
+from unet_cli.config.data import DataConfig
 from unet_cli.config.training import RUN_SETTINGS, TrainConfig
 from unet_cli.data.samples.split import Split, write_split
 from unet_cli.errors import UserError, explain
@@ -64,6 +66,19 @@ class Record:
         )
         write_json(self.folder / "run.json", {"calls": calls})
         write_settings(self.folder, self.config)  # last, since its presence means that the run can be resumed
+
+
+def data_of(training: Mapping[str, Any], run: Path, workers: int | None = None, data: Path | None = None) -> DataConfig:
+    """The settings by which a run's data are found again. training: what its checkpoint says of it. data: the folder
+    that they have moved to. Raises UserError where it is of no run."""
+    settings: dict[str, Any] = {spec.name: training.get(spec.name) for spec in fields(DataConfig)}
+    if not settings["data"] and not settings["images"]:
+        raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
+    if data is not None:
+        settings |= {"data": data, "images": None, "masks": None}
+    settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack these
+    flags = {name: bool(settings[name]) for name in ("volume_folders", "skip_bad", "keep_alpha")}
+    return DataConfig(**settings | flags | {"workers": workers, "background": "auto"})
 
 
 def independent(config: TrainConfig) -> TrainConfig:

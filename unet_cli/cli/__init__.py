@@ -51,6 +51,7 @@ COMMANDS = {
     "compare": "Train several networks on the same data for the same time, and say which is best.",
     "convert": "Write a data set in another form: masks, COCO, YOLO or labelme.",
     "evaluate": "Score predictions against true masks: every usual score, with its 95 % confidence interval.",
+    "export": "Write a trained network for other runtimes, pixels to mask in one file, and check what it predicts.",
     "import": "Convert weights of Pytorch-UNet or segmentation_models_pytorch into a checkpoint.",
     "info": "Describe a checkpoint: network, classes, preprocessing, training data, scores, version.",
     "models": "List all networks: parameters, multiply-adds, smallest input, source.",

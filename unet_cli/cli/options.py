@@ -27,6 +27,8 @@ PANELS = (
     "Scores",
     "Training",
     "Network",
+    "8 bits",
+    "bioimage.io",
     "Benchmark",
     "Output",
     "Hardware",

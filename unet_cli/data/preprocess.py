@@ -42,6 +42,17 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, st
 def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
     """(C, *spatial) pixels of a file -> (in_channels, *spatial) without NaN, and a note on the conversion.
 
+    Raises UserError as `with_channels` does.
+    """
+    image, note = with_channels(image, preprocessing)
+    # A constant from the training set, so that tiles and crops of an image are filled alike.
+    image, was_filled = filled(image, preprocessing.mean)
+    return image, NAN_FILLED if was_filled else note
+
+
+def with_channels(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, str | None]:
+    """(C, *spatial) pixels of a file -> (in_channels, *spatial), and a note on the conversion.
+
     Raises UserError if the bit depth differs from that of the training images, or the channels can't be converted.
     """
     if image.dtype != preprocessing.dtype:
@@ -56,10 +67,7 @@ def converted(image: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarr
         )
     channels = preprocessing.in_channels // slices
     parts, (note, *_) = zip(*(to_channels(part, channels, alpha) for part in np.split(image, slices)), strict=True)
-    image = parts[0] if slices == 1 else np.concatenate(parts)
-    # A constant from the training set, so that tiles and crops of an image are filled alike.
-    image, was_filled = filled(image, preprocessing.mean)
-    return image, NAN_FILLED if was_filled else note
+    return parts[0] if slices == 1 else np.concatenate(parts), note
 
 
 def to_channels(image: np.ndarray, channels: int, alpha: bool = False) -> tuple[np.ndarray, str | None]:

@@ -142,7 +142,7 @@ class Predictor:
         else:
             channels, keep_alpha = self.preprocessing.in_channels, self.preprocessing.keep_alpha
             pixels = volume_pixels if self.preprocessing.is_volumetric else image_pixels
-            picture = self._picture(*pixels(image, channels, keep_alpha))
+            picture = self.picture(*pixels(image, channels, keep_alpha))
         rows = [self.classes(self.finished(band)) for band in self.bands(picture)]
         indices = np.concatenate(rows).reshape(picture.shape)
         if self.labels.cores:
@@ -205,9 +205,10 @@ class Predictor:
         sides = [64] * len(self.preprocessing.sides)
         blank = np.zeros((self.preprocessing.in_channels, *sides), self.preprocessing.dtype)
         with compiling():
-            self.probabilities([next(self._picture(blank, ()).views())])
+            self.probabilities([next(self.picture(blank, ()).views())])
 
-    def _picture(self, pixels: np.ndarray, notes: tuple[str, ...]) -> Picture:
+    def picture(self, pixels: np.ndarray, notes: tuple[str, ...] = ()) -> Picture:
+        """An image or volume in memory, (C, *spatial). Raises UserError."""
         if self.mode == "tile":
             return self._in_tiles(one_band(pixels, notes), self._stated)
         return Stretched(self.members, pixels, notes)

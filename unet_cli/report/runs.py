@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from unet_cli.checkpoint import Checkpoint, describe_unfinished, find_checkpoints, load_checkpoint
-from unet_cli.config.data import DataConfig
 from unet_cli.config.evaluation import Scoring
 from unet_cli.config.hardware import Hardware
 from unet_cli.config.prediction import Cleaning, Inference
@@ -24,6 +22,7 @@ from unet_cli.evaluation.truth import examine_for_evaluation, spec_of
 from unet_cli.report.contents import Suspect
 from unet_cli.report.page import write_report
 from unet_cli.report.pages import page_of_run, suspects_of
+from unet_cli.run_folder import data_of
 from unet_cli.system.console import Console
 from unet_cli.system.schema import parsed
 
@@ -51,7 +50,7 @@ def report_run(
     (out-of-fold); None without validation. data: the new location of the images. suspects: look for label errors in
     training masks; with folds these are the same images. Raises UserError.
     """
-    trained = _trained(run, data, hardware, console)
+    trained = trained_run(run, data, hardware, console)
     console.say(*trained.notes)
     validated = [split.val for split in trained.splits]
     of_folds = len(trained.runs) > 1
@@ -64,7 +63,9 @@ def report_run(
     return found, doubted
 
 
-def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+def trained_run(run: Path, data: Path | None, hardware: Hardware, console: Console) -> Trained:
+    """Networks and data of a run, or of the folds in a folder. data: the new location of the images. Raises
+    UserError."""
     paths = find_checkpoints([run])
     checkpoints = [load_checkpoint(path) for path in paths]
     if len(paths) > 1 and not all(one.training.get("folds") for one in checkpoints):
@@ -72,17 +73,10 @@ def _trained(run: Path, data: Path | None, hardware: Hardware, console: Console)
             f"{run} holds {len(paths)} runs, which are not folds of one run: give one, such as {paths[0].parent}"
         )
     training = checkpoints[0].training
-    settings: dict[str, Any] = {spec.name: training.get(spec.name) for spec in fields(DataConfig)}
-    if not training.get("data") and not settings["images"]:
-        raise UserError(f"{run} is no run of unet train: give the folder of one, such as checkpoints/cells-1")
-    if data is not None:
-        settings |= {"data": data, "images": None, "masks": None}
+    config = data_of(training, run, hardware.workers, data)
     spec = spec_of(checkpoints[0])
     if spec is not None:  # the checkpoint has the classes, and their file may be gone
-        settings |= {"classes": None, "ignore_index": None}
-    settings["missing_masks"] = settings["missing_masks"] or "stop"  # runs of older versions lack these two
-    settings["volume_folders"] = bool(settings["volume_folders"])
-    config = DataConfig(**settings | {"workers": hardware.workers, "background": "auto"})
+        config = replace(config, classes=None, ignore_index=None)
     layout, ranges = layout_of(config), {}
     if checkpoints[0].preprocessing.is_volumetric:
         named = [set().union(*names_in(path.parent / "split.json")) for path in paths]

@@ -94,12 +94,24 @@ def choose_compute(
 
 def processor_name() -> str:
     """The processor's model, such as 'AMD EPYC 7763 64-Core Processor': measured speeds are those of one model."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_saturates_int8() -> bool:
+    """Whether sums of two products of 8 bits are cut off at 16 bits, as on x86 processors without VNNI, so that one of
+    the factors should have 7 bits. True where the processor can't be asked."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return False
+    return not {"avx512_vnni", "avx_vnni"} & set(_cpu_info("flags").split())
+
+
+def _cpu_info(name: str) -> str:
+    """What Linux says of the first processor; '' where it says nothing, and on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # elsewhere than on Linux
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
 def cpu_likes_channels_last() -> bool:
