@@ -338,8 +338,10 @@ def test_slices_are_kept_by_later_runs_and_refused_where_there_are_none(tmp_path
         TrainConfig(data=root, slices=4)
     with pytest.raises(UserError, match="--slices is for networks for images, and unet3d sees volumes"):
         trained(tmp_path, root, slices=3, model="unet3d")
-    for path in root.rglob("*.tif"):
-        tifffile.imwrite(path, tifffile.imread(path)[5])
+    for path in list(root.rglob("*.tif")):
+        pages = tifffile.imread(path)
+        for number in range(4):
+            tifffile.imwrite(path.with_name(f"block{number}.tif"), pages[5 + number])
     with pytest.raises(UserError, match="--slices 3: no file of .* has several pages"):
         trained(tmp_path, root, slices=3)
     flat = trained(tmp_path, root, init=Path(first.best))  # the weights' own number is no wish
