@@ -19,7 +19,7 @@ from unet_cli.inference.member import Member
 from unet_cli.inference.predictor import Predictor
 from unet_cli.inference.views import tile_sides
 from unet_cli.metrics.calibration import calibrated, uncalibrated
-from unet_cli.models.classes import to_classes
+from unet_cli.models.classes import to_classes, to_probabilities
 
 TYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
 HIGHEST = 65535.0  # of 16 bits
@@ -97,8 +97,7 @@ class After(nn.Module):
 
     def forward(self, logits: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         height, width = missing.shape
-        logits = logits.float()
-        probs = (logits.sigmoid() if self.labels.has_threshold else logits.softmax(1))[0]
+        probs = to_probabilities(logits.float(), self.labels.has_threshold, self.labels.cores)[0]
         if self.is_tile:
             probs = probs[:, :height, :width]
         else:
