@@ -205,7 +205,8 @@ def test_rounds_alternate_after_one_that_is_not_counted():
         ({"to": "torch", "int8": True}, "--int8 is for"),
         ({"to": "bioimage", "name": "äh"}, "--name"),
         ({"to": "bioimage", "licence": "all rights/"}, "--licence"),
-        ({"to": "bioimage", "authors": (" ",)}, "--authors"),
+        ({"to": "bioimage"}, "give --licence"),
+        ({"to": "bioimage", "authors": (" ",), "licence": "MIT"}, "--authors"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

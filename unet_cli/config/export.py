@@ -77,8 +77,8 @@ class ExportConfig(Reading):
         (), help="With --to bioimage, an author of the model; give it again for each. They are published with it.",
         panel="bioimage.io", metavar="NAME",
     )  # fmt: skip
-    licence: str = setting(
-        "MIT", help="With --to bioimage, the licence of the weights, as in the list of SPDX, such as CC-BY-4.0.",
+    licence: str | None = setting(
+        None, help="With --to bioimage, the licence of your weights, as in the list of SPDX, such as CC-BY-4.0.",
         panel="bioimage.io", metavar="SPDX",
     )  # fmt: skip
 
@@ -94,7 +94,12 @@ class ExportConfig(Reading):
             raise UserError(
                 f"--name is '{self.name}': bioimage.io takes 5 to 64 letters of English, digits, spaces, and _ + - ( )"
             )
-        if not re.fullmatch(r"[A-Za-z0-9.+\-]{2,64}", self.licence):
+        if self.to == "bioimage" and self.licence is None:
+            raise UserError(
+                "--to bioimage writes what others may use, so it has to say how they may: give --licence, such as "
+                "CC-BY-4.0 or MIT"
+            )
+        if self.licence is not None and not re.fullmatch(r"[A-Za-z0-9.+\-]{2,64}", self.licence):
             raise UserError(f"--licence is '{self.licence}': give an identifier of https://spdx.org/licenses")
         if not all(name.strip() and name.isprintable() for name in self.authors):
             raise UserError("--authors holds an empty name: leave it out")

@@ -54,8 +54,8 @@ class About:
     identifier of the licence of its weights."""
 
     name: str
-    authors: Sequence[str] = ("unknown",)
-    licence: str = "MIT"
+    authors: Sequence[str]
+    licence: str
 
 
 class Tool(nn.Module):

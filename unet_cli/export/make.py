@@ -39,6 +39,7 @@ def make(graph: Graph, config: ExportConfig, weights: Path, found: Found | None,
     """weights: the checkpoint's file, in the folder of its run. found: images for comparison. Raises UserError, also
     where 8 bits lose too much."""
     if config.to == "bioimage":
+        assert config.licence is not None  # see ExportConfig
         about = About(config.name or _name_after(weights), config.authors or ("unknown",), config.licence)
         sample = drawn_sample(graph) if found is None else next(samples_of(graph, found))
         content = bioimage_zip(graph, about, sample.pixels, config.max_difference)
