@@ -90,7 +90,7 @@ def test_networks_with_margins_several_classes_and_channels_predict_as_their_che
     parts = []
     for weights in ("best.pth", "model.onnx"):
         predictor = unet_cli.load(tmp_path / weights, precision="float32", device="cpu")
-        bands = predictor.bands(predictor._picture(np.moveaxis(pixels, -1, 0), ()))
+        bands = predictor.bands(predictor.picture(np.moveaxis(pixels, -1, 0), ()))
         parts.append(torch.cat([predictor.finished(band) for band in bands], 1))
     assert parts[0].std() > 0.001
     assert torch.allclose(*parts, atol=1e-5)

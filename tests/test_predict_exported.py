@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def predictor_of(*paths: Path, **settings: Any) -> Predictor:
 
 
 def probabilities(predictor: Predictor, image: np.ndarray = IMAGE) -> torch.Tensor:
-    picture = predictor._picture(np.moveaxis(image, -1, 0), ())
+    picture = predictor.picture(np.moveaxis(image, -1, 0), ())
     return torch.cat([band.combined() for band in predictor.bands(picture)], 1)
 
 
@@ -222,7 +223,7 @@ def test_tiles_of_an_ensemble_have_to_be_of_the_size_of_the_file(exported, train
     larger = replace(first, preprocessing=replace(first.preprocessing, size=64))
     save_checkpoint(tmp_path / "larger.pth", larger)
     with pytest.raises(
-        UserError, match="inputs of 32x32 pixels only, and --mode tile, with tiles for all --weights, n"
+        UserError, match="inputs of 32x32 pixels only, and --mode tile, with tiles for all --weights needs"
     ):
         predictor_of(exported / "model.onnx", tmp_path / "larger.pth", mode="tile")
     assert len(predictor_of(exported / "model.onnx", tmp_path / "larger.pth").members) == 2  # each is resized for
@@ -358,7 +359,10 @@ def test_the_weights_of_openvino_have_to_be_there_whole_and_finite(unet: Run, ex
     predict = ["predict", "--weights", "model.xml", "--input", "imgs"]
     assert_failed(unet(*predict), 1, "model.xml needs its weights, model.bin, beside it: copy both files")
     weights = (exported / "model.bin").read_bytes()
-    for content, said in ((weights[:99], "is damaged"), (b"\xff" * len(weights), "not finite")):
+    stored = [one for one in ElementTree.parse(exported / "model.xml").iter("data") if one.get("element_type") == "f32"]
+    first, size = max(((int(one.get("offset")), int(one.get("size"))) for one in stored), key=lambda place: place[1])
+    spoiled = weights[:first] + b"\xff" * size + weights[first + size :]
+    for content, said in ((weights[:99], "is damaged"), (spoiled, "not finite")):
         (tmp_path / "model.bin").write_bytes(content)
         with pytest.raises(UserError, match=f"model.xml .*{said}"):
             predictor_of(tmp_path / "model.xml")

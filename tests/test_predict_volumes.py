@@ -96,7 +96,7 @@ def seen(predictor: Predictor, picture: Tiled) -> np.ndarray:
 def test_every_voxel_comes_back_in_its_place(geometry, flips, shape):
     predictor = handing_on((8, 16, 16), (12, 10, 20), geometry=geometry, flips=flips)
     volume = np.resize(VOLUME, shape)
-    picture = predictor._picture(volume[None], ())
+    picture = predictor.picture(volume[None], ())
     assert (picture.shape, picture.size) == (shape, (shape[0] * shape[1], shape[2]))
     assert np.allclose(seen(predictor, picture), 1 / (1 + np.exp(-volume)), atol=1e-5)
 
@@ -106,11 +106,11 @@ def test_tiles_give_the_probabilities_of_the_whole_volume_where_they_overlap_eno
     whole = replace(flat, preprocessing=replace(RULE, patch=(64, 96, 96)))
     tiled, single = (Predictor([one], CPU, Inference(overlap=0.75)) for one in (flat, whole))
     volume = np.random.default_rng(1).normal(size=(1, 30, 50, 41)).astype(np.float32)
-    parts, one = tiled._picture(volume, ()), single._picture(volume, ())
+    parts, one = tiled.picture(volume, ()), single.picture(volume, ())
     assert parts.view_count > one.view_count == 1
     assert np.abs(seen(tiled, parts) - seen(single, one)).max() < 1e-5
     poor = Predictor([flat], CPU, Inference(overlap=0.0))
-    assert np.abs(seen(poor, poor._picture(volume, ())) - seen(single, one)).max() > 1e-3
+    assert np.abs(seen(poor, poor.picture(volume, ())) - seen(single, one)).max() > 1e-3
 
 
 def test_of_several_networks_the_largest_side_along_each_axis_rules():
@@ -132,7 +132,7 @@ def test_a_whole_volume_has_one_normalisation_for_all_its_tiles():
     predictor.members = [replace(predictor.members[0], preprocessing=replace(RULE, intensity="image"))]
     volume = VOLUME * 7 + np.arange(21, dtype=np.float32)[:, None, None]
     expected = 1 / (1 + np.exp(-(volume - volume.mean()) / volume.std()))
-    assert np.allclose(seen(predictor, predictor._picture(volume[None], ())), expected, atol=1e-4)
+    assert np.allclose(seen(predictor, predictor.picture(volume[None], ())), expected, atol=1e-4)
 
 
 # --- files

@@ -30,7 +30,7 @@ def predictor_of(trained, **settings) -> Predictor:
 
 
 def probabilities(predictor: Predictor, image: np.ndarray) -> torch.Tensor:
-    return torch.cat([band.combined() for band in predictor.bands(predictor._picture(image, ()))], 1)
+    return torch.cat([band.combined() for band in predictor.bands(predictor.picture(image, ()))], 1)
 
 
 def has_threshold(predictor: Predictor, threshold: float) -> bool:
@@ -213,7 +213,7 @@ def test_intensities_are_those_of_the_whole_image_not_of_a_tile(trained, intensi
     )  # the same but for a factor
     assert torch.allclose(*doubled, atol=0.05 if mode == "resize" else 0.02)
     if mode == "tile":
-        views = list(predictor._picture(uneven, ()).views())
+        views = list(predictor.picture(uneven, ()).views())
         assert len(views) > 1
         assert all(torch.equal(view.intensities[0], views[0].intensities[0]) for view in views)
         assert views[0].intensities[0][2] == pytest.approx(uneven.mean(), rel=0.02)

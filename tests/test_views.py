@@ -86,14 +86,14 @@ def test_in_tiles_every_pixel_comes_back_in_its_place(geometries, overlap, heigh
     sizes = [32 + 3 * number for number in range(len(geometries))]
     predictor = predictor_of(geometries, sizes, mode="tile", overlap=overlap)
     image = IMAGE[:, :height, :width].copy()
-    assert np.allclose(seen(predictor, predictor._picture(image, ())), expected(image), atol=1e-5)
+    assert np.allclose(seen(predictor, predictor.picture(image, ())), expected(image), atol=1e-5)
 
 
 @pytest.mark.parametrize("geometry", [PLAIN, STRICT, UNPADDED], ids=str)
 def test_stretched_every_pixel_comes_back_in_its_place(geometry):
     predictor = predictor_of([geometry], [31])
     image = IMAGE[:, :31, :31].copy()  # of the network's size: nothing is resampled
-    assert np.allclose(seen(predictor, predictor._picture(image, ())), expected(image), atol=1e-5)
+    assert np.allclose(seen(predictor, predictor.picture(image, ())), expected(image), atol=1e-5)
 
 
 class Mean(Through):
@@ -148,7 +148,7 @@ def test_rows_are_read_once_from_top_to_bottom_and_not_kept(rows_at_once):
 @pytest.mark.parametrize("top", [0, 1, 40, 77, 99])
 def test_views_from_a_row_on_are_enough_for_the_rows_from_there(top):
     predictor = predictor_of([PLAIN], [32], mode="tile", overlap=0.5)
-    picture = predictor._picture(IMAGE, ())
+    picture = predictor.picture(IMAGE, ())
     views = list(picture.views(top))
     bands = [picture.add(view, predictor.probabilities([view])[0]) for view in views]
     rows = {band.top + row: band.combined()[0, row] for band in bands if band for row in range(band.size[0])}
@@ -192,7 +192,7 @@ def test_pages_of_a_stack_lie_one_below_the_other_and_few_are_held(top):
     most = 0
 
     def read(page: int) -> Tiled:
-        picture = predictor._picture(pages[page], (f"note {page}",))
+        picture = predictor.picture(pages[page], (f"note {page}",))
         opened.add(picture)
         return picture
 

@@ -58,7 +58,8 @@ class Session(nn.Module):
         except Exception as error:  # a graph of any content may fail in any way
             raise self._failed(error, "can't be run by") from error
         expected = (1, self.outputs, *(side and side - 2 * context for side in self.shape[2:]))
-        if not (_agree(self.shape, images) and _agree(logits, expected)):
+        # Where the file doesn't tell the sides of its input, the runtime may not know the logits' before it has run.
+        if not (_agree(self.shape, images) and (not logits or _agree(logits, expected))):
             raise UserError(
                 f"{exported.path} disagrees with its own description, of {model.describe()} with {model.in_channels} "
                 f"channels and {self.outputs} outputs: {NETWORK_INPUT} is {_sides(self.shape)}, and {LOGITS} "
