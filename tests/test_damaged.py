@@ -25,7 +25,7 @@ from unet_cli.data.source import Source
 from unet_cli.errors import UserError
 from unet_cli.inference.predictor import Predictor
 from unet_cli.report.runs import report_run
-from unet_cli.runs.folds import _report
+from unet_cli.runs.folds import stored_report
 from unet_cli.runs.resume import saved_state
 from unet_cli.system.console import Console
 from unet_cli.system.device import Compute
@@ -120,7 +120,7 @@ def records_are_read_or_refused(run: Path, folder: Path, number: int) -> None:
             (one / name).write_text(json.dumps(content, default=lambda _: "[" * 10))
         try:
             if name == "metrics.json":
-                _report(one)
+                stored_report(one)
             else:
                 report_run(one, one / "page.html", Hardware(device="cpu", precision="float32"), QUIET)
         except UserError:

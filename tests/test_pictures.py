@@ -292,7 +292,7 @@ def augmented(classes: int) -> Image.Image:
     mask[:, 20:40, 20:40] = 1
     mask[1, 50] = IGNORED
     image = (mask == 1)[:, None].float().expand(-1, 3, -1, -1) * 2 - 1
-    sheet = augmented_sheet(image, mask, colours(classes))
+    sheet = augmented_sheet(image, mask.to(torch.uint8).numpy(), colours(classes))
     return sheet.crop((0, 0, sheet.width, GAP + 240 + FRAME))
 
 
