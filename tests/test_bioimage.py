@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_quantise import CPU, checkpoint_of
 
-from tests.test_quantise import CPU, checkpoint_of
 from unet_cli.errors import UserError
 from unet_cli.export import bioimage
 from unet_cli.export.bioimage import About, bioimage_zip
