@@ -159,17 +159,22 @@ class Outputs:
         """Of each page; of a volume one, with three planes. Touching objects that were learned as such have a line
         between them."""
         job, colours = self.job, colours_of(self.labels)
-        apart = [(separated(one.layers[0].whole()) > 0).astype(np.uint8) for one in found if self.labels.cores]
         if job.image.is_volume:
             bands = open_bands(job.image, self.keep_alpha)
             stated = self.config.spacing
             spacing = in_mm(stated) if stated else spacing_of(job.image)
-            [shown] = apart or [np.stack([joined(blocks) for blocks in masks])]
+            shown = self._apart(np.stack([joined(blocks) for blocks in masks]), found, 0)
             write_png(job.overlays[0], crossing_planes(bands, shown, colours, spacing))
             return
         for page, blocks in enumerate(masks):
-            shown = apart[page] if apart else joined(blocks)
+            shown = self._apart(joined(blocks), found, page)
             write_png(job.overlays[page], outlined(read_image(job.page(page), self.keep_alpha), shown, colours))
+
+    def _apart(self, indices: np.ndarray, found: Sequence[Objects], page: int) -> np.ndarray:
+        if not self.labels.cores:
+            return indices
+        inside = separated(found[page].layers[0].whole()) > 0
+        return np.where(inside, self.labels.without_cores(indices), np.uint8(0))
 
     def _numbers(self, found: Sequence[Objects], place: int) -> Iterator[Iterable[np.ndarray]]:
         """The instance map of each page, or slice, in blocks; of one class where classes overlap. place: its layer."""
