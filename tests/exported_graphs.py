@@ -7,11 +7,11 @@ import json
 import warnings
 from pathlib import Path
 
+import exported_files
 import numpy as np
 import torch
 
 from unet_cli.checkpoint import Checkpoint, described
-from unet_cli.data.formats.extras import OPENVINO, needed
 from unet_cli.inference.views import tile_sides
 from unet_cli.models import Fitted
 from unet_cli.models.fold import fold_batch_norm
@@ -68,10 +68,5 @@ def onnx_of(checkpoint: Checkpoint, dynamo: bool = False, **texts: object):
 
 
 def write_openvino(path: Path, model, **texts: str) -> Path:
-    """PATH.xml and PATH.bin of a ModelProto."""
-    converted = needed(OPENVINO).Core().read_model(model.SerializeToString())
-    of_model = {prop.key: prop.value for prop in model.metadata_props}
-    for name, text in (of_model | texts).items():
-        converted.set_rt_info(text, [name])
-    needed(OPENVINO).save_model(converted, path, compress_to_fp16=False)
-    return path
+    """PATH.xml and PATH.bin of a ModelProto, with the texts of its metadata and these."""
+    return exported_files.write_openvino(path, model, {one.key: one.value for one in model.metadata_props} | texts)

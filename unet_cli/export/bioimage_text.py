@@ -43,7 +43,7 @@ def readme(graph: Graph, name: str) -> str:
     preprocessing, labels = checkpoint.preprocessing, checkpoint.labels
     parts = [
         f"# {name}",
-        f"{checkpoint.model.describe()}, trained with [unet](https://pypi.org/project/unet-cli) {__version__}.",
+        f"{checkpoint.model.describe()}, trained with unet {__version__} (package unet-cli).",
         "\n".join(f"- {line.strip()}" for line in checkpoint.data[1:]),  # the first names a folder
         "## Input",
         f"Pixels as they are in the files, {preprocessing.in_channels} x height x width, 32-bit floating point in the "

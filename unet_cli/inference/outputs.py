@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,9 +142,8 @@ class Outputs:
             if "classes" in job.extras:
                 decoded = (self._decoded(blocks, counts, self.labels.decode) for blocks in masks())
                 self._write_file(job.beside("classes"), decoded, self.labels.written_palette)
-            counts[:] = 0
-            for blocks in masks():
-                for block in blocks:
+            else:
+                for block in chain.from_iterable(masks()):
                     counts += self._count(block, len(counts))
             self._write_file(job.mask, self._numbers(found, 0))
         else:
